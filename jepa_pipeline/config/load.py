@@ -1,0 +1,211 @@
+"""YAML files and dotted overrides to a typed tree; every mistake with its file and line."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
+
+from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.section import Section
+
+Config = TypeVar("Config", bound=Section)
+Key = tuple[str | int, ...]
+
+
+class Source:
+    """Plain values, and where each of them was said ("FILE:LINE" by its dotted key)."""
+
+    def __init__(self, values: dict[str, Any], places: dict[Key, str], name: str) -> None:
+        self.values = values
+        self.places = places
+        self.name = name
+
+    def place(self, key: Key) -> str:
+        """Where the key, or else the nearest section around it, was said."""
+        while key and key not in self.places:
+            key = key[:-1]
+        return self.places.get(key, self.name)
+
+    def update(self, other: "Source") -> None:
+        """Lay another source over this one: sections merge, everything else is replaced.
+
+        A section that names another kind (`name: ...`) replaces the old one whole, for the old kind's keys mean nothing to it.
+        """
+        merge(self.values, other.values)
+        self.places |= other.places
+
+
+def merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        old = below.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
+            merge(old, value)
+        else:
+            below[key] = value
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe.
+
+    Args:
+        path: a YAML 1.2 file; its `extends: [other.yaml]` are laid below it, relative to it.
+        overrides: dotted assignments such as "optim.lr=3e-4", laid above it.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    source = read_yaml(Path(path))
+    source.update(read_overrides(overrides))
+    return build(RunConfig, source)
+
+
+def load_overrides(model: type[Config], overrides: Sequence[str]) -> Config:
+    """Build a section from its defaults and dotted assignments alone."""
+    return build(model, read_overrides(overrides))
+
+
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Source:
+    """One file with everything it extends."""
+    if path.resolve() in seen:
+        raise ConfigError([Mistake(str(path), "extends itself through " + " -> ".join(file.name for file in seen))])
+    document = parse_file(path)
+    bases = document.pop("extends", [])
+    source = Source({}, {}, str(path))
+    for base in [bases] if isinstance(bases, str) else bases:
+        source.update(read_yaml(path.parent / base, (*seen, path.resolve())))
+    source.update(Source(plain(document), dict(places(document, str(path))), str(path)))
+    return source
+
+
+def parse_file(path: Path) -> CommentedMap:
+    try:
+        document = YAML().load(path.read_text())
+    except FileNotFoundError:
+        near = get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], 1)
+        hint = f" - did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"no file {path}{hint}") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a YAML file: {error}") from None
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError([Mistake(f"{path}:{line}", str(error.problem).split(" with value")[0])]) from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError([Mistake(f"{path}:{line}", f"not YAML: {error.problem}")]) from None
+    if not isinstance(document, CommentedMap):
+        raise ConfigError([Mistake(f"{path}:1", "a configuration is a mapping of sections, such as 'optim:' with keys below it")])
+    return document
+
+
+def plain(node: Any) -> Any:
+    """The parser's decorated values as Python's own."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def places(node: CommentedMap, file: str, key: Key = ()) -> Iterator[tuple[Key, str]]:
+    """The file and line of every key below the node."""
+    for name, value in node.items():
+        yield (*key, name), f"{file}:{node.lc.key(name)[0] + 1}"
+        if isinstance(value, CommentedMap):
+            yield from places(value, file, (*key, name))
+
+
+def read_overrides(overrides: Sequence[str]) -> Source:
+    """Dotted assignments as a source of their own."""
+    source = Source({}, {}, "command line")
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        keys = tuple(dotted.strip().split("."))
+        if not equals or not all(keys):
+            raise UserError(f"'{override}' is not KEY=VALUE with a dotted key, such as optim.lr=3e-4")
+        try:
+            value = plain(YAML().load(text))
+        except MarkedYAMLError as error:
+            raise UserError(f"the value of '{override}' is not YAML: {error.problem}") from None
+        for key in reversed(keys):
+            value = {key: value}
+        source.update(Source(value, {keys: f"command line '{override}'"}, "command line"))
+    return source
+
+
+def build(model: type[Config], source: Source) -> Config:
+    """The typed tree.
+
+    Raises:
+        ConfigError: with every mistake and its place.
+    """
+    try:
+        return model.model_validate(source.values)
+    except ValidationError as error:
+        raise ConfigError([explain(model, source, details) for details in error.errors()]) from None
+
+
+def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mistake:
+    """One of pydantic's complaints as a sentence with a place."""
+    key: Key = tuple(details["loc"])
+    dotted, where = ".".join(map(str, key)), source.place(key)
+    match details["type"]:
+        case "extra_forbidden":
+            near = nearest(model, key)
+            return Mistake(where, f"unknown key '{dotted}'" + (f" - did you mean '{near}'?" if near else ""))
+        case "missing":
+            return Mistake(where, f"key '{dotted}' is missing: {describe(model, key)}")
+        case "value_error":
+            return Mistake(where, (f"{dotted}: " if dotted else "") + details["msg"].removeprefix("Value error, "))
+        case _:
+            rule = details["msg"].removeprefix("Input ")
+            return Mistake(where, f"'{dotted}' is {details['input']!r}: it {rule}")
+
+
+def nearest(model: type[BaseModel], key: Key) -> str | None:
+    """The right key a misspelt or misplaced one most resembles."""
+    section, name = section_at(model, key[:-1]), str(key[-1])
+    near = get_close_matches(name, section.model_fields, 1) if section else []
+    if near:
+        return ".".join(map(str, (*key[:-1], near[0])))
+    elsewhere = [dotted for dotted in dotted_keys(model) if dotted.split(".")[-1] == name]
+    close = get_close_matches(".".join(map(str, key)), list(dotted_keys(model)), 1, cutoff=0.8)
+    return (elsewhere or close or [None])[0]
+
+
+def describe(model: type[BaseModel], key: Key) -> str:
+    section = section_at(model, key[:-1])
+    field = section.model_fields.get(str(key[-1])) if section else None
+    return (field.description or "").rstrip(".") if field else ""
+
+
+def section_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
+    """The section a dotted key leads to, if it leads to one."""
+    for name in key:
+        field = model.model_fields.get(str(name))
+        if field is None or not is_section(field.annotation):
+            return None
+        model = field.annotation
+    return model
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of the tree, sections and values."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if is_section(field.annotation):
+            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
+
+
+def is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,87 @@
+"""Sizes of the networks, in timm's words."""
+
+from typing import Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from jepa_pipeline.config.section import Section
+
+Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"]
+
+
+class Size(NamedTuple):
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+
+
+SIZES: dict[Architecture, Size] = {
+    "vit_tiny": Size(192, 12, 3, 4.0),
+    "vit_small": Size(384, 12, 6, 4.0),
+    "vit_base": Size(768, 12, 12, 4.0),
+    "vit_large": Size(1024, 24, 16, 4.0),
+    "vit_huge": Size(1280, 32, 16, 4.0),
+    "vit_giant": Size(1408, 40, 16, 48 / 11),
+}
+
+
+def check_heads(embed_dim: int, num_heads: int) -> None:
+    """Refuse a width that its heads or the sine-cosine positions (four channels a frequency) cannot share."""
+    if embed_dim % num_heads:
+        raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+    if embed_dim % 4:
+        raise ValueError(f"embed_dim {embed_dim} is not a multiple of 4, which sine-cosine positions need")
+
+
+class EncoderConfig(Section):
+    """A vision transformer without class token: an `arch` by name, or the four sizes spelled out."""
+
+    image_size: int = Field(224, ge=1, description="Height and width of the input, in pixels.")
+    patch_size: int = Field(16, ge=1, description="Height and width of a patch, in pixels.")
+    arch: Architecture | None = Field(None, description="The papers' sizes by name; leave it out to give the sizes below.")
+    embed_dim: int | None = Field(None, ge=4, description="Width of a token.")
+    depth: int | None = Field(None, ge=1, description="Number of transformer blocks.")
+    num_heads: int | None = Field(None, ge=1, description="Attention heads per block.")
+    mlp_ratio: float | None = Field(None, gt=0, description="Hidden width of the MLP over embed_dim; 4 unless said.")
+
+    @model_validator(mode="after")
+    def sizes_are_said_once(self) -> Self:
+        spelled = [name for name in Size._fields if getattr(self, name) is not None]
+        if self.arch is not None and spelled:
+            raise ValueError(f"arch {self.arch!r} already fixes {', '.join(spelled)}: give arch or the sizes, not both")
+        missing = [name for name in Size._fields[:3] if getattr(self, name) is None]
+        if self.arch is None and missing:
+            raise ValueError(f"{', '.join(missing)} missing: give arch (one of {', '.join(SIZES)}) or all three sizes")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        check_heads(self.size.embed_dim, self.size.num_heads)
+        return self
+
+    @property
+    def size(self) -> Size:
+        """Width, depth, heads and MLP ratio, whichever way they were given."""
+        if self.arch is not None:
+            return SIZES[self.arch]
+        assert self.embed_dim is not None and self.depth is not None and self.num_heads is not None
+        return Size(self.embed_dim, self.depth, self.num_heads, self.mlp_ratio or 4.0)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.image_size // self.patch_size
+        return side, side
+
+
+class PredictorConfig(Section):
+    """The narrow transformer that predicts the target's representation of hidden patches."""
+
+    embed_dim: int = Field(384, ge=4, description="Width of a token inside the predictor.")
+    depth: int = Field(12, ge=1, description="Number of transformer blocks.")
+    num_heads: int = Field(12, ge=1, description="Attention heads per block; I-JEPA gives it as many as the encoder has.")
+    mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP over embed_dim.")
+
+    @model_validator(mode="after")
+    def heads_divide_the_width(self) -> Self:
+        check_heads(self.embed_dim, self.num_heads)
+        return self

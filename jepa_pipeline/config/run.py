@@ -1,0 +1,50 @@
+"""The whole of a pretraining run as one typed tree."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from jepa_pipeline.config.data import DataConfig, ViewsConfig
+from jepa_pipeline.config.methods import IJepaConfig
+from jepa_pipeline.config.optim import OptimConfig
+from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, TrainerConfig
+
+
+class RunConfig(Section):
+    """A pretraining run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its folder.")
+    output: Path = Field(Path("runs"), description="The run folder is made in here.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Key of every random number: weights, order, crops, masks.")
+    data: DataConfig = Field(description="The shards.")
+    views: ViewsConfig = Field(default_factory=ViewsConfig, description="How a view of an image is made.")
+    method: IJepaConfig = Field(description="What is learned.")
+    optim: OptimConfig = Field(description="How long and how fast.")
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Where it computes.")
+    log: LogConfig = Field(default_factory=LogConfig, description="What is written on the way.")
+    health: HealthConfig = Field(default_factory=HealthConfig, description="How collapse is measured.")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="What is kept.")
+
+    @model_validator(mode="after")
+    def devices_share_the_batch(self) -> Self:
+        parts = self.optim.accumulate_steps * self.trainer.devices
+        if self.optim.batch_size_global % parts:
+            raise ValueError(
+                f"optim.batch_size_global {self.optim.batch_size_global} cannot be dealt evenly to trainer.devices "
+                f"{self.trainer.devices} in optim.accumulate_steps {self.optim.accumulate_steps}"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.output / self.name
+
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the resolved tree."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

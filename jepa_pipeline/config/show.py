@@ -1,0 +1,55 @@
+"""A typed tree as YAML that explains itself."""
+
+from io import StringIO
+from typing import Any
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from jepa_pipeline.config.run import RunConfig
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The resolved tree; reading it again gives the same tree."""
+    return dump(config.model_dump(mode="json"))
+
+
+def annotated_yaml(config: BaseModel) -> str:
+    """The resolved tree with every key's description above it."""
+    return dump(annotate(config, indent=0))
+
+
+def reference() -> str:
+    """Every key of a run with its kind, default and description, one line each."""
+    return "\n".join(describe(RunConfig, ""))
+
+
+def annotate(config: BaseModel, indent: int) -> CommentedMap:
+    node = CommentedMap()
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        node[name] = annotate(value, indent + 2) if isinstance(value, BaseModel) else config.model_dump(mode="json")[name]
+        node.yaml_set_comment_before_after_key(name, before=field.description, indent=indent)
+    return node
+
+
+def describe(model: type[BaseModel], prefix: str) -> list[str]:
+    lines = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            lines += ["", f"{prefix}{name}: {field.description}", *describe(kind, f"{prefix}{name}.")]
+        else:
+            default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
+            lines.append(f"  {prefix}{name} ({default}): {field.description}")
+    return lines
+
+
+def dump(values: Any) -> str:
+    yaml = YAML()
+    yaml.width = 120
+    yaml.default_flow_style = None
+    stream = StringIO()
+    yaml.dump(values, stream)
+    return stream.getvalue()
