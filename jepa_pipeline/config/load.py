@@ -175,7 +175,7 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
 def nearest(model: type[BaseModel], key: Key) -> str | None:
     """The right key a misspelt or misplaced one most resembles."""
     section, name = section_at(model, key[:-1]), str(key[-1])
-    near = get_close_matches(name, section.model_fields, 1) if section else []
+    near = get_close_matches(name, section.model_fields, 1, cutoff=0.5) if section else []
     if near:
         return ".".join(map(str, (*key[:-1], near[0])))
     elsewhere = [dotted for dotted in dotted_keys(model) if dotted.split(".")[-1] == name]

@@ -1,0 +1,170 @@
+"""The command line: one function a verb, no logic. A verb's room is imported when the verb is called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jepa_pipeline import __version__
+from jepa_pipeline.config.errors import UserError
+
+app = typer.Typer(
+    help="Pretrain image encoders without labels by joint-embedding prediction, probe them and export them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_args_is_help=True)
+config = typer.Typer(help="Check and explain configurations.", no_args_is_help=True)
+masks = typer.Typer(help="Look at masks before training with them.", no_args_is_help=True)
+app.add_typer(shards, name="shards")
+app.add_typer(config, name="config")
+app.add_typer(masks, name="masks")
+
+Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe, such as optim.lr=3e-4.")]
+Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME.")]
+
+
+def version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None: ...
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Everything is made in this folder.")] = Path("quickstart"),
+    seed: Annotated[int, typer.Option(help="Key of the images and of the run.")] = 0,
+) -> None:
+    """Make images, pretrain on them, probe, export: the whole path in minutes on a CPU, with nothing to download."""
+    from jepa_pipeline.quickstart import quickstart
+
+    quickstart(out, seed)
+
+
+@app.command()
+def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Pretrain an encoder; the same command again continues an unfinished run."""
+    from jepa_pipeline.config.load import load_config
+
+    run = load_config(recipe, overrides or [])
+
+    from jepa_pipeline.pretrain import pretrain
+
+    pretrain(run)
+
+
+@app.command()
+def probe(
+    run: Run,
+    data: Annotated[Path, typer.Option(help="Labelled shards: a folder with train/ and test/ in it, or the training shards.")],
+    test: Annotated[Path | None, typer.Option(help="Test shards, where DATA holds only the training shards.")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(help="Assignments laid over the probe's defaults, such as epochs=20.")] = None,
+) -> None:
+    """Judge a run's encoder by linear heads and nearest neighbours, beside a random encoder and raw pixels."""
+    from jepa_pipeline.config.load import load_overrides
+    from jepa_pipeline.config.probe import ProbeConfig
+
+    choices = load_overrides(ProbeConfig, settings or [])
+
+    from jepa_pipeline.probe import probe
+
+    probe(run, data, test=test, config=choices)
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option(help="Whose format: timm.")] = "timm",
+    out: Annotated[Path | None, typer.Option(help="Where to; RUN/export/FORMAT unless said.")] = None,
+) -> None:
+    """Write a run's encoder in a format others load, checked to be the same encoder."""
+    from jepa_pipeline.export import export
+
+    export(run, to=to, out=out)
+
+
+@shards.command("build")
+def shards_build(
+    images: Annotated[Path, typer.Argument(help="A folder of JPEG, PNG and WebP images of any nesting.")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Shrink the shorter side to this many pixels.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Megabytes per shard.")] = 256,
+    split: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the images that goes to OUT/test, the rest to OUT/train.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the shuffle and the split.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Pack a folder of images into shards; the first-level folders are the classes where there are several."""
+    from jepa_pipeline.shards import build
+
+    build(images, out, size=size, shard_size=shard_size, split=split, seed=seed, workers=workers)
+
+
+@shards.command("check")
+def shards_check(
+    folder: Annotated[Path, typer.Argument(help="A folder of shards, or one with train/ and test/ in it.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Read every byte and decode every image; exit code 1 if anything is damaged."""
+    from jepa_pipeline.shards import check
+
+    if not check(folder, workers=workers).whole:
+        raise typer.Exit(1)
+
+
+@config.command("check")
+def config_check(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Say everything that is wrong with a recipe, with its lines."""
+    from jepa_pipeline.config.load import load_config
+
+    run = load_config(recipe, overrides or [])
+    print(f"{recipe}: fine; {run.optim.total_steps} steps of {run.optim.batch_size_global} samples, config hash {run.hash()}")
+
+
+@config.command("show")
+def config_show(
+    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; every key with its default where there is none.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print a recipe in full with what each key means, or the reference of all keys."""
+    from jepa_pipeline.config.load import load_config
+    from jepa_pipeline.config.show import annotated_yaml, reference
+
+    print(annotated_yaml(load_config(recipe, overrides or [])) if recipe else reference())
+
+
+@masks.command("preview")
+def masks_preview(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG to write; masks-NAME.png here unless said.")] = None,
+) -> None:
+    """Draw a recipe's masks: a contact sheet, how often each patch is used, and how long the masks are."""
+    from jepa_pipeline.config.load import load_config
+
+    run = load_config(recipe, overrides or [])
+
+    from jepa_pipeline.preview import preview_masks
+
+    preview_masks(run, out)
+
+
+def main() -> None:
+    """The `jepa` command. A user's mistake is one sentence a line on stderr, and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,62 @@
+"""Compressed bytes to an RGB image, whatever the file holds."""
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Formats that are read, as Pillow calls them, and the extension of each in a shard. Phones write JPEG as MPO."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # check_pixels refuses such images
+
+
+class DecodeError(ValueError):
+    """Bytes that are no image of ours; its text says why."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """The image as RGB, upright.
+
+    EXIF orientation is applied, transparency is composited on white, 16-bit grey is scaled to 8 bits, of an animation the
+    first frame is taken.
+
+    Raises:
+        DecodeError: not JPEG, PNG or WebP, truncated, damaged, or of more pixels than Image.MAX_IMAGE_PIXELS.
+    """
+    return decode_as(data)[0]
+
+
+def decode_as(data: bytes) -> tuple[Image.Image, str]:
+    """The image as RGB, upright, and the extension of the format it was stored in. Raises as decode does."""
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            check_pixels(image)
+            extension = EXTENSIONS[image.format or ""]
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image), extension
+    except DecodeError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise DecodeError("it is not a JPEG, PNG or WebP image") from error
+    except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
+        raise DecodeError(f"{error or type(error).__name__}") from error
+
+
+def check_pixels(image: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise DecodeError(f"it has {image.width}x{image.height} pixels, more than the limit of {limit}")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # convert("RGB") would clip the 16 bits
+        grey = np.asarray(image).astype(np.float32) / 257
+        return Image.fromarray(np.clip(grey.round(), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        pixels = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, pixels).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()

@@ -1,0 +1,106 @@
+"""The manifest of a data set: what its shards hold and how they came to be."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from jepa_pipeline.config.data import RGB
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.section import Section
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+class Shard(Section):
+    """One tar file."""
+
+    file: str = Field(pattern=r"^[^/\\]+\.tar$", description="Name within the folder of the manifest.")
+    samples: int = Field(ge=1, description="Samples in it.")
+    bytes: int = Field(ge=1, description="Its size.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Its SHA-256, in hex.")
+
+
+class Skipped(Section):
+    """A source file that is in no shard."""
+
+    file: str = Field(description="Path within the source folder.")
+    reason: str = Field(description="Why it could not be used.")
+
+
+class Manifest(Section):
+    """A data set."""
+
+    version: Literal[1] = Field(default=VERSION, description="Of this format.")
+    created_by: str = Field(description="The package and its version.")
+    kind: Literal["images"] = Field(default="images", description="What a sample is.")
+    shards: tuple[Shard, ...] = Field(min_length=1, description="In the order in which samples are numbered.")
+    samples: int = Field(ge=1, description="Samples in all shards.")
+    extensions: tuple[str, ...] = Field(description="Extensions of the samples' members.")
+    classes: tuple[str, ...] | None = Field(description="Name of each label; null where samples have none.")
+    made: dict[str, str | int | float | None] = Field(description="How the shards were made.")
+    skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
+    mean: RGB | None = Field(
+        None, description="Mean of the images' channels on pixels scaled to 0..1; every image counts the same."
+    )
+    std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
+
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON: the name of the data in checkpoints and tables."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder whose shards are all there.
+
+    Raises:
+        UserError: there is none, it cannot be read, or a shard it lists is missing.
+    """
+    manifest = read_manifest(folder)
+    present = {entry.name for entry in folder.iterdir()}
+    missing = [shard.file for shard in manifest.shards if shard.file not in present]
+    if missing:
+        others = f" and {len(missing) - 1} more shards" if len(missing) > 1 else ""
+        raise UserError(f"{folder} lacks {missing[0]}{others} of its manifest: copy the folder again or build the shards anew")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder, whether its shards are there or not.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(no_manifest(folder))
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON ({error}): copy it again or build the shards anew") from error
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != VERSION:
+        raise UserError(f"{path} has version {version!r}: this release reads version {VERSION}, build the shards anew or update")
+    try:
+        manifest = Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged at {where} ({first['msg']}): copy it again or build the shards anew") from error
+    counted = sum(shard.samples for shard in manifest.shards)
+    if counted != manifest.samples:
+        raise UserError(f"{path} says {manifest.samples} samples but its shards add up to {counted}: build the shards anew")
+    return manifest
+
+
+def no_manifest(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} is not a folder: data is a folder of shards, as `jepa shards build IMAGES {folder}` writes it"
+    parts = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    if parts:
+        return f"{folder} holds no {MANIFEST} but {' and '.join(parts)} in it do: name one of them, such as {folder / parts[-1]}"
+    return f"{folder} holds no {MANIFEST}: make shards of a folder of images with `jepa shards build IMAGES {folder}`"

@@ -1,0 +1,115 @@
+"""Which sample is the n-th of a run: a pure function of the seed and n, for any number of workers and ranks."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+from torch.utils.data import Sampler
+
+from jepa_pipeline.data.random import Stream, keyed_generator
+
+
+class Positions(NamedTuple):
+    """Where consecutive samples of the stream lie: member of shard, and sample, their number in the whole data set."""
+
+    epoch: Int64[np.ndarray, "S"]
+    shard: Int64[np.ndarray, "S"]
+    member: Int64[np.ndarray, "S"]
+    sample: Int64[np.ndarray, "S"]
+
+
+class Order:
+    """The endless stream of a data set: epoch after epoch, each a permutation of all samples.
+
+    The shards of an epoch are permuted and taken in windows of window_shards; the samples of a window are shuffled together,
+    so that reading stays within a few files. Only the shards' sample counts are needed, and any position is found at once.
+    """
+
+    def __init__(self, counts: Sequence[int], seed: int, window_shards: int) -> None:
+        self.counts = np.asarray(counts, np.int64)
+        self.offsets = np.cumsum(self.counts) - self.counts
+        self.total = int(self.counts.sum())
+        self.seed = seed
+        self.window_shards = window_shards
+        if self.total < 1:
+            raise ValueError(f"{len(self.counts)} shards hold no sample: an order needs at least one")
+
+    def samples(self, start: int, stop: int) -> Positions:
+        """Samples start..stop-1 of the stream; the range may straddle epochs."""
+        if not 0 <= start < stop:
+            raise ValueError(f"samples {start} to {stop}: a range of the stream has 0 <= start < stop")
+        pieces = []
+        while start < stop:
+            epoch, position = divmod(start, self.total)
+            starts = lay_out(self, epoch).starts
+            window = int(np.searchsorted(starts, position, side="right")) - 1
+            end = min(int(starts[window + 1]), position + stop - start)
+            pieces.append(self._within(epoch, window, position, end))
+            start += end - position
+        return Positions(*map(np.concatenate, zip(*pieces, strict=True)))
+
+    def _within(self, epoch: int, window: int, start: int, stop: int) -> Positions:
+        """Positions start..stop-1 of an epoch, all in one window."""
+        layout = lay_out(self, epoch)
+        first, end = layout.starts[window], layout.starts[window + 1]
+        shards = layout.shards[window * self.window_shards : (window + 1) * self.window_shards]
+        picks = shuffled(self.seed, epoch, window, int(end - first))[start - first : stop - first]
+        ends = np.cumsum(self.counts[shards])
+        which = np.searchsorted(ends, picks, side="right")
+        shard = shards[which]
+        member = picks - (ends[which] - self.counts[shard])
+        return Positions(np.full_like(picks, epoch), shard, member, self.offsets[shard] + member)
+
+
+class Layout(NamedTuple):
+    """The shards of an epoch in their order, and the position at which each window starts, then the epoch's end."""
+
+    shards: Int64[np.ndarray, "shards"]
+    starts: Int64[np.ndarray, "windows+1"]
+
+
+@lru_cache(maxsize=4)
+def lay_out(order: Order, epoch: int) -> Layout:
+    shards = keyed_generator(order.seed, Stream.ORDER, epoch, 0).permutation(len(order.counts))
+    windows = np.add.reduceat(order.counts[shards], np.arange(0, len(shards), order.window_shards))
+    return Layout(shards, np.concatenate([[0], np.cumsum(windows)]))
+
+
+@lru_cache(maxsize=4)
+def shuffled(seed: int, epoch: int, window: int, samples: int) -> Int64[np.ndarray, "samples"]:
+    return keyed_generator(seed, Stream.ORDER, epoch, window, view=1).permutation(samples)
+
+
+class Deal(Sampler[list[int]]):
+    """The stream numbers of one rank's micro-batches: a batch sampler for torch's DataLoader.
+
+    Global batch s is the numbers [s * batch_size_global, (s + 1) * batch_size_global). It is cut into accumulate_steps parts and
+    each part into world_size slices, all contiguous; a rank gets its slice of every part. Iteration begins at sample
+    start_samples and ends with the last whole global batch within total_samples.
+
+    Raises:
+        ValueError: the global batch cannot be cut evenly, or start_samples is inside one.
+    """
+
+    def __init__(
+        self, batch_size_global: int, accumulate_steps: int, rank: int, world_size: int, start_samples: int, total_samples: int
+    ) -> None:
+        parts = accumulate_steps * world_size
+        if batch_size_global % parts:
+            raise ValueError(
+                f"a global batch of {batch_size_global} cannot be dealt to {world_size} ranks in {accumulate_steps} parts"
+            )
+        if start_samples % batch_size_global:
+            raise ValueError(f"start_samples {start_samples} is not a multiple of the global batch of {batch_size_global}")
+        self.size = batch_size_global // parts
+        """Samples in a micro-batch."""
+        end = total_samples // batch_size_global * batch_size_global
+        self.starts = range(start_samples + rank * self.size, end, self.size * world_size)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(range(start, start + self.size)) for start in self.starts)

@@ -1,0 +1,181 @@
+"""Writing a data set: shards that plain webdataset reads too, an index beside each, and the manifest last."""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageStat
+from webdataset.writer import ShardWriter
+
+from jepa_pipeline import __version__
+from jepa_pipeline.config.data import RGB
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard, Skipped
+from jepa_pipeline.data.shards import LABEL, index_path, index_shard
+
+SHARD_SAMPLES = 10_000
+"""Most samples of a shard, however small they are, so that its index stays small."""
+
+
+class Moments(NamedTuple):
+    """Mean of an image's channels and of their squares, on pixels scaled to 0..1."""
+
+    mean: RGB
+    square: RGB
+
+
+class Record(NamedTuple):
+    """A sample to be written: key without dots or slashes, compressed image, its extension, label if there are classes."""
+
+    key: str
+    image: bytes
+    extension: str
+    label: int | None
+    moments: Moments
+
+
+def moments(image: Image.Image) -> Moments:
+    """The moments of an RGB image, exact over its pixels."""
+    stat = ImageStat.Stat(image)
+    pixels = image.width * image.height
+    red, green, blue = (value / pixels / 255 for value in stat.sum)
+    reds, greens, blues = (value / pixels / 255**2 for value in stat.sum2)
+    return Moments((red, green, blue), (reds, greens, blues))
+
+
+def png_record(key: str, image: Image.Image, label: int | None) -> Record:
+    """An image as a losslessly compressed record."""
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return Record(key, stream.getvalue(), "png", label, moments(image.convert("RGB")))
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write in, which becomes `out` when all went well and disappears when not.
+
+    Raises:
+        UserError: `out` is there and not empty, or a killed build left its unfinished folder behind.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder: name another one, or delete it first")
+    if partial.exists():
+        raise UserError(f"{partial} was left by a build that was killed, or one is running: wait for it or delete that folder")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def write_shards(
+    samples: Iterable[Record | Skipped],
+    folder: Path,
+    *,
+    classes: Iterable[str] | None,
+    made: dict[str, str | int | float | None],
+    shard_size: int = 256,
+) -> Manifest:
+    """Write samples into `folder` as shards of about `shard_size` MB, in the order given, and the manifest last.
+
+    Until the manifest is written the folder is no data set. Several folders that only make sense together are written
+    inside `new_folder`.
+
+    Raises:
+        UserError: the folder is not empty, or there is not one sample.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: name another folder, or delete it first")
+    shards: list[Shard] = []
+    tally = Tally()
+    records = tally.counting(samples)
+    first = next(records, None)
+    if first is None:
+        raise UserError(tally.nothing())
+    with ShardWriter(
+        f"{folder.resolve()}/".replace("%", "%%") + "shard-%06d.tar",
+        maxcount=SHARD_SAMPLES,
+        maxsize=shard_size * 1e6,
+        post=lambda name: shards.append(seal(Path(name))),
+        verbose=0,
+        encoder=False,
+        mtime=0,
+    ) as sink:
+        for record in chain([first], records):
+            sink.write(members(record))
+    mean, std = tally.mean_and_std()
+    manifest = Manifest(
+        created_by=f"jepa_pipeline {__version__}",
+        shards=tuple(shards),
+        samples=tally.samples,
+        extensions=tuple(sorted(tally.extensions)),
+        classes=None if classes is None else tuple(classes),
+        made=made,
+        skipped=tuple(tally.skipped),
+        mean=mean,
+        std=std,
+    )
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(manifest.model_dump_json(indent=1) + "\n")
+    partial.replace(folder / MANIFEST)
+    return manifest
+
+
+class Tally:
+    """What the manifest says of all samples together, counted while they pass."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.extensions: set[str] = set()
+        self.skipped: list[Skipped] = []
+        self.moments = np.zeros((2, 3))
+
+    def counting(self, samples: Iterable[Record | Skipped]) -> Iterator[Record]:
+        for sample in samples:
+            if isinstance(sample, Skipped):
+                self.skipped.append(sample)
+                continue
+            self.samples += 1
+            self.extensions |= members(sample).keys() - {"__key__"}
+            self.moments += sample.moments
+            yield sample
+
+    def mean_and_std(self) -> tuple[RGB, RGB]:
+        mean, square = self.moments / self.samples
+        std = np.sqrt(np.maximum(square - mean**2, 0))
+        return as_rgb(mean), as_rgb(std)
+
+    def nothing(self) -> str:
+        if not self.skipped:
+            return "no samples were given: shards need at least one"
+        first = self.skipped[0]
+        return f"none of {len(self.skipped)} files could be used ({first.file}: {first.reason}): name a folder of whole images"
+
+
+def as_rgb(values: Iterable[float]) -> RGB:
+    red, green, blue = (round(float(value), 6) for value in values)
+    return red, green, blue
+
+
+def members(record: Record) -> dict[str, str | bytes]:
+    label = {} if record.label is None else {LABEL: str(record.label).encode()}
+    return {"__key__": record.key, record.extension: record.image, **label}
+
+
+def seal(tar: Path) -> Shard:
+    """Write the index of a finished shard; its line of the manifest."""
+    index = index_shard(tar)
+    index_path(tar).write_text(index.model_dump_json())
+    with tar.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Shard(file=tar.name, samples=len(index.keys), bytes=tar.stat().st_size, sha256=digest)

@@ -1,0 +1,1 @@
+"""The geometry of the question a JEPA is asked."""

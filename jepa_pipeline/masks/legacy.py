@@ -1,0 +1,80 @@
+"""The masks of the published I-JEPA collator, index for index, with its biases.
+
+What they are: block sizes are the same for a whole batch and never the full grid; the last row and column are never used; and
+all masks of a batch are cut to the shortest one from the tail, so that late rows are starved and the context shrinks as the
+batch grows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.masks import MultiBlockConfig
+
+FAILURES_PER_CONSTRAINT = 20
+Size = tuple[int, int]
+
+
+class LegacyMultiBlock:
+    """Multi-block masks as published: sizes seeded by the batch's number, places by a generator of the batch's first image."""
+
+    def __init__(self, config: MultiBlockConfig, grid: Size) -> None:
+        self.config, self.grid, self.min_keep = config, grid, config.legacy_min_keep
+        smallest = min(h * w for h, w in (block_size(u, grid, config.target_scale, config.target_aspect) for u in np.linspace(0, 1, 101)))
+        if smallest <= self.min_keep:
+            raise UserError(
+                f"legacy masks need target blocks of more than legacy_min_keep {self.min_keep} patches, but on this "
+                f"{grid[0]}x{grid[1]} grid they have as few as {smallest}: set legacy_min_keep to {smallest - 1} or less"
+            )
+
+    def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
+        places = torch.Generator().manual_seed(int(generators[0].integers(2**63)))
+        return self.collate(len(generators), torch.Generator().manual_seed(batch_number), places)
+
+    def collate(self, batch: int, sizes: torch.Generator, places: torch.Generator) -> Masks:
+        """The published algorithm on its two generators, in its order of draws."""
+        target_u, context_u = (float(torch.rand(1, generator=sizes)) for _ in range(2))
+        target = block_size(target_u, self.grid, self.config.target_scale, self.config.target_aspect)
+        context = block_size(context_u, self.grid, self.config.context_scale, (1.0, 1.0))
+        targets, contexts = [], []
+        for _ in range(batch):
+            blocks = [self.draw(target, [], places) for _ in range(self.config.num_targets)]
+            targets.append([tokens for tokens, _ in blocks])
+            contexts.append(self.draw(context, [complement for _, complement in blocks], places)[0])
+        shortest = min(len(tokens) for blocks in targets for tokens in blocks)
+        return Masks(
+            torch.stack([tokens[: min(map(len, contexts))] for tokens in contexts]),
+            torch.stack([torch.stack([tokens[:shortest] for tokens in blocks]) for blocks in targets]),
+        )
+
+    def draw(self, size: Size, constraints: list[Tensor], places: torch.Generator) -> tuple[Int[Tensor, " K"], Int[Tensor, "H W"]]:
+        """Tokens of one block that obeys the constraints, and its complement; the last constraint falls after 20 failures."""
+        (rows, columns), (height, width) = self.grid, size
+        for failures in range(FAILURES_PER_CONSTRAINT * (len(constraints) + 1)):
+            top = int(torch.randint(0, rows - height, (1,), generator=places))
+            left = int(torch.randint(0, columns - width, (1,), generator=places))
+            block = torch.zeros(self.grid, dtype=torch.int64)
+            block[top : top + height, left : left + width] = 1
+            complement = 1 - block
+            for constraint in constraints[: len(constraints) - failures // FAILURES_PER_CONSTRAINT]:
+                block = block * constraint
+            tokens = block.flatten().nonzero().flatten()
+            if len(tokens) > self.min_keep:
+                return tokens, complement
+        raise UserError(
+            f"no legacy mask of {height}x{width} patches keeps more than legacy_min_keep {self.min_keep} on this "
+            f"{rows}x{columns} grid: lower legacy_min_keep"
+        )
+
+
+def block_size(u: float, grid: Size, scale: tuple[float, float], aspect: tuple[float, float]) -> Size:
+    """Height and width of a block; one uniform number drives both area and aspect, as published."""
+    tokens = int(grid[0] * grid[1] * (scale[0] + u * (scale[1] - scale[0])))
+    ratio = aspect[0] + u * (aspect[1] - aspect[0])
+    height, width = round((tokens * ratio) ** 0.5), round((tokens / ratio) ** 0.5)
+    return min(height, grid[0] - 1), min(width, grid[1] - 1)

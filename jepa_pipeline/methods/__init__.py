@@ -1,0 +1,1 @@
+"""Methods: plain networks with `forward(batch) -> Output`, one file a family."""

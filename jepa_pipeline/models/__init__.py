@@ -1,0 +1,1 @@
+"""Networks, built of timm's parts and named in timm's words."""

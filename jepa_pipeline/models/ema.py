@@ -1,0 +1,20 @@
+"""The target: a slow average of the encoder that is trained."""
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def make_target(online: Network) -> Network:
+    """A frozen fp32 copy. In bf16 an average this slow would not move: its steps are below the format's resolution."""
+    return deepcopy(online).float().requires_grad_(False)
+
+
+@torch.no_grad()
+def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """target <- momentum * target + (1 - momentum) * online, over the parameters; buffers here are constants."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1.0 - momentum)

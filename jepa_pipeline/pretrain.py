@@ -1,0 +1,181 @@
+"""`jepa pretrain`: from shards to an encoder."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import jepa_pipeline
+import jepa_pipeline._torchvision  # before lightning
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.methods.jepa import build_method
+from jepa_pipeline.methods.method import Method
+from jepa_pipeline.models.attention import use_plain_attention
+from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.training.callbacks import Checkpoints, HealthMeter, Meter
+from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.environment import describe_environment
+from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.tracker import RunLog, read_rows
+from lightning import Trainer
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def pretrain(config: RunConfig, console: Console | None = None) -> Path:
+    """Run a configuration to its end, from the last checkpoint if its run folder holds one.
+
+    Returns:
+        The run folder: resolved config, environment, metrics.jsonl, checkpoints and the encoder to keep.
+
+    Raises:
+        UserError: the shards, the device or the run folder do not allow it, or a step was not finite.
+    """
+    console = console or Console()
+    manifest = load_manifest(config.data.train)
+    accelerator = choose_accelerator(config)
+    open_folder(config)
+    torch.manual_seed(config.seed)
+    module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
+    state = restore(module)
+    if module.step < config.optim.total_steps:
+        console.print(f"{config.folder}: from step {module.step} to {config.optim.total_steps} on {accelerator}, {config.trainer.precision}")
+        fit(module, state, make_card(config, manifest.hash()), accelerator, console)
+    summarise(config, console)
+    return config.folder
+
+
+def choose_accelerator(config: RunConfig) -> str:
+    """The device asked for, if it is there."""
+    wanted, available = config.trainer.accelerator, torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UserError("trainer.accelerator is cuda, but torch finds no CUDA device: set it to auto or cpu")
+    if config.trainer.devices > 1:
+        raise UserError(f"trainer.devices is {config.trainer.devices}: this version trains on one device")
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def open_folder(config: RunConfig) -> None:
+    """Claim the run folder, or recognise the same run in it."""
+    path = config.folder / "config.yaml"
+    if path.exists():
+        differing = differences(load_config(path).model_dump(mode="json"), config.model_dump(mode="json"))
+        if differing:
+            raise UserError(
+                f"{config.folder} holds a run with another configuration ({', '.join(differing)}): "
+                "choose another name, or continue it with the configuration in its config.yaml"
+            )
+    config.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_yaml(config))
+    (config.folder / "environment.json").write_text(json.dumps({"config_hash": config.hash(), **describe_environment()}, indent=2) + "\n")
+
+
+def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    found = []
+    for key in old.keys() | new.keys():
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} there, {after} here")
+    return sorted(found)
+
+
+def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
+    """What is done to the networks before they train: how attention is computed, then compilation."""
+    if accelerator == "cpu":
+        use_plain_attention(method)
+    if config.trainer.compile:
+        for network in method.children():
+            network.compile()
+    return method
+
+
+def restore(module: Pretraining) -> dict[str, object] | None:
+    """Put the newest checkpoint into the module; the optimiser's state is returned for when there is one."""
+    state = load_last(module.config.folder / "checkpoints")
+    if state is None:
+        return None
+    module.load_state_dict(state["module"], strict=True)
+    module.step = state["step"]
+    return state["optimizer"]
+
+
+def make_card(config: RunConfig, data_hash: str) -> EncoderCard:
+    return EncoderCard(
+        encoder=config.method.encoder,
+        mean=config.views.mean,
+        std=config.views.std,
+        name=config.name,
+        method=config.method.name,
+        step=0,
+        samples=0,
+        config_hash=config.hash(),
+        data_hash=data_hash,
+        version=jepa_pipeline.__version__,
+    )
+
+
+def fit(module: Pretraining, optimizer_state: dict[str, object] | None, card: EncoderCard, accelerator: str, console: Console) -> None:
+    """Lightning's loop over the stream, from the module's step to the last."""
+    config = module.config
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    masks = build_masks(config.method.masks, config.method.encoder.grid)
+    loader = train_loader(config, masks, start_samples=module.samples, pin_memory=accelerator == "cuda")
+    log = RunLog(config, module.step)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=PRECISIONS[config.trainer.precision],  # pyright: ignore[reportArgumentType]
+        max_steps=config.optim.total_steps - module.step,
+        max_epochs=-1,
+        accumulate_grad_batches=config.optim.accumulate_steps,
+        callbacks=[Meter(log, console), HealthMeter(log), Checkpoints(card, optimizer_state)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    try:
+        trainer.fit(module, loader)
+    finally:
+        log.close()
+
+
+def summarise(config: RunConfig, console: Console) -> None:
+    """What came of it, where it lies and what to do next."""
+    last: dict[str, float | int] = {}
+    for row in read_rows(config.folder / "metrics.jsonl"):
+        last |= row
+    table = Table(title=f"run {config.name}", show_header=False)
+    shown = {
+        "step": "optimiser steps",
+        "samples": "samples seen",
+        "seconds": "seconds",
+        "images_per_s": "images/s",
+        "data_wait_share": "share of time waiting for data",
+        "loss": "loss",
+        "health/predictor_r2": "1 - loss / loss of the best constant",
+        "health/target_rankme": "effective rank of the targets",
+    }
+    for key, label in shown.items():
+        if key in last:
+            table.add_row(label, f"{last[key]:,.4g}" if isinstance(last[key], float) else f"{last[key]:,}")
+    console.print(table)
+    console.print(f"encoder: {config.folder / 'encoder'}\nnext:    jepa probe {config.folder} --data SHARDS", soft_wrap=True)

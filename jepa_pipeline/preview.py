@@ -1,0 +1,93 @@
+"""`jepa masks preview`: what a recipe's masks look like, which patches they use and how long they are."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.masks.build import build_masks
+
+SHEET, BATCHES = (4, 8), 64
+COLOURS = ListedColormap(["#d9d9d9", "#4c78a8", "#f58518", "#e45756", "#b279a2", "#54a24b", "#eeca3b", "#ff9da6", "#9d755d"])
+
+
+def preview_masks(config: RunConfig, out: Path | None = None, console: Console | None = None) -> Path:
+    """Draw the masks of many batches of the recipe's own size.
+
+    Returns:
+        The PNG: a contact sheet of images (grey unseen, blue context, one warm colour a target block), heat maps of how often
+        each patch is context and target, and the distributions of lengths.
+    """
+    out = out or Path(f"masks-{config.name}.png")
+    grid = config.method.encoder.grid
+    batches = sample(config)
+    figure = Figure(figsize=(14, 10), layout="constrained")
+    sheet, statistics = figure.subfigures(2, 1, height_ratios=[3, 2])
+    sheet.suptitle(f"{config.name}: {config.method.masks.name}{', legacy' if config.method.masks.legacy else ''}, {grid[0]}x{grid[1]} patches")
+    for image, axes in enumerate(sheet.subplots(*SHEET).flat):
+        draw_image(axes, batches[image * BATCHES // (SHEET[0] * SHEET[1])], grid, image)
+    context_map, target_map, lengths = statistics.subplots(1, 3)
+    uses = [coverage([masks.context for masks in batches], grid), coverage([masks.targets for masks in batches], grid)]
+    draw_coverage(context_map, uses[0], "share of images in which a patch is context")
+    draw_coverage(target_map, uses[1], "targets a patch is part of, per image")
+    draw_lengths(lengths, batches)
+    figure.savefig(out, dpi=110)
+    (console or Console()).print(describe(batches, uses, out), soft_wrap=True)
+    return out
+
+
+def sample(config: RunConfig) -> list[Masks]:
+    """Masks of the run's own first samples, in batches as large as one device computes."""
+    masks = build_masks(config.method.masks, config.method.encoder.grid)
+    size = config.optim.batch_size_global // (config.optim.accumulate_steps * config.trainer.devices)
+    size = min(size, 256)
+    keyed = [[keyed_generator(config.seed, Stream.MASK, 0, batch * size + n) for n in range(size)] for batch in range(BATCHES)]
+    return [masks(generators, number) for number, generators in enumerate(keyed)]
+
+
+def coverage(tokens: list, grid: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    """How often each patch is used, per image."""
+    images = sum(len(batch) for batch in tokens)
+    counts = sum(np.bincount(batch.numpy().ravel(), minlength=grid[0] * grid[1]) for batch in tokens)
+    return np.reshape(counts / images, grid)
+
+
+def draw_image(axes: Axes, masks: Masks, grid: tuple[int, int], image: int) -> None:
+    row = image % len(masks.context)
+    colours = np.zeros(grid[0] * grid[1], dtype=int)
+    colours[masks.context[row]] = 1
+    for block, tokens in enumerate(masks.targets[row]):
+        colours[tokens] = 2 + block % 7
+    axes.imshow(colours.reshape(grid), cmap=COLOURS, vmin=0, vmax=8)
+    axes.set_axis_off()
+
+
+def draw_coverage(axes: Axes, use: Float[np.ndarray, "H W"], title: str) -> None:
+    picture = axes.imshow(use, vmin=0)
+    axes.set_title(title, fontsize=9)
+    axes.figure.colorbar(picture, ax=axes)
+
+
+def draw_lengths(axes: Axes, batches: list[Masks]) -> None:
+    lengths = {"context": [masks.context.shape[1] for masks in batches], "one target block": [masks.targets.shape[2] for masks in batches]}
+    bins = np.arange(0, max(map(max, lengths.values())) + 2) - 0.5
+    for name, values in lengths.items():
+        axes.hist(values, bins=list(bins), label=f"{name}: {np.mean(values):.1f}")
+    axes.set_title("tokens, over batches", fontsize=9)
+    axes.legend()
+
+
+def describe(batches: list[Masks], uses: list[Float[np.ndarray, "H W"]], out: Path) -> str:
+    context, blocks, target = batches[0].context.shape[1], batches[0].targets.shape[1], batches[0].targets.shape[2]
+    never = [int((use == 0).sum()) for use in uses]
+    return (
+        f"{out}: the first batch has {context} context tokens and {blocks} target blocks of {target} of {uses[0].size} tokens; "
+        f"in {BATCHES} batches {never[0]} patches were never context and {never[1]} never target"
+    )

@@ -1,0 +1,1 @@
+"""What a frozen encoder knows, and whether it collapsed."""

@@ -1,0 +1,20 @@
+"""How sure an accuracy is."""
+
+import math
+
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927), which stays right near 0 and 1.
+
+    Raises:
+        ValueError: there is nothing to count, or more right than there is.
+    """
+    if not 0 <= correct <= total or total == 0:
+        raise ValueError(f"{correct} of {total} is no share")
+    share, z2 = correct / total, Z95**2 / total
+    centre = (share + z2 / 2) / (1 + z2)
+    spread = Z95 / (1 + z2) * math.sqrt(share * (1 - share) / total + z2 / (4 * total))
+    return max(0.0, centre - spread), min(1.0, centre + spread)

@@ -1,0 +1,68 @@
+"""The numbers of a probe on disk: one row a number, baselines among the rows, so that tables of many runs are a concatenation."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.config.section import Section
+from jepa_pipeline.probes.linear import Trial
+
+EncoderName = Literal["target", "random_init", "pixels"]
+Protocol = Literal["linear", "knn"]
+Settings = dict[str, float | int | str]
+
+
+class Row(Section):
+    """One accuracy on a test set."""
+
+    encoder: EncoderName = Field(description="Whose features.")
+    protocol: Protocol = Field(description="What was put on the features.")
+    settings: Settings = Field(description="Of the protocol: those chosen on training samples, or those given.")
+    top1: float = Field(ge=0, le=1, description="Share of right answers.")
+    ci95: tuple[float, float] = Field(description="95 % Wilson interval of it.")
+    n_test: int = Field(ge=1, description="Test samples.")
+    seed: int = Field(description="Of the probe.")
+    seconds: float = Field(description="Time the protocol took on these features, without extracting them.")
+
+
+class ProbeReport(Section):
+    """All that one probe of one encoder found, and on what."""
+
+    data: str = Field(description="Name of the data set.")
+    data_hash: dict[Literal["train", "test"], str] = Field(description="Of the manifests.")
+    config_hash: str = Field(description="Of the run's configuration.")
+    weights_hash: str = Field(description="SHA-256 of the encoder's weights.")
+    step: int = Field(description="Optimiser steps the encoder was trained for.")
+    version: str = Field(description="Of jepa_pipeline.")
+    probe: ProbeConfig = Field(description="The probe's settings.")
+    rows: list[Row] = Field(description="The numbers.")
+    selection: dict[str, list[Trial]] = Field(description="By encoder, the linear heads the reported one was chosen from.")
+
+
+def save_report(path: Path, report: ProbeReport) -> None:
+    """Write the report whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(report.model_dump_json(indent=1) + "\n")
+    partial.replace(path)
+
+
+def load_reports(folder: Path) -> list[ProbeReport]:
+    """Every report in a folder, in order of the file names; none if there is no folder.
+
+    Raises:
+        UserError: a file is not a probe's report.
+    """
+    return [load_report(path) for path in sorted(folder.glob("*.json"))]
+
+
+def load_report(path: Path) -> ProbeReport:
+    try:
+        return ProbeReport.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is not a probe's report ({where}: {first['msg']}): move it away or probe again") from None

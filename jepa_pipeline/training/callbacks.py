@@ -1,0 +1,170 @@
+"""What happens beside the step: the log, the health meters, the progress bar, the checkpoints."""
+
+import time
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+import jepa_pipeline._torchvision  # noqa: F401  # before lightning
+from jepa_pipeline.models.weights import EncoderCard, save_encoder
+from jepa_pipeline.losses.prediction import smooth_l1
+from jepa_pipeline.probes.health import constant_loss, health, predictor_r2
+from jepa_pipeline.training.checkpoint import save_checkpoint
+from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.schedules import learning_rate, weight_decay
+from jepa_pipeline.training.tracker import RunLog
+from lightning import Callback, Trainer
+
+QUIET_S = 30.0
+
+
+class StepCallback(Callback):
+    """A callback that hears of optimiser steps, whatever the accumulation."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
+        self.seen = pl_module.step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, *_: Any) -> None:
+        if pl_module.step != self.seen:
+            self.seen = pl_module.step
+            self.on_step(trainer, pl_module)
+
+    def on_step(self, trainer: Trainer, module: Pretraining) -> None:
+        raise NotImplementedError
+
+
+def due(module: Pretraining, every: int) -> bool:
+    return module.step % every == 0 or module.step == module.config.optim.total_steps
+
+
+class Meter(StepCallback):
+    """Losses, rates, speed and the share of time spent waiting for data; one line of the log every `log.every_steps`."""
+
+    def __init__(self, run_log: RunLog, console: Console) -> None:
+        self.run_log = run_log
+        self.progress = TrainingProgress(console)
+        self.waited_s = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.begun = self.ended = self.reported = time.perf_counter()
+        self.reported_step = pl_module.step
+        self.progress.start(pl_module.step, pl_module.config.optim.total_steps)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.waited_s += time.perf_counter() - self.ended
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, *_: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module)
+        self.ended = time.perf_counter()
+
+    def on_step(self, trainer: Trainer, module: Pretraining) -> None:
+        self.progress.advance()
+        if due(module, module.config.log.every_steps):
+            module.stop_if_broken()
+            row = self.report(module)
+            self.run_log.write(row)
+            self.progress.tell(row)
+
+    def report(self, module: Pretraining) -> dict[str, float | int]:
+        means = module.means.pop()  # waits for the device, so that the clock below counts finished work
+        now, config = time.perf_counter(), module.config.optim
+        elapsed, waited = now - self.reported, self.waited_s
+        images = (module.step - self.reported_step) * config.batch_size_global
+        self.reported, self.reported_step, self.waited_s = now, module.step, 0.0
+        return {
+            "step": module.step,
+            "samples": module.samples,
+            **means,
+            "lr": learning_rate(module.step, config),
+            "weight_decay": weight_decay(module.step, config),
+            "images_per_s": images / elapsed,
+            "data_wait_share": waited / elapsed,
+            "seconds": now - self.begun,
+        }
+
+    def on_train_end(self, *_: Any) -> None:
+        self.progress.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.progress.stop()
+
+
+class TrainingProgress:
+    """A bar on a terminal; elsewhere a plain line every half minute, as a log file wants it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (TextColumn("pretraining"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"))
+        self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self.said = -QUIET_S
+
+    def start(self, step: int, steps: int) -> None:
+        self.task = self.bar.add_task("", total=steps, completed=step, news="")
+        self.step, self.steps = step, steps
+        self.bar.start()
+
+    def advance(self) -> None:
+        self.step += 1
+        self.bar.advance(self.task)
+
+    def tell(self, row: dict[str, float | int]) -> None:
+        news = f"loss {row['loss']:.4f}  {row['images_per_s']:.0f} images/s  {row['data_wait_share']:.0%} waiting for data"
+        self.bar.update(self.task, news=news)
+        now = time.perf_counter()
+        if not self.console.is_terminal and (now - self.said > QUIET_S or self.step == self.steps):
+            left = row["seconds"] * (self.steps - self.step) / max(1, self.bar.tasks[self.task].completed)
+            self.console.print(f"step {self.step}/{self.steps}  {news}  {left / 60:.1f} min left", soft_wrap=True)
+            self.said = now
+
+    def stop(self) -> None:
+        self.bar.stop()
+
+
+class HealthMeter(StepCallback):
+    """Whether the representation is collapsing, measured on recent targets and predictions."""
+
+    def __init__(self, run_log: RunLog) -> None:
+        self.run_log = run_log
+
+    def on_step(self, trainer: Trainer, module: Pretraining) -> None:
+        if due(module, module.config.health.every_steps):
+            values = measure_health(module.targets.filled(), module.predictions.filled())
+            self.run_log.write({"step": module.step, "samples": module.samples, **values})
+
+
+def measure_health(targets: Float[Tensor, "S D"], predictions: Float[Tensor, "S D"]) -> dict[str, float]:
+    """Spread and rank of both, and the prediction error as a share of what the best constant would make."""
+    loss = torch.stack(list(smooth_l1(predictions, targets).values())).sum()
+    values = {"predictor_r2": predictor_r2(loss, constant_loss(targets))}
+    for name, vectors in (("target", targets), ("prediction", predictions)):
+        values |= {f"{name}_{measure}": value for measure, value in health(vectors).items()}
+    return {f"health/{name}": float(value) for name, value in values.items()}
+
+
+class Checkpoints(StepCallback):
+    """Everything a run needs to go on, and the encoder to keep beside it."""
+
+    def __init__(self, card: EncoderCard, optimizer_state: dict[str, Any] | None) -> None:
+        self.card = card
+        self.optimizer_state = optimizer_state
+
+    def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.optimizer_state is not None:
+            trainer.optimizers[0].load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+
+    def on_step(self, trainer: Trainer, module: Pretraining) -> None:
+        config = module.config
+        if not due(module, config.checkpoint.every_steps):
+            return
+        module.stop_if_broken()
+        state = {"step": module.step, "module": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
+        save_checkpoint(config.folder / "checkpoints", module.step, state, config.checkpoint.keep_last)
+        card = self.card.model_copy(update={"step": module.step, "samples": module.samples})
+        save_encoder(config.folder / "encoder", module.method.kept_encoder, card)

@@ -1,0 +1,97 @@
+"""The one LightningModule: it drives every method."""
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+import jepa_pipeline._torchvision  # noqa: F401  # before lightning
+from jepa_pipeline.batch import Batch, Output
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.views import normalize
+from jepa_pipeline.methods.method import Method
+from jepa_pipeline.training.meters import Means, RingBuffer
+from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
+from jepa_pipeline.training.schedules import learning_rate, weight_decay
+from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+
+
+class Pretraining(LightningModule):
+    """Minimise the sum of a method's losses.
+
+    `step` counts optimiser steps from the beginning of the run. Rates and momenta depend on it alone, and the whole state of
+    the data stream follows from it: step * batch_size_global samples are consumed.
+    """
+
+    def __init__(self, config: RunConfig, method: Method) -> None:
+        super().__init__()
+        self.config = config
+        self.method = method
+        self.step = 0
+        self.guard = FiniteGuard()
+        self.means = Means()
+        width = method.kept_encoder.config.size.embed_dim
+        self.targets = RingBuffer(config.health.vectors, width)
+        self.predictions = RingBuffer(config.health.vectors, width)
+        self.recent_keys: deque[tuple[int, list[str]]] = deque(maxlen=config.log.every_steps * config.optim.accumulate_steps)
+
+    @property
+    def samples(self) -> int:
+        """Samples consumed so far."""
+        return self.step * self.config.optim.batch_size_global
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        views = [normalize(pixels, self.config.views.mean, self.config.views.std) for pixels in batch.views]
+        return batch._replace(views=views)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        output = self.method(batch)
+        loss = torch.stack(list(output.losses.values())).sum()
+        self.look(batch, output, loss.detach())
+        return loss
+
+    def look(self, batch: Batch, output: Output, loss: Tensor) -> None:
+        """Keep what the logs will tell, on the device."""
+        self.means.add({"loss": loss, **{name: term.detach() for name, term in output.losses.items()}, **output.metrics})
+        self.targets.add(output.targets, self.config.health.vectors_per_step)
+        self.predictions.add(output.predictions, self.config.health.vectors_per_step)
+        self.recent_keys.append((self.step + 1, batch.keys))
+        self.last_loss = loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.method, self.config.optim)
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Clip, and look at the step before it is taken; Lightning calls this once an optimiser step, after the last backward."""
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = clip_grad_norm_(trained, self.config.optim.clip_norm or float("inf"))
+        self.means.add({"gradient_norm": norm})
+        self.guard.watch(self.step + 1, self.last_loss, norm, getattr(optimizer, "optimizer", optimizer))
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: LightningOptimizer | torch.optim.Optimizer, *args: Any) -> None:
+        """Rates, step, target: each a function of the number of this optimiser step, so right under accumulation too."""
+        config, step = self.config.optim, self.step + 1
+        set_rates(getattr(optimizer, "optimizer", optimizer), learning_rate(step, config), weight_decay(step, config))
+        super().optimizer_step(epoch, batch_idx, optimizer, *args)
+        self.method.update_target(step, config.schedule_steps)
+        self.step = step
+
+    def stop_if_broken(self) -> None:
+        """Wait for the device and stop the run if a step was not finite.
+
+        Raises:
+            UserError: names the step and its samples; nothing was changed by it or after it.
+        """
+        step = int(self.guard.broken_step)
+        if not step:
+            return
+        keys = [key for number, batch in self.recent_keys if number == step for key in batch]
+        named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        raise UserError(
+            f"step {step} gave a loss or gradient that is not finite; it was not applied, and the last checkpoint is whole. "
+            f"Its samples: {named or 'no longer known'}. Lower optim.lr, set optim.clip_norm, or look at those samples"
+        )

@@ -1,0 +1,79 @@
+"""Where numbers go while a run goes on: metrics.jsonl always, Weights & Biases when asked for."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jepa_pipeline.config.run import RunConfig
+
+Row = dict[str, float | int]
+
+
+class RunLog:
+    """metrics.jsonl of a run: one object a line, flushed line by line; steps that are run again are dropped first."""
+
+    def __init__(self, config: RunConfig, start_step: int) -> None:
+        self.path = config.folder / "metrics.jsonl"
+        rows = [row for row in read_rows(self.path) if row["step"] <= start_step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.wandb = WandbRun(config) if config.log.wandb else None
+
+    def write(self, row: Row) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.wandb is not None:
+            self.wandb.log(row)
+
+    def close(self) -> None:
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Every whole line of a metrics.jsonl; a killed run may leave half of one at the end."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class WandbRun:
+    """Weights & Biases; offline unless a key is set. Its failures are said once and never end a run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.run: Any = None
+        self.attempt(self.start, config)
+
+    def start(self, config: RunConfig) -> None:
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        self.run = wandb.init(
+            project=config.log.wandb_project,
+            name=config.name,
+            id=f"{config.name}-{config.hash()}",
+            resume="allow",
+            dir=str(config.folder),
+            config=config.model_dump(mode="json"),
+            mode=mode,  # pyright: ignore[reportArgumentType]
+        )
+
+    def log(self, row: Row) -> None:
+        if self.run is not None:
+            self.attempt(self.run.log, row, step=row["step"])
+
+    def finish(self) -> None:
+        if self.run is not None:
+            self.attempt(self.run.finish)
+
+    def attempt(self, action: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            action(*args, **kwargs)
+        except Exception as error:  # a logger of any make must not cost a run; metrics.jsonl has everything
+            self.run = None
+            warnings.warn(f"wandb failed and is left out from here on: {error or type(error).__name__}", stacklevel=2)

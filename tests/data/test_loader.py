@@ -1,0 +1,174 @@
+"""Workers, ranks, accumulation and restarts change how a run is fed, never with what."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jepa_pipeline.batch import Batch, Masks
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.collate import ImageStream
+from jepa_pipeline.data.loader import eval_loader, train_loader
+from jepa_pipeline.data.order import Order
+from jepa_pipeline.data.shards import SampleError, Shards
+from jepa_pipeline.data.writer import Record, moments, png_record, write_shards
+
+TOTAL, BATCH = 30, 12
+
+
+class Masker:
+    """A stand-in for a mask sampler: its masks show which generators and which number it was handed."""
+
+    def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
+        drawn = torch.from_numpy(np.stack([generator.integers(2**40, size=3) for generator in generators]))
+        return Masks(drawn, torch.full((len(generators), 1, 1), batch_number))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "set"
+    pixels = np.random.default_rng(0).integers(0, 256, (TOTAL, 20, 24, 3), np.uint8)
+    records = (png_record(f"k{n:02d}", Image.fromarray(image), n % 3) for n, image in enumerate(pixels))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 4)
+        write_shards(records, folder, classes=("a", "b", "c"), made={})
+    return folder
+
+
+def run_config(folder: Path, workers: int = 0, accumulate: int = 1, **changes: object) -> RunConfig:
+    encoder = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depth": 1, "num_heads": 1}
+    return RunConfig.model_validate(
+        {
+            "name": "test",
+            "data": {"train": folder, "workers": workers, "window_shards": 3},
+            "views": {"flip": 0.5},
+            "method": {"encoder": encoder},
+            "optim": {"batch_size_global": BATCH, "accumulate_steps": accumulate, "total_samples": 70, "lr": 1e-3, **changes},
+        }
+    )
+
+
+def stream(folder: Path, workers: int = 0, accumulate: int = 1, world: int = 1, start: int = 0) -> list[Batch]:
+    """Every micro-batch of every rank, in the order of the global stream."""
+    config = run_config(folder, workers, accumulate)
+    loaders = [train_loader(config, Masker(), start_samples=start, rank=rank, world_size=world) for rank in range(world)]
+    return [batch for parts in zip(*loaders, strict=True) for batch in parts]
+
+
+def same(ours: list[Batch], theirs: list[Batch]) -> bool:
+    """Whether two streams hold the same samples, views, labels and masks, however they are cut into micro-batches."""
+    if [key for batch in ours for key in batch.keys] != [key for batch in theirs for key in batch.keys]:
+        return False
+    return all(
+        torch.equal(torch.cat([take(batch) for batch in ours]), torch.cat([take(batch) for batch in theirs]))
+        for take in (lambda batch: batch.views[0], lambda batch: batch.labels, lambda batch: batch.masks[0].context)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_any_world_and_any_workers_read_the_same_stream(folder: Path, workers: int, world: int):
+    assert same(stream(folder), stream(folder, workers=workers, world=world))
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 6])
+def test_accumulation_cuts_the_same_stream(folder: Path, accumulate: int):
+    batches = stream(folder, accumulate=accumulate, world=2)
+    assert same(stream(folder), batches)
+    assert {len(batch.keys) for batch in batches} == {BATCH // accumulate // 2}
+    assert [int(batch.masks[0].targets[0]) for batch in batches] == list(range(len(batches)))
+
+
+@pytest.mark.parametrize("start", range(0, 60, BATCH))
+def test_a_run_continued_anywhere_sees_the_same_remainder(folder: Path, start: int):
+    assert same(stream(folder)[start // BATCH :], stream(folder, accumulate=2, world=2, start=start))
+
+
+def test_epochs_hold_every_sample_once_with_new_views(folder: Path):
+    stream = ImageStream(Shards(folder), Order([4] * 7 + [2], 0, 3), run_config(folder).views, 16, Masker())
+    first, second = stream.__getitems__([*range(TOTAL)]), stream.__getitems__([*range(TOTAL, 2 * TOTAL)])
+    assert sorted(first.keys) == sorted(second.keys) == [f"k{n:02d}" for n in range(TOTAL)]
+    assert first.keys != second.keys
+    row, again = 0, second.keys.index(first.keys[0])
+    assert not torch.equal(first.views[0][row], second.views[0][again])
+    assert not torch.equal(first.masks[0].context[row], second.masks[0].context[again])
+    assert len(set(first.masks[0].context[:, 0].tolist())) == TOTAL
+
+
+def test_a_batch_is_whole_and_moves_as_it_is(folder: Path):
+    batch = next(iter(train_loader(run_config(folder), None)))
+    assert batch.views[0].shape == (BATCH, 3, 16, 16)
+    assert batch.views[0].dtype == torch.uint8
+    assert batch.views[0].is_contiguous()
+    assert batch.masks == []
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [int(key[1:]) % 3 for key in batch.keys]
+
+
+def test_iterating_leaves_the_global_generator_alone(folder: Path):
+    before = torch.get_rng_state()
+    list(train_loader(run_config(folder, workers=1), None))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_spawned_workers_read_the_same_stream(folder: Path):
+    loader = train_loader(run_config(folder, workers=1), None)
+    loader.multiprocessing_context = "spawn"
+    views = [torch.equal(a.views[0], b.views[0]) for a, b in zip(loader, train_loader(run_config(folder), None), strict=True)]
+    assert views == [True] * 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_sample_in_order(folder: Path, workers: int):
+    batches = list(eval_loader(Shards(folder), 16, 8, workers))
+    assert [key for batch in batches for key in batch.keys] == [f"k{n:02d}" for n in range(TOTAL)]
+    assert [len(batch.keys) for batch in batches] == [8, 8, 8, 6]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [n % 3 for n in range(TOTAL)]
+
+
+def test_unlabelled_batches_have_no_labels(tmp_path: Path):
+    write_shards([png_record("a", Image.new("RGB", (8, 8)), None)], tmp_path / "bare", classes=None, made={})
+    assert next(iter(eval_loader(Shards(tmp_path / "bare"), 8, 8, 0))).labels is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_does_not_decode_is_named_with_its_cure(tmp_path: Path, workers: int):
+    broken = Record("b", b"no image", "jpg", None, moments(Image.new("RGB", (1, 1))))
+    write_shards([png_record("a", Image.new("RGB", (8, 8)), None), broken], tmp_path / "set", classes=None, made={})
+    with pytest.raises(SampleError) as caught:
+        list(eval_loader(Shards(tmp_path / "set"), 8, 1, workers))
+    shard = tmp_path / "set" / "shard-000000.tar"
+    reason = "it is not a JPEG, PNG or WebP image"
+    assert (
+        str(caught.value) == f"sample b of {shard} cannot be used ({reason}): `jepa shards check {shard.parent}` names all damage"
+    )
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR1", "USR2"])
+def test_workers_outlive_signals_that_are_not_the_parents(folder: Path, name: str):
+    previous = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        batches = iter(train_loader(run_config(folder, workers=1), None))
+        keys = next(batches).keys
+        (worker,) = batches._workers
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+        keys += [key for batch in batches for key in batch.keys]
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert len(keys) == 60
+    assert worker.is_alive()
+
+
+def test_the_parent_ends_its_workers(folder: Path):
+    batches = iter(train_loader(run_config(folder, workers=1), None))
+    next(batches)
+    (worker,) = batches._workers
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.join(timeout=5)
+    assert worker.exitcode == 0

@@ -1,0 +1,189 @@
+"""What is written can be read: by us in any order, and by plain webdataset."""
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.decode import decode
+from jepa_pipeline.data.manifest import Manifest, Skipped, load_manifest
+from jepa_pipeline.data.shards import SampleError, Shards, index_path
+from jepa_pipeline.data.writer import new_folder, png_record, write_shards
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 12, 9, 3), np.uint8)
+CLASSES = ("cat", "dog")
+
+
+def write(folder: Path, labelled: bool = True) -> Manifest:
+    records = [png_record(f"k{n:02d}", Image.fromarray(pixels), n % 2 if labelled else None) for n, pixels in enumerate(PIXELS)]
+    return write_shards(records, folder, classes=CLASSES if labelled else None, made={"source": "noise"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 8)
+    write(tmp_path / "set 100%")
+    return tmp_path / "set 100%"
+
+
+def test_every_sample_is_read_back(folder: Path):
+    shards = Shards(folder, max_open=2)
+    assert shards.counts == [8, 8, 4]
+    for number in np.random.default_rng(0).permutation(20).tolist():
+        sample = shards.read(number // 8, number % 8)
+        assert (sample.key, sample.label) == (f"k{number:02d}", number % 2)
+        assert (np.asarray(decode(sample.image)) == PIXELS[number]).all()
+
+
+def test_plain_webdataset_reads_the_same_samples(folder: Path):
+    urls = [str(folder / shard.file) for shard in load_manifest(folder).shards]
+    plain = webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("__key__", "png", "cls")
+    for number, (key, image, label) in enumerate(plain):
+        assert (key, label) == (f"k{number:02d}", number % 2)
+        assert (np.asarray(image) == PIXELS[number]).all()
+    assert number == 19
+
+
+def test_the_manifest_describes_the_pixels_and_the_files(folder: Path):
+    manifest = load_manifest(folder)
+    assert (manifest.samples, manifest.classes, manifest.extensions) == (20, CLASSES, ("cls", "png"))
+    assert manifest.mean == pytest.approx((PIXELS / 255).mean((0, 1, 2)), abs=1e-6)
+    assert manifest.std == pytest.approx((PIXELS / 255).std((0, 1, 2)), abs=1e-6)
+    assert [(folder / shard.file).stat().st_size for shard in manifest.shards] == [shard.bytes for shard in manifest.shards]
+
+
+def test_the_same_samples_give_the_same_bytes(folder: Path, tmp_path: Path):
+    again = write(tmp_path / "again")
+    assert again.hash() == load_manifest(folder).hash() == load_manifest(tmp_path / "again").hash()
+    assert len(again.hash()) == 12
+    assert write(tmp_path / "bare", labelled=False).hash() != again.hash()
+
+
+def test_without_labels_there_are_none(tmp_path: Path):
+    manifest = write(tmp_path / "bare", labelled=False)
+    assert (manifest.classes, manifest.extensions) == (None, ("png",))
+    assert Shards(tmp_path / "bare").read(0, 3).label is None
+
+
+def test_shards_travel_with_no_open_file(folder: Path):
+    shards = Shards(folder)
+    shards.read(0, 0)
+    assert pickle.loads(pickle.dumps(shards)).read(2, 1) == shards.read(2, 1)
+
+
+def test_an_unusable_sample_is_named_with_its_cure(folder: Path):
+    tar = folder / "shard-000002.tar"
+    tar.write_bytes(tar.read_bytes()[:2000])
+    with pytest.raises(
+        SampleError, match=r"^sample k19 of .*shard-000002.tar cannot be used \(its shard is trunc.*`jepa shards check"
+    ):
+        Shards(folder).read(2, 3)
+
+
+def test_an_error_that_came_from_a_worker_keeps_its_sentence_only():
+    sentence = "sample k of s.tar cannot be used (why): do this"
+    assert str(SampleError(f"Caught SampleError in worker 0.\nTraceback\n  raise x\na.b.SampleError: {sentence}\n")) == sentence
+    assert str(SampleError(sentence)) == sentence
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        values = json.loads((folder / "manifest.json").read_text())
+        change(values)
+        (folder / "manifest.json").write_text(json.dumps(values))
+
+    return damage
+
+
+MISTAKES = {
+    "holds no manifest.json: make shards .* `jepa shards build IMAGES": lambda folder: (folder / "manifest.json").unlink(),
+    "is not readable JSON": lambda folder: (folder / "manifest.json").write_text("{"),
+    "has version 7": edit(lambda values: values.update(version=7)),
+    "has version None": lambda folder: (folder / "manifest.json").write_text("[]"),
+    r"is damaged at shards.0.samples": edit(lambda values: values["shards"][0].update(samples="many")),
+    r"is damaged at shards.0.file": edit(lambda values: values["shards"][0].update(file="../elsewhere.tar")),
+    "says 21 samples": edit(lambda values: values.update(samples=21)),
+    r"lacks shard-000001.tar and 1 more": lambda folder: [path.unlink() for path in folder.glob("*[12].tar")],
+}
+
+
+@pytest.mark.parametrize("sentence", MISTAKES)
+def test_a_wrong_manifest_is_one_sentence(folder: Path, sentence: str):
+    MISTAKES[sentence](folder)
+    with pytest.raises(UserError, match=sentence) as caught:
+        load_manifest(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_folder_above_or_none_at_all_is_one_sentence(folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"but set 100% in it do"):
+        load_manifest(tmp_path)
+    with pytest.raises(UserError, match="is not a folder"):
+        load_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"keys": ["a"], "members": {}, "labels": []}'])
+def test_a_wrong_index_is_one_sentence(folder: Path, text: str | None):
+    path = index_path(folder / "shard-000000.tar")
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(UserError, match=r"index.json is missing or damaged"):
+        Shards(folder).read(0, 0)
+
+
+def test_an_index_of_another_shard_is_refused(folder: Path):
+    index_path(folder / "shard-000002.tar").rename(index_path(folder / "shard-000000.tar"))
+    with pytest.raises(UserError, match="lists 4 samples, the manifest 8"):
+        Shards(folder).read(0, 0)
+
+
+def test_nothing_is_written_over(folder: Path):
+    with pytest.raises(UserError, match="is not empty"):
+        write(folder)
+    with pytest.raises(UserError, match="is not an empty folder"), new_folder(folder):
+        pass
+
+
+def test_without_samples_there_is_no_data_set(tmp_path: Path):
+    with pytest.raises(UserError, match="at least one"):
+        write_shards([], tmp_path / "none", classes=None, made={})
+    with pytest.raises(UserError, match=r"none of 1 files could be used \(a.jpg: broken\)"):
+        write_shards([Skipped(file="a.jpg", reason="broken")], tmp_path / "skipped", classes=None, made={})
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as partial:
+        write(partial / "train")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from PIL import Image
+from jepa_pipeline.data.writer import new_folder, png_record, write_shards
+
+def records():
+    yield png_record("a", Image.new("RGB", (4, 4)), None)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with new_folder(Path(sys.argv[1])) as folder:
+    write_shards(records(), folder, classes=None, made={})
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path: Path):
+    out = tmp_path / "out"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False).returncode == -9
+    assert not out.exists()
+    assert not (tmp_path / "out.partial" / "manifest.json").exists()
+    with pytest.raises(UserError, match=r"out.partial was left by a build that was killed"), new_folder(out):
+        pass

@@ -1,0 +1,71 @@
+"""Features are exact, whatever the batches, and every image passes once."""
+
+import pytest
+import torch
+
+from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.data.views import normalize
+from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.probes.features import extract
+
+CONFIG = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=5, num_heads=2)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+class Loader(list):
+    """Batches of the sizes given."""
+
+    def __init__(self, sizes, labelled=True, side=16):
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randint(256, (sum(sizes), 3, side, side), generator=generator, dtype=torch.uint8)
+        labels, keys = torch.arange(sum(sizes)).split(sizes), [f"k{number}" for number in range(sum(sizes))]
+        rows = torch.arange(sum(sizes)).split(sizes)
+        super().__init__(
+            Batch([part], [], label if labelled else None, [keys[n] for n in row])
+            for part, label, row in zip(self.pixels.split(sizes), labels, rows, strict=True)
+        )
+
+
+def encoder(seed):
+    torch.manual_seed(seed)
+    return Encoder(CONFIG).eval()
+
+
+def test_features_are_means_of_normed_tokens_for_every_encoder():
+    loader, encoders = Loader([4, 4, 3]), {"target": encoder(0), "random_init": encoder(1)}
+    found = extract(encoders, loader, 11, MEAN, STD)
+    for name, network in encoders.items():
+        blocks = network.cpu().intermediates(normalize(loader.pixels, MEAN, STD), last=4)
+        assert torch.allclose(found.encoders[name]["last"], network(normalize(loader.pixels, MEAN, STD)).mean(1), atol=1e-5)
+        assert torch.allclose(found.encoders[name]["last4"], torch.cat([block.mean(1) for block in blocks], 1), atol=1e-5)
+    assert torch.equal(found.encoders["pixels"]["pixels"], loader.pixels.flatten(1) / 255)
+    assert found.labels.tolist() == list(range(11))
+    assert found.keys == [f"k{number}" for number in range(11)]
+
+
+def test_batches_do_not_matter():
+    whole, parts = (extract({"target": encoder(0)}, Loader(sizes), 7, MEAN, STD) for sizes in ([7], [3, 3, 1]))
+    assert torch.allclose(whole.encoders["target"]["last4"], parts.encoders["target"]["last4"], atol=1e-5)
+
+
+def test_large_images_are_shrunk_for_the_pixel_baseline_only():
+    found = extract({}, Loader([2], side=64), 2, MEAN, STD)
+    assert found.encoders["pixels"]["pixels"].shape == (2, 3 * 32 * 32)
+
+
+def test_bf16_is_close_and_kept_in_fp32():
+    exact, rounded = (extract({"target": encoder(0)}, Loader([5]), 5, MEAN, STD, precision) for precision in ("fp32", "bf16"))
+    assert rounded.encoders["target"]["last"].dtype == torch.float32
+    assert torch.allclose(exact.encoders["target"]["last"], rounded.encoders["target"]["last"], atol=0.05)
+
+
+def test_unlabelled_samples_are_refused():
+    with pytest.raises(UserError, match="k0 to k1 has a label"):
+        extract({}, Loader([2], labelled=False), 2, MEAN, STD)
+
+
+def test_a_lost_sample_is_no_small_matter():
+    with pytest.raises(RuntimeError, match="2 of 3"):
+        extract({}, Loader([2]), 3, MEAN, STD)

@@ -1,0 +1,23 @@
+"""Wilson's interval, against published values and its own definition."""
+
+import math
+
+import pytest
+
+from jepa_pipeline.probes.interval import Z95, wilson_interval
+
+
+def test_known_values():
+    assert wilson_interval(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
+    assert wilson_interval(10, 10) == pytest.approx((0.72247, 1.0), abs=1e-5)
+
+
+def test_its_ends_are_just_compatible_with_the_count():
+    for end in wilson_interval(843, 1000):
+        assert abs(0.843 - end) / math.sqrt(end * (1 - end) / 1000) == pytest.approx(Z95)
+
+
+def test_no_samples_have_no_interval():
+    with pytest.raises(ValueError, match="0 of 0"):
+        wilson_interval(0, 0)

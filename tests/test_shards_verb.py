@@ -1,0 +1,176 @@
+"""`jepa shards build` and `check`, on small folders of generated images."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.decode import decode
+from jepa_pipeline.data.manifest import MANIFEST, Manifest
+from jepa_pipeline.data.shards import Sample, Shards
+from jepa_pipeline.shards import build, check
+
+
+def save(path: Path, size: tuple[int, int] = (12, 9), seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(20):
+        save(tmp_path / "images" / "cat" / f"deep.er/{number}" / "same name.PNG", seed=number)
+    for number in range(10):
+        save(tmp_path / "images" / "dog" / f"{number}.jpeg", size=(30, 40), seed=100 + number)
+    save(tmp_path / "images" / "zebra" / "one.webp")
+    (tmp_path / "images" / "empty").mkdir()
+    (tmp_path / "images" / "cat" / "notes.txt").write_text("no image")
+    return tmp_path / "images"
+
+
+def only(manifests: dict[Path, Manifest]) -> tuple[Path, Manifest, list[Sample]]:
+    ((folder, manifest),) = manifests.items()
+    return folder, manifest, samples(folder)
+
+
+def samples(folder: Path) -> list[Sample]:
+    shards = Shards(folder)
+    return [shards.read(shard, member) for shard, count in enumerate(shards.counts) for member in range(count)]
+
+
+def test_images_of_any_nesting_are_stored_byte_for_byte(images: Path, tmp_path: Path):
+    folder, manifest, stored = only(build(images, tmp_path / "out", workers=2))
+    assert folder == tmp_path / "out"
+    assert (manifest.samples, manifest.classes, manifest.skipped) == (31, ("cat", "dog", "zebra"), ())
+    assert manifest.extensions == ("cls", "jpg", "png", "webp")
+    assert sorted(sample.image for sample in stored) == sorted(
+        p.read_bytes() for p in images.rglob("*.*") if p.is_file() and p.suffix != ".txt"
+    )
+    assert Counter(sample.label for sample in stored) == {0: 20, 1: 10, 2: 1}
+    assert len({sample.key for sample in stored}) == 31
+    assert not any("." in sample.key or "/" in sample.key for sample in stored)
+    assert [sample.label for sample in stored] != sorted(sample.label for sample in stored)
+    assert check(folder, workers=1).problems == []
+
+
+def test_a_build_depends_on_the_seed_and_not_on_the_workers(images: Path, tmp_path: Path):
+    hashes = [
+        only(build(images, tmp_path / f"o{n}", workers=w, seed=s))[1].hash() for n, (w, s) in enumerate([(1, 0), (2, 0), (1, 1)])
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_size_shrinks_the_shorter_side_and_never_enlarges(images: Path, tmp_path: Path):
+    _, manifest, stored = only(build(images, tmp_path / "out", size=10, workers=1))
+    sizes = {(sample.label, decode(sample.image).size) for sample in stored}
+    assert sizes == {(0, (12, 9)), (1, (10, 13)), (2, (12, 9))}
+    assert manifest.made["size"] == 10
+    big = save(tmp_path / "big" / "a.webp", size=(40, 20)).parent
+    _, manifest, _ = only(build(big, tmp_path / "big out", size=10, workers=1))
+    assert manifest.extensions == ("png",)
+
+
+def test_split_takes_its_share_of_every_class_once(images: Path, tmp_path: Path):
+    manifests = build(images, tmp_path / "out", split=0.2, workers=1)
+    train, test = tmp_path / "out" / "train", tmp_path / "out" / "test"
+    assert list(manifests) == [train, test]
+    assert Counter(sample.label for sample in samples(test)) == {0: 4, 1: 2}
+    assert Counter(sample.label for sample in samples(train)) == {0: 16, 1: 8, 2: 1}
+    assert manifests[train].classes == manifests[test].classes
+    assert not {sample.image for sample in samples(train)} & {sample.image for sample in samples(test)} - {samples(train)[0].image}
+
+
+def test_one_folder_or_none_is_no_class(images: Path, tmp_path: Path):
+    assert only(build(images / "dog", tmp_path / "flat", workers=1))[1].classes is None
+    save(images / "stray.png")
+    _, manifest, stored = only(build(images, tmp_path / "stray", workers=1))
+    assert (manifest.classes, {sample.label for sample in stored}) == (None, {None})
+
+
+def test_what_does_not_decode_is_left_out_counted_and_named(images: Path, tmp_path: Path):
+    (images / "cat" / "broken.jpg").write_bytes(b"JFIF")
+    whole = save(images / "dog" / "cut.png", seed=7)
+    whole.write_bytes(whole.read_bytes()[:-80])
+    Image.new("RGB", (4, 4)).save(images / "dog" / "gif.png", "GIF")
+    (images / "dog" / "link.jpeg").symlink_to(images / "dog" / "0.jpeg")
+    _, manifest, stored = only(build(images, tmp_path / "out", workers=2))
+    assert sorted(skip.file for skip in manifest.skipped) == ["cat/broken.jpg", "dog/cut.png", "dog/gif.png", "dog/link.jpeg"]
+    assert all(skip.reason for skip in manifest.skipped)
+    assert len(stored) == manifest.samples == 31
+
+
+def test_linked_folders_are_followed_but_not_in_circles(images: Path, tmp_path: Path):
+    subset = tmp_path / "subset"
+    subset.mkdir()
+    (subset / "dog").symlink_to(images / "dog")
+    (subset / "cat").symlink_to(images / "cat")
+    (subset / "again").symlink_to(subset)
+    assert only(build(subset, tmp_path / "out", workers=1))[1].samples == 30
+
+
+def test_shard_size_parts_the_shards(tmp_path: Path):
+    for number in range(5):
+        save(tmp_path / "images" / f"{number}.png", size=(500, 400), seed=number)
+    _, manifest, _ = only(build(tmp_path / "images", tmp_path / "out", shard_size=1, workers=1))
+    assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"shard_size": 0}, "shard_size is 0"),
+        ({"split": 1.0}, "split is 1"),
+        ({"split": 0.001}, "leaves none for test"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_values_out_of_range_are_one_sentence(images: Path, tmp_path: Path, options: dict[str, float], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        build(images, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_build_from_is_one_sentence(images: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="is not a folder"):
+        build(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds no .jpeg, .jpg, .png, .webp file"):
+        build(images / "empty", tmp_path / "out")
+    (images / "empty" / "bad.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of 1 files could be used \(bad.jpg: "):
+        build(images / "empty", tmp_path / "out", workers=1)
+    with pytest.raises(UserError, match="is not an empty folder"):
+        build(images, images, workers=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+DAMAGES = {
+    "shard-000000.tar is missing": lambda tar: tar.unlink(),
+    r"shard-000000.tar: it has 5000 bytes": lambda tar: tar.write_bytes(tar.read_bytes()[:5000]),
+    r"shard-000000.tar: sample [\w-]+ does not decode": lambda tar: tar.write_bytes(tar.read_bytes()[:5000]),
+    r"shard-000000.tar: its SHA-256 is": lambda tar: tar.write_bytes(tar.read_bytes().replace(b"PNG", b"PGN")),
+    r"sample [\w-]+ does not decode \(it is not": lambda tar: tar.write_bytes(tar.read_bytes().replace(b"PNG", b"PGN")),
+    "index.json is missing or damaged": lambda tar: tar.with_suffix(".index.json").unlink(),
+    "is not the index of this tar": lambda tar: tar.with_suffix(".index.json").write_text('{"keys":[],"members":{},"labels":[]}'),
+    "index lists 0 samples": lambda tar: tar.with_suffix(".index.json").write_text('{"keys":[],"members":{},"labels":[]}'),
+    "has label 2, the manifest names 2 classes": lambda tar: rename_classes(tar.parent / MANIFEST, ("cat", "dog")),
+    "has label 0, the manifest names no classes": lambda tar: rename_classes(tar.parent / MANIFEST, None),
+}
+
+
+def rename_classes(path: Path, classes: tuple[str, ...] | None) -> None:
+    manifest = Manifest.model_validate_json(path.read_text())
+    path.write_text(manifest.model_copy(update={"classes": classes}).model_dump_json())
+
+
+@pytest.mark.parametrize("sentence", DAMAGES)
+def test_check_names_every_kind_of_damage(images: Path, tmp_path: Path, sentence: str):
+    folder, _, _ = only(build(images, tmp_path / "out", workers=1))
+    DAMAGES[sentence](folder / "shard-000000.tar")
+    report = check(folder, workers=1)
+    assert any(re.search(sentence, problem) for problem in report.problems), report.problems
