@@ -117,7 +117,7 @@ def shards_check(
     """Read every byte and decode every image; exit code 1 if anything is damaged."""
     from jepa_pipeline.shards import check
 
-    if not check(folder, workers=workers).whole:
+    if check(folder, workers=workers).problems:
         raise typer.Exit(1)
 
 

@@ -155,9 +155,8 @@ def show(rows: list[Row], path: Path) -> None:
     """Print each encoder's rows, best first, and where they were written."""
     table = Table("encoder", "protocol", "settings", "top-1 %", "95 % interval", "seconds", title=f"{rows[0].n_test} test images")
     for row in sorted(rows, key=lambda row: (NAMES.index(row.encoder), -row.top1)):
-        settings = ", ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.settings.items()
-        )
+        strength = f"k {row.settings['k']}" if row.protocol == "knn" else f"decay {row.settings['weight_decay']:g}"
+        settings = f"{row.settings['features']}, {strength}"
         interval = f"{100 * row.ci95[0]:.2f} - {100 * row.ci95[1]:.2f}"
         table.add_row(row.encoder, row.protocol, settings, f"{100 * row.top1:.2f}", interval, f"{row.seconds:.1f}")
     console = Console()

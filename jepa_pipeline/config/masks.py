@@ -66,6 +66,12 @@ class MultiBlockConfig(Section):
         tokens = grid[0] * grid[1]
         size = f"the {grid[0]}x{grid[1]} grid"
         if self.legacy:
+            smallest = min(h * w for h, w in (legacy_block_size(u / 100, grid, self.target_scale, self.target_aspect) for u in range(101)))
+            if smallest <= self.legacy_min_keep:
+                raise ValueError(
+                    f"legacy masks need target blocks of more than legacy_min_keep {self.legacy_min_keep} patches, but on {size} "
+                    f"they have as few as {smallest}: set legacy_min_keep to {smallest - 1} or less"
+                )
             return
         shapes = self.target_shapes(grid)
         if not shapes:
@@ -83,3 +89,13 @@ class MultiBlockConfig(Section):
                 f"context_keep {self.context_keep:g} asks for {self.context_tokens(grid)} of the {tokens} patches of {size}, "
                 f"but the largest target block leaves {room}: lower context_keep to {room / tokens:.2f} or less"
             )
+
+
+def legacy_block_size(
+    u: float, grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[int, int]:
+    """Height and width of a block of the published collator: one uniform number drives both its area and its aspect."""
+    tokens = int(grid[0] * grid[1] * (scale[0] + u * (scale[1] - scale[0])))
+    ratio = aspect[0] + u * (aspect[1] - aspect[0])
+    height, width = round((tokens * ratio) ** 0.5), round((tokens / ratio) ** 0.5)
+    return min(height, grid[0] - 1), min(width, grid[1] - 1)

@@ -23,7 +23,7 @@ class ProbeConfig(Section):
         min_length=1,
         description="Grid of the heads: each adds this times half the squared weights to its loss.",
     )
-    iterations: int = Field(100, ge=1, description="L-BFGS iterations of each head at most.")
+    iterations: int = Field(50, ge=1, description="L-BFGS iterations of each head at most.")
     selection_share: float = Field(
         0.1, gt=0, lt=1, description="Share of each class's training samples held out to choose the head."
     )

@@ -6,7 +6,7 @@ import tarfile
 from collections import OrderedDict
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -51,7 +51,7 @@ class ShardIndex(Section):
     labels: list[int | None] = Field(description="Label of each sample; null if it has none.")
 
     @model_validator(mode="after")
-    def lists_agree(self) -> Self:
+    def lists_agree(self) -> "ShardIndex":
         lengths = {len(self.keys), len(self.labels), *map(len, self.members.values())}
         if len(lengths) > 1:
             raise ValueError(f"its lists are of different lengths: {sorted(lengths)}")

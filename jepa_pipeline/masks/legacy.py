@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.masks import MultiBlockConfig
+from jepa_pipeline.config.masks import MultiBlockConfig, legacy_block_size
 
 FAILURES_PER_CONSTRAINT = 20
 Size = tuple[int, int]
@@ -25,12 +25,6 @@ class LegacyMultiBlock:
 
     def __init__(self, config: MultiBlockConfig, grid: Size) -> None:
         self.config, self.grid, self.min_keep = config, grid, config.legacy_min_keep
-        smallest = min(h * w for h, w in (block_size(u, grid, config.target_scale, config.target_aspect) for u in np.linspace(0, 1, 101)))
-        if smallest <= self.min_keep:
-            raise UserError(
-                f"legacy masks need target blocks of more than legacy_min_keep {self.min_keep} patches, but on this "
-                f"{grid[0]}x{grid[1]} grid they have as few as {smallest}: set legacy_min_keep to {smallest - 1} or less"
-            )
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
         places = torch.Generator().manual_seed(int(generators[0].integers(2**63)))
@@ -39,8 +33,8 @@ class LegacyMultiBlock:
     def collate(self, batch: int, sizes: torch.Generator, places: torch.Generator) -> Masks:
         """The published algorithm on its two generators, in its order of draws."""
         target_u, context_u = (float(torch.rand(1, generator=sizes)) for _ in range(2))
-        target = block_size(target_u, self.grid, self.config.target_scale, self.config.target_aspect)
-        context = block_size(context_u, self.grid, self.config.context_scale, (1.0, 1.0))
+        target = legacy_block_size(target_u, self.grid, self.config.target_scale, self.config.target_aspect)
+        context = legacy_block_size(context_u, self.grid, self.config.context_scale, (1.0, 1.0))
         targets, contexts = [], []
         for _ in range(batch):
             blocks = [self.draw(target, [], places) for _ in range(self.config.num_targets)]
@@ -70,11 +64,3 @@ class LegacyMultiBlock:
             f"no legacy mask of {height}x{width} patches keeps more than legacy_min_keep {self.min_keep} on this "
             f"{rows}x{columns} grid: lower legacy_min_keep"
         )
-
-
-def block_size(u: float, grid: Size, scale: tuple[float, float], aspect: tuple[float, float]) -> Size:
-    """Height and width of a block; one uniform number drives both area and aspect, as published."""
-    tokens = int(grid[0] * grid[1] * (scale[0] + u * (scale[1] - scale[0])))
-    ratio = aspect[0] + u * (aspect[1] - aspect[0])
-    height, width = round((tokens * ratio) ** 0.5), round((tokens / ratio) ** 0.5)
-    return min(height, grid[0] - 1), min(width, grid[1] - 1)

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
             *(Block(dim, heads, mlp_ratio=ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))  # pyright: ignore[reportArgumentType]
         )
         self.norm = LayerNorm(dim)
-        self.apply(init_weights)
+        init_weights(self, config.init_std)
 
     def forward(self, pixels: Float[Tensor, "B C H W"], keep: Int[Tensor, "B K"] | None = None) -> Float[Tensor, "B N D"]:
         """Tokens of the kept patches, or of all of them.

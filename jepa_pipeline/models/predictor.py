@@ -35,7 +35,7 @@ class Predictor(nn.Module):
         )
         self.norm = LayerNorm(dim)
         self.proj = nn.Linear(dim, encoder_dim)
-        self.apply(init_weights)
+        init_weights(self, config.init_std)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, context: Float[Tensor, "B K D"], masks: Masks) -> Float[Tensor, "B G M D"]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
-
 from jepa_pipeline.config.networks import Architecture
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.weights import EncoderCard

@@ -11,13 +11,20 @@ def take(tokens: Float[Tensor, "B N D"], index: Int[Tensor, "B *K"]) -> Float[Te
     return chosen.unflatten(1, index.shape[1:])
 
 
-def init_weights(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02 and zero biases.
+def init_weights(network: nn.Module, std: float | None) -> None:
+    """Zero biases, and weights of Xavier's uniform rule, or normal ones of a given deviation.
 
-    I-JEPA's release also rescales the residual projections by depth, but then initialises them again, so that no published
-    weight started from the rescaled values; they are left out here.
+    Xavier's rule (Glorot and Bengio 2010) takes each layer's width into account, patches being one flat layer. A deviation of
+    0.02, as I-JEPA published, suits wide networks; in narrow ones patches then weigh little beside their positions, and the
+    representation can fall to positions alone. I-JEPA's release also rescales the residual projections by depth, but then
+    initialises them again, so that no published weight started from the rescaled values; they are left out here.
     """
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    for layer in network.modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        if std is None:
+            nn.init.xavier_uniform_(layer.weight.view(len(layer.weight), -1))
+        else:
+            nn.init.trunc_normal_(layer.weight, std=std)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -20,7 +20,7 @@ PIXELS = "pixels"
 PIXELS_SIDE = 32
 """Larger images are shrunk to this many pixels a side for the baseline: it would not fit into memory else."""
 
-Kinds = dict[str, Float[Tensor, "S D"]]
+Kinds = dict[str, Float[Tensor, "_ _"]]
 """Feature vectors of the same images by kind: "last" and "last4", or "pixels"."""
 
 
@@ -37,7 +37,7 @@ def compute_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and not inference_mode, whose tensors no head could be trained on
 def extract(
     encoders: Mapping[str, Encoder],
     loader: DataLoader[Batch],

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
@@ -14,18 +15,17 @@ CONFIG = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=5, num_h
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 
-class Loader(list):
+class Loader(DataLoader):
     """Batches of the sizes given."""
 
     def __init__(self, sizes, labelled=True, side=16):
-        generator = torch.Generator().manual_seed(0)
-        self.pixels = torch.randint(256, (sum(sizes), 3, side, side), generator=generator, dtype=torch.uint8)
-        labels, keys = torch.arange(sum(sizes)).split(sizes), [f"k{number}" for number in range(sum(sizes))]
-        rows = torch.arange(sum(sizes)).split(sizes)
-        super().__init__(
-            Batch([part], [], label if labelled else None, [keys[n] for n in row])
-            for part, label, row in zip(self.pixels.split(sizes), labels, rows, strict=True)
-        )
+        count = sum(sizes)
+        self.pixels = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        batches = [
+            Batch([self.pixels[rows]], [], rows if labelled else None, [f"k{row}" for row in rows.tolist()])
+            for rows in torch.arange(count).split(sizes)
+        ]
+        super().__init__(batches, batch_size=None, collate_fn=lambda batch: batch)
 
 
 def encoder(seed):

@@ -49,7 +49,9 @@ def test_rankme_of_a_known_spectrum(shape):
 def test_the_constant_is_the_best_there_is(heavy):
     targets = normal(301, 4).pow(3) * 5 if heavy else normal(301, 4) + torch.arange(4)
     grid = torch.linspace(float(targets.min()), float(targets.max()), 20001)
-    losses = [F.smooth_l1_loss(column.expand(20001, -1), grid[:, None].expand(-1, 301), reduction="none").mean(1) for column in targets.T]
+    losses = [
+        F.smooth_l1_loss(column.expand(20001, -1), grid[:, None].expand(-1, 301), reduction="none").mean(1) for column in targets.T
+    ]
     best = torch.stack([loss.min() for loss in losses]).mean()
     assert constant_loss(targets) == pytest.approx(float(best), abs=1e-5)
     assert constant_loss(targets) <= F.smooth_l1_loss(targets, targets.mean(0).expand_as(targets)) + 1e-7
@@ -66,4 +68,4 @@ def test_the_largest_buffer_is_measured_quickly():
     health(vectors), constant_loss(vectors)
     started = time.process_time()
     health(vectors), constant_loss(vectors)
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 3

@@ -1,0 +1,145 @@
+"""A recipe says exactly what it says, and every mistake is named with its line."""
+
+import pytest
+
+from jepa_pipeline.config.errors import ConfigError, UserError
+from jepa_pipeline.config.load import build, load_config, read_overrides, read_yaml
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.show import annotated_yaml, reference, to_yaml
+
+GOOD = """\
+name: good
+data:
+  train: shards
+method:
+  name: ijepa
+  encoder: {arch: vit_small, image_size: 224, patch_size: 16}
+optim:
+  total_samples: 010_000
+  batch_size_global: 100
+  lr: 1e-3
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="recipe.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def mistakes(path, *overrides):
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, overrides)
+    return str(raised.value).replace(str(path), "FILE").split("\n")
+
+
+def test_yaml_1_2_numbers(write):
+    config = load_config(write(GOOD))
+    assert config.optim.total_samples == 10_000  # not octal
+    assert config.optim.lr == 1e-3  # not a string
+
+
+def test_yaml_1_2_words(write):
+    source = read_yaml(write("a: no\nb: 24:00:00\nc: on\n"))
+    assert source.values == {"a": "no", "b": "24:00:00", "c": "on"}
+
+
+def test_three_mistakes_are_reported_at_once_with_their_lines(write):
+    text = GOOD.replace("train: shards", "trian: shards").replace("lr: 1e-3", "lr: fast") + "  warmup_sample: 3\n"
+    assert mistakes(write(text)) == [
+        "FILE:2: key 'data.train' is missing: Folder of shards with a manifest.json, as `jepa shards build` writes it",
+        "FILE:3: unknown key 'data.trian' - did you mean 'data.train'?",
+        "FILE:10: 'optim.lr' is 'fast': it should be a valid number, unable to parse string as a number",
+        "FILE:11: unknown key 'optim.warmup_sample' - did you mean 'optim.warmup_samples'?",
+    ]
+
+
+def test_a_key_in_the_wrong_section_is_sent_home(write):
+    assert mistakes(write(GOOD + "seeed: 1\n"))[0].endswith("did you mean 'seed'?")
+    assert mistakes(write(GOOD + "betas: [0.9, 0.95]\n"))[0].endswith("did you mean 'optim.betas'?")
+
+
+def test_overrides_lie_above_the_file_and_are_blamed_by_name(write):
+    path = write(GOOD)
+    assert load_config(path, ["optim.lr=3e-4", "seed=7"]).optim.lr == 3e-4
+    assert mistakes(path, "optim.lrr=1") == ["command line 'optim.lrr=1': unknown key 'optim.lrr' - did you mean 'optim.lr'?"]
+    with pytest.raises(UserError, match="KEY=VALUE"):
+        load_config(path, ["optim.lr"])
+
+
+def test_extends_lays_the_recipe_over_its_base_and_blames_the_right_file(write):
+    write(GOOD, "base.yaml")
+    child = write("extends: [base.yaml]\nname: child\noptim: {lr: 2e-3}\n", "child.yaml")
+    config = load_config(child)
+    assert (config.name, config.optim.lr, config.optim.total_samples) == ("child", 2e-3, 10_000)
+    write(GOOD + "  eps: -1\n", "base.yaml")
+    assert mistakes(child)[0].split(":")[0].endswith("base.yaml")
+
+
+def test_extends_in_a_circle_is_a_mistake(write):
+    write("extends: b.yaml\n", "a.yaml")
+    assert "extends itself" in mistakes(write("extends: a.yaml\n", "b.yaml"))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("optim: [1", "not YAML"),
+        ("a: 1\na: 2\n", "FILE:2: found duplicate key"),
+        ("- a\n", "mapping of sections"),
+        ("", "mapping of sections"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_one_sentence(write, text, says):
+    assert says in mistakes(write(text))[0]
+
+
+def test_a_missing_file_names_its_neighbour(write):
+    path = write(GOOD)
+    with pytest.raises(UserError, match=f"did you mean {path}"):
+        load_config(path.with_name("recipes.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("method.encoder.image_size=225", "225 is not a multiple of patch_size 16"),
+        ("method.encoder.depth=3", "give arch or the sizes, not both"),
+        ("method.masks.context_keep=0.99", "lower context_keep to"),
+        ("method.masks.target_scale=[0.001, 0.002]", "widen target_scale"),
+        ("optim.accumulate_steps=3", "equal parts"),
+        ("optim.warmup_samples=20000", "leaves nothing"),
+        ("optim.total_samples=3", "less than one batch"),
+        ("trainer.devices=7", "cannot be dealt evenly"),
+        ("views.crop_scale=[0.9, 0.3]", "0 < low <= high"),
+        ("name=../x", "should match pattern"),
+        ("optim.lr=.nan", "finite"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_with_the_rule(write, override, says):
+    assert any(says in line for line in mistakes(write(GOOD), override))
+
+
+def test_what_is_shown_reads_back_as_the_same_run(write):
+    config = load_config(write(GOOD))
+    for text in (to_yaml(config), annotated_yaml(config)):
+        again = load_config(write(text, "again.yaml"))
+        assert again == config and again.hash() == config.hash()
+
+
+def test_the_hash_hears_of_every_change(write):
+    path = write(GOOD)
+    assert load_config(path).hash() != load_config(path, ["seed=1"]).hash()
+
+
+def test_every_key_has_a_description():
+    assert all(line.rstrip().endswith(".") for line in reference().splitlines() if line)
+
+
+def test_a_tree_needs_no_file():
+    config = build(RunConfig, read_overrides(["name=x", "data.train=d", "method.encoder.arch=vit_tiny", "optim.total_samples=4096"]))
+    assert config.method.encoder.size.embed_dim == 192

@@ -1,0 +1,63 @@
+"""Shapes in annotations are checked in every test; small shards and a small run are made here."""
+
+import pytest
+from jaxtyping import install_import_hook
+
+ROOMS = ["batch", "models", "masks", "data", "losses", "methods", "probes", "training"]
+install_import_hook([f"jepa_pipeline.{room}" for room in ROOMS], "beartype.beartype")
+
+import torch  # noqa: E402
+
+import jepa_pipeline._torchvision  # noqa: E402, F401
+from jepa_pipeline.config.load import build, read_overrides  # noqa: E402
+from jepa_pipeline.config.run import RunConfig  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def write_patterns(folder, count, seed):
+    """Shards of `count` labelled 20x20 images, a few dozen a shard."""
+    import numpy as np
+    from PIL import Image
+
+    from jepa_pipeline.data.synthetic import PATTERNS, draw_pattern
+    from jepa_pipeline.data.writer import png_record, write_shards
+
+    generator, names = np.random.default_rng(seed), list(PATTERNS)
+    images = (Image.fromarray(draw_pattern(names[n % 10], 20, generator)) for n in range(count))
+    records = (png_record(f"{n:04d}", image, n % 10) for n, image in enumerate(images))
+    write_shards(records, folder, classes=names, made={"from": "tests"}, shard_size=256)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """A folder with train/ (200 images) and test/ (60 images)."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_patterns(folder / "train", 200, seed=0)
+    write_patterns(folder / "test", 60, seed=1)
+    return folder
+
+
+TINY = [
+    "name=tiny",
+    "data.workers=0",
+    "method.encoder={image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}",
+    "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
+    "method.masks={num_targets: 2, target_scale: [0.2, 0.3], context_keep: 0.3}",
+    "optim={batch_size_global: 8, total_samples: 48, warmup_samples: 16}",
+    "log.every_steps=2",
+    "health={vectors: 64, vectors_per_step: 16, every_steps: 3}",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def tiny(shards, tmp_path):
+    """A function that makes the configuration of a run of seconds, with dotted overrides."""
+
+    def make(*overrides: str) -> RunConfig:
+        places = [f"data.train={shards / 'train'}", f"output={tmp_path / 'runs'}"]
+        return build(RunConfig, read_overrides([*TINY, *places, *overrides]))
+
+    return make

@@ -1,0 +1,129 @@
+"""`jepa probe`: every row with its baselines, on disk as printed, and mistakes refused in a sentence."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.data.writer import png_record, write_shards
+from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
+from jepa_pipeline.probe import probe
+from jepa_pipeline.probes.report import load_reports
+
+CONFIG = ProbeConfig(batch_size=16, workers=0, weight_decay=(1e-2, 1e-3), k=(1, 3), iterations=20)
+ENCODER = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=4, num_heads=2)
+
+
+def write_set(folder, samples, classes=("dark", "light"), seed=0):
+    generator = np.random.default_rng(seed)
+    labels = [number % 2 for number in range(samples)]
+    images = [Image.fromarray((generator.integers(0, 100, (20, 20, 3)) + 100 * label).astype(np.uint8)) for label in labels]
+    records = [
+        png_record(f"{number:05d}", image, label if classes else None)
+        for number, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    write_shards(records, folder, classes=classes, made={})
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    torch.manual_seed(7)
+    card = EncoderCard(
+        encoder=ENCODER,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        name="tiny",
+        method="ijepa",
+        step=3,
+        samples=48,
+        config_hash="c" * 12,
+        data_hash="d" * 12,
+        version="0",
+    )
+    save_encoder(tmp_path / "run" / "encoder", Encoder(ENCODER), card)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    write_set(tmp_path / "blobs" / "train", 41)
+    write_set(tmp_path / "blobs" / "test", 23, seed=1)
+    return tmp_path / "blobs"
+
+
+def test_every_encoder_has_every_row_on_disk_as_returned(run, data, capsys):
+    before = hash_weights(load_encoder(run))
+    rows = probe(run, data, config=CONFIG)
+    found = [(row.encoder, row.protocol, row.settings.get("k")) for row in rows]
+    knn = [("knn", 1), ("knn", 3)]
+    for name, kinds in (("target", 2), ("random_init", 2), ("pixels", 1)):
+        assert [row[1:] for row in found if row[0] == name] == [("linear", None), *knn * kinds]
+    assert all(row.n_test == 23 and row.ci95[0] <= row.top1 <= row.ci95[1] for row in rows)
+    assert max(row.top1 for row in rows if row.encoder == "pixels") == 1.0
+
+    (path,) = (run / "probes").glob("*.json")
+    written = json.loads(path.read_text())
+    assert path.name.startswith("blobs-")
+    assert written["rows"] == json.loads(json.dumps([row.model_dump(mode="json") for row in rows]))
+    assert set(written["rows"][0]) == {"encoder", "protocol", "settings", "top1", "ci95", "n_test", "seed", "seconds"}
+    assert (written["data"], written["config_hash"], written["weights_hash"]) == ("blobs", "c" * 12, before)
+    assert path.name in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_same_question_gives_the_same_answer_and_replaces_it(run, data):
+    first, second = probe(run, data, config=CONFIG), probe(run, data / "train", data / "test", config=CONFIG, out=run / "probes")
+    assert [row.top1 for row in first] == [row.top1 for row in second]
+    assert {report.data for report in load_reports(run / "probes")} == {"blobs", "train"}
+    probe(run, data, config=CONFIG)
+    assert len(load_reports(run / "probes")) == 2
+
+
+def test_only_the_kinds_asked_for_are_probed(run, data):
+    rows = probe(run, data, config=CONFIG.model_copy(update={"features": ("last",)}))
+    assert {row.settings["features"] for row in rows} == {"last", "pixels"}
+
+
+def test_an_encoder_that_changes_while_probed_is_no_result(run, data, monkeypatch):
+    def spoil(encoders, *_):
+        next(encoders["target"].parameters()).data.add_(1)
+
+    monkeypatch.setattr(sys.modules["jepa_pipeline.probe"], "extract_set", spoil)
+    with pytest.raises(RuntimeError, match="changed the encoder"):
+        probe(run, data, config=CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("classes", "seed", "message"),
+    [
+        (None, 1, "has no classes"),
+        (("dark", "bright"), 1, r"has the classes 2 \(dark, light\)"),
+        (("dark", "light"), 0, "must not hold training samples"),
+    ],
+)
+def test_a_test_set_that_does_not_belong_is_refused(run, data, tmp_path, classes, seed, message):
+    write_set(tmp_path / "other", 41, classes, seed)
+    with pytest.raises(UserError, match=message):
+        probe(run, data / "train", tmp_path / "other", config=CONFIG)
+
+
+def test_a_folder_without_two_parts_is_refused_with_the_cure(run, data, tmp_path):
+    with pytest.raises(UserError, match=r"jepa shards build IMAGES .* --split"):
+        probe(run, data / "train", config=CONFIG)
+    with pytest.raises(UserError, match="no folder"):
+        probe(tmp_path / "nothing", data, config=CONFIG)
+    assert not (run / "probes").exists()
+
+
+def test_a_spoilt_report_is_named(run):
+    (run / "probes").mkdir()
+    (run / "probes" / "a.json").write_text("{}")
+    with pytest.raises(UserError, match=r"a.json is not a probe's report \(data: "):
+        load_reports(run / "probes")
