@@ -17,7 +17,7 @@ SCHEMAS = ("nms", "qnms")
 def mend() -> torch.library.Library | None:
     """Import torchvision; the library that holds the declared schemas where that was needed, which must stay alive."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if MISSING not in str(error):
             raise

@@ -68,7 +68,9 @@ def probe(
     run: Run,
     data: Annotated[Path, typer.Option(help="Labelled shards: a folder with train/ and test/ in it, or the training shards.")],
     test: Annotated[Path | None, typer.Option(help="Test shards, where DATA holds only the training shards.")] = None,
-    settings: Annotated[list[str] | None, typer.Argument(help="Assignments laid over the probe's defaults, such as epochs=20.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Assignments over the probe's defaults, such as iterations=20.")
+    ] = None,
 ) -> None:
     """Judge a run's encoder by linear heads and nearest neighbours, beside a random encoder and raw pixels."""
     from jepa_pipeline.config.load import load_overrides
@@ -99,7 +101,7 @@ def shards_build(
     out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
     size: Annotated[int | None, typer.Option(min=1, help="Shrink the shorter side to this many pixels.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Megabytes per shard.")] = 256,
-    split: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the images that goes to OUT/test, the rest to OUT/train.")] = 0.0,
+    split: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the images for OUT/test, the rest for OUT/train.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Key of the shuffle and the split.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
 ) -> None:

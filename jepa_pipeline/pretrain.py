@@ -49,7 +49,9 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
     module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
     state = restore(module)
     if module.step < config.optim.total_steps:
-        console.print(f"{config.folder}: from step {module.step} to {config.optim.total_steps} on {accelerator}, {config.trainer.precision}")
+        console.print(
+            f"{config.folder}: from step {module.step} to {config.optim.total_steps} on {accelerator}, {config.trainer.precision}"
+        )
         fit(module, state, make_card(config, manifest.hash()), accelerator, console)
     summarise(config, console)
     return config.folder
@@ -77,7 +79,9 @@ def open_folder(config: RunConfig) -> None:
             )
     config.folder.mkdir(parents=True, exist_ok=True)
     path.write_text(to_yaml(config))
-    (config.folder / "environment.json").write_text(json.dumps({"config_hash": config.hash(), **describe_environment()}, indent=2) + "\n")
+    (config.folder / "environment.json").write_text(
+        json.dumps({"config_hash": config.hash(), **describe_environment()}, indent=2) + "\n"
+    )
 
 
 def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
@@ -127,7 +131,9 @@ def make_card(config: RunConfig, data_hash: str) -> EncoderCard:
     )
 
 
-def fit(module: Pretraining, optimizer_state: dict[str, object] | None, card: EncoderCard, accelerator: str, console: Console) -> None:
+def fit(
+    module: Pretraining, optimizer_state: dict[str, object] | None, card: EncoderCard, accelerator: str, console: Console
+) -> None:
     """Lightning's loop over the stream, from the module's step to the last."""
     config = module.config
     if config.trainer.threads is not None:

@@ -30,7 +30,9 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     batches = sample(config)
     figure = Figure(figsize=(14, 10), layout="constrained")
     sheet, statistics = figure.subfigures(2, 1, height_ratios=[3, 2])
-    sheet.suptitle(f"{config.name}: {config.method.masks.name}{', legacy' if config.method.masks.legacy else ''}, {grid[0]}x{grid[1]} patches")
+    sheet.suptitle(
+        f"{config.name}: {config.method.masks.name}{', legacy' if config.method.masks.legacy else ''}, {grid[0]}x{grid[1]} patches"
+    )
     for image, axes in enumerate(sheet.subplots(*SHEET).flat):
         draw_image(axes, batches[image * BATCHES // (SHEET[0] * SHEET[1])], grid, image)
     context_map, target_map, lengths = statistics.subplots(1, 3)
@@ -76,7 +78,10 @@ def draw_coverage(axes: Axes, use: Float[np.ndarray, "H W"], title: str) -> None
 
 
 def draw_lengths(axes: Axes, batches: list[Masks]) -> None:
-    lengths = {"context": [masks.context.shape[1] for masks in batches], "one target block": [masks.targets.shape[2] for masks in batches]}
+    lengths = {
+        "context": [masks.context.shape[1] for masks in batches],
+        "one target block": [masks.targets.shape[2] for masks in batches],
+    }
     bins = np.arange(0, max(map(max, lengths.values())) + 2) - 0.5
     for name, values in lengths.items():
         axes.hist(values, bins=list(bins), label=f"{name}: {np.mean(values):.1f}")

@@ -25,7 +25,9 @@ class MultiBlockConfig(Section):
     legacy: bool = Field(
         False, description="The published collator index for index: biased bounds, and lengths cut to the batch's shortest."
     )
-    legacy_min_keep: int = Field(10, ge=0, description="Patches every legacy mask must exceed; other values than 10 fit small grids.")
+    legacy_min_keep: int = Field(
+        10, ge=0, description="Patches every legacy mask must exceed; other values than 10 fit small grids."
+    )
 
     @model_validator(mode="after")
     def ranges_ascend(self) -> Self:
@@ -66,7 +68,9 @@ class MultiBlockConfig(Section):
         tokens = grid[0] * grid[1]
         size = f"the {grid[0]}x{grid[1]} grid"
         if self.legacy:
-            smallest = min(h * w for h, w in (legacy_block_size(u / 100, grid, self.target_scale, self.target_aspect) for u in range(101)))
+            smallest = min(
+                h * w for h, w in (legacy_block_size(u / 100, grid, self.target_scale, self.target_aspect) for u in range(101))
+            )
             if smallest <= self.legacy_min_keep:
                 raise ValueError(
                     f"legacy masks need target blocks of more than legacy_min_keep {self.legacy_min_keep} patches, but on {size} "
@@ -91,9 +95,7 @@ class MultiBlockConfig(Section):
             )
 
 
-def legacy_block_size(
-    u: float, grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]
-) -> tuple[int, int]:
+def legacy_block_size(u: float, grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:
     """Height and width of a block of the published collator: one uniform number drives both its area and its aspect."""
     tokens = int(grid[0] * grid[1] * (scale[0] + u * (scale[1] - scale[0])))
     ratio = aspect[0] + u * (aspect[1] - aspect[0])

@@ -44,7 +44,9 @@ class EncoderConfig(Section):
     depth: int | None = Field(None, ge=1, description="Number of transformer blocks.")
     num_heads: int | None = Field(None, ge=1, description="Attention heads per block.")
     mlp_ratio: float | None = Field(None, gt=0, description="Hidden width of the MLP over embed_dim; 4 unless said.")
-    init_std: float | None = Field(None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule.")
+    init_std: float | None = Field(
+        None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
+    )
 
     @model_validator(mode="after")
     def sizes_are_said_once(self) -> Self:
@@ -81,7 +83,9 @@ class PredictorConfig(Section):
     depth: int = Field(12, ge=1, description="Number of transformer blocks.")
     num_heads: int = Field(12, ge=1, description="Attention heads per block; I-JEPA gives it as many as the encoder has.")
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP over embed_dim.")
-    init_std: float | None = Field(None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule.")
+    init_std: float | None = Field(
+        None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
+    )
 
     @model_validator(mode="after")
     def heads_divide_the_width(self) -> Self:

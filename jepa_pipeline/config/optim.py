@@ -29,7 +29,9 @@ class OptimConfig(Section):
     @model_validator(mode="after")
     def horizons_agree(self) -> Self:
         if self.total_samples < self.batch_size_global:
-            raise ValueError(f"total_samples {self.total_samples} is less than one batch of batch_size_global {self.batch_size_global}")
+            raise ValueError(
+                f"total_samples {self.total_samples} is less than one batch of batch_size_global {self.batch_size_global}"
+            )
         if self.warmup_samples >= self.total_samples * self.schedule_stretch:
             raise ValueError(f"warmup_samples {self.warmup_samples} leaves nothing of total_samples {self.total_samples}")
         if self.batch_size_global % self.accumulate_steps:

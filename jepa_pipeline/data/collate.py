@@ -1,7 +1,7 @@
 """Samples to Batch: the two data sets a DataLoader reads, both handed the numbers of a whole batch at once."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from jepa_pipeline.data.shards import Sample, Shards
 from jepa_pipeline.data.views import centre_view, random_view
 
 
+@runtime_checkable
 class MaskSampler(Protocol):
     """Draws the masks of a micro-batch: one generator per sample; batch_number counts the micro-batches of the whole stream."""
 

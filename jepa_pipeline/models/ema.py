@@ -16,5 +16,5 @@ def make_target(online: Network) -> Network:
 
 @torch.no_grad()
 def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """target <- momentum * target + (1 - momentum) * online, over the parameters; buffers here are constants."""
+    """Target <- momentum * target + (1 - momentum) * online, over the parameters; buffers here are constants."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1.0 - momentum)

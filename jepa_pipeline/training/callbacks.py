@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
-from jepa_pipeline.models.weights import EncoderCard, save_encoder
 from jepa_pipeline.losses.prediction import smooth_l1
+from jepa_pipeline.models.weights import EncoderCard, save_encoder
 from jepa_pipeline.probes.health import constant_loss, health, predictor_r2
 from jepa_pipeline.training.checkpoint import save_checkpoint
 from jepa_pipeline.training.module import Pretraining

@@ -1,8 +1,8 @@
 """Checkpoints: folders that are whole or not there.
 
-    checkpoints/
-      step-00012000/state.pt     weights, target, optimiser, meters and the step; read with weights_only
-      last -> step-00012000      only ever names a whole one
+checkpoints/
+step-00012000/state.pt     weights, target, optimiser, meters and the step; read with weights_only
+last -> step-00012000      only ever names a whole one
 """
 
 import os

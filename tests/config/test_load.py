@@ -141,5 +141,7 @@ def test_every_key_has_a_description():
 
 
 def test_a_tree_needs_no_file():
-    config = build(RunConfig, read_overrides(["name=x", "data.train=d", "method.encoder.arch=vit_tiny", "optim.total_samples=4096"]))
+    config = build(
+        RunConfig, read_overrides(["name=x", "data.train=d", "method.encoder.arch=vit_tiny", "optim.total_samples=4096"])
+    )
     assert config.method.encoder.size.embed_dim == 192

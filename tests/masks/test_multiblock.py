@@ -24,7 +24,7 @@ def test_context_and_targets_never_meet_and_are_sorted_sets(grid):
         assert not set(context.tolist()) & set(targets.flatten().tolist())
         for tokens in (context, *targets):
             assert (tokens.diff() > 0).all()
-            assert 0 <= tokens[0] and tokens[-1] < grid[0] * grid[1]
+            assert tokens[0] >= 0 and tokens[-1] < grid[0] * grid[1]
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -56,8 +56,12 @@ def positions(rows, columns, dim):
         for column in range(columns):
             for k in range(dim // 4):
                 frequency = 10_000 ** (-k / (dim / 4))
-                table[row * columns + column, [k, dim // 4 + k]] = torch.tensor([math.sin(column * frequency), math.cos(column * frequency)], dtype=torch.float64)
-                table[row * columns + column, [dim // 2 + k, 3 * dim // 4 + k]] = torch.tensor([math.sin(row * frequency), math.cos(row * frequency)], dtype=torch.float64)
+                table[row * columns + column, [k, dim // 4 + k]] = torch.tensor(
+                    [math.sin(column * frequency), math.cos(column * frequency)], dtype=torch.float64
+                )
+                table[row * columns + column, [dim // 2 + k, 3 * dim // 4 + k]] = torch.tensor(
+                    [math.sin(row * frequency), math.cos(row * frequency)], dtype=torch.float64
+                )
     return table
 
 
@@ -103,10 +107,14 @@ def adamw(state, gradients, memory, step, lr, decay, betas, eps):
 
 
 def schedule(step, total, warmup, config):
-    lr = config.start_lr + (config.lr - config.start_lr) * step / warmup if step < warmup else config.final_lr + (
-        config.lr - config.final_lr
-    ) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-    decay = config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * 0.5 * (1 + math.cos(math.pi * step / total))
+    lr = (
+        config.start_lr + (config.lr - config.start_lr) * step / warmup
+        if step < warmup
+        else config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    )
+    decay = config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * 0.5 * (
+        1 + math.cos(math.pi * step / total)
+    )
     return lr, decay
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from jepa_pipeline.config.networks import SIZES, EncoderConfig, PredictorConfig
 from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.networks import SIZES, EncoderConfig, PredictorConfig
 from jepa_pipeline.models.attention import use_plain_attention
 from jepa_pipeline.models.ema import make_target, update_ema
 from jepa_pipeline.models.encoder import Encoder
@@ -29,7 +29,15 @@ def pixels():
 
 def test_state_and_outputs_are_timms(encoder, pixels):
     twin = VisionTransformer(
-        img_size=24, patch_size=4, embed_dim=32, depth=3, num_heads=4, class_token=False, global_pool="avg", fc_norm=False, num_classes=0
+        img_size=24,
+        patch_size=4,
+        embed_dim=32,
+        depth=3,
+        num_heads=4,
+        class_token=False,
+        global_pool="avg",
+        fc_norm=False,
+        num_classes=0,
     ).eval()
     twin.load_state_dict(encoder.state_dict(), strict=True)
     assert torch.allclose(twin.forward_features(pixels), encoder(pixels), atol=1e-6)
@@ -67,7 +75,9 @@ def test_positions_give_the_column_first():
     assert torch.allclose(positions[0, 3, :4], torch.sin(3.0 * 10_000.0 ** (-torch.arange(4) / 4)))
 
 
-@pytest.mark.parametrize(("arch", "millions"), [("vit_tiny", 5.5), ("vit_small", 21.7), ("vit_base", 85.8), ("vit_large", 303.3), ("vit_huge", 630.8)])
+@pytest.mark.parametrize(
+    ("arch", "millions"), [("vit_tiny", 5.5), ("vit_small", 21.7), ("vit_base", 85.8), ("vit_large", 303.3), ("vit_huge", 630.8)]
+)
 def test_named_sizes_have_the_papers_parameters(arch, millions):
     with torch.device("meta"):
         encoder = Encoder(EncoderConfig(arch=arch, patch_size=16 if arch != "vit_huge" else 14))

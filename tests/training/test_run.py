@@ -1,0 +1,257 @@
+"""A whole run: what it leaves behind, what changes nothing, what stops it."""
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.methods.jepa import JEPA
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
+from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training import callbacks
+from jepa_pipeline.training.checkpoint import load_last, save_checkpoint, steps
+from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.tracker import read_rows
+
+QUIET = Console(quiet=True)
+
+
+def run(config):
+    pretrain(config, QUIET)
+    return load_last(config.folder / "checkpoints")
+
+
+def weights(state):
+    return {name: value for name, value in state["module"].items() if name.startswith("method.")}
+
+
+def same(first, second, tolerance=0.0):
+    assert first.keys() == second.keys()
+    return all(torch.allclose(first[name], second[name], rtol=0, atol=tolerance) for name in first)
+
+
+def test_a_run_leaves_what_it_says(tiny):
+    config = tiny()
+    state = run(config)
+    assert state["step"] == 6
+    assert (config.folder / "config.yaml").exists()
+    assert json.loads((config.folder / "environment.json").read_text())["config_hash"] == config.hash()
+    rows = read_rows(config.folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6]
+    assert [row["step"] for row in rows if "health/predictor_r2" in row] == [3, 6]
+    assert all(0 <= row["data_wait_share"] <= 1 and row["images_per_s"] > 0 for row in rows if "loss" in row)
+    card = read_card(config.folder)
+    assert (card.step, card.samples, card.config_hash) == (6, 48, config.hash())
+    kept = {f"method.target.{name}": value for name, value in load_encoder(config.folder).state_dict().items()}
+    assert same(kept, {name: value for name, value in state["module"].items() if name.startswith("method.target.")})
+
+
+def test_the_same_run_twice_is_bit_identical_whatever_the_workers(tiny):
+    first = run(tiny("name=a"))
+    second = run(tiny("name=b", "data.workers=2"))
+    assert same(weights(first), weights(second))
+    assert not same(weights(first), weights(run(tiny("name=c", "seed=1"))))
+
+
+def test_accumulation_changes_nothing_but_rounding(tiny):
+    """Rates, decay and the target's momentum count optimiser steps, not batches; the gradient is the whole batch's mean."""
+    whole, parts = run(tiny("name=whole")), run(tiny("name=parts", "optim.accumulate_steps=4"))
+    assert parts["step"] == whole["step"] == 6
+    assert same(weights(whole), weights(parts), tolerance=2e-5)
+    logged = [
+        [row["lr"] for row in read_rows(tiny(f"name={name}").folder / "metrics.jsonl") if "lr" in row]
+        for name in ("whole", "parts")
+    ]
+    assert logged[0] == logged[1]
+
+
+def test_horizons_come_from_the_config_and_not_from_the_stream(tiny, monkeypatch):
+    """A stream without a length trains the same run: no schedule asks the loader how long it is."""
+    import jepa_pipeline.data.loader as loader_module
+    from jepa_pipeline import pretrain as _  # noqa: F401
+    from jepa_pipeline.data.order import Deal
+
+    first = run(tiny("name=sized"))
+    monkeypatch.delattr(Deal, "__len__")
+    assert loader_module.Deal is Deal and not hasattr(Deal, "__len__")
+    assert same(weights(first), weights(run(tiny("name=unsized"))))
+
+
+def test_momentum_and_rates_under_max_steps(tiny, monkeypatch):
+    """The target's updates are numbered 1 to total_steps, against the steps the schedules are planned for."""
+    seen = []
+    original = JEPA.update_target
+    monkeypatch.setattr(JEPA, "update_target", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps)))
+    run(tiny("optim.schedule_stretch=1.5", "optim.accumulate_steps=2"))
+    assert seen == [(step, 9) for step in range(1, 7)]
+
+
+def test_a_run_cut_short_goes_on_to_the_same_end(tiny, monkeypatch):
+    straight = run(tiny("name=straight", "checkpoint.every_steps=2"))
+    config = tiny("name=cut", "checkpoint.every_steps=2")
+
+    class Killed(Exception):
+        pass
+
+    def kill_after(step):
+        def on_step(self, trainer, module):
+            original(self, trainer, module)
+            if module.step == step:
+                raise Killed
+
+        return on_step
+
+    original = callbacks.HealthMeter.on_step
+    monkeypatch.setattr(callbacks.HealthMeter, "on_step", kill_after(5))
+    with pytest.raises(Killed):
+        pretrain(config, QUIET)
+    monkeypatch.setattr(callbacks.HealthMeter, "on_step", original)
+    assert load_last(config.folder / "checkpoints")["step"] == 4
+    continued = run(config)
+    assert same(weights(straight), weights(continued))
+    for name, group in straight["optimizer"]["state"].items():
+        assert same(group, continued["optimizer"]["state"][name])
+    rows = [row["step"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
+    assert rows == [2, 4, 6]
+
+
+def test_a_finished_run_is_left_alone(tiny):
+    config = tiny()
+    first = run(config)
+    assert same(weights(first), weights(run(config)))
+
+
+def test_a_folder_with_another_run_is_refused_with_the_difference(tiny):
+    run(tiny())
+    with pytest.raises(UserError, match=r"optim.lr: 0.001 there, 0.002 here"):
+        pretrain(tiny("optim.lr=2e-3"), QUIET)
+
+
+def poison(monkeypatch, step):
+    """Make the loss of one step not finite."""
+    original = JEPA.forward
+
+    def forward(self, batch):
+        output = original(self, batch)
+        forward.calls += 1
+        factor = float("nan") if forward.calls == step else 1.0
+        return output._replace(losses={name: loss * factor for name, loss in output.losses.items()})
+
+    forward.calls = 0
+    monkeypatch.setattr(JEPA, "forward", forward)
+
+
+def test_a_step_that_is_not_finite_stops_the_run_before_it_touches_the_weights(tiny, monkeypatch):
+    config = tiny("log.every_steps=6", "checkpoint.every_steps=2", "optim.total_samples=80")
+    expected = run(tiny("name=expected", "checkpoint.every_steps=2", "optim.total_samples=80", "checkpoint.keep_last=9"))
+    assert expected["step"] == 10
+    before = torch.load(tiny("name=expected").folder / "checkpoints/step-00000004/state.pt", weights_only=True)
+    poison(monkeypatch, step=5)
+    kept = {}
+    original = Pretraining.stop_if_broken
+
+    def look(self):
+        kept.update({name: value.clone() for name, value in self.method.state_dict().items() if not name.startswith("target.")})
+        original(self)
+
+    monkeypatch.setattr(Pretraining, "stop_if_broken", look)
+    with pytest.raises(UserError, match=r"step 5 gave a loss or gradient that is not finite") as raised:
+        pretrain(config, QUIET)
+    assert str(raised.value).count(",") >= 7, "the samples of the step are named"
+    for name, value in kept.items():
+        assert torch.equal(value, before["module"][f"method.{name}"]), f"{name} moved"
+    assert load_last(config.folder / "checkpoints")["step"] == 4, "the last checkpoint is whole and older"
+
+
+def test_a_poisoned_gradient_counts_too(tiny, monkeypatch):
+    class Poison(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("inf")
+
+    original = JEPA.forward
+    monkeypatch.setattr(
+        JEPA,
+        "forward",
+        lambda self, batch: (o := original(self, batch))._replace(losses={k: Poison.apply(v) for k, v in o.losses.items()}),
+    )
+    with pytest.raises(UserError, match="step 1 gave a loss or gradient"):
+        pretrain(tiny(), QUIET)
+
+
+def test_clipping_bounds_the_update(tiny):
+    """With plain gradients of norm far above the bound, Adam's second moment shows the clipped scale."""
+    free, clipped = run(tiny("name=free")), run(tiny("name=clipped", "optim.clip_norm=1e-4"))
+
+    def scale(state):
+        return max(group["exp_avg_sq"].max() for group in state["optimizer"]["state"].values())
+
+    assert scale(clipped) <= 1e-8 < scale(free)
+
+
+def test_bf16_trains_and_keeps_its_weights_and_target_in_fp32(tiny):
+    state = run(tiny("trainer.precision=bf16"))
+    assert all(value.dtype == torch.float32 for value in weights(state).values())
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, {"step": 1}, keep_last=2)
+
+    def full(state, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="No space left on device; the ones before it are whole"):
+        save_checkpoint(tmp_path, 2, {"step": 2}, keep_last=2)
+    assert load_last(tmp_path) == {"step": 1}
+    assert [path.name for path in steps(tmp_path)] == ["step-00000001"]
+
+
+def test_old_checkpoints_are_dropped(tmp_path):
+    for step in range(1, 5):
+        save_checkpoint(tmp_path, step, {"step": step}, keep_last=2)
+    assert [path.name for path in steps(tmp_path)] == ["step-00000003", "step-00000004"]
+    assert load_last(tmp_path) == {"step": 4}
+
+
+def test_wandb_that_fails_never_ends_a_run(tiny, monkeypatch):
+    import wandb
+
+    def refuse(**_):
+        raise RuntimeError("no such server")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.warns(UserWarning, match="wandb failed and is left out from here on: no such server"):
+        assert run(tiny("log.wandb=true"))["step"] == 6
+
+
+def test_wandb_writes_offline(tiny, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = tiny("log.wandb=true")
+    run(config)
+    assert list(config.folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_compiled_networks_train_the_same(tiny, monkeypatch):
+    """Compilation is asked for on the networks in place, so that their names in a checkpoint stay."""
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *_, **__: asked.append(type(self).__name__))
+    state = run(tiny("trainer.compile=true"))
+    assert asked == ["Encoder", "Predictor", "Encoder"]
+    assert "method.encoder.norm.weight" in weights(state)
+
+
+def test_hash_weights_hears_of_one_bit(tiny):
+    config = tiny()
+    run(config)
+    encoder = load_encoder(config.folder)
+    before = hash_weights(encoder)
+    encoder.norm.bias[0] += 1e-6
+    assert hash_weights(encoder) != before
