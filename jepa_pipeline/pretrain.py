@@ -49,9 +49,8 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
     module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
     state = restore(module)
     if module.step < config.optim.total_steps:
-        console.print(
-            f"{config.folder}: from step {module.step} to {config.optim.total_steps} on {accelerator}, {config.trainer.precision}"
-        )
+        steps = f"from step {module.step} to {config.optim.total_steps}"
+        console.print(f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}", soft_wrap=True)
         fit(module, state, make_card(config, manifest.hash()), accelerator, console)
     summarise(config, console)
     return config.folder

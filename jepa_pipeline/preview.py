@@ -29,10 +29,9 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     grid = config.method.encoder.grid
     batches = sample(config)
     figure = Figure(figsize=(14, 10), layout="constrained")
-    sheet, statistics = figure.subfigures(2, 1, height_ratios=[3, 2])
-    sheet.suptitle(
-        f"{config.name}: {config.method.masks.name}{', legacy' if config.method.masks.legacy else ''}, {grid[0]}x{grid[1]} patches"
-    )
+    sheet, statistics = np.ravel(figure.subfigures(2, 1, height_ratios=[3, 2]))
+    kind = f"{config.method.masks.name}{', legacy' if config.method.masks.legacy else ''}"
+    sheet.suptitle(f"{config.name}: {kind}, {grid[0]}x{grid[1]} patches")
     for image, axes in enumerate(sheet.subplots(*SHEET).flat):
         draw_image(axes, batches[image * BATCHES // (SHEET[0] * SHEET[1])], grid, image)
     context_map, target_map, lengths = statistics.subplots(1, 3)

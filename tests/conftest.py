@@ -15,16 +15,16 @@ from jepa_pipeline.config.run import RunConfig  # noqa: E402
 torch.set_num_threads(1)
 
 
-def write_patterns(folder, count, seed):
+def write_shapes(folder, count, seed):
     """Shards of `count` labelled 20x20 images, a few dozen a shard."""
     import numpy as np
     from PIL import Image
 
-    from jepa_pipeline.data.synthetic import PATTERNS, draw_pattern
+    from jepa_pipeline.data.synthetic import SHAPES, draw_shape
     from jepa_pipeline.data.writer import png_record, write_shards
 
-    generator, names = np.random.default_rng(seed), list(PATTERNS)
-    images = (Image.fromarray(draw_pattern(names[n % 10], 20, generator)) for n in range(count))
+    generator, names = np.random.default_rng(seed), list(SHAPES)
+    images = (Image.fromarray(draw_shape(names[n % 10], 20, generator)) for n in range(count))
     records = (png_record(f"{n:04d}", image, n % 10) for n, image in enumerate(images))
     write_shards(records, folder, classes=names, made={"from": "tests"}, shard_size=256)
     return folder
@@ -34,8 +34,8 @@ def write_patterns(folder, count, seed):
 def shards(tmp_path_factory):
     """A folder with train/ (200 images) and test/ (60 images)."""
     folder = tmp_path_factory.mktemp("shards")
-    write_patterns(folder / "train", 200, seed=0)
-    write_patterns(folder / "test", 60, seed=1)
+    write_shapes(folder / "train", 200, seed=0)
+    write_shapes(folder / "test", 60, seed=1)
     return folder
 
 

@@ -12,21 +12,23 @@ PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 class MultiBlockConfig(Section):
     """I-JEPA's multi-block masks (Assran et al. 2023, section 3): several target blocks, and a context without them."""
 
-    name: Literal["multiblock"] = Field("multiblock", description="Which masks.")
-    num_targets: int = Field(4, ge=1, description="Target blocks per image.")
-    target_scale: tuple[PositiveShare, PositiveShare] = Field((0.15, 0.2), description="Share of the grid a target block covers.")
-    target_aspect: tuple[float, float] = Field((0.75, 1.5), description="Height over width of a target block.")
+    name: Literal["multiblock"] = Field(default="multiblock", description="Which masks.")
+    num_targets: int = Field(default=4, ge=1, description="Target blocks per image.")
+    target_scale: tuple[PositiveShare, PositiveShare] = Field(
+        default=(0.15, 0.2), description="Share of the grid a target block covers."
+    )
+    target_aspect: tuple[float, float] = Field(default=(0.75, 1.5), description="Height over width of a target block.")
     context_scale: tuple[PositiveShare, PositiveShare] = Field(
-        (0.85, 1.0), description="Share of the grid the context block covers before the targets are cut out of it."
+        default=(0.85, 1.0), description="Share of the grid the context block covers before the targets are cut out of it."
     )
     context_keep: PositiveShare = Field(
-        0.3, description="Share of the grid's patches the encoder sees of every image; ignored under legacy."
+        default=0.3, description="Share of the grid's patches the encoder sees of every image; ignored under legacy."
     )
     legacy: bool = Field(
-        False, description="The published collator index for index: biased bounds, and lengths cut to the batch's shortest."
+        default=False, description="The published collator index for index: biased bounds, and lengths cut to the batch's shortest."
     )
     legacy_min_keep: int = Field(
-        10, ge=0, description="Patches every legacy mask must exceed; other values than 10 fit small grids."
+        default=10, ge=0, description="Patches every legacy mask must exceed; other values than 10 fit small grids."
     )
 
     @model_validator(mode="after")
@@ -68,9 +70,8 @@ class MultiBlockConfig(Section):
         tokens = grid[0] * grid[1]
         size = f"the {grid[0]}x{grid[1]} grid"
         if self.legacy:
-            smallest = min(
-                h * w for h, w in (legacy_block_size(u / 100, grid, self.target_scale, self.target_aspect) for u in range(101))
-            )
+            sizes = [legacy_block_size(u / 100, grid, self.target_scale, self.target_aspect) for u in range(101)]
+            smallest = min(height * width for height, width in sizes)
             if smallest <= self.legacy_min_keep:
                 raise ValueError(
                     f"legacy masks need target blocks of more than legacy_min_keep {self.legacy_min_keep} patches, but on {size} "
@@ -85,7 +86,8 @@ class MultiBlockConfig(Section):
             )
         if not self.context_shapes(grid):
             raise ValueError(
-                f"no context block of {size} covers {self.context_scale[0]:g} to {self.context_scale[1]:g} of it: widen context_scale"
+                f"no context block of {size} covers {self.context_scale[0]:g} to {self.context_scale[1]:g} of it: "
+                "widen context_scale"
             )
         room = tokens - max(height * width for height, width in shapes)
         if self.context_tokens(grid) > room:

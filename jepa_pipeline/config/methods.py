@@ -14,12 +14,13 @@ Momentum = Annotated[float, Field(ge=0.0, le=1.0)]
 class IJepaConfig(Section):
     """I-JEPA (Assran et al. 2023): predict the EMA encoder's view of hidden blocks from one visible block."""
 
-    name: Literal["ijepa"] = Field("ijepa", description="Which method.")
+    name: Literal["ijepa"] = Field(default="ijepa", description="Which method.")
     encoder: EncoderConfig = Field(description="The encoder that is trained; the target has the same shape.")
     predictor: PredictorConfig = Field(default_factory=PredictorConfig, description="The predictor.")
     masks: MultiBlockConfig = Field(default_factory=MultiBlockConfig, description="What is hidden and what is seen.")
     ema: tuple[Momentum, Momentum] = Field(
-        (0.996, 1.0), description="The target's momentum at the first step and at the end of the (stretched) schedule, linear."
+        default=(0.996, 1.0),
+        description="The target's momentum at the first step and at the end of the (stretched) schedule, linear.",
     )
 
     @model_validator(mode="after")

@@ -37,15 +37,15 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
 class EncoderConfig(Section):
     """A vision transformer without class token: an `arch` by name, or the four sizes spelled out."""
 
-    image_size: int = Field(224, ge=1, description="Height and width of the input, in pixels.")
-    patch_size: int = Field(16, ge=1, description="Height and width of a patch, in pixels.")
-    arch: Architecture | None = Field(None, description="The papers' sizes by name; leave it out to give the sizes below.")
-    embed_dim: int | None = Field(None, ge=4, description="Width of a token.")
-    depth: int | None = Field(None, ge=1, description="Number of transformer blocks.")
-    num_heads: int | None = Field(None, ge=1, description="Attention heads per block.")
-    mlp_ratio: float | None = Field(None, gt=0, description="Hidden width of the MLP over embed_dim; 4 unless said.")
+    image_size: int = Field(default=224, ge=1, description="Height and width of the input, in pixels.")
+    patch_size: int = Field(default=16, ge=1, description="Height and width of a patch, in pixels.")
+    arch: Architecture | None = Field(default=None, description="The papers' sizes by name; leave it out to give the sizes below.")
+    embed_dim: int | None = Field(default=None, ge=4, description="Width of a token.")
+    depth: int | None = Field(default=None, ge=1, description="Number of transformer blocks.")
+    num_heads: int | None = Field(default=None, ge=1, description="Attention heads per block.")
+    mlp_ratio: float | None = Field(default=None, gt=0, description="Hidden width of the MLP over embed_dim; 4 unless said.")
     init_std: float | None = Field(
-        None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
+        default=None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
     )
 
     @model_validator(mode="after")
@@ -79,12 +79,12 @@ class EncoderConfig(Section):
 class PredictorConfig(Section):
     """The narrow transformer that predicts the target's representation of hidden patches."""
 
-    embed_dim: int = Field(384, ge=4, description="Width of a token inside the predictor.")
-    depth: int = Field(12, ge=1, description="Number of transformer blocks.")
-    num_heads: int = Field(12, ge=1, description="Attention heads per block; I-JEPA gives it as many as the encoder has.")
-    mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP over embed_dim.")
+    embed_dim: int = Field(default=384, ge=4, description="Width of a token inside the predictor.")
+    depth: int = Field(default=12, ge=1, description="Number of transformer blocks.")
+    num_heads: int = Field(default=12, ge=1, description="Attention heads per block; I-JEPA gives it as many as the encoder has.")
+    mlp_ratio: float = Field(default=4.0, gt=0, description="Hidden width of the MLP over embed_dim.")
     init_std: float | None = Field(
-        None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
+        default=None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
     )
 
     @model_validator(mode="after")

@@ -10,21 +10,27 @@ from jepa_pipeline.config.section import Section
 class OptimConfig(Section):
     """AdamW with a warm-up-then-cosine rate and a cosine weight decay; every horizon is a number of samples said here."""
 
-    batch_size_global: int = Field(2048, ge=1, description="Samples per optimiser step, over all devices and accumulated parts.")
-    accumulate_steps: int = Field(1, ge=1, description="Parts in which a global batch is computed, to fit memory.")
-    total_samples: int = Field(ge=1, description="Samples the run sees before it stops, repeats counted.")
-    warmup_samples: int = Field(0, ge=0, description="Samples over which the rate rises linearly from start_lr to lr.")
-    schedule_stretch: float = Field(
-        1.0, ge=1.0, description="Rate, weight decay and EMA are planned for this many times total_samples (I-JEPA's ipe_scale)."
+    batch_size_global: int = Field(
+        default=2048, ge=1, description="Samples per optimiser step, over all devices and accumulated parts."
     )
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    start_lr: float = Field(2e-4, ge=0, description="Learning rate at the first step of the warm-up.")
-    final_lr: float = Field(1e-6, ge=0, description="Learning rate at the end of the (stretched) cosine.")
-    weight_decay: float = Field(0.04, ge=0, description="Weight decay at the start; norms and biases have none.")
-    final_weight_decay: float = Field(0.4, ge=0, description="Weight decay at the end of the (stretched) cosine.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's averaging factors of gradient and squared gradient.")
-    eps: float = Field(1e-8, gt=0, description="AdamW's addition to the denominator.")
-    clip_norm: float | None = Field(None, gt=0, description="Largest global norm of the gradient; null leaves it as it is.")
+    accumulate_steps: int = Field(default=1, ge=1, description="Parts in which a global batch is computed, to fit memory.")
+    total_samples: int = Field(ge=1, description="Samples the run sees before it stops, repeats counted.")
+    warmup_samples: int = Field(default=0, ge=0, description="Samples over which the rate rises linearly from start_lr to lr.")
+    schedule_stretch: float = Field(
+        default=1.0,
+        ge=1.0,
+        description="Rate, weight decay and EMA are planned for this many times total_samples (I-JEPA's ipe_scale).",
+    )
+    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    start_lr: float = Field(default=2e-4, ge=0, description="Learning rate at the first step of the warm-up.")
+    final_lr: float = Field(default=1e-6, ge=0, description="Learning rate at the end of the (stretched) cosine.")
+    weight_decay: float = Field(default=0.04, ge=0, description="Weight decay at the start; norms and biases have none.")
+    final_weight_decay: float = Field(default=0.4, ge=0, description="Weight decay at the end of the (stretched) cosine.")
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="AdamW's averaging factors of gradient and squared gradient."
+    )
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's addition to the denominator.")
+    clip_norm: float | None = Field(default=None, gt=0, description="Largest global norm of the gradient; null leaves it as it is.")
 
     @model_validator(mode="after")
     def horizons_agree(self) -> Self:
@@ -36,7 +42,8 @@ class OptimConfig(Section):
             raise ValueError(f"warmup_samples {self.warmup_samples} leaves nothing of total_samples {self.total_samples}")
         if self.batch_size_global % self.accumulate_steps:
             raise ValueError(
-                f"batch_size_global {self.batch_size_global} cannot be split into accumulate_steps {self.accumulate_steps} equal parts"
+                f"batch_size_global {self.batch_size_global} cannot be split into accumulate_steps "
+                f"{self.accumulate_steps} equal parts"
             )
         for beta in self.betas:
             if not 0 <= beta < 1:

@@ -13,20 +13,22 @@ Count = Annotated[int, Field(ge=1)]
 class ProbeConfig(Section):
     """Linear heads and nearest neighbours on frozen features; the head is chosen on held-out training samples."""
 
-    batch_size: int = Field(256, ge=1, description="Images per forward pass of the frozen encoders.")
-    workers: int = Field(2, ge=0, description="Decoding processes.")
+    batch_size: int = Field(default=256, ge=1, description="Images per forward pass of the frozen encoders.")
+    workers: int = Field(default=2, ge=0, description="Decoding processes.")
     features: tuple[Literal["last", "last4"], ...] = Field(
-        ("last", "last4"), min_length=1, description="Mean tokens of the last block, or of the last four blocks concatenated."
+        default=("last", "last4"),
+        min_length=1,
+        description="Mean tokens of the last block, or of the last four blocks concatenated.",
     )
     weight_decay: tuple[Decay, ...] = Field(
-        (1e-1, 1e-2, 1e-3, 1e-4),
+        default=(1e-1, 1e-2, 1e-3, 1e-4),
         min_length=1,
         description="Grid of the heads: each adds this times half the squared weights to its loss.",
     )
-    iterations: int = Field(50, ge=1, description="L-BFGS iterations of each head at most.")
+    iterations: int = Field(default=50, ge=1, description="L-BFGS iterations of each head at most.")
     selection_share: float = Field(
-        0.1, gt=0, lt=1, description="Share of each class's training samples held out to choose the head."
+        default=0.1, gt=0, lt=1, description="Share of each class's training samples held out to choose the head."
     )
-    k: tuple[Count, ...] = Field((5, 10, 20), min_length=1, description="Neighbours of the k-NN classifiers.")
-    seed: int = Field(0, ge=0, description="Key of the held-out share and of the random-init encoder.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the frozen encoders.")
+    k: tuple[Count, ...] = Field(default=(5, 10, 20), min_length=1, description="Neighbours of the k-NN classifiers.")
+    seed: int = Field(default=0, ge=0, description="Key of the held-out share and of the random-init encoder.")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="Arithmetic of the frozen encoders.")

@@ -18,8 +18,8 @@ class RunConfig(Section):
     """A pretraining run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its folder.")
-    output: Path = Field(Path("runs"), description="The run folder is made in here.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Key of every random number: weights, order, crops, masks.")
+    output: Path = Field(default=Path("runs"), description="The run folder is made in here.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Key of every random number: weights, order, crops, masks.")
     data: DataConfig = Field(description="The shards.")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="How a view of an image is made.")
     method: IJepaConfig = Field(description="What is learned.")

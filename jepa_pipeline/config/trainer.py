@@ -10,31 +10,37 @@ from jepa_pipeline.config.section import Section
 class TrainerConfig(Section):
     """The machine."""
 
-    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA GPU if there is one.")
-    devices: int = Field(1, ge=1, description="Devices per node.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 computes the networks in bfloat16; weights stay fp32.")
-    compile: bool = Field(False, description="torch.compile the networks; worth its minutes of start on a GPU, seldom on a CPU.")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the training process; null leaves torch's choice.")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a CUDA GPU if there is one.")
+    devices: int = Field(default=1, ge=1, description="Devices per node.")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16 computes the networks in bfloat16; weights stay fp32."
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile the networks; worth its minutes of start on a GPU, seldom on a CPU."
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of the training process; null leaves torch's choice.")
 
 
 class LogConfig(Section):
     """What is written while the run goes on; metrics.jsonl is always written."""
 
-    every_steps: int = Field(20, ge=1, description="Optimiser steps between two lines of metrics.jsonl.")
-    wandb: bool = Field(False, description="Also log to Weights & Biases; offline unless a key is set.")
-    wandb_project: str = Field("jepa_pipeline", min_length=1, description="The Weights & Biases project.")
+    every_steps: int = Field(default=20, ge=1, description="Optimiser steps between two lines of metrics.jsonl.")
+    wandb: bool = Field(default=False, description="Also log to Weights & Biases; offline unless a key is set.")
+    wandb_project: str = Field(default="jepa_pipeline", min_length=1, description="The Weights & Biases project.")
 
 
 class HealthConfig(Section):
     """The ring buffers on which collapse is measured."""
 
-    vectors: int = Field(2048, ge=2, description="Vectors of targets and of predictions that are kept.")
-    vectors_per_step: int = Field(64, ge=1, description="Vectors taken from each step.")
-    every_steps: int = Field(100, ge=1, description="Optimiser steps between two measurements.")
+    vectors: int = Field(default=2048, ge=2, description="Vectors of targets and of predictions that are kept.")
+    vectors_per_step: int = Field(default=64, ge=1, description="Vectors taken from each step.")
+    every_steps: int = Field(default=100, ge=1, description="Optimiser steps between two measurements.")
 
 
 class CheckpointConfig(Section):
     """What is kept on disk."""
 
-    every_steps: int = Field(1000, ge=1, description="Optimiser steps between two checkpoints; the last step always writes one.")
-    keep_last: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
+    every_steps: int = Field(
+        default=1000, ge=1, description="Optimiser steps between two checkpoints; the last step always writes one."
+    )
+    keep_last: int = Field(default=2, ge=1, description="Newest checkpoints that are kept.")

@@ -40,7 +40,7 @@ class MultiBlock:
         tokens = self.grid[0] * self.grid[1]
         largest = int(self.target_shapes.prod(1).max())
         chance = draw(generators, 3 + tokens + self.num_targets * largest)
-        context = self.choose_context(chance[:, :3], chance[:, 3 : 3 + tokens], inside(corners, shapes, self.grid).any(1))
+        context = self.choose_context(chance[:, :3], chance[:, 3 : 3 + tokens], np.any(inside(corners, shapes, self.grid), axis=1))
         order = chance[:, 3 + tokens :].reshape(len(generators), self.num_targets, largest)
         targets = self.choose_targets(corners, shapes, order)
         return Masks(torch.from_numpy(context), torch.from_numpy(targets))
@@ -55,14 +55,14 @@ class MultiBlock:
             (crowded,) = np.nonzero(self.free_tokens(corners, shapes) < self.context_tokens)
             if not len(crowded):
                 return corners, shapes
-            again = draw([generators[row] for row in crowded], 3 * self.num_targets)
+            again = draw([generators[row] for row in crowded.tolist()], 3 * self.num_targets)
             corners[crowded], shapes[crowded] = place(again, self.target_shapes, self.grid)
         crowded = self.free_tokens(corners, shapes) < self.context_tokens
         corners[crowded], shapes[crowded] = corners[crowded, :1], shapes[crowded, :1]
         return corners, shapes
 
     def free_tokens(self, corners: Int[np.ndarray, "B G 2"], shapes: Int[np.ndarray, "B G 2"]) -> Int[np.ndarray, " B"]:
-        return (~inside(corners, shapes, self.grid).any(1)).sum(1)
+        return np.sum(~inside(corners, shapes, self.grid).any(1), axis=1)
 
     def choose_context(
         self, block: Float[np.ndarray, "B 3"], chance: Float[np.ndarray, "B N"], hidden: Bool[np.ndarray, "B N"]

@@ -11,4 +11,4 @@ def use_plain_attention(network: nn.Module) -> None:
     """
     for module in network.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            module.fused_attn = False  # pyright: ignore[reportArgumentType]

@@ -17,7 +17,6 @@ from jepa_pipeline.training.meters import Means, RingBuffer
 from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
 from lightning import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
 
 
 class Pretraining(LightningModule):
@@ -72,7 +71,7 @@ class Pretraining(LightningModule):
         self.means.add({"gradient_norm": norm})
         self.guard.watch(self.step + 1, self.last_loss, norm, getattr(optimizer, "optimizer", optimizer))
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: LightningOptimizer | torch.optim.Optimizer, *args: Any) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
         """Rates, step, target: each a function of the number of this optimiser step, so right under accumulation too."""
         config, step = self.config.optim, self.step + 1
         set_rates(getattr(optimizer, "optimizer", optimizer), learning_rate(step, config), weight_decay(step, config))

@@ -57,9 +57,10 @@ def test_the_same_run_twice_is_bit_identical_whatever_the_workers(tiny):
 
 def test_accumulation_changes_nothing_but_rounding(tiny):
     """Rates, decay and the target's momentum count optimiser steps, not batches; the gradient is the whole batch's mean."""
-    whole, parts = run(tiny("name=whole")), run(tiny("name=parts", "optim.accumulate_steps=4"))
+    eps = "optim.eps=1e-3"  # else AdamW would blow the rounding of gradients that are zero, those of key biases, up to whole steps
+    whole, parts = run(tiny("name=whole", eps)), run(tiny("name=parts", eps, "optim.accumulate_steps=4"))
     assert parts["step"] == whole["step"] == 6
-    assert same(weights(whole), weights(parts), tolerance=2e-5)
+    assert same(weights(whole), weights(parts), tolerance=1e-6)
     logged = [
         [row["lr"] for row in read_rows(tiny(f"name={name}").folder / "metrics.jsonl") if "lr" in row]
         for name in ("whole", "parts")
