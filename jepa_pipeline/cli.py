@@ -166,7 +166,4 @@ def main() -> None:
         app()
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.exit_code)

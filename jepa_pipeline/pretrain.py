@@ -11,7 +11,7 @@ from rich.table import Table
 
 import jepa_pipeline
 import jepa_pipeline._torchvision  # before lightning
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.show import to_yaml
@@ -159,6 +159,8 @@ def fit(
     )
     try:
         trainer.fit(module, loader)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise Interrupted(f"stopped after step {module.step}; the same command goes on from the last checkpoint") from None
     finally:
         log.close()
 

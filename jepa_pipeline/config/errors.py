@@ -4,7 +4,15 @@ from typing import NamedTuple
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints its text and exits with code 2."""
+    """A mistake the user can mend. The command line prints its text and exits with this code."""
+
+    exit_code = 2
+
+
+class Interrupted(UserError):
+    """The user stopped what was running; the text says how to go on."""
+
+    exit_code = 130
 
 
 class Mistake(NamedTuple):

@@ -1,0 +1,125 @@
+"""The house: who may import whom, which room opens onto which heavy dependency, and how large a thing may grow."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "jepa_pipeline"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FOUNDATION = {"config", "batch"}
+MAY_IMPORT = {
+    "config": set(),
+    "batch": set(),
+    "losses": set(),
+    "models": FOUNDATION,
+    "masks": FOUNDATION,
+    "data": FOUNDATION,
+    "methods": FOUNDATION | {"losses", "models"},
+    "probes": FOUNDATION | {"models", "data"},
+    "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes"},
+}
+ROOMS = set(MAY_IMPORT)
+VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "_torchvision", "batch", "cli"}
+DOORS = {
+    "lightning": {"training", "pretrain"},
+    "timm": {"models"},
+    "torchvision": {"_torchvision"},
+    "wandb": {"training"},
+    "webdataset": {"data", "shards"},
+}
+
+
+def room(path):
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imports(path, top_only=False):
+    """(module, names) of every import of a file."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, tuple(alias.name for alias in node.names)
+
+
+def ours(path, top_only=False):
+    """The rooms of this package that a file imports."""
+    for module, names in imports(path, top_only):
+        parts = module.split(".")
+        if parts[0] == "jepa_pipeline":
+            yield from parts[1:2] if len(parts) > 1 else (name for name in names if name in ROOMS | VERBS)
+
+
+def test_the_rooms_are_all_on_the_plan():
+    assert {room(path) for path in FILES if path.parent != PACKAGE} == ROOMS - {"batch"}
+    assert VERBS == {"export", "pretrain", "preview", "probe", "quickstart", "shards"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path):
+    here, found = room(path), set(ours(path)) - {"_torchvision"}
+    if here in ROOMS:
+        allowed = MAY_IMPORT[here] | {here}
+    elif here == "quickstart":
+        allowed = ROOMS | VERBS  # the one verb that is a sequence of the others
+    elif here == "cli":
+        assert set(ours(path, top_only=True)) <= {"config"}, "cli.py may import only config at its top, or --help waits for torch"
+        allowed = ROOMS | VERBS
+    elif here in VERBS:
+        allowed = ROOMS
+    else:
+        allowed = ROOMS | VERBS if here == "__init__" else set()
+    for other in found - {here}:
+        assert other in allowed, f"{path} may not import {other}, because imports go down only and verbs do not call each other"
+
+
+def test_no_method_imports_another():
+    methods = [path for path in FILES if room(path) == "methods" and path.stem not in ("__init__", "method")]
+    for path in methods:
+        modules = {module.split(".")[-1] for module, _ in imports(path) if module.startswith("jepa_pipeline.methods.")}
+        assert modules <= {"method"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_dependencies_have_one_door(path):
+    heads = {module.split(".")[0] for module, _ in imports(path)}
+    for package, rooms in DOORS.items():
+        assert package not in heads or room(path) in rooms, f"{path} may not import {package}: its door is {sorted(rooms)}"
+    if room(path) == "config":
+        assert not heads & {"torch", "numpy"}, "the configuration answers at once: no torch, no numpy"
+    if heads & {"timm", "lightning"} and path.name != "_torchvision.py":
+        first = [module for module, _ in imports(path) if module.split(".")[0] in {"timm", "lightning"} or module.endswith("_torchvision")]
+        assert first[0] == "jepa_pipeline._torchvision", f"{path} must import jepa_pipeline._torchvision before {first[0]}"
+
+
+def test_nothing_has_a_name_that_means_anything():
+    assert not {path.stem for path in FILES} & {"utils", "util", "common", "helpers", "base", "misc"}
+
+
+def test_files_and_functions_stay_readable():
+    lengths = []
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        assert len(path.read_text().splitlines()) <= 300, f"{path} is more than one concept"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                lengths.append(node.end_lineno - node.lineno + 1)
+                assert lengths[-1] <= 80, f"{path}:{node.lineno} {node.name} has {lengths[-1]} lines"
+                arguments = len(node.args.args) + len(node.args.kwonlyargs)
+                assert arguments <= 9, f"{path}:{node.lineno} {node.name} has {arguments} arguments"
+    lengths.sort()
+    assert lengths[len(lengths) // 2] <= 12 and lengths[len(lengths) * 9 // 10] <= 35
+
+
+def test_the_project_speaks_of_itself_alone():
+    """No file of the repository names a machine's paths or a package registry's host."""
+    root = PACKAGE.parent
+    forbidden = ["/".join(["", "work", ""]), "pypi" + ".org", "files.python" + "hosted"]
+    for path in [*root.rglob("*.py"), *root.rglob("*.md"), *root.rglob("*.yaml"), *root.rglob("*.toml"), *root.rglob("*.txt")]:
+        if ".git" not in path.parts and "venv" not in "".join(path.parts) and not path.is_symlink():
+            text = path.read_text()
+            assert not any(word in text for word in forbidden), path

@@ -1,0 +1,130 @@
+"""The command answers at once, and a mistake is one sentence and exit code 2."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+JEPA = [sys.executable, "-c", "from jepa_pipeline.cli import main; main()"]
+RECIPE = Path(__file__).parents[1] / "configs/ijepa_fashion_mnist.yaml"
+
+
+def jepa(*arguments, cwd=None):
+    result = subprocess.run([*JEPA, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"})
+    assert "Traceback" not in result.stderr, result.stderr
+    return result
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "quickstart", "pretrain", "probe", "export", "shards", "shards build", "shards check", "config", "config check", "config show", "masks preview"],
+)
+def test_every_verb_explains_itself(command):
+    result = jepa(*command.split(), "--help")
+    assert result.returncode == 0 and "Usage" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["config", "check", RECIPE, "optim.lrr=1"]])
+def test_help_and_typos_answer_without_torch(arguments):
+    """Their time is Python's own start and little more; 0.5 s of processor time on the slowest machine this runs on."""
+    watch = [sys.executable, "-X", "importtime", "-c", JEPA[2], *map(str, arguments)]
+    heavy = subprocess.run(watch, capture_output=True, text=True).stderr
+    assert not {"torch", "timm", "lightning", "numpy"} & {line.rsplit("|")[-1].strip() for line in heavy.splitlines()}
+
+    def seconds():
+        before = os.times()
+        jepa(*arguments)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_a_misspelt_verb_is_corrected():
+    result = jepa("pretrian", RECIPE)
+    assert result.returncode == 2 and "pretrain" in result.stderr
+
+
+def test_three_mistakes_with_their_lines_and_exit_code_2(tmp_path):
+    lines = RECIPE.read_text().splitlines()
+    place = {key: next(n for n, line in enumerate(lines) if line.strip().startswith(key)) for key in ("lr:", "seed:", "trainer:")}
+    lines[place["lr:"]] = "  lr: fast"
+    lines[place["seed:"]] = "sede: 0"
+    lines[place["trainer:"]] = "trainer: {precision: bf61}"
+    recipe = tmp_path / "wrong.yaml"
+    recipe.write_text("\n".join(lines))
+    result = jepa("config", "check", recipe)
+    assert result.returncode == 2
+    said = result.stderr.splitlines()
+    assert len(said) == 3
+    for key, words in (("lr:", "'optim.lr' is 'fast'"), ("seed:", "did you mean 'seed'"), ("trainer:", "'trainer.precision' is 'bf61'")):
+        assert any(line.startswith(f"{recipe}:{place[key] + 1}: ") and words in line for line in said), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["pretrain", "nowhere.yaml"], "no file nowhere.yaml"),
+        (["pretrain", RECIPE, "data.train=nowhere"], "nowhere"),
+        (["pretrain", RECIPE, "optim.lr"], "KEY=VALUE"),
+        (["probe", "nowhere", "--data", "d"], "no folder nowhere"),
+        (["export", "nowhere"], "no folder nowhere"),
+        (["export", "nowhere", "--to", "onnx"], "timm"),
+        (["shards", "build", "nowhere", "out"], "nowhere"),
+        (["shards", "check", "nowhere"], "nowhere"),
+        (["masks", "preview", "nowhere.yaml"], "no file nowhere.yaml"),
+        (["config", "show", "nowhere.yaml"], "no file nowhere.yaml"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(arguments, says, tmp_path):
+    result = jepa(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
+
+
+def test_config_show_explains_every_key():
+    shown = jepa("config", "show", RECIPE).stdout
+    assert "# Peak learning rate." in shown and "lr: 0.001" in shown
+    assert "optim.lr (default 0.001): Peak learning rate." in jepa("config", "show").stdout
+
+
+def test_config_check_says_a_good_file_is_fine():
+    result = jepa("config", "check", RECIPE)
+    assert result.returncode == 0 and "fine" in result.stdout
+
+
+def test_importing_the_package_is_light_and_its_verbs_are_functions():
+    code = """
+import sys, jepa_pipeline
+assert not {"torch", "pydantic", "numpy"} & set(sys.modules)
+import jepa_pipeline.pretrain, jepa_pipeline.probe, jepa_pipeline.export
+from jepa_pipeline import export, load_config, load_encoder, pretrain, probe
+assert all(callable(verb) for verb in (export, load_config, load_encoder, pretrain, probe))
+assert jepa_pipeline.pretrain is pretrain
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_the_packages():
+    from jepa_pipeline import __version__
+
+    assert jepa("--version").stdout.strip() == __version__
+
+
+def test_a_run_interrupted_from_the_keyboard_says_how_to_go_on(shards, tmp_path):
+    import signal
+
+    recipe = [RECIPE, f"data.train={shards / 'train'}", f"output={tmp_path}", "data.workers=0", "trainer.precision=fp32", "log.every_steps=1"]
+    process = subprocess.Popen([*JEPA, "pretrain", *map(str, recipe)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "ijepa_fashion_mnist/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr and "same command" in stderr
