@@ -20,10 +20,11 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.damage import check_shard
 from jepa_pipeline.data.decode import DecodeError, decode_as
 from jepa_pipeline.data.folder import Source, deal, find_images, printable
-from jepa_pipeline.data.manifest import Manifest, Skipped, read_manifest
+from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, read_manifest
 from jepa_pipeline.data.writer import Record, moments, new_folder, write_shards
 
 JPEG_QUALITY = 95
+PARTS = ("train", "test")
 TASK_IMAGES = 4
 """Images a process prepares between two messages; the full-size images of all tasks are in memory at once."""
 
@@ -181,16 +182,28 @@ def say(lines: Iterable[str]) -> None:
 
 
 def check(folder: Path, *, workers: int | None = None) -> Report:
-    """Read every shard of a data set whole: SHA-256, size, index, count, each image decoded, each label.
+    """Read every shard of a data set, or of the train/ and test/ in it, whole.
+
+    What is compared: SHA-256, size, index, count, each image decoded, each label.
 
     Raises:
         UserError: there is no manifest, or it cannot be read.
     """
-    manifest = read_manifest(folder)
-    classes = None if manifest.classes is None else len(manifest.classes)
+    parts = [folder / part for part in PARTS if (folder / part / MANIFEST).is_file()] or [folder]
+    sets = {part: read_manifest(part) for part in parts}
     with ProcessPoolExecutor(workers or available_cores()) as pool:
-        futures = [pool.submit(check_shard, folder, classes, shard) for shard in manifest.shards]
-        finished = progress((future.result() for future in futures), f"checking {folder}", len(futures))
-        problems = [problem for shard in finished for problem in shard]
-    say([*problems, f"{folder}: samples checked: {manifest.samples}, problems: {len(problems)}"])
-    return Report(manifest.samples, problems)
+        checks = {part: start_checks(pool, part, manifest) for part, manifest in sets.items()}
+        problems = {part: list(finish_checks(part, futures)) for part, futures in checks.items()}
+    for part, manifest in sets.items():
+        say([*problems[part], f"{part}: samples checked: {manifest.samples}, problems: {len(problems[part])}"])
+    return Report(sum(manifest.samples for manifest in sets.values()), [line for lines in problems.values() for line in lines])
+
+
+def start_checks(pool: Executor, folder: Path, manifest: Manifest) -> list[Future[list[str]]]:
+    classes = None if manifest.classes is None else len(manifest.classes)
+    return [pool.submit(check_shard, folder, classes, shard) for shard in manifest.shards]
+
+
+def finish_checks(folder: Path, futures: list[Future[list[str]]]) -> Iterator[str]:
+    for problems in progress((future.result() for future in futures), f"checking {folder}", len(futures)):
+        yield from problems

@@ -56,7 +56,7 @@ def ours(path, top_only=False):
 
 def test_the_rooms_are_all_on_the_plan():
     assert {room(path) for path in FILES if path.parent != PACKAGE} == ROOMS - {"batch"}
-    assert VERBS == {"export", "pretrain", "preview", "probe", "quickstart", "shards"}
+    assert {"export", "pretrain", "preview", "probe", "quickstart", "shards"} == VERBS
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -92,7 +92,11 @@ def test_heavy_dependencies_have_one_door(path):
     if room(path) == "config":
         assert not heads & {"torch", "numpy"}, "the configuration answers at once: no torch, no numpy"
     if heads & {"timm", "lightning"} and path.name != "_torchvision.py":
-        first = [module for module, _ in imports(path) if module.split(".")[0] in {"timm", "lightning"} or module.endswith("_torchvision")]
+        first = [
+            module
+            for module, _ in imports(path)
+            if module.split(".")[0] in {"timm", "lightning"} or module.endswith("_torchvision")
+        ]
         assert first[0] == "jepa_pipeline._torchvision", f"{path} must import jepa_pipeline._torchvision before {first[0]}"
 
 

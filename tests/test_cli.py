@@ -13,14 +13,29 @@ RECIPE = Path(__file__).parents[1] / "configs/ijepa_fashion_mnist.yaml"
 
 
 def jepa(*arguments, cwd=None):
-    result = subprocess.run([*JEPA, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"})
+    result = subprocess.run(
+        [*JEPA, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"}
+    )
     assert "Traceback" not in result.stderr, result.stderr
     return result
 
 
 @pytest.mark.parametrize(
     "command",
-    ["", "quickstart", "pretrain", "probe", "export", "shards", "shards build", "shards check", "config", "config check", "config show", "masks preview"],
+    [
+        "",
+        "quickstart",
+        "pretrain",
+        "probe",
+        "export",
+        "shards",
+        "shards build",
+        "shards check",
+        "config",
+        "config check",
+        "config show",
+        "masks preview",
+    ],
 )
 def test_every_verb_explains_itself(command):
     result = jepa(*command.split(), "--help")
@@ -60,7 +75,11 @@ def test_three_mistakes_with_their_lines_and_exit_code_2(tmp_path):
     assert result.returncode == 2
     said = result.stderr.splitlines()
     assert len(said) == 3
-    for key, words in (("lr:", "'optim.lr' is 'fast'"), ("seed:", "did you mean 'seed'"), ("trainer:", "'trainer.precision' is 'bf61'")):
+    for key, words in (
+        ("lr:", "'optim.lr' is 'fast'"),
+        ("seed:", "did you mean 'seed'"),
+        ("trainer:", "'trainer.precision' is 'bf61'"),
+    ):
         assert any(line.startswith(f"{recipe}:{place[key] + 1}: ") and words in line for line in said), said
 
 
@@ -118,7 +137,14 @@ def test_the_version_is_the_packages():
 def test_a_run_interrupted_from_the_keyboard_says_how_to_go_on(shards, tmp_path):
     import signal
 
-    recipe = [RECIPE, f"data.train={shards / 'train'}", f"output={tmp_path}", "data.workers=0", "trainer.precision=fp32", "log.every_steps=1"]
+    recipe = [
+        RECIPE,
+        f"data.train={shards / 'train'}",
+        f"output={tmp_path}",
+        "data.workers=0",
+        "trainer.precision=fp32",
+        "log.every_steps=1",
+    ]
     process = subprocess.Popen([*JEPA, "pretrain", *map(str, recipe)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     metrics = tmp_path / "ijepa_fashion_mnist/metrics.jsonl"
     deadline = time.monotonic() + 120

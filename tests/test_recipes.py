@@ -24,7 +24,10 @@ def test_a_recipe_takes_two_steps(recipe, shards, tmp_path):
             f"data={{train: {shards / 'train'}, workers: 0}}",
             f"method.encoder.image_size={size}",
             "method.encoder.patch_size=2",
-            *[f"method.encoder.{key}={value}" for key, value in {"arch": "null", "embed_dim": 24, "depth": 1, "num_heads": 2}.items()],
+            *[
+                f"method.encoder.{key}={value}"
+                for key, value in {"arch": "null", "embed_dim": 24, "depth": 1, "num_heads": 2}.items()
+            ],
             "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
             f"optim.accumulate_steps={1 if config.optim.accumulate_steps == 1 else 2}",
             "optim.batch_size_global=4",

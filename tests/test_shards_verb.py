@@ -174,3 +174,18 @@ def test_check_names_every_kind_of_damage(images: Path, tmp_path: Path, sentence
     DAMAGES[sentence](folder / "shard-000000.tar")
     report = check(folder, workers=1)
     assert any(re.search(sentence, problem) for problem in report.problems), report.problems
+
+
+def test_both_parts_of_a_split_are_checked_together(tmp_path):
+    from jepa_pipeline.data.synthetic import draw_shape
+
+    generator = np.random.default_rng(0)
+    for number in range(20):
+        folder = tmp_path / "images" / ("a" if number % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_shape("disc", 24, generator)).save(folder / f"{number}.png")
+    build(tmp_path / "images", tmp_path / "out", split=0.2, workers=1)
+    assert check(tmp_path / "out", workers=1) == (20, [])
+    tar = next((tmp_path / "out/test").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-2000])
+    assert check(tmp_path / "out", workers=1).problems

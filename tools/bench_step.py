@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, NamedTuple
@@ -39,6 +39,7 @@ from jepa_pipeline.training.module import Pretraining
 from lightning import Trainer
 
 WARM_UP = 2
+REST = "rest of the loop"
 MATMUL = {"cpu": 2048, "cuda": 8192}
 ATTENTION_ON_CPU = {  # torch counts the fused attention of CUDA alone
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
@@ -59,7 +60,6 @@ class Timeline:
         self.between = between
         self.steps: list[list[tuple[str, Any]]] = [[]]
 
-    @torch.compiler.disable
     def mark(self, part: str) -> None:
         """What went by since the mark before was `part`."""
         if len(self.steps) % 2:
@@ -80,7 +80,7 @@ class Timeline:
 
     def split(self, step: list[tuple[str, Any]]) -> dict[str, float]:
         sums: dict[str, float] = {}
-        for (_, start), (part, end) in zip(step, step[1:], strict=False):
+        for (_, start), (part, end) in pairwise(step):
             sums[part] = sums.get(part, 0.0) + self.between(start, end)
         return sums
 
@@ -105,42 +105,43 @@ class Marked(Pretraining):
 
     def __init__(self, config: RunConfig, method: Any) -> None:
         super().__init__(config, method)
+        mark: Any = torch.compiler.disable(lambda part: self.timeline.mark(part))  # a compiled network is not to trace it
         for name, network in method.named_children():
-            network.register_forward_pre_hook(lambda *_: self.timeline.mark("loss"))
-            network.register_forward_hook(lambda *_, part=f"{name} forward": self.timeline.mark(part))
+            network.register_forward_pre_hook(lambda *_: mark("loss"))
+            network.register_forward_hook(lambda *_, part=f"{name} forward": mark(part))
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.timeline.mark("rest")
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.timeline.mark(REST)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.timeline.mark("data")
         return batch
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.timeline.mark("transfer")
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.timeline.mark("transfer, normalise")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.timeline.mark("rest")
+        self.timeline.mark(REST)
         loss = super().training_step(batch, batch_idx)
         self.timeline.mark("loss")
         return loss
 
     def on_before_backward(self, loss: Tensor) -> None:
-        self.timeline.mark("rest")
+        self.timeline.mark(REST)
 
     def on_after_backward(self) -> None:
         self.timeline.mark("backward")
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.timeline.mark("rest")
+        self.timeline.mark(REST)
 
     def configure_optimizers(self) -> Optimizer:
         optimizer = super().configure_optimizers()
         optimizer.register_step_post_hook(lambda *_: self.timeline.mark("optimiser"))
         return optimizer
 
-    def optimizer_step(self, *args: Any) -> None:
-        super().optimizer_step(*args)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, *args)
         self.timeline.end_step("EMA")
 
 
@@ -150,7 +151,10 @@ class Part(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Medians over steps. attention_flops is how many of the parts' FLOPs the counter saw in attention; peak is in FLOP/s."""
+    """Medians over steps.
+
+    attention_flops: how many of the parts' FLOPs the counter saw in attention; peak: FLOP/s; fused: attention was torch's call.
+    """
 
     parts: dict[str, Part]
     whole_ms: float
@@ -158,6 +162,7 @@ class Report(NamedTuple):
     loader_ms: float
     attention_flops: float
     peak: float
+    fused: bool
 
 
 class OneBatch(Dataset[Batch]):
@@ -204,6 +209,7 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
         loader_ms=time_loader(real, config, steps),
         attention_flops=sum(count for operator, count in counts if "bmm" in str(operator) or "attention" in str(operator)),
         peak=matmul_peak(accelerator, config.trainer.precision),
+        fused=any(getattr(layer, "fused_attn", False) for layer in module.modules()),
     )
 
 
@@ -236,7 +242,8 @@ def run(module: Marked, batches: DataLoader[Batch], timeline: Timeline, steps: i
 
 
 def combine(steps: list[dict[str, float]], flops: dict[str, float]) -> dict[str, Part]:
-    return {part: Part(median(step[part] for step in steps), flops.get(part, 0.0)) for part in steps[0]}
+    parts = sorted(steps[0], key=REST.__eq__)  # the rest comes last
+    return {part: Part(median(step[part] for step in steps), flops.get(part, 0.0)) for part in parts}
 
 
 def time_masks(config: RunConfig, masks: MaskSampler, repeats: int) -> float:
@@ -311,8 +318,8 @@ def bench(
     warnings.filterwarnings("ignore", module="lightning")
     config = load_config(recipe, overrides or [])
     report = measure(config, steps, synthetic, attention)
-    threads, images = torch.get_num_threads(), config.optim.batch_size_global
-    how = f"{choose_accelerator(config)}, {config.trainer.precision}, {threads} threads, {attention or 'default'} attention"
+    images, kind = config.optim.batch_size_global, "fused" if report.fused else "plain"
+    how = f"{choose_accelerator(config)}, {config.trainer.precision}, {kind} attention, threads: {torch.get_num_threads()}"
     Console().print(as_table(report, f"one step of {config.name}: {images} images, {how}", images))
 
 

@@ -1,0 +1,80 @@
+"""Every command in the README runs as it stands, on a folder of photographs made here.
+
+Two things are added: recipes are shrunk by overrides at the end of their line, and what installs or runs all tests is left out.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jepa_pipeline.data.synthetic import SHAPES, draw_shape
+
+ROOT = Path(__file__).parents[1]
+JEPA = [sys.executable, "-c", "from jepa_pipeline.cli import main; main()"]
+SHRINK = [
+    "method.encoder={image_size: 28, patch_size: 2, arch: null, embed_dim: 24, depth: 4, num_heads: 2}",
+    "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
+    "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 8}",
+    "data.workers=0",
+    "trainer={precision: fp32, accelerator: cpu}",
+]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def commands():
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder to work in, with photos/CLASS/*.png of mixed sizes and the recipes."""
+    place, generator = tmp_path_factory.mktemp("readme"), np.random.default_rng(0)
+    for number in range(60):
+        name = list(SHAPES)[number % 3]
+        (place / "photos" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_shape(name, int(generator.integers(30, 60)), generator)).save(
+            place / "photos" / name / f"{number}.png"
+        )
+    (place / "configs").symlink_to(ROOT / "configs")
+    return place
+
+
+def run(command, cwd):
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_command_runs(place):
+    ran = []
+    for command in commands():
+        program, *arguments = shlex.split(command)
+        if program == "jepa" and arguments != ["quickstart"]:  # tests/test_quickstart.py runs that one
+            if arguments[0] == "pretrain" or arguments[:2] == ["masks", "preview"]:
+                arguments += SHRINK
+            run([*JEPA, *arguments], place)
+            ran.append(arguments[0])
+        else:
+            assert command in ("jepa quickstart", "pytest", "pytest -m slow") or program == "pip", command
+    assert set(ran) == {"shards", "masks", "pretrain", "probe", "export"}
+    python, timm_only = (next(block for block in blocks("python") if word in block) for word in ("load_config", "import timm"))
+    run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
+    shrunk = python.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHRINK))
+    assert shrunk != python
+    run([sys.executable, "-c", shrunk], place)
+
+
+def test_the_commands_ci_runs_are_the_readmes():
+    install, test = commands()[-2:]
+    script = (ROOT / ".ci/run").read_text()
+    assert test == "pytest" and install.replace("pip install", "pip install -q") in script and "\npytest\n" in script

@@ -1,0 +1,112 @@
+"""The programs in tools/: run as a user runs them, and held against arithmetic."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECIPE = str(ROOT / "configs/ijepa_fashion_mnist.yaml")
+PARTS = [
+    "data",
+    "transfer, normalise",
+    "loss",
+    "target forward",
+    "encoder forward",
+    "predictor forward",
+    "backward",
+    "optimiser",
+    "EMA",
+    "rest of the loop",
+]
+
+
+@pytest.fixture(scope="module")
+def bench_step():
+    """tools/bench_step.py as a module, with products small enough for a test."""
+    spec = spec_from_file_location("bench_step", ROOT / "tools/bench_step.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.MATMUL = {"cpu": 256}
+    return module
+
+
+@pytest.fixture(scope="module")
+def report(bench_step, shards):
+    return bench_step.measure(tiny_config(bench_step, data=shards / "train"), steps=3, synthetic=False, attention=None)
+
+
+def tiny_overrides(data="nowhere"):
+    return [
+        f"data={{train: {data}, workers: 0}}",
+        "method.encoder={image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}",
+        "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
+        "method.masks={num_targets: 2, target_scale: [0.2, 0.3], context_keep: 0.3}",
+        "optim={batch_size_global: 8, total_samples: 48, warmup_samples: 16}",
+        "trainer={accelerator: cpu, precision: fp32, threads: 1}",
+    ]
+
+
+def tiny_config(bench_step, *overrides, data="nowhere"):
+    return bench_step.load_config(RECIPE, [*tiny_overrides(data), *overrides])
+
+
+def vit_flops(config, images):
+    """Multiplications and additions of a ViT's products (Dosovitskiy et al. 2021, section 3.1), two for each weight used."""
+    dim, depth, _, ratio = config.size
+    tokens = config.grid[0] * config.grid[1]
+    patches = 2 * tokens * 3 * config.patch_size**2 * dim
+    layers = 2 * tokens * dim * dim * (3 + 1 + 2 * ratio)
+    attention = 2 * 2 * tokens**2 * dim
+    return images * (patches + depth * (layers + attention))
+
+
+def test_every_part_of_a_step_is_measured(report):
+    assert sorted(report.parts) == sorted(PARTS)
+    assert list(report.parts)[-1] == "rest of the loop"
+    assert all(part.ms > 0 for part in report.parts.values())
+    assert min(report.whole_ms, report.masks_ms, report.loader_ms, report.peak) > 0
+
+
+def test_the_flops_are_those_of_the_networks(bench_step, report):
+    config = tiny_config(bench_step)
+    flops = {name: part.flops for name, part in report.parts.items()}
+    assert flops["target forward"] == pytest.approx(vit_flops(config.method.encoder, 8), rel=0.02)
+    trained = flops["encoder forward"] + flops["predictor forward"]
+    assert 1.5 * trained < flops["backward"] < 2 * trained, "twice the forward, less the gradients nobody asks for"
+    assert not any(flops[name] for name in ("data", "loss", "optimiser", "EMA"))
+
+
+@pytest.mark.parametrize("overrides", [[], ["optim.accumulate_steps=2"]], ids=["whole", "accumulated"])
+def test_fused_attention_is_counted_like_plain(bench_step, report, overrides):
+    fused = bench_step.measure(tiny_config(bench_step, *overrides), 1, synthetic=True, attention=bench_step.Attention.fused)
+    assert fused.fused and not report.fused
+    for name in ("target forward", "encoder forward", "predictor forward"):
+        assert fused.parts[name].flops == report.parts[name].flops
+    assert 0 < report.attention_flops < fused.attention_flops, "its backward multiplies query and key once more"
+
+
+def test_shares_add_up(bench_step, report):
+    table = bench_step.as_table(report, "title", images=8)
+    shares = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
+    assert sum(float(shares[part].rstrip("%")) for part in PARTS) == pytest.approx(100, abs=0.6)
+    assert shares["sum of the parts"] == "100.0%"
+
+
+def call(bench_step, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["bench_step.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        bench_step.main()
+    return ended.value.code
+
+
+def test_it_runs_without_shards(bench_step, monkeypatch, capsys):
+    assert call(bench_step, monkeypatch, RECIPE, *tiny_overrides(), "--synthetic", "--steps", "1") == 0
+    printed = capsys.readouterr().out
+    assert all(row in printed for row in [*PARTS, "sum of the parts", "whole", "floor", "masks alone", "loader alone"])
+
+
+def test_a_mistake_is_one_sentence(bench_step, monkeypatch, capsys):
+    assert call(bench_step, monkeypatch, RECIPE, *tiny_overrides("/no/shards")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
