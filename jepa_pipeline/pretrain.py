@@ -30,6 +30,8 @@ from jepa_pipeline.training.tracker import RunLog, read_rows
 from lightning import Trainer
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+FREE = ("data.workers", "data.prefetch_batches", "log.", "checkpoint.")
+"""Keys that cannot change what a run computes, so that it may go on with other values."""
 
 
 def pretrain(config: RunConfig, console: Console | None = None) -> Path:
@@ -84,13 +86,13 @@ def open_folder(config: RunConfig) -> None:
 
 
 def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
+    """Dotted keys whose values differ, except those that may."""
     found = []
     for key in old.keys() | new.keys():
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
+        elif before != after and not f"{prefix}{key}".startswith(FREE):
             found.append(f"{prefix}{key}: {before} there, {after} here")
     return sorted(found)
 

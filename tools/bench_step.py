@@ -201,6 +201,7 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
     with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         flops = run(module, one, Timeline(counter.get_total_flops, lambda start, end: end - start), 1, accelerator)
     counts = counter.get_flop_counts()["Global"].items()
+    torch.compiler.reset()  # under the counter compilation was given up, and it would not be tried again
     times = run(module, real, milliseconds(accelerator), 2 * steps + WARM_UP, accelerator)
     return Report(
         parts=combine(times.parts(WARM_UP), flops.parts(0)[0]),

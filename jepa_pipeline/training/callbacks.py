@@ -117,7 +117,7 @@ class TrainingProgress:
         self.bar.update(self.task, news=news)
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self.said > QUIET_S or self.step == self.steps):
-            left = row["seconds"] * (self.steps - self.step) / max(1, self.bar.tasks[self.task].completed)
+            left = (self.steps - self.step) * row["samples"] / row["step"] / row["images_per_s"]
             self.console.print(f"step {self.step}/{self.steps}  {news}  {left / 60:.1f} min left", soft_wrap=True)
             self.said = now
 
