@@ -4,7 +4,9 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "configs/ijepa_fashion_mnist.yaml")
@@ -92,6 +94,24 @@ def test_shares_add_up(bench_step, report):
     shares = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
     assert sum(float(shares[part].rstrip("%")) for part in PARTS) == pytest.approx(100, abs=0.6)
     assert shares["sum of the parts"] == "100.0%"
+
+
+def test_compiled_networks_are_measured_compiled(bench_step, monkeypatch):
+    """Counting FLOPs comes first and makes torch give up compiling; the steps that are timed must not inherit that."""
+    graphs = []
+    compile = torch.nn.Module.compile
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend=backend))
+    jaxtyping.config.update("jaxtyping_disable", True)  # the checks of shapes cannot be compiled
+    try:
+        bench_step.measure(tiny_config(bench_step, "trainer.compile=true"), 1, synthetic=True, attention=None)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert graphs
 
 
 def call(bench_step, monkeypatch, *arguments):
