@@ -1,8 +1,6 @@
 """`jepa pretrain`: from shards to an encoder."""
 
 import json
-import logging
-import warnings
 from pathlib import Path
 
 import torch
@@ -10,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 import jepa_pipeline
-import jepa_pipeline._torchvision  # before lightning
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
@@ -20,16 +17,15 @@ from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.masks.build import build_masks
 from jepa_pipeline.methods.jepa import build_method
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.attention import use_plain_attention
+from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.callbacks import Checkpoints, HealthMeter, Meter
 from jepa_pipeline.training.checkpoint import load_last
 from jepa_pipeline.training.environment import describe_environment
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.tracker import RunLog, read_rows
-from lightning import Trainer
+from jepa_pipeline.training.trainer import build_trainer
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 FREE = ("data.workers", "data.prefetch_batches", "log.", "checkpoint.")
 """Keys that cannot change what a run computes, so that it may go on with other values."""
 
@@ -99,8 +95,7 @@ def differences(old: dict[str, object], new: dict[str, object], prefix: str = ""
 
 def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
     """What is done to the networks before they train: how attention is computed, then compilation."""
-    if accelerator == "cpu":
-        use_plain_attention(method)
+    use_attention(method, fused=accelerator != "cpu")
     if config.trainer.compile:
         for network in method.children():
             network.compile()
@@ -142,23 +137,8 @@ def fit(
     masks = build_masks(config.method.masks, config.method.encoder.grid)
     loader = train_loader(config, masks, start_samples=module.samples, pin_memory=accelerator == "cuda")
     log = RunLog(config, module.step)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=PRECISIONS[config.trainer.precision],  # pyright: ignore[reportArgumentType]
-        max_steps=config.optim.total_steps - module.step,
-        max_epochs=-1,
-        accumulate_grad_batches=config.optim.accumulate_steps,
-        callbacks=[Meter(log, console), HealthMeter(log), Checkpoints(card, optimizer_state)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    callbacks = [Meter(log, console), HealthMeter(log), Checkpoints(card, optimizer_state)]
+    trainer = build_trainer(config, accelerator, config.optim.total_steps - module.step, callbacks)
     try:
         trainer.fit(module, loader)
     except SystemExit:  # Lightning's answer to Ctrl-C

@@ -29,7 +29,8 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     grid = config.method.encoder.grid
     batches = sample(config)
     figure = Figure(figsize=(14, 10), layout="constrained")
-    sheet, statistics = np.ravel(figure.subfigures(2, 1, height_ratios=[3, 2]))
+    above, below = figure.add_gridspec(2, 1, height_ratios=[3, 2])
+    sheet, statistics = figure.add_subfigure(above), figure.add_subfigure(below)
     kind = f"{config.method.masks.name}{', legacy' if config.method.masks.legacy else ''}"
     sheet.suptitle(f"{config.name}: {kind}, {grid[0]}x{grid[1]} patches")
     for image, axes in enumerate(sheet.subplots(*SHEET).flat):

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 ROOMS = set(MAY_IMPORT)
 VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "_torchvision", "batch", "cli"}
 DOORS = {
-    "lightning": {"training", "pretrain"},
+    "lightning": {"training"},
     "timm": {"models"},
     "torchvision": {"_torchvision"},
     "wandb": {"training"},

@@ -4,10 +4,8 @@ The steps are those of a run: Lightning drives the module of training/ over the 
 it goes by. Every second step is marked at its end alone, so that what marking costs can be seen. Nothing is written.
 """
 
-import logging
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from itertools import islice, pairwise
@@ -24,7 +22,6 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
@@ -34,9 +31,10 @@ from jepa_pipeline.data.loader import loader, train_loader
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.masks.build import build_masks
 from jepa_pipeline.methods.jepa import build_method
-from jepa_pipeline.pretrain import PRECISIONS, choose_accelerator, prepare
+from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.pretrain import choose_accelerator, prepare
 from jepa_pipeline.training.module import Pretraining
-from lightning import Trainer
+from jepa_pipeline.training.trainer import build_trainer
 
 WARM_UP = 2
 REST = "rest of the loop"
@@ -195,9 +193,9 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
     masks, optim = build_masks(config.method.masks, config.method.encoder.grid), config.optim
     one = loader(OneBatch(config, masks), [[0]] * optim.total_steps * optim.accumulate_steps, workers=0)
     real = one if synthetic else train_loader(config, masks, pin_memory=accelerator == "cuda")
-    # how attention is computed is chosen by the accelerator
-    prepared_for = {None: accelerator, Attention.plain: "cpu", Attention.fused: "cuda"}[attention]
-    module = Marked(config, prepare(build_method(config.method), config, prepared_for))
+    module = Marked(config, prepare(build_method(config.method), config, accelerator))
+    if attention is not None:
+        use_attention(module, fused=attention is Attention.fused)
     with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         flops = run(module, one, Timeline(counter.get_total_flops, lambda start, end: end - start), 1, accelerator)
     counts = counter.get_flop_counts()["Global"].items()
@@ -223,19 +221,7 @@ def lengthen(config: RunConfig, steps: int) -> RunConfig:
 def run(module: Marked, batches: DataLoader[Batch], timeline: Timeline, steps: int, accelerator: str) -> Timeline:
     """Train for that many optimiser steps, as `jepa pretrain` does but without its log and its checkpoints."""
     config, module.timeline = module.config, timeline
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=PRECISIONS[config.trainer.precision],  # pyright: ignore[reportArgumentType]
-        max_steps=steps,
-        max_epochs=-1,
-        accumulate_grad_batches=config.optim.accumulate_steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = build_trainer(config, accelerator, steps, callbacks=[])
     trainer.fit(module, batches)
     if accelerator == "cuda":
         torch.cuda.synchronize()
@@ -315,8 +301,6 @@ def bench(
     attention: Annotated[Attention | None, typer.Option(help="How attention is computed; as the run would unless said.")] = None,
 ) -> None:
     """Print where the time of one optimiser step of a recipe goes."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
     config = load_config(recipe, overrides or [])
     report = measure(config, steps, synthetic, attention)
     images, kind = config.optim.batch_size_global, "fused" if report.fused else "plain"

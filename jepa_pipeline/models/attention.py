@@ -3,12 +3,12 @@
 from torch import nn
 
 
-def use_plain_attention(network: nn.Module) -> None:
-    """Matrix product, softmax, matrix product, instead of torch's fused call.
+def use_attention(network: nn.Module, fused: bool) -> None:
+    """Torch's fused call, or matrix product, softmax, matrix product.
 
-    The fused call's backward pass in bf16 on a CPU is several times slower than the plain one: 301 ms against 78 ms for
-    (1024, 3, 29, 32) on one core of an AMD EPYC with torch 2.13.
+    On a CPU the backward pass of the fused call in bf16 is so slow that a whole step takes 1.6 times as long, and in fp32 there is
+    no difference (tools/bench_step.py on configs/ijepa_fashion_mnist.yaml, one core of an AMD EPYC, torch 2.13).
     """
     for module in network.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # pyright: ignore[reportArgumentType]
+            module.fused_attn = fused  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ import torch
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.networks import SIZES, EncoderConfig, PredictorConfig
-from jepa_pipeline.models.attention import use_plain_attention
+from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.ema import make_target, update_ema
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.positions import sincos_2d
@@ -114,6 +114,7 @@ def test_ema_is_the_formula_and_fp32(encoder):
 
 
 def test_both_ways_to_attend_agree(encoder, pixels):
+    use_attention(encoder, fused=True)
     fused = encoder(pixels)
-    use_plain_attention(encoder)
+    use_attention(encoder, fused=False)
     assert torch.allclose(encoder(pixels), fused, atol=1e-5)
