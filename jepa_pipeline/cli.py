@@ -43,7 +43,7 @@ def options(
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Everything is made in this folder.")] = Path("quickstart"),
-    seed: Annotated[int, typer.Option(help="Key of the images and of the run.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the images and of the run.")] = 0,
 ) -> None:
     """Make images, pretrain on them, probe, export: the whole path in minutes on a CPU, with nothing to download."""
     from jepa_pipeline.quickstart import quickstart
@@ -167,3 +167,8 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+        sys.exit(2)

@@ -1,6 +1,5 @@
 """`jepa pretrain`: from shards to an encoder."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -9,9 +8,7 @@ from rich.table import Table
 
 import jepa_pipeline
 from jepa_pipeline.config.errors import Interrupted, UserError
-from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.show import to_yaml
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.masks.build import build_masks
@@ -21,13 +18,11 @@ from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.callbacks import Checkpoints, HealthMeter, Meter
 from jepa_pipeline.training.checkpoint import load_last
-from jepa_pipeline.training.environment import describe_environment
+from jepa_pipeline.training.checkpoint import steps as checkpoints
+from jepa_pipeline.training.folder import open_folder
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.tracker import RunLog, read_rows
 from jepa_pipeline.training.trainer import build_trainer
-
-FREE = ("data.workers", "data.prefetch_batches", "log.", "checkpoint.")
-"""Keys that cannot change what a run computes, so that it may go on with other values."""
 
 
 def pretrain(config: RunConfig, console: Console | None = None) -> Path:
@@ -42,13 +37,13 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
     console = console or Console()
     manifest = load_manifest(config.data.train)
     accelerator = choose_accelerator(config)
-    open_folder(config)
+    open_folder(config, manifest.hash())
     torch.manual_seed(config.seed)
     module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
     state = restore(module)
     if module.step < config.optim.total_steps:
         steps = f"from step {module.step} to {config.optim.total_steps}"
-        console.print(f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}", soft_wrap=True)
+        say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}")
         fit(module, state, make_card(config, manifest.hash()), accelerator, console)
     summarise(config, console)
     return config.folder
@@ -62,35 +57,6 @@ def choose_accelerator(config: RunConfig) -> str:
     if config.trainer.devices > 1:
         raise UserError(f"trainer.devices is {config.trainer.devices}: this version trains on one device")
     return "cuda" if available and wanted != "cpu" else "cpu"
-
-
-def open_folder(config: RunConfig) -> None:
-    """Claim the run folder, or recognise the same run in it."""
-    path = config.folder / "config.yaml"
-    if path.exists():
-        differing = differences(load_config(path).model_dump(mode="json"), config.model_dump(mode="json"))
-        if differing:
-            raise UserError(
-                f"{config.folder} holds a run with another configuration ({', '.join(differing)}): "
-                "choose another name, or continue it with the configuration in its config.yaml"
-            )
-    config.folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_yaml(config))
-    (config.folder / "environment.json").write_text(
-        json.dumps({"config_hash": config.hash(), **describe_environment()}, indent=2) + "\n"
-    )
-
-
-def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, except those that may."""
-    found = []
-    for key in old.keys() | new.keys():
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after and not f"{prefix}{key}".startswith(FREE):
-            found.append(f"{prefix}{key}: {before} there, {after} here")
-    return sorted(found)
 
 
 def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
@@ -137,14 +103,23 @@ def fit(
     masks = build_masks(config.method.masks, config.method.encoder.grid)
     loader = train_loader(config, masks, start_samples=module.samples, pin_memory=accelerator == "cuda")
     log = RunLog(config, module.step)
-    callbacks = [Meter(log, console), HealthMeter(log), Checkpoints(card, optimizer_state)]
+    callbacks = [
+        HealthMeter(log),
+        Checkpoints(card, optimizer_state),
+        Meter(log, console),
+    ]  # the meter last: it times the others too
     trainer = build_trainer(config, accelerator, config.optim.total_steps - module.step, callbacks)
     try:
         trainer.fit(module, loader)
     except SystemExit:  # Lightning's answer to Ctrl-C
-        raise Interrupted(f"stopped after step {module.step}; the same command goes on from the last checkpoint") from None
+        raise Interrupted(f"stopped after step {module.step}; {how_it_goes_on(config)}") from None
     finally:
         log.close()
+
+
+def how_it_goes_on(config: RunConfig) -> str:
+    kept = checkpoints(config.folder / "checkpoints")
+    return f"the same command goes on from {kept[-1].name}" if kept else "there is no checkpoint yet, so it would start anew"
 
 
 def summarise(config: RunConfig, console: Console) -> None:
@@ -167,4 +142,9 @@ def summarise(config: RunConfig, console: Console) -> None:
         if key in last:
             table.add_row(label, f"{last[key]:,.4g}" if isinstance(last[key], float) else f"{last[key]:,}")
     console.print(table)
-    console.print(f"encoder: {config.folder / 'encoder'}\nnext:    jepa probe {config.folder} --data SHARDS", soft_wrap=True)
+    say(console, f"encoder: {config.folder / 'encoder'}\nnext:    jepa probe {config.folder} --data SHARDS")
+
+
+def say(console: Console, text: str) -> None:
+    """Print paths as they are: neither wrapped nor read as markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -41,7 +41,7 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     draw_coverage(target_map, uses[1], "targets a patch is part of, per image")
     draw_lengths(lengths, batches)
     figure.savefig(out, dpi=110)
-    (console or Console()).print(describe(batches, uses, out), soft_wrap=True)
+    (console or Console()).print(describe(batches, uses, out), soft_wrap=True, markup=False, highlight=False)
     return out
 
 

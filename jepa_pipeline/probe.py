@@ -125,12 +125,13 @@ def judge(train: Features, test: Features, classes: int, config: ProbeConfig) ->
         started = time.perf_counter()
         linear = linear_probe(kinds, train.labels, unseen, test.labels, classes, config)
         selection[name] = linear.trials
-        rows.append(row(name, "linear", linear.chosen.model_dump(), linear.correct, len(test.labels), config.seed, started))
+        size = {"side": round((kinds[PIXELS].shape[1] / 3) ** 0.5)} if name == PIXELS else {}
+        rows.append(row(name, "linear", linear.chosen.model_dump() | size, linear.correct, len(test.labels), config.seed, started))
         for kind, vectors in kinds.items():
             started = time.perf_counter()
             counts = knn_probe(vectors, train.labels, unseen[kind], test.labels, classes, config.k)
             for k, correct in counts.items():
-                rows.append(row(name, "knn", {"features": kind, "k": k}, correct, len(test.labels), config.seed, started))
+                rows.append(row(name, "knn", {"features": kind, "k": k} | size, correct, len(test.labels), config.seed, started))
     return rows, selection
 
 
@@ -156,9 +157,10 @@ def show(rows: list[Row], path: Path) -> None:
     table = Table("encoder", "protocol", "settings", "top-1 %", "95 % interval", "seconds", title=f"{rows[0].n_test} test images")
     for row in sorted(rows, key=lambda row: (NAMES.index(row.encoder), -row.top1)):
         strength = f"k {row.settings['k']}" if row.protocol == "knn" else f"decay {row.settings['weight_decay']:g}"
-        settings = f"{row.settings['features']}, {strength}"
+        side = f" {row.settings['side']}x{row.settings['side']}" if "side" in row.settings else ""
+        settings = f"{row.settings['features']}{side}, {strength}"
         interval = f"{100 * row.ci95[0]:.2f} - {100 * row.ci95[1]:.2f}"
         table.add_row(row.encoder, row.protocol, settings, f"{100 * row.top1:.2f}", interval, f"{row.seconds:.1f}")
     console = Console()
     console.print(table)
-    console.print(f"written to {path}", soft_wrap=True, highlight=False)
+    console.print(f"written to {path}", soft_wrap=True, markup=False, highlight=False)

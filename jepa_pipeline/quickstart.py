@@ -1,5 +1,6 @@
 """`jepa quickstart`: the whole path on images made on the spot. It is the one verb that calls the others."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from rich.console import Console
 from rich.progress import track
 
 from jepa_pipeline import shards
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.manifest import MANIFEST
+from jepa_pipeline.data.manifest import MANIFEST, load_manifest
 from jepa_pipeline.data.synthetic import SHAPES, draw_shape
 from jepa_pipeline.export import export
 from jepa_pipeline.pretrain import pretrain
@@ -28,16 +30,31 @@ def quickstart(out: Path, seed: int = 0, total_samples: int = TOTAL_SAMPLES, ima
         The rows of the probe's table.
     """
     console, begun = Console(), time.perf_counter()
-    if not (out / "shards/train" / MANIFEST).exists():
-        draw_images(out / "images", images, seed, console)
-        shards.build(out / "images", out / "shards", split=TEST_SHARE, seed=seed)
+    prepare_shards(out, images, seed, console)
     run = pretrain(recipe(out, seed, total_samples), console)
     rows = probe(run, out / "shards")
     exported = run / "export" / "timm"
     if not exported.exists():
+        shutil.rmtree(exported.with_name("timm.partial"), ignore_errors=True)  # of a quickstart that was killed
         export(run, to="timm")
-    console.print(farewell(out, run, exported, time.perf_counter() - begun), soft_wrap=True, highlight=False)
+    console.print(farewell(out, run, exported, time.perf_counter() - begun), soft_wrap=True, markup=False, highlight=False)
     return rows
+
+
+def prepare_shards(out: Path, images: int, seed: int, console: Console) -> None:
+    """The images as shards, unless an earlier call left them whole.
+
+    Raises:
+        UserError: they are those of another seed.
+    """
+    if (out / "shards/train" / MANIFEST).exists():
+        before = load_manifest(out / "shards/train").made["seed"]
+        if before != seed:
+            raise UserError(f"{out} holds the quickstart of seed {before}, not {seed}: name another folder with --out")
+        return
+    shutil.rmtree(out / "shards.partial", ignore_errors=True)  # of a quickstart that was killed
+    draw_images(out / "images", images, seed, console)
+    shards.build(out / "images", out / "shards", split=TEST_SHARE, seed=seed)
 
 
 def draw_images(folder: Path, count: int, seed: int, console: Console) -> None:

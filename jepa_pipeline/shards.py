@@ -19,7 +19,7 @@ from rich.progress import track
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.damage import check_shard
 from jepa_pipeline.data.decode import DecodeError, decode_as
-from jepa_pipeline.data.folder import Source, deal, find_images, printable
+from jepa_pipeline.data.folder import Source, deal, find_images, printable, stray
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, read_manifest
 from jepa_pipeline.data.writer import Record, moments, new_folder, write_shards
 
@@ -64,6 +64,8 @@ def build(
     check_values(size, shard_size, split, workers)
     sources, classes = find_images(images)
     parts = deal(sources, split, seed)
+    if beside := stray(sources, images):
+        say([f"no classes, because {beside} lies beside the folders: move such files into one of them to have labels"])
     workers = workers or available_cores()
     began = perf_counter()
     manifests = {}
@@ -166,12 +168,18 @@ def summarise(manifests: dict[Path, Manifest], seconds: float) -> None:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         classes = f"{len(manifest.classes)} classes" if manifest.classes else "no classes"
         lines.append(f"{folder}: {manifest.samples} images, {classes}, shards: {len(manifest.shards)}, {size:.1f} MB")
+        if manifest.mean and manifest.std:
+            lines.append(f"  views.mean={short(manifest.mean)} views.std={short(manifest.std)} would normalise them exactly")
         if manifest.skipped:
             first = manifest.skipped[0]
             lines.append(f"  left out {len(manifest.skipped)}, all named in the manifest; first {first.file}: {first.reason}")
     files = sum(manifest.samples + len(manifest.skipped) for manifest in manifests.values())
     lines.append(f"{files} files in {seconds:.1f} s, {files / seconds:.0f} images/s")
     say(lines)
+
+
+def short(values: Iterable[float]) -> str:
+    return f"[{', '.join(f'{value:.3f}' for value in values)}]"
 
 
 def say(lines: Iterable[str]) -> None:

@@ -8,6 +8,10 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __init__(self, text: str) -> None:
+        """A worker's error reaches its parent as a printed traceback; of that only the sentence is kept."""
+        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip() if text.startswith("Caught ") else text)
+
 
 class Interrupted(UserError):
     """The user stopped what was running; the text says how to go on."""

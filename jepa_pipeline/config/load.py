@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
 from jepa_pipeline.config.run import RunConfig
@@ -46,6 +47,10 @@ class Source:
 def merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for key, value in above.items():
         old = below.get(key)
+        if isinstance(value, dict) and old is not None and not isinstance(old, dict):
+            raise UserError(
+                f"'{key}' is given the value {old!r} and also keys below it ({', '.join(value)}): it can have one of both"
+            )
         if isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
             merge(old, value)
         else:
@@ -77,9 +82,14 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Source:
     if path.resolve() in seen:
         raise ConfigError([Mistake(str(path), "extends itself through " + " -> ".join(file.name for file in seen))])
     document = parse_file(path)
-    bases = document.pop("extends", [])
+    bases = plain(document.pop("extends", []))
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError([Mistake(str(path), f"extends is {bases!r}: it is a list of files, such as [base.yaml]")])
     source = Source({}, {}, str(path))
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
+        if not (path.parent / base).is_file():
+            raise ConfigError([Mistake(str(path), f"extends {base}, but there is no file {path.parent / base}")])
         source.update(read_yaml(path.parent / base, (*seen, path.resolve())))
     source.update(Source(plain(document), dict(places(document, str(path))), str(path)))
     return source
@@ -92,8 +102,8 @@ def parse_file(path: Path) -> CommentedMap:
         near = get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], 1)
         hint = f" - did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"no file {path}{hint}") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a YAML file: {error}") from None
+    except (OSError, UnicodeDecodeError, ReaderError) as error:
+        raise UserError(f"{path} cannot be read as a YAML file: {str(error).splitlines()[0]}") from None
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError([Mistake(f"{path}:{line}", str(error.problem).split(" with value")[0])]) from None
@@ -163,8 +173,19 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
         case "extra_forbidden":
             near = nearest(model, key)
             return Mistake(where, f"unknown key '{dotted}'" + (f" - did you mean '{near}'?" if near else ""))
+        case "missing" if isinstance(key[-1], int):
+            return Mistake(where, f"'{'.'.join(map(str, key[:-1]))}' is too short: value {key[-1] + 1} of the list is missing")
         case "missing":
             return Mistake(where, f"key '{dotted}' is missing: {describe(model, key)}")
+        case "string_pattern_mismatch":
+            return Mistake(
+                where,
+                f"'{dotted}' is {details['input']!r}: letters and digits, and after the first also '.', '_' and '-'",
+            )
+        case "path_type":
+            return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a file or folder")
+        case "tuple_type":
+            return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a list, such as [1, 2]")
         case "value_error":
             return Mistake(where, (f"{dotted}: " if dotted else "") + details["msg"].removeprefix("Value error, "))
         case _:

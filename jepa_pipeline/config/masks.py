@@ -1,5 +1,8 @@
 """The question a JEPA is asked: which patches are hidden, which are seen."""
 
+from itertools import product
+from random import Random
+from statistics import median
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,7 +68,7 @@ class MultiBlockConfig(Section):
         """Refuse a grid on which these masks do not exist.
 
         Raises:
-            ValueError: no block shape lies in a range, or the context cannot be as large as asked beside one target block.
+            ValueError: no block shape lies in a range, or the target blocks seldom leave as large a context as asked.
         """
         tokens = grid[0] * grid[1]
         size = f"the {grid[0]}x{grid[1]} grid"
@@ -89,12 +92,24 @@ class MultiBlockConfig(Section):
                 f"no context block of {size} covers {self.context_scale[0]:g} to {self.context_scale[1]:g} of it: "
                 "widen context_scale"
             )
-        room = tokens - max(height * width for height, width in shapes)
+        room = median(self.sample_room(grid, shapes))
         if self.context_tokens(grid) > room:
             raise ValueError(
                 f"context_keep {self.context_keep:g} asks for {self.context_tokens(grid)} of the {tokens} patches of {size}, "
-                f"but the largest target block leaves {room}: lower context_keep to {room / tokens:.2f} or less"
+                f"but the target blocks of every second image leave {room:.0f} or fewer, and drawing them anew would pile them up: "
+                f"lower context_keep to {int(100 * room / tokens) / 100:.2f} or less, or have fewer or smaller target blocks"
             )
+
+    def sample_room(self, grid: tuple[int, int], shapes: list[tuple[int, int]]) -> list[int]:
+        """How many patches a few hundred draws of the target blocks leave."""
+        draw, rooms = Random(0), []
+        for _ in range(301):
+            hidden: set[tuple[int, int]] = set()
+            for height, width in draw.choices(shapes, k=self.num_targets):
+                top, left = draw.randint(0, grid[0] - height), draw.randint(0, grid[1] - width)
+                hidden.update(product(range(top, top + height), range(left, left + width)))
+            rooms.append(grid[0] * grid[1] - len(hidden))
+        return rooms
 
 
 def legacy_block_size(u: float, grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:

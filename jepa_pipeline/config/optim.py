@@ -22,7 +22,7 @@ class OptimConfig(Section):
         description="Rate, weight decay and EMA are planned for this many times total_samples (I-JEPA's ipe_scale).",
     )
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    start_lr: float = Field(default=2e-4, ge=0, description="Learning rate at the first step of the warm-up.")
+    start_lr: float = Field(default=2e-4, ge=0, description="Learning rate the warm-up rises from.")
     final_lr: float = Field(default=1e-6, ge=0, description="Learning rate at the end of the (stretched) cosine.")
     weight_decay: float = Field(default=0.04, ge=0, description="Weight decay at the start; norms and biases have none.")
     final_weight_decay: float = Field(default=0.4, ge=0, description="Weight decay at the end of the (stretched) cosine.")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,9 @@ from jepa_pipeline.config.methods import IJepaConfig
 from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, TrainerConfig
+
+FREE = ("name", "output", "data.train", "data.workers", "data.prefetch_batches", "log.", "checkpoint.")
+"""Keys that cannot change what a run computes, so that it may go on with other values. Of the data it is the hash that counts."""
 
 
 class RunConfig(Section):
@@ -44,7 +48,20 @@ class RunConfig(Section):
         """The run folder."""
         return self.output / self.name
 
+    def results(self) -> dict[str, object]:
+        """Every value that can change what the run computes, by its dotted key."""
+        return {key: value for key, value in flatten(self.model_dump(mode="json")) if not key.startswith(FREE)}
+
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the resolved tree."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """First 12 hex digits of the SHA-256 of every value that can change what the run computes."""
+        text = json.dumps(self.results(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The leaves of nested sections by their dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -38,8 +38,19 @@ def find_images(images: Path) -> tuple[list[Source], tuple[str, ...] | None]:
 def walk(images: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(images, followlinks=True):
         here = Path(root)
-        folders[:] = [name for name in folders if not here.resolve().is_relative_to((here / name).resolve())]  # a link to above
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX")) and not leads_above(here, name)]
         yield from (here / name for name in files if Path(name).suffix.lower() in SUFFIXES)
+
+
+def leads_above(folder: Path, name: str) -> bool:
+    """Whether a subfolder is a link to a folder it lies in."""
+    return folder.resolve().is_relative_to((folder / name).resolve())
+
+
+def stray(sources: Sequence[Source], images: Path) -> Path | None:
+    """The first image that lies beside folders of images, for want of which they would be classes."""
+    beside = [source.path for source in sources if source.path.parent == images]
+    return beside[0] if 0 < len(beside) < len(sources) else None
 
 
 def deal(sources: Sequence[Source], split: float, seed: int) -> dict[str, list[Source]]:

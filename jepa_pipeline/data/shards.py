@@ -32,13 +32,7 @@ class Sample(NamedTuple):
 
 
 class SampleError(UserError):
-    """A sample that cannot be used.
-
-    torch's DataLoader makes a worker's error anew from its printed traceback; of that only our sentence is kept.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip())
+    """A sample that cannot be used."""
 
 
 class ShardIndex(Section):

@@ -36,21 +36,24 @@ class MultiBlock:
             generators: one per image; nothing else decides its masks.
             batch_number: unused here; the published collator seeds its block sizes with it.
         """
-        corners, shapes = self.draw_targets(generators)
-        tokens = self.grid[0] * self.grid[1]
+        places, tokens = 3 * self.num_targets, self.grid[0] * self.grid[1]
         largest = int(self.target_shapes.prod(1).max())
-        chance = draw(generators, 3 + tokens + self.num_targets * largest)
-        context = self.choose_context(chance[:, :3], chance[:, 3 : 3 + tokens], np.any(inside(corners, shapes, self.grid), axis=1))
-        order = chance[:, 3 + tokens :].reshape(len(generators), self.num_targets, largest)
+        chance = draw(generators, places + 3 + tokens + self.num_targets * largest)
+        places, block, free, order = np.split(chance, np.cumsum([places, 3, tokens]), axis=1)
+        corners, shapes = self.place_targets(places, generators)
+        context = self.choose_context(block, free, np.any(inside(corners, shapes, self.grid), axis=1))
+        order = order.reshape(len(generators), self.num_targets, largest)
         targets = self.choose_targets(corners, shapes, order)
         return Masks(torch.from_numpy(context), torch.from_numpy(targets))
 
-    def draw_targets(self, generators: Sequence[np.random.Generator]) -> tuple[Int[np.ndarray, "B G 2"], Int[np.ndarray, "B G 2"]]:
+    def place_targets(
+        self, chance: Float[np.ndarray, "B R"], generators: Sequence[np.random.Generator]
+    ) -> tuple[Int[np.ndarray, "B G 2"], Int[np.ndarray, "B G 2"]]:
         """Corners and shapes of the target blocks; drawn again where they leave too little for the context.
 
         An image that is unlucky every time gets its blocks all in one place, which always leaves enough.
         """
-        corners, shapes = place(draw(generators, 3 * self.num_targets), self.target_shapes, self.grid)
+        corners, shapes = place(chance, self.target_shapes, self.grid)
         for _ in range(TRIES):
             (crowded,) = np.nonzero(self.free_tokens(corners, shapes) < self.context_tokens)
             if not len(crowded):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -70,7 +71,12 @@ def read_card(folder: str | Path) -> EncoderCard:
 def load_encoder(folder: str | Path) -> Encoder:
     """The encoder of a run folder or encoder folder, frozen and in eval mode; every weight must match."""
     encoder = Encoder(read_card(folder).encoder)
-    encoder.load_state_dict(load_file(encoder_folder(folder) / WEIGHTS), strict=True)
+    path = encoder_folder(folder) / WEIGHTS
+    try:
+        encoder.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged or not the encoder its {CARD} describes ({reason}): copy or train it again") from None
     return encoder.requires_grad_(False).eval()
 
 

@@ -84,7 +84,7 @@ class Meter(StepCallback):
             "weight_decay": weight_decay(module.step, config),
             "images_per_s": images / elapsed,
             "data_wait_share": waited / elapsed,
-            "seconds": now - self.begun,
+            "seconds": self.run_log.seconds_before + now - self.begun,
         }
 
     def on_train_end(self, *_: Any) -> None:
@@ -118,7 +118,7 @@ class TrainingProgress:
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self.said > QUIET_S or self.step == self.steps):
             left = (self.steps - self.step) * row["samples"] / row["step"] / row["images_per_s"]
-            self.console.print(f"step {self.step}/{self.steps}  {news}  {left / 60:.1f} min left", soft_wrap=True)
+            self.console.print(f"step {self.step}/{self.steps}  {news}  {left / 60:.1f} min left", soft_wrap=True, highlight=False)
             self.said = now
 
     def stop(self) -> None:
@@ -133,6 +133,7 @@ class HealthMeter(StepCallback):
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         if due(module, module.config.health.every_steps):
+            module.stop_if_broken()
             values = measure_health(module.targets.filled(), module.predictions.filled())
             self.run_log.write({"step": module.step, "samples": module.samples, **values})
 

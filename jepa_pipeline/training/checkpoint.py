@@ -2,12 +2,13 @@
 
 checkpoints/
 step-00012000/state.pt     weights, target, optimiser, meters and the step; read with weights_only
-last -> step-00012000      only ever names a whole one
+last -> step-00012000      for people and scripts; only ever names a whole one
 """
 
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -67,8 +68,16 @@ def steps(folder: Path) -> list[Path]:
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:
-    """The state of the newest whole checkpoint, on the CPU; None if there is none."""
-    last = folder / LAST
-    if not last.exists():
+    """The state of the newest whole checkpoint, on the CPU; None if there is none.
+
+    Raises:
+        UserError: it was damaged after it was written.
+    """
+    kept = steps(folder)
+    if not kept:
         return None
-    return torch.load(last / STATE, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(kept[-1] / STATE, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{kept[-1]} is damaged ({reason}): delete that folder to go on from the checkpoint before it") from None

@@ -37,6 +37,7 @@ def git_state() -> dict[str, str | bool] | None:
         return result.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else it is installed inside somebody else's checkout
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return None

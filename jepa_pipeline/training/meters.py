@@ -1,8 +1,12 @@
 """What is remembered on the device between two lines of the log, so that the step never waits for the host."""
 
+from math import gcd
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+GOLDEN = (1 + 5**0.5) / 2
 
 
 class Means:
@@ -37,13 +41,23 @@ class RingBuffer(nn.Module):
 
     @torch.no_grad()
     def add(self, vectors: Float[Tensor, "S D"], count: int) -> None:
-        """Keep `count` of the vectors, evenly spaced among them."""
-        capacity, device = len(self.vectors), self.vectors.device
-        count = min(count, len(vectors), capacity)
-        chosen = vectors[torch.arange(count, device=device) * len(vectors) // count]
-        self.vectors[(self.written + torch.arange(count, device=device)) % capacity] = chosen.to(self.vectors)
+        """Keep `count` of the vectors, spread over all of them.
+
+        The stride has no divisor in common with their number, and the start moves on. An even spacing would meet the same token of
+        every image, for their number is a multiple of the batch.
+        """
+        capacity, available = len(self.vectors), len(vectors)
+        count = min(count, available, capacity)
+        places = torch.arange(count, device=self.vectors.device)
+        chosen = vectors[(places * coprime_near(available / GOLDEN, available) + self.written) % available]
+        self.vectors[(self.written + places) % capacity] = chosen.to(self.vectors)
         self.written += count
 
     def filled(self) -> Float[Tensor, "S D"]:
         """The vectors kept so far; waits for the device."""
         return self.vectors[: min(int(self.written), len(self.vectors))]
+
+
+def coprime_near(start: float, number: int) -> int:
+    """The first whole number from `start` up that has no divisor in common with `number`."""
+    return next(n for n in range(int(start), 2 * number + 2) if gcd(n, number) == 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch, Output
@@ -67,7 +67,9 @@ class Pretraining(LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip, and look at the step before it is taken; Lightning calls this once an optimiser step, after the last backward."""
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = clip_grad_norm_(trained, self.config.optim.clip_norm or float("inf"))
+        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        if self.config.optim.clip_norm is not None:
+            clip_grads_with_norm_(trained, self.config.optim.clip_norm, norm)
         self.means.add({"gradient_norm": norm})
         self.guard.watch(self.step + 1, self.last_loss, norm, getattr(optimizer, "optimizer", optimizer))
 
@@ -83,7 +85,7 @@ class Pretraining(LightningModule):
         """Wait for the device and stop the run if a step was not finite.
 
         Raises:
-            UserError: names the step and its samples; nothing was changed by it or after it.
+            UserError: names the step and its samples; encoder, predictor and optimiser are as they were before it.
         """
         step = int(self.guard.broken_step)
         if not step:

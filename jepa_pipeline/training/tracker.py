@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.training.folder import replace_text
 
 Row = dict[str, float | int]
 
@@ -17,7 +18,8 @@ class RunLog:
     def __init__(self, config: RunConfig, start_step: int) -> None:
         self.path = config.folder / "metrics.jsonl"
         rows = [row for row in read_rows(self.path) if row["step"] <= start_step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.seconds_before = max((row["seconds"] for row in rows if "seconds" in row), default=0.0)
+        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self.wandb = WandbRun(config) if config.log.wandb else None
 
     def write(self, row: Row) -> None:

@@ -116,7 +116,7 @@ def test_a_missing_file_names_its_neighbour(write):
         ("optim.total_samples=3", "less than one batch"),
         ("trainer.devices=7", "cannot be dealt evenly"),
         ("views.crop_scale=[0.9, 0.3]", "0 < low <= high"),
-        ("name=../x", "should match pattern"),
+        ("name=../x", "letters and digits"),
         ("optim.lr=.nan", "finite"),
     ],
 )

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.masks import MultiBlockConfig, legacy_block_size
 from jepa_pipeline.masks.legacy import LegacyMultiBlock
-from jepa_pipeline.masks.multiblock import MultiBlock, inside
+from jepa_pipeline.masks.multiblock import MultiBlock, draw, inside
 
 GRIDS = [(14, 14), (16, 16), (8, 8), (12, 20)]
 
@@ -62,10 +63,13 @@ def test_targets_are_whole_blocks_where_all_shapes_are_equally_large():
 def test_hidden_tokens_that_are_not_asked_for_stay_hidden():
     """Of a 6x6 block only 30 tokens are targets; the other six must not appear in the context."""
     sampler = MultiBlock(MultiBlockConfig(), (14, 14))
-    corners, shapes = sampler.draw_targets(generators(100))
     masks = sampler(generators(100), 0)
+    corners, shapes = sampler.place_targets(draw(generators(100), 12), generators(100))
+    assert (sampler.free_tokens(corners, shapes) >= sampler.context_tokens).mean() > 0.8
+    rows = sampler.free_tokens(corners, shapes) >= sampler.context_tokens  # the others were drawn again
+    masks, corners, shapes = Masks(*(tokens[torch.from_numpy(rows)] for tokens in masks)), corners[rows], shapes[rows]
     hidden = inside(corners, shapes, (14, 14)).any(1)
-    assert not hidden[np.arange(100)[:, None], masks.context.numpy()].any()
+    assert not hidden[np.arange(rows.sum())[:, None], masks.context.numpy()].any()
 
 
 def test_a_context_that_seldom_fits_is_still_of_full_length():
@@ -79,12 +83,19 @@ def test_a_context_that_seldom_fits_is_still_of_full_length():
 
 def test_masks_of_128_images_take_less_than_3_ms_on_one_core():
     sampler, times = MultiBlock(MultiBlockConfig(), (14, 14)), []
-    for start in range(30):
-        drawn = generators(128, start * 128)
+    for start in range(60):
         begun = time.thread_time()
-        sampler(drawn, 0)
+        sampler(generators(128, start * 128), 0)
         times.append(time.thread_time() - begun)
     assert min(times) < 3e-3
+
+
+def test_masks_that_would_pile_up_are_refused():
+    """Where every second image would be drawn again, the blocks would no longer lie where chance puts them."""
+    for config in (MultiBlockConfig(), MultiBlockConfig(context_keep=0.4)):
+        config.check_grid((14, 14))
+    with pytest.raises(ValueError, match=r"lower context_keep to 0\.5"):
+        MultiBlockConfig(context_keep=0.7).check_grid((14, 14))
 
 
 def published(config, grid, batch, seed, place_seed):
