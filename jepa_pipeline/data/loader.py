@@ -1,8 +1,6 @@
 """The DataLoaders of training and of evaluation. Workers change how fast batches come, never which."""
 
-import os
 import signal
-import threading
 from typing import Any
 
 import torch
@@ -68,22 +66,12 @@ def whole_batch(batch: Any) -> Any:
 
 
 def calm_worker(worker: int) -> None:
-    """One thread, and none of the parent's signal handlers: only the parent ends a worker.
+    """One thread, and none of the parent's signal handlers.
 
-    Slurm signals every process of a step. A worker that obeyed would take the training process down before it
-    reaches the step boundary at which it writes its checkpoint.
+    Slurm and Ctrl-C signal every process. A worker that obeyed would take the training process down before it reaches the step
+    boundary at which it ends in order; when that has gone, its workers go by themselves.
     """
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def end_with_parent(parent: int) -> None:
-    """Obey SIGTERM if the parent sent it, as torch does to end its workers, and from nobody else."""
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
-    os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch itself ends workers by this one

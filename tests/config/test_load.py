@@ -80,6 +80,16 @@ def test_extends_lays_the_recipe_over_its_base_and_blames_the_right_file(write):
     assert mistakes(child)[0].split(":")[0].endswith("base.yaml")
 
 
+def test_a_value_and_keys_below_it_cannot_both_be_given(write):
+    with pytest.raises(UserError, match="'optim' is given the value 3 and also keys below it"):
+        load_config(write(GOOD), ["optim=3", "optim.lr=1"])
+
+
+@pytest.mark.parametrize("bases", ["3", "[null]", "[nowhere.yaml]"])
+def test_extends_that_names_no_file_is_a_mistake(write, bases):
+    assert "extends" in mistakes(write(f"extends: {bases}\n" + GOOD))[0]
+
+
 def test_extends_in_a_circle_is_a_mistake(write):
     write("extends: b.yaml\n", "a.yaml")
     assert "extends itself" in mistakes(write("extends: a.yaml\n", "b.yaml"))[0]
@@ -118,6 +128,9 @@ def test_a_missing_file_names_its_neighbour(write):
         ("views.crop_scale=[0.9, 0.3]", "0 < low <= high"),
         ("name=../x", "letters and digits"),
         ("optim.lr=.nan", "finite"),
+        ("data.train=null", "a file or folder"),
+        ("optim.betas=1", "a list"),
+        ("method.masks.target_scale=[0.2]", "value 2 of the list is missing"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_the_rule(write, override, says):

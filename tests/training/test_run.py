@@ -131,6 +131,58 @@ def test_a_folder_with_another_run_is_refused_with_the_difference(tiny):
     pretrain(tiny("log.every_steps=3", "data.workers=1"), QUIET)  # these cannot change what it computes
 
 
+def test_other_data_is_refused_and_the_same_data_elsewhere_is_not(tiny, shards, tmp_path):
+    import shutil
+
+    run(tiny("optim.total_samples=48"))
+    shutil.copytree(shards / "train", tmp_path / "moved")
+    pretrain(tiny(f"data.train={tmp_path / 'moved'}"), QUIET)
+    with pytest.raises(UserError, match="the shards' manifest: "):
+        pretrain(tiny(f"data.train={shards / 'test'}"), QUIET)
+
+
+def test_a_folder_without_a_checkpoint_has_nothing_to_protect(tiny, monkeypatch):
+    """So that the cure for a run that died at once, such as a lower rate, can be tried under the same name."""
+    poison(monkeypatch, step=1)
+    with pytest.raises(UserError, match="step 1"):
+        pretrain(tiny(), QUIET)
+    monkeypatch.undo()
+    assert run(tiny("optim.lr=5e-4"))["step"] == 6
+
+
+def test_the_pointer_is_not_needed_to_go_on(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"step": step}, keep_last=2)
+    (tmp_path / "last").unlink()
+    assert load_last(tmp_path) == {"step": 2}
+
+
+def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"step": step, "weights": torch.zeros(1000)}, keep_last=2)
+    state = tmp_path / "step-00000002/state.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"step-00000002 is damaged .*delete that folder to go on"):
+        load_last(tmp_path)
+
+
+def test_a_broken_step_is_named_even_where_health_is_measured_first(tiny, monkeypatch):
+    poison(monkeypatch, step=3)
+    with pytest.raises(UserError, match="step 3 gave a loss or gradient that is not finite"):
+        pretrain(tiny("health.every_steps=4", "log.every_steps=5"), QUIET)
+
+
+def test_a_resumed_run_counts_its_seconds_on(tiny):
+    first = tiny("optim.total_samples=48", "checkpoint.every_steps=2")
+    run(first)
+    seconds = [row["seconds"] for row in read_rows(first.folder / "metrics.jsonl") if "loss" in row]
+    shutil_rows = (first.folder / "checkpoints/step-00000006").rename(first.folder / "gone")
+    assert shutil_rows.exists()
+    run(first)
+    again = [row["seconds"] for row in read_rows(first.folder / "metrics.jsonl") if "loss" in row]
+    assert again[:2] == seconds[:2] and again[2] > again[1]
+
+
 def poison(monkeypatch, step):
     """Make the loss of one step not finite."""
     original = JEPA.forward

@@ -1,0 +1,64 @@
+"""What the meters keep is a fair sample, and what they report is what they say."""
+
+import time
+
+import pytest
+import torch
+
+from jepa_pipeline.training.callbacks import measure_health
+from jepa_pipeline.training.meters import Means, RingBuffer
+
+
+@pytest.mark.parametrize(("images", "places"), [(64, 36), (256, 116), (8, 8), (7, 5)])
+def test_the_ring_buffer_meets_every_place_of_an_image(images, places):
+    """The number of vectors is a multiple of the batch; an even spacing would meet one place for ever."""
+    buffer, met = RingBuffer(2048, 1), set()
+    for _ in range(40):
+        step = torch.arange(places, dtype=torch.float32).repeat(images)[:, None]
+        buffer.add(step, 64)
+        met |= set(buffer.filled().flatten().int().tolist())
+    assert met == set(range(places))
+
+
+def test_targets_and_predictions_stay_matched():
+    targets, predictions = RingBuffer(100, 2), RingBuffer(100, 2)
+    for step in range(7):
+        vectors = torch.randn(60, 2) + step
+        targets.add(vectors, 32)
+        predictions.add(-vectors, 32)
+    assert torch.equal(targets.filled(), -predictions.filled()) and len(targets.filled()) == 100
+
+
+def test_means_are_means_and_start_again():
+    means = Means()
+    for value in (1.0, 2.0, 6.0):
+        means.add({"a": torch.tensor(value)})
+    means.add({"b": torch.tensor(5.0)})
+    assert means.pop() == {"a": 3.0, "b": 5.0}
+    assert means.pop() == {}
+
+
+def test_health_tells_collapse_from_learning():
+    torch.manual_seed(0)
+    targets = torch.randn(500, 16)
+    good = measure_health(targets, targets + 0.1 * torch.randn(500, 16))
+    constant = measure_health(targets, torch.zeros(500, 16))
+    collapsed = measure_health(torch.ones(500, 16) + 1e-4 * torch.randn(500, 16), torch.ones(500, 16))
+    assert good["health/predictor_r2"] > 0.9 and abs(constant["health/predictor_r2"]) < 0.02
+    assert good["health/target_rankme"] > 10 and good["health/target_cosine"] < 0.1
+    assert collapsed["health/target_rankme"] < 1.1 and collapsed["health/target_cosine"] > 0.99
+
+
+def test_writing_a_checkpoint_does_not_count_as_waiting_for_data(tiny, monkeypatch):
+    from rich.console import Console
+
+    from jepa_pipeline.pretrain import pretrain
+    from jepa_pipeline.training import callbacks
+    from jepa_pipeline.training.tracker import read_rows
+
+    original = callbacks.save_checkpoint
+    monkeypatch.setattr(callbacks, "save_checkpoint", lambda *arguments: (time.sleep(0.4), original(*arguments))[1])
+    config = tiny("checkpoint.every_steps=1", "log.every_steps=1")
+    pretrain(config, Console(quiet=True))
+    later = [row["data_wait_share"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row][1:]
+    assert max(later) < 0.5
