@@ -19,7 +19,7 @@ from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.probe import probe
 from jepa_pipeline.probes.report import Row
 
-IMAGES, SIDE, TEST_SHARE = 6_000, 40, 1 / 3
+IMAGES, SIDE, TEST_SHARE = 10_000, 40, 0.2
 TOTAL_SAMPLES = 76_800
 
 

@@ -21,7 +21,7 @@ class ProbeConfig(Section):
         description="Mean tokens of the last block, or of the last four blocks concatenated.",
     )
     weight_decay: tuple[Decay, ...] = Field(
-        default=(1e-1, 1e-2, 1e-3, 1e-4),
+        default=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
         min_length=1,
         description="Grid of the heads: each adds this times half the squared weights to its loss.",
     )

@@ -1,6 +1,7 @@
 """Labelled images drawn on the spot, for a first run with nothing to download.
 
-Each image shows one of ten shapes at a random size, angle and place, in random colours, dark on light or light on dark. What makes the class is how the parts of an outline go together, of which single pixels say next to nothing.
+Each image shows one of ten shapes at a random size, angle and place, in random tints, dark on light or light on dark. What makes
+the class is how the parts of an outline go together, of which single pixels say next to nothing.
 """
 
 from collections.abc import Callable
@@ -43,22 +44,18 @@ SHAPES: dict[str, Shape] = {
 def draw_shape(name: str, side: int, generator: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
     """One image of a shape, side x side pixels."""
     y, x = np.mgrid[0:side, 0:side] / side * 2 - 1
-    scale, angle, shift = generator.uniform(0.5, 0.85), generator.uniform(0, 2 * np.pi), generator.uniform(-0.25, 0.25, 2)
-    u, v = turn((x - shift[0]) / scale, (y - shift[1]) / scale, angle)
-    ink = np.clip(0.5 + SHAPES[name](u, v) * scale * side / 4, 0, 1)[..., None]  # an edge is two pixels wide
+    scale, angle, shift = generator.uniform(0.55, 0.85), generator.uniform(0, 2 * np.pi), generator.uniform(-0.2, 0.2, 2)
+    x, y = (x - shift[0]) / scale, (y - shift[1]) / scale
+    inside = SHAPES[name](np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x)
+    ink = np.clip(0.5 + inside * scale * side / 4, 0, 1)[..., None]  # an edge is two pixels wide
     ground, figure = draw_tints(generator)
     light = generator.uniform(-25, 25) * x[..., None] + generator.uniform(-25, 25) * y[..., None]
     noise = generator.normal(0, 6, (side, side, 3))
     return np.clip(ground + (figure - ground) * ink + light + noise, 0, 255).astype(np.uint8)
 
 
-def turn(x: Plane, y: Plane, angle: float) -> tuple[Plane, Plane]:
-    """Coordinates on axes turned by an angle."""
-    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
-
-
 def draw_tints(generator: np.random.Generator) -> Float[np.ndarray, "2 3"]:
     """Colours of ground and figure, a contrast of 70 to 130 grey levels apart, either one the lighter."""
     ground, contrast = generator.uniform(40, 215), generator.choice([-1, 1]) * generator.uniform(70, 130)
     figure = ground + contrast if 0 <= ground + contrast <= 255 else ground - contrast
-    return np.array([[ground], [figure]]) + generator.uniform(-60, 60, (2, 3))
+    return np.array([[ground], [figure]]) + generator.uniform(-25, 25, (2, 3))
