@@ -1,5 +1,6 @@
 """The command line: one function a verb, no logic. A verb's room is imported when the verb is called."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -168,7 +169,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        print(f"{error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+        print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
         sys.exit(2)
