@@ -35,7 +35,7 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         UserError: the shards, the device or the run folder do not allow it, or a step was not finite.
     """
     console = console or Console()
-    manifest = load_manifest(config.data.train)
+    manifest = load_manifest(Path(config.data.train[0].path))
     accelerator = choose_accelerator(config)
     open_folder(config, manifest.hash())
     torch.manual_seed(config.seed)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.decode import decode
+from jepa_pipeline.data.index import ShardIndex, index_shard
 from jepa_pipeline.data.manifest import Shard
-from jepa_pipeline.data.shards import OpenShard, ShardIndex, index_shard
+from jepa_pipeline.data.shards import OpenShard
 
 
 def check_shard(folder: Path, classes: int | None, shard: Shard) -> list[str]:

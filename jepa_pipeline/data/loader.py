@@ -1,6 +1,7 @@
 """The DataLoaders of training and of evaluation. Workers change how fast batches come, never which."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def train_loader(
     Raises:
         UserError: the data is no whole data set; a sample cannot be used, as SampleError, while iterating.
     """
-    shards = Shards(config.data.train, max_open=4 * config.data.window_shards)
+    shards = Shards(Path(config.data.train[0].path), max_open=4 * config.data.window_shards)
     order = Order(shards.counts, config.seed, config.data.window_shards)
     stream = ImageStream(shards, order, config.views, config.method.encoder.image_size, masks)
     optim = config.optim

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.errors import UserError
@@ -15,8 +16,9 @@ MANIFEST = "manifest.json"
 VERSION = 1
 
 
-class Shard(Section):
-    """One tar file."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Shard:
+    """One tar file. A data set may have a hundred thousand, so each is as small as it can be."""
 
     file: str = Field(pattern=r"^[^/\\]+\.tar$", description="Name within the folder of the manifest.")
     samples: int = Field(ge=1, description="Samples in it.")
@@ -41,6 +43,9 @@ class Manifest(Section):
     samples: int = Field(ge=1, description="Samples in all shards.")
     extensions: tuple[str, ...] = Field(description="Extensions of the samples' members.")
     classes: tuple[str, ...] | None = Field(description="Name of each label; null where samples have none.")
+    location: str | None = Field(
+        None, description="Folder or URL in which the shards lie; null: beside this file. The indexes always lie beside this file."
+    )
     made: dict[str, str | int | float | None] = Field(description="How the shards were made.")
     skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
     mean: RGB | None = Field(
@@ -49,9 +54,14 @@ class Manifest(Section):
     std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
 
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON: the name of the data in checkpoints and tables."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """First 12 hex digits of a SHA-256 of all samples, their order and classes: the name of the data in checkpoints and tables.
+
+        Neither where the shards lie nor who packed them counts.
+        """
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for shard in self.shards:
+            digest.update(f"{shard.sha256} {shard.samples}\n".encode())
+        return digest.hexdigest()[:12]
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -16,8 +16,8 @@ from webdataset.writer import ShardWriter
 from jepa_pipeline import __version__
 from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.index import LABEL, index_path, index_shard
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard, Skipped
-from jepa_pipeline.data.shards import LABEL, index_path, index_shard
 
 SHARD_SAMPLES = 10_000
 """Most samples of a shard, however small they are, so that its index stays small."""

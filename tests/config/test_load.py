@@ -51,7 +51,8 @@ def test_yaml_1_2_words(write):
 def test_three_mistakes_are_reported_at_once_with_their_lines(write):
     text = GOOD.replace("train: shards", "trian: shards").replace("lr: 1e-3", "lr: fast") + "  warmup_sample: 3\n"
     assert mistakes(write(text)) == [
-        "FILE:2: key 'data.train' is missing: Folder of shards with a manifest.json, as `jepa shards build` writes it",
+        "FILE:2: key 'data.train' is missing: Folder or URL of shards with a manifest.json, as `jepa shards build` writes it; "
+        "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}]",
         "FILE:3: unknown key 'data.trian' - did you mean 'data.train'?",
         "FILE:10: 'optim.lr' is 'fast': it should be a valid number, unable to parse string as a number",
         "FILE:11: unknown key 'optim.warmup_sample' - did you mean 'optim.warmup_samples'?",
@@ -128,7 +129,7 @@ def test_a_missing_file_names_its_neighbour(write):
         ("views.crop_scale=[0.9, 0.3]", "0 < low <= high"),
         ("name=../x", "letters and digits"),
         ("optim.lr=.nan", "finite"),
-        ("data.train=null", "a file or folder"),
+        ("data.train=null", "a folder or URL of shards"),
         ("optim.betas=1", "a list"),
         ("method.masks.target_scale=[0.2]", "value 2 of the list is missing"),
     ],

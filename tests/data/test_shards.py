@@ -14,8 +14,9 @@ from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.decode import decode
+from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Manifest, Skipped, load_manifest
-from jepa_pipeline.data.shards import SampleError, Shards, index_path
+from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.writer import new_folder, png_record, write_shards
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 12, 9, 3), np.uint8)
