@@ -17,13 +17,25 @@ class Masks(NamedTuple):
     targets: Int[Tensor, "B G M"]
 
 
+class Damaged(NamedTuple):
+    """A sample that could not be used: number of its data set, its own number in it, and why, in one sentence."""
+
+    source: int
+    sample: int
+    reason: str
+
+
 class Batch(NamedTuple):
-    """What a method is given. Views are uint8 on the way to the device and normalised floats after it."""
+    """What a method is given. Views are uint8 on the way to the device and normalised floats after it.
+
+    damaged: the samples for which others stand in here.
+    """
 
     views: list[Num[Tensor, "B C *T H W"]]
     masks: list[Masks]
     labels: Int[Tensor, "B"] | None
     keys: list[str]
+    damaged: list[Damaged]
 
 
 class Output(NamedTuple):

@@ -20,9 +20,11 @@ app = typer.Typer(
 shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_args_is_help=True)
 config = typer.Typer(help="Check and explain configurations.", no_args_is_help=True)
 masks = typer.Typer(help="Look at masks before training with them.", no_args_is_help=True)
+selftest = typer.Typer(help="Prove on this machine what is claimed.", no_args_is_help=True)
 app.add_typer(shards, name="shards")
 app.add_typer(config, name="config")
 app.add_typer(masks, name="masks")
+app.add_typer(selftest, name="selftest")
 
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe, such as optim.lr=3e-4.")]
@@ -112,16 +114,50 @@ def shards_build(
     build(images, out, size=size, shard_size=shard_size, split=split, seed=seed, workers=workers)
 
 
+@shards.command("index")
+def shards_index(
+    tars: Annotated[
+        list[str], typer.Argument(help="A folder of .tar shards, files, or URLs such as 'https://host/train-{000000..000099}.tar'.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for manifest and indexes; beside the tars unless said. URLs need it.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="A file with one class name a line; labels count from 0.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Make tar shards of any writer a data set; they are read once and not changed.
+
+    A manifest of an earlier `index` is replaced, one that `build` wrote is not. Exit code 1 if tars had to be left out.
+    """
+    from jepa_pipeline.index import index
+
+    if index(tars, out=out, classes=classes, workers=workers).left_out:
+        raise typer.Exit(1)
+
+
 @shards.command("check")
 def shards_check(
-    folder: Annotated[Path, typer.Argument(help="A folder of shards, or one with train/ and test/ in it.")],
+    folder: Annotated[str, typer.Argument(help="A folder or URL of shards, or a folder with train/ and test/ in it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all problems.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
 ) -> None:
     """Read every byte and decode every image; exit code 1 if anything is damaged."""
-    from jepa_pipeline.shards import check
+    from jepa_pipeline.check import check
 
-    if check(folder, workers=workers).problems:
+    if check(folder, workers=workers, json=json).problems:
         raise typer.Exit(1)
+
+
+@shards.command("stats")
+def shards_stats(
+    folder: Annotated[str, typer.Argument(help="A folder of shards, or one with train/ and test/ in it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Say what is in a data set by its manifest and indexes; no shard is read."""
+    from jepa_pipeline.stats import stats
+
+    stats(folder, workers=workers, json=json)
 
 
 @config.command("check")
@@ -159,6 +195,35 @@ def masks_preview(
     from jepa_pipeline.preview import preview_masks
 
     preview_masks(run, out)
+
+
+@selftest.callback()
+def selftests() -> None: ...
+
+
+@selftest.command("resume")
+def selftest_resume(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A YAML recipe; a small I-JEPA on drawn images where there is none.")
+    ] = None,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps of both runs.")] = 12,
+    kills: Annotated[int, typer.Option(min=1, help="How often the second run is killed and continued.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the moments at which it is killed.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs; a temporary one unless said.")] = None,
+) -> None:
+    """Kill a run at random, continue it, and compare every tensor of every step with a run left alone.
+
+    Exit code 1 if any differs.
+    """
+    from jepa_pipeline.config.load import load_config
+
+    run = load_config(recipe, overrides or []) if recipe else None
+
+    from jepa_pipeline.selftest import resume
+
+    if not resume(run, total_steps=steps, kills=kills, seed=seed, out=out):
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
 """`jepa pretrain`: from shards to an encoder."""
 
+from functools import partial
 from pathlib import Path
+from traceback import extract_tb
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -9,6 +12,7 @@ from rich.table import Table
 import jepa_pipeline
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.collate import ImageStream
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.masks.build import build_masks
@@ -16,13 +20,17 @@ from jepa_pipeline.methods.jepa import build_method
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.weights import EncoderCard
-from jepa_pipeline.training.callbacks import Checkpoints, HealthMeter, Meter
-from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.callbacks import Checkpoints, DataClock, HealthMeter, Meter
+from jepa_pipeline.training.checkpoint import About, State, load_last
 from jepa_pipeline.training.checkpoint import steps as checkpoints
+from jepa_pipeline.training.damage import DamageReport
 from jepa_pipeline.training.folder import open_folder
+from jepa_pipeline.training.hashes import Hashes
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.signals import StopSignals
 from jepa_pipeline.training.tracker import RunLog, read_rows
 from jepa_pipeline.training.trainer import build_trainer
+from lightning import Callback
 
 
 def pretrain(config: RunConfig, console: Console | None = None) -> Path:
@@ -35,16 +43,16 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         UserError: the shards, the device or the run folder do not allow it, or a step was not finite.
     """
     console = console or Console()
-    manifest = load_manifest(Path(config.data.train[0].path))
+    data = name_data(config)
     accelerator = choose_accelerator(config)
-    open_folder(config, manifest.hash())
+    open_folder(config, data)
     torch.manual_seed(config.seed)
     module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
-    state = restore(module)
+    optimizer_state = restore(module, console)
     if module.step < config.optim.total_steps:
-        steps = f"from step {module.step} to {config.optim.total_steps}"
+        steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
         say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}")
-        fit(module, state, make_card(config, manifest.hash()), accelerator, console)
+        fit(module, optimizer_state, data, accelerator, console)
     summarise(config, console)
     return config.folder
 
@@ -68,17 +76,29 @@ def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
     return method
 
 
-def restore(module: Pretraining) -> dict[str, object] | None:
-    """Put the newest checkpoint into the module; the optimiser's state is returned for when there is one."""
-    state = load_last(module.config.folder / "checkpoints")
-    if state is None:
+def name_data(config: RunConfig) -> str:
+    """The hash of the data set; of a mixture, the hashes with their weights.
+
+    Raises:
+        UserError: one of them is no whole data set.
+    """
+    hashes = [load_manifest(source.path).hash() for source in config.data.train]
+    if len(hashes) == 1:
+        return hashes[0]
+    return " + ".join(f"{source.weight:g} x {name}" for source, name in zip(config.data.train, hashes, strict=True))
+
+
+def restore(module: Pretraining, console: Console) -> State | None:
+    """Put the newest whole checkpoint into the module; the optimiser's state is returned for when there is one."""
+    loaded = load_last(module.config.folder / "checkpoints", tell=partial(say, console))
+    if loaded is None:
         return None
-    module.load_state_dict(state["module"], strict=True)
-    module.step = state["step"]
-    return state["optimizer"]
+    module.load_state_dict(loaded.state["module"], strict=True)
+    module.step = loaded.state["step"]
+    return loaded.state["optimizer"]
 
 
-def make_card(config: RunConfig, data_hash: str) -> EncoderCard:
+def make_card(config: RunConfig, data: str) -> EncoderCard:
     return EncoderCard(
         encoder=config.method.encoder,
         mean=config.views.mean,
@@ -88,33 +108,56 @@ def make_card(config: RunConfig, data_hash: str) -> EncoderCard:
         step=0,
         samples=0,
         config_hash=config.hash(),
-        data_hash=data_hash,
+        data_hash=data,
         version=jepa_pipeline.__version__,
     )
 
 
-def fit(
-    module: Pretraining, optimizer_state: dict[str, object] | None, card: EncoderCard, accelerator: str, console: Console
-) -> None:
+def make_about(config: RunConfig, data: str) -> About:
+    return About(
+        step=0, samples=0, version=jepa_pipeline.__version__, data=data, config_hash=config.hash(), results=config.results()
+    )
+
+
+def fit(module: Pretraining, optimizer_state: State | None, data: str, accelerator: str, console: Console) -> None:
     """Lightning's loop over the stream, from the module's step to the last."""
     config = module.config
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     masks = build_masks(config.method.masks, config.method.encoder.grid)
     loader = train_loader(config, masks, start_samples=module.samples, pin_memory=accelerator == "cuda")
-    log = RunLog(config, module.step)
-    callbacks = [
+    log, clock, stop = RunLog(config, module.step), DataClock(), StopSignals(config.checkpoint.leave_within_s)
+    callbacks: list[Callback] = [
         HealthMeter(log),
-        Checkpoints(card, optimizer_state),
-        Meter(log, console),
-    ]  # the meter last: it times the others too
+        Meter(log, cast(ImageStream, loader.dataset).mixture, clock, console),
+        DamageReport(console),
+        *([Hashes(config.log.hashes_every_steps)] if config.log.hashes_every_steps else []),
+        Checkpoints(make_card(config, data), make_about(config, data), optimizer_state, stop),
+        clock,
+    ]
     trainer = build_trainer(config, accelerator, config.optim.total_steps - module.step, callbacks)
     try:
         trainer.fit(module, loader)
-    except SystemExit:  # Lightning's answer to Ctrl-C
+    except SystemExit:  # Lightning's answer to Ctrl-C before the first step
         raise Interrupted(f"stopped after step {module.step}; {how_it_goes_on(config)}") from None
+    except (RuntimeError, OSError, EOFError) as error:
+        if not worker_died(error):
+            raise
+        raise UserError(
+            f"a decoding process died after step {module.step} ({str(error).splitlines()[0]}), mostly for want of memory or of "
+            f"/dev/shm: lower data.workers or data.prefetch_batches; {how_it_goes_on(config)}"
+        ) from error
     finally:
         log.close()
+        stop.restore()
+
+
+def worker_died(error: Exception) -> bool:
+    """Whether torch's loader lost a process, which it says in several ways; errors raised inside one start with "Caught"."""
+    text = str(error)
+    if text.startswith("Caught "):
+        return "in pin memory thread" in text
+    return "DataLoader worker" in text or any(frame.name == "_try_get_data" for frame in extract_tb(error.__traceback__))
 
 
 def how_it_goes_on(config: RunConfig) -> str:
@@ -133,6 +176,7 @@ def summarise(config: RunConfig, console: Console) -> None:
         "samples": "samples seen",
         "seconds": "seconds",
         "images_per_s": "images/s",
+        "skipped_samples": "samples skipped as damaged",
         "data_wait_share": "share of time waiting for data",
         "loss": "loss",
         "health/predictor_r2": "1 - loss / loss of the best constant",

@@ -152,5 +152,6 @@ def test_a_run_interrupted_from_the_keyboard_says_how_to_go_on(shards, tmp_path)
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in stderr and "stopped after step" in stderr and "no checkpoint yet" in stderr
+    assert process.returncode == 75
+    assert "Traceback" not in stderr and "stopped in order after step" in stderr and "the same command goes on" in stderr
+    assert (tmp_path / "ijepa_fashion_mnist/checkpoints/last").exists()

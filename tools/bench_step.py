@@ -169,7 +169,7 @@ class OneBatch(Dataset[Batch]):
     def __init__(self, config: RunConfig, masks: MaskSampler) -> None:
         size, images = config.method.encoder.image_size, config.optim.batch_size_global // config.optim.accumulate_steps
         pixels = torch.randint(256, (images, 3, size, size), dtype=torch.uint8)
-        self.batch = Batch([pixels], [draw_masks(config, masks, images)], None, [str(number) for number in range(images)])
+        self.batch = Batch([pixels], [draw_masks(config, masks, images)], None, [str(number) for number in range(images)], [])
 
     def __getitems__(self, numbers: list[int]) -> Batch:
         return self.batch

@@ -13,6 +13,8 @@ RGB = tuple[float, float, float]
 
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+SMALLEST_SHARE = 1 / 4000
+"""Of a data set in a mixture; data sets are mixed in blocks of 4,096 samples, in each of which every one must appear."""
 
 
 class SourceConfig(Section):
@@ -64,6 +66,16 @@ class DataConfig(Section):
     )
     damage: DamageConfig = Field(default_factory=DamageConfig, description="Samples that cannot be used.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Shards from a URL.")
+
+    @model_validator(mode="after")
+    def shares_are_not_tiny(self) -> Self:
+        total = sum(source.weight for source in self.train)
+        for source in self.train:
+            if source.weight / total < SMALLEST_SHARE:
+                raise ValueError(
+                    f"the weight {source.weight:g} of {source.path} is less than 1/4000 of the sum: raise it or leave it out"
+                )
+        return self
 
 
 class ViewsConfig(Section):

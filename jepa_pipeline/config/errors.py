@@ -14,9 +14,9 @@ class UserError(Exception):
 
 
 class Interrupted(UserError):
-    """The user stopped what was running; the text says how to go on."""
+    """A signal ended a run in order; the text says how to go on. The code is that of a temporary failure (EX_TEMPFAIL)."""
 
-    exit_code = 130
+    exit_code = 75
 
 
 class Mistake(NamedTuple):

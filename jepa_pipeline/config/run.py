@@ -14,7 +14,19 @@ from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, TrainerConfig
 
-FREE = ("name", "output", "data.train", "data.workers", "data.prefetch_batches", "log.", "checkpoint.")
+FREE = (
+    "name",
+    "output",
+    "data.train",
+    "data.workers",
+    "data.prefetch_batches",
+    "data.damage.",
+    "data.cache.",
+    "trainer.devices",
+    "log.",
+    "health.every_steps",
+    "checkpoint.",
+)
 """Keys that cannot change what a run computes, so that it may go on with other values. Of the data it is the hash that counts."""
 
 

@@ -18,6 +18,9 @@ class TrainerConfig(Section):
     compile: bool = Field(
         default=False, description="torch.compile the networks; worth its minutes of start on a GPU, seldom on a CPU."
     )
+    deterministic: bool = Field(
+        default=False, description="Only deterministic kernels, so that CUDA runs repeat bit for bit too; some are slower."
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the training process; null leaves torch's choice.")
 
 
@@ -25,6 +28,9 @@ class LogConfig(Section):
     """What is written while the run goes on; metrics.jsonl is always written."""
 
     every_steps: int = Field(default=20, ge=1, description="Optimiser steps between two lines of metrics.jsonl.")
+    hashes_every_steps: int | None = Field(
+        default=None, ge=1, description="Optimiser steps between two lines of hashes.jsonl, the SHA-256 of all state; null: none."
+    )
     wandb: bool = Field(default=False, description="Also log to Weights & Biases; offline unless a key is set.")
     wandb_project: str = Field(default="jepa_pipeline", min_length=1, description="The Weights & Biases project.")
 
@@ -43,4 +49,13 @@ class CheckpointConfig(Section):
     every_steps: int = Field(
         default=1000, ge=1, description="Optimiser steps between two checkpoints; the last step always writes one."
     )
+    every_minutes: float | None = Field(
+        default=15.0, gt=0, description="Minutes after which one is written at the next step even so; null: only by steps."
+    )
     keep_last: int = Field(default=2, ge=1, description="Newest checkpoints that are kept.")
+    keep_every: int | None = Field(
+        default=None, ge=1, description="Checkpoints whose step is a multiple of this are kept for ever; null: none."
+    )
+    leave_within_s: float = Field(
+        default=120.0, gt=0, description="Seconds from a stop signal until the process is ended by force, should saving hang."
+    )

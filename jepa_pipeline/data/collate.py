@@ -10,13 +10,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jepa_pipeline.batch import Batch, Masks
+from jepa_pipeline.batch import Batch, Damaged, Masks
 from jepa_pipeline.config.data import ViewsConfig
 from jepa_pipeline.data.decode import DecodeError, decode
-from jepa_pipeline.data.order import Order
+from jepa_pipeline.data.mixture import Mixture
+from jepa_pipeline.data.order import Positions
 from jepa_pipeline.data.random import Stream, keyed_generator
-from jepa_pipeline.data.shards import Sample, Shards
+from jepa_pipeline.data.shards import Sample, SampleError, Shards
 from jepa_pipeline.data.views import centre_view, random_view
+
+STAND_INS = 1000
+"""Samples that are tried in a damaged one's place, so that no stretch of damage is searched for ever."""
 
 
 @runtime_checkable
@@ -27,37 +31,73 @@ class MaskSampler(Protocol):
 
 
 class ImageStream(Dataset[Batch]):
-    """The n-th sample of a run for any n, as a random view with masks. What comes is a function of seed, order and n alone."""
+    """The n-th sample of a run for any n, as a random view with masks. What comes is a function of seed, mixture and n alone.
 
-    def __init__(self, shards: Shards, order: Order, views: ViewsConfig, image_size: int, masks: MaskSampler | None) -> None:
-        self.shards = shards
-        self.order = order
+    sources: the shards of each data set of the mixture; skip: whether others stand in for samples that cannot be used.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Shards],
+        mixture: Mixture,
+        views: ViewsConfig,
+        image_size: int,
+        masks: MaskSampler | None,
+        skip: bool,
+    ) -> None:
+        self.sources = list(sources)
+        self.mixture = mixture
         self.views = views
         self.image_size = image_size
         self.masks = masks
+        self.skip = skip
 
     def __getitems__(self, numbers: list[int]) -> Batch:
         """The micro-batch of consecutive stream numbers.
 
         Raises:
-            SampleError: a sample cannot be read or decoded.
+            SampleError: a sample cannot be read or decoded, and none may stand in or is left to.
         """
-        positions = self.order.samples(numbers[0], numbers[-1] + 1)
-        places = zip(positions.shard.tolist(), positions.member.tolist(), strict=True)
-        whose = list(zip(positions.epoch.tolist(), positions.sample.tolist(), strict=True))
-        samples, pixels = [], empty_pixels(len(numbers), self.image_size)
-        for row, (shard, member), (epoch, number) in zip(pixels, places, whose, strict=True):
-            sample, image = read_image(self.shards, shard, member)
-            row[:] = random_view(image, self.views, self.image_size, self.generator(Stream.VIEW, epoch, number))
+        positions = self.mixture.samples(numbers[0], numbers[-1] + 1)
+        self.fetch_ahead(positions)
+        whose = list(zip(positions.source.tolist(), positions.epoch.tolist(), positions.sample.tolist(), strict=True))
+        places = zip(positions.index.tolist(), positions.shard.tolist(), positions.member.tolist(), strict=True)
+        samples, damaged, pixels = [], [], empty_pixels(len(numbers), self.image_size)
+        for row, (source, epoch, number), (index, shard, member) in zip(pixels, whose, places, strict=True):
+            try:
+                sample, image = read_image(self.sources[source], shard, member)
+            except SampleError as error:
+                damaged.append(Damaged(source, number, str(error)))
+                sample, image = self.stand_in(source, index, error)
+            row[:] = random_view(image, self.views, self.image_size, self.generator(Stream.VIEW, source, epoch, number))
             samples.append(sample)
         masks = []
         if self.masks is not None:
-            generators = [self.generator(Stream.MASK, epoch, number) for epoch, number in whose]
+            generators = [self.generator(Stream.MASK, *who) for who in whose]
             masks.append(self.masks(generators, numbers[0] // len(numbers)))
-        return as_batch(pixels, masks, samples)
+        return as_batch(pixels, masks, samples, damaged)
 
-    def generator(self, stream: Stream, epoch: int, sample: int) -> np.random.Generator:
-        return keyed_generator(self.order.seed, stream, epoch, sample)
+    def stand_in(self, source: int, index: int, error: SampleError) -> tuple[Sample, Image.Image]:
+        """The next whole sample of the same data set. It is cut and masked as the damaged one would have been, so that
+        nothing else in the run moves.
+        """
+        if not self.skip:
+            raise error
+        for following in range(index + 1, index + 1 + STAND_INS):
+            position = self.mixture.orders[source].samples(following, following + 1)
+            try:
+                return read_image(self.sources[source], int(position.shard[0]), int(position.member[0]))
+            except SampleError as again:
+                error = again
+        raise SampleError(f"{STAND_INS} samples in a row cannot be used, the last for this: {error}")
+
+    def fetch_ahead(self, positions: Positions) -> None:
+        """Have the shards on their way that are read now and next."""
+        for source, index in dict(zip(positions.source.tolist(), positions.index.tolist(), strict=True)).items():
+            self.sources[source].fetch_ahead(self.mixture.orders[source].shards_from(index))
+
+    def generator(self, stream: Stream, source: int, epoch: int, sample: int) -> np.random.Generator:
+        return keyed_generator(self.mixture.seed, stream, epoch, sample, source=source)
 
 
 class ImageList(Dataset[Batch]):
@@ -81,7 +121,7 @@ class ImageList(Dataset[Batch]):
             sample, image = read_image(self.shards, shard, member)
             row[:] = centre_view(image, self.image_size)
             samples.append(sample)
-        return as_batch(pixels, [], samples)
+        return as_batch(pixels, [], samples, [])
 
 
 def read_image(shards: Shards, shard: int, member: int) -> tuple[Sample, Image.Image]:
@@ -96,8 +136,8 @@ def empty_pixels(count: int, image_size: int) -> UInt8[np.ndarray, "B C H W"]:
     return np.empty((count, 3, image_size, image_size), np.uint8)
 
 
-def as_batch(pixels: UInt8[np.ndarray, "B C H W"], masks: list[Masks], samples: list[Sample]) -> Batch:
-    return Batch([torch.from_numpy(pixels)], masks, as_labels(samples), [sample.key for sample in samples])
+def as_batch(pixels: UInt8[np.ndarray, "B C H W"], masks: list[Masks], samples: list[Sample], damaged: list[Damaged]) -> Batch:
+    return Batch([torch.from_numpy(pixels)], masks, as_labels(samples), [sample.key for sample in samples], damaged)
 
 
 def as_labels(samples: list[Sample]) -> Int64[Tensor, "B"] | None:

@@ -1,7 +1,8 @@
 """The DataLoaders of training and of evaluation. Workers change how fast batches come, never which."""
 
+import multiprocessing
 import signal
-from pathlib import Path
+from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageList, ImageStream, MaskSampler
+from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Deal, Order
 from jepa_pipeline.data.shards import Shards
 
@@ -30,12 +32,18 @@ def train_loader(
     Raises:
         UserError: the data is no whole data set; a sample cannot be used, as SampleError, while iterating.
     """
-    shards = Shards(Path(config.data.train[0].path), max_open=4 * config.data.window_shards)
-    order = Order(shards.counts, config.seed, config.data.window_shards)
-    stream = ImageStream(shards, order, config.views, config.method.encoder.image_size, masks)
+    data, size = config.data, config.method.encoder.image_size
+    sources = [Shards(source.path, max_open=4 * data.window_shards, cache=data.cache) for source in data.train]
+    stream = ImageStream(sources, mixture(config, sources), config.views, size, masks, skip=data.damage.policy == "skip")
     optim = config.optim
     deal = Deal(optim.batch_size_global, optim.accumulate_steps, rank, world_size, start_samples, optim.total_samples)
     return loader(stream, deal, config.data.workers, config.data.prefetch_batches, pin_memory)
+
+
+def mixture(config: RunConfig, sources: list[Shards]) -> Mixture:
+    """The run's order of all samples."""
+    orders = [Order(shards.counts, config.seed, config.data.window_shards, source) for source, shards in enumerate(sources)]
+    return Mixture(orders, [source.weight for source in config.data.train])
 
 
 def eval_loader(shards: Shards, image_size: int, batch_size: int, workers: int) -> DataLoader[Batch]:
@@ -48,6 +56,7 @@ def eval_loader(shards: Shards, image_size: int, batch_size: int, workers: int) 
 def loader(
     dataset: Dataset[Batch], batches: Deal | list[list[int]], workers: int, prefetch: int = 2, pin_memory: bool = False
 ) -> DataLoader[Batch]:
+    forked = workers > 0 and multiprocessing.get_start_method() == "fork"
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -55,7 +64,8 @@ def loader(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,
-        worker_init_fn=calm_worker,
+        worker_init_fn=calm_worker if forked else one_thread,
+        multiprocessing_context=WorkerContext() if forked else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else each pass would draw from, and so change, torch's global generator
     )
@@ -66,13 +76,30 @@ def whole_batch(batch: Any) -> Any:
     return batch
 
 
-def calm_worker(worker: int) -> None:
-    """One thread, and none of the parent's signal handlers.
-
-    Slurm and Ctrl-C signal every process. A worker that obeyed would take the training process down before it reaches the step
-    boundary at which it ends in order; when that has gone, its workers go by themselves.
-    """
+def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+
+
+def calm_worker(worker: int) -> None:
+    """One thread, and deaf to every signal of the parent's.
+
+    Slurm and Ctrl-C signal every process of a job. A worker that obeyed would take the training process down before it reaches
+    the step boundary at which it ends in order; when that has gone, its workers go by themselves.
+    """
+    one_thread(worker)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch itself ends workers by this one
+
+
+class Worker(ForkProcess):
+    """A process that its parent ends by killing it, for it does not hear of anything milder."""
+
+    def start(self) -> None:
+        super().start()
+        self._popen.terminate = self._popen.kill  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class WorkerContext(ForkContext):
+    """Makes such processes. Only where processes are forked, which is where Slurm is; elsewhere workers end as usual."""
+
+    Process = Worker

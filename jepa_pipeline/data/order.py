@@ -12,8 +12,12 @@ from jepa_pipeline.data.random import Stream, keyed_generator
 
 
 class Positions(NamedTuple):
-    """Where consecutive samples of the stream lie: member of shard, and sample, their number in the whole data set."""
+    """Where consecutive samples of a stream lie: source, the data set; index, their place in its own stream; its epoch then;
+    member of shard; and sample, their number in the whole data set.
+    """
 
+    source: Int64[np.ndarray, "S"]
+    index: Int64[np.ndarray, "S"]
     epoch: Int64[np.ndarray, "S"]
     shard: Int64[np.ndarray, "S"]
     member: Int64[np.ndarray, "S"]
@@ -27,12 +31,13 @@ class Order:
     so that reading stays within a few files. Only the shards' sample counts are needed, and any position is found at once.
     """
 
-    def __init__(self, counts: Sequence[int], seed: int, window_shards: int) -> None:
+    def __init__(self, counts: Sequence[int], seed: int, window_shards: int, source: int = 0) -> None:
         self.counts = np.asarray(counts, np.int64)
         self.offsets = np.cumsum(self.counts) - self.counts
         self.total = int(self.counts.sum())
         self.seed = seed
         self.window_shards = window_shards
+        self.source = source
         if self.total < 1:
             raise ValueError(f"{len(self.counts)} shards hold no sample: an order needs at least one")
 
@@ -54,13 +59,28 @@ class Order:
         """Positions start..stop-1 of an epoch, all in one window."""
         layout = lay_out(self, epoch)
         first, end = layout.starts[window], layout.starts[window + 1]
-        shards = layout.shards[window * self.window_shards : (window + 1) * self.window_shards]
-        picks = shuffled(self.seed, epoch, window, int(end - first))[start - first : stop - first]
+        shards = self._shards(layout, window)
+        picks = shuffled(self, epoch, window, int(end - first))[start - first : stop - first]
         ends = np.cumsum(self.counts[shards])
         which = np.searchsorted(ends, picks, side="right")
         shard = shards[which]
         member = picks - (ends[which] - self.counts[shard])
-        return Positions(np.full_like(picks, epoch), shard, member, self.offsets[shard] + member)
+        index = epoch * self.total + np.arange(start, stop)
+        return Positions(
+            np.full_like(picks, self.source), index, np.full_like(picks, epoch), shard, member, self.offsets[shard] + member
+        )
+
+    def _shards(self, layout: "Layout", window: int) -> Int64[np.ndarray, "window"]:
+        return layout.shards[window * self.window_shards : (window + 1) * self.window_shards]
+
+    def shards_from(self, index: int) -> list[int]:
+        """The shards that are read from a place of the stream on: those of its window, then those of the next."""
+        epoch, position = divmod(index, self.total)
+        layout = lay_out(self, epoch)
+        window = int(np.searchsorted(layout.starts, position, side="right")) - 1
+        last = window + 2 == len(layout.starts)
+        following = self._shards(lay_out(self, epoch + 1), 0) if last else self._shards(layout, window + 1)
+        return [*self._shards(layout, window).tolist(), *following.tolist()]
 
 
 class Layout(NamedTuple):
@@ -72,14 +92,14 @@ class Layout(NamedTuple):
 
 @lru_cache(maxsize=4)
 def lay_out(order: Order, epoch: int) -> Layout:
-    shards = keyed_generator(order.seed, Stream.ORDER, epoch, 0).permutation(len(order.counts))
+    shards = keyed_generator(order.seed, Stream.ORDER, epoch, 0, source=order.source).permutation(len(order.counts))
     windows = np.add.reduceat(order.counts[shards], np.arange(0, len(shards), order.window_shards))
     return Layout(shards, np.concatenate([[0], np.cumsum(windows)]))
 
 
 @lru_cache(maxsize=4)
-def shuffled(seed: int, epoch: int, window: int, samples: int) -> Int64[np.ndarray, "samples"]:
-    return keyed_generator(seed, Stream.ORDER, epoch, window, view=1).permutation(samples)
+def shuffled(order: Order, epoch: int, window: int, samples: int) -> Int64[np.ndarray, "samples"]:
+    return keyed_generator(order.seed, Stream.ORDER, epoch, window, view=1, source=order.source).permutation(samples)
 
 
 class Deal(Sampler[list[int]]):

@@ -10,12 +10,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
+from jepa_pipeline.config.errors import Interrupted
+from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.losses.prediction import smooth_l1
 from jepa_pipeline.models.weights import EncoderCard, save_encoder
 from jepa_pipeline.probes.health import constant_loss, health, predictor_r2
-from jepa_pipeline.training.checkpoint import save_checkpoint
+from jepa_pipeline.training.checkpoint import About, State, save_checkpoint
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
+from jepa_pipeline.training.signals import StopSignals
 from jepa_pipeline.training.tracker import RunLog
 from lightning import Callback, Trainer
 
@@ -41,26 +44,41 @@ def due(module: Pretraining, every: int) -> bool:
     return module.step % every == 0 or module.step == module.config.optim.total_steps
 
 
-class Meter(StepCallback):
-    """Losses, rates, speed and the share of time spent waiting for data; one line of the log every `log.every_steps`."""
+class DataClock(Callback):
+    """The seconds spent waiting for data, between the end of all callbacks of one batch and the start of the next."""
 
-    def __init__(self, run_log: RunLog, console: Console) -> None:
-        self.run_log = run_log
-        self.progress = TrainingProgress(console)
+    def __init__(self) -> None:
         self.waited_s = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
-        super().on_train_start(trainer, pl_module)
-        self.begun = self.ended = self.reported = time.perf_counter()
-        self.reported_step = pl_module.step
-        self.progress.start(pl_module.step, pl_module.config.optim.total_steps)
+    def on_train_start(self, *_: Any) -> None:
+        self.ended = time.perf_counter()
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.waited_s += time.perf_counter() - self.ended
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, *_: Any) -> None:
-        super().on_train_batch_end(trainer, pl_module)
+    def on_train_batch_end(self, *_: Any) -> None:
         self.ended = time.perf_counter()
+
+    def pop(self) -> float:
+        """The seconds since the last call."""
+        waited, self.waited_s = self.waited_s, 0.0
+        return waited
+
+
+class Meter(StepCallback):
+    """Losses, rates, speed and the share of time spent waiting for data; one line of the log every `log.every_steps`."""
+
+    def __init__(self, run_log: RunLog, mixture: Mixture, clock: DataClock, console: Console) -> None:
+        self.run_log = run_log
+        self.mixture = mixture
+        self.clock = clock
+        self.progress = TrainingProgress(console)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.begun = self.reported = time.perf_counter()
+        self.reported_step = pl_module.step
+        self.progress.start(pl_module.step, pl_module.config.optim.total_steps)
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         self.progress.advance()
@@ -73,17 +91,19 @@ class Meter(StepCallback):
     def report(self, module: Pretraining) -> dict[str, float | int]:
         means = module.means.pop()  # waits for the device, so that the clock below counts finished work
         now, config = time.perf_counter(), module.config.optim
-        elapsed, waited = now - self.reported, self.waited_s
+        elapsed = now - self.reported
         images = (module.step - self.reported_step) * config.batch_size_global
-        self.reported, self.reported_step, self.waited_s = now, module.step, 0.0
+        self.reported, self.reported_step = now, module.step
         return {
             "step": module.step,
             "samples": module.samples,
+            "skipped_samples": module.skipped,
+            **data_shares(module, self.mixture),
             **means,
             "lr": learning_rate(module.step, config),
             "weight_decay": weight_decay(module.step, config),
             "images_per_s": images / elapsed,
-            "data_wait_share": waited / elapsed,
+            "data_wait_share": self.clock.pop() / elapsed,
             "seconds": self.run_log.seconds_before + now - self.begun,
         }
 
@@ -92,6 +112,18 @@ class Meter(StepCallback):
 
     def on_exception(self, *_: Any) -> None:
         self.progress.stop()
+
+
+def data_shares(module: Pretraining, mixture: Mixture) -> dict[str, float]:
+    """Epochs of each data set so far; of several also the share of all samples that came from each."""
+    counts = mixture.counts(module.samples)
+    epochs = [count / order.total for count, order in zip(counts, mixture.orders, strict=True)]
+    if len(counts) == 1:
+        return {"epoch": epochs[0]}
+    shares = [count / module.samples for count in counts]
+    names = [source.path for source in module.config.data.train]
+    pairs = {f"epoch/{name}": epoch for name, epoch in zip(names, epochs, strict=True)}
+    return pairs | {f"share/{name}": share for name, share in zip(names, shares, strict=True)}
 
 
 class TrainingProgress:
@@ -147,25 +179,51 @@ def measure_health(targets: Float[Tensor, "S D"], predictions: Float[Tensor, "S 
     return {f"health/{name}": float(value) for name, value in values.items()}
 
 
-class Checkpoints(StepCallback):
-    """Everything a run needs to go on, and the encoder to keep beside it."""
+def snapshot(trainer: Trainer, module: Pretraining) -> State:
+    """Everything that decides how the run goes on, and what it logs."""
+    return {"step": module.step, "module": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
 
-    def __init__(self, card: EncoderCard, optimizer_state: dict[str, Any] | None) -> None:
+
+class Checkpoints(StepCallback):
+    """Everything a run needs to go on, and the encoder to keep beside it. Asked to stop, the run ends here.
+
+    The last of the callbacks: what a checkpoint counts as done has been written by then.
+    """
+
+    def __init__(self, card: EncoderCard, about: About, optimizer_state: State | None, stop: StopSignals) -> None:
         self.card = card
+        self.about = about
         self.optimizer_state = optimizer_state
+        self.stop = stop
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
+        self.stop.listen()
+        self.saved = time.monotonic()
         if self.optimizer_state is not None:
             trainer.optimizers[0].load_state_dict(self.optimizer_state)
             self.optimizer_state = None
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
-        config = module.config
-        if not due(module, config.checkpoint.every_steps):
-            return
+        """Save when it is time to.
+
+        Raises:
+            Interrupted: the run was asked to stop, and is saved.
+        """
+        config = module.config.checkpoint
+        late = config.every_minutes is not None and time.monotonic() - self.saved >= 60 * config.every_minutes
+        if due(module, config.every_steps) or late or self.stop.asked is not None:
+            self.save(trainer, module)
+        if self.stop.asked is not None and module.step < module.config.optim.total_steps:
+            raise Interrupted(
+                f"{self.stop.asked.name}: stopped in order after step {module.step} with a checkpoint; the same command goes on"
+            )
+
+    def save(self, trainer: Trainer, module: Pretraining) -> None:
+        """The encoder first: a run whose last checkpoint is there is finished, and its encoder must be too."""
         module.stop_if_broken()
-        state = {"step": module.step, "module": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
-        save_checkpoint(config.folder / "checkpoints", module.step, state, config.checkpoint.keep_last)
-        card = self.card.model_copy(update={"step": module.step, "samples": module.samples})
-        save_encoder(config.folder / "encoder", module.method.kept_encoder, card)
+        config, progress = module.config, {"step": module.step, "samples": module.samples}
+        save_encoder(config.folder / "encoder", module.method.kept_encoder, self.card.model_copy(update=progress))
+        about = self.about.model_copy(update=progress)
+        save_checkpoint(config.folder / "checkpoints", snapshot(trainer, module), about, config.checkpoint)
+        self.saved = time.monotonic()

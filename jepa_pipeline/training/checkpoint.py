@@ -2,56 +2,93 @@
 
 checkpoints/
 step-00012000/state.pt     weights, target, optimiser, meters and the step; read with weights_only
+step-00012000/about.json   what it is of, and the SHA-256 of state.pt
 last -> step-00012000      for people and scripts; only ever names a whole one
 """
 
+import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from pydantic import Field, ValidationError
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.trainer import CheckpointConfig
 
-STATE, LAST, PARTIAL = "state.pt", "last", ".partial"
+STATE, ABOUT, LAST = "state.pt", "about.json", "last"
+PARTIAL, DROPPED = ".partial", ".dropped"
+
+State = dict[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep_last: int) -> Path:
+class About(Section):
+    """What a checkpoint is of."""
+
+    step: int = Field(description="Optimiser steps behind it.")
+    samples: int = Field(description="Samples consumed, which is the whole position in the data.")
+    version: str = Field(description="Version of jepa_pipeline that wrote it.")
+    data: str = Field(description="Hash of the data.")
+    config_hash: str = Field(description="Hash of the configuration.")
+    results: dict[str, Any] = Field(description="Every value of the configuration that can change what is computed, by dotted key.")
+    sha256: str = Field(default="", description="SHA-256 of state.pt, in hex.")
+
+
+def save_checkpoint(folder: Path, state: State, about: About, config: CheckpointConfig) -> Path:
     """Write a checkpoint beside its final name, sync it, give it its name, and only then move `last` and drop old ones.
 
     Raises:
         UserError: the disk refused it; the checkpoints before are untouched.
     """
-    final = folder / f"step-{step:08d}"
+    final = folder / f"step-{about.step:08d}"
     partial = final.with_name(final.name + PARTIAL)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         with (partial / STATE).open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(final, ignore_errors=True)
+            hashed = HashedFile(file)
+            torch.save(state, hashed)  # pyright: ignore[reportArgumentType]
+            sync(file)
+        with (partial / ABOUT).open("wb") as file:
+            file.write(about.model_copy(update={"sha256": hashed.digest.hexdigest()}).model_dump_json(indent=1).encode())
+            sync(file)
+        drop(final)
         partial.rename(final)
         sync_folder(folder)
         point_last(folder, final.name)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"checkpoint {final} could not be written: {error.strerror}; the ones before it are whole") from None
-    for old in steps(folder)[:-keep_last]:
-        shutil.rmtree(old)
+    for old in steps(folder)[: -config.keep_last]:
+        if config.keep_every is None or step_of(old) % config.keep_every:
+            drop(old)
     return final
 
 
-def point_last(folder: Path, name: str) -> None:
-    """Make `last` name a checkpoint in one indivisible rename."""
-    pointer = folder / f".{LAST}"
-    pointer.unlink(missing_ok=True)
-    pointer.symlink_to(name)
-    pointer.replace(folder / LAST)
+class HashedFile:
+    """A file that is written from front to back, and the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -62,22 +99,88 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def point_last(folder: Path, name: str) -> None:
+    """Make `last` name a checkpoint in one indivisible rename."""
+    pointer = folder / f".{LAST}"
+    pointer.unlink(missing_ok=True)
+    pointer.symlink_to(name)
+    pointer.replace(folder / LAST)
+
+
+def drop(checkpoint: Path) -> None:
+    """Delete a checkpoint; killed half-way, what remains of it is recognised as a leftover."""
+    if checkpoint.exists():
+        leftover = checkpoint.with_name(checkpoint.name + DROPPED)
+        shutil.rmtree(leftover, ignore_errors=True)
+        checkpoint.rename(leftover)
+        shutil.rmtree(leftover)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run had half written or half deleted."""
+    for suffix in (PARTIAL, DROPPED):
+        for leftover in folder.glob(f"step-*{suffix}"):
+            shutil.rmtree(leftover)
+    (folder / f".{LAST}").unlink(missing_ok=True)
+
+
 def steps(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file() and not path.name.endswith(PARTIAL))
+    """Checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix not in (PARTIAL, DROPPED) and (path / ABOUT).is_file())
 
 
-def load_last(folder: Path) -> dict[str, Any] | None:
-    """The state of the newest whole checkpoint, on the CPU; None if there is none.
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+class Loaded(NamedTuple):
+    """A checkpoint that was read whole."""
+
+    path: Path
+    about: About
+    state: State
+
+
+def load_last(folder: Path, tell: Callable[[str], object]) -> Loaded | None:
+    """The newest whole checkpoint, on the CPU; None if there was never one. `tell` hears of damaged ones that are passed over.
 
     Raises:
-        UserError: it was damaged after it was written.
+        UserError: every checkpoint there was damaged after it was written.
     """
-    kept = steps(folder)
-    if not kept:
-        return None
+    damage = ""
+    for checkpoint in reversed(steps(folder)):
+        try:
+            return load(checkpoint)
+        except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+            damage = f"{checkpoint} is damaged ({str(error).splitlines()[0]})"
+            tell(f"{damage}: going on from the checkpoint before it")
+    if damage:
+        raise UserError(f"{damage} and no other is left: copy one back, or delete {folder.parent} to start anew")
+    return None
+
+
+def load(checkpoint: Path) -> Loaded:
+    """Read a checkpoint and check it against its hash.
+
+    Raises:
+        ValueError: it is not what was written; other errors of reading pass.
+    """
+    about = read_about(checkpoint)
+    with (checkpoint / STATE).open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != about.sha256:
+            raise ValueError(f"{STATE} is not what was written")
+        file.seek(0)
+        return Loaded(checkpoint, about, torch.load(file, map_location="cpu", weights_only=True))
+
+
+def read_about(checkpoint: Path) -> About:
+    """What a checkpoint is of.
+
+    Raises:
+        ValueError: its about.json is damaged.
+    """
     try:
-        return torch.load(kept[-1] / STATE, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{kept[-1]} is damaged ({reason}): delete that folder to go on from the checkpoint before it") from None
+        return About.model_validate_json((checkpoint / ABOUT).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{ABOUT}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -4,39 +4,52 @@ import json
 from pathlib import Path
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.run import FREE, RunConfig
 from jepa_pipeline.config.show import to_yaml
-from jepa_pipeline.training.checkpoint import steps
+from jepa_pipeline.training.checkpoint import clear_leftovers, read_about, steps
 from jepa_pipeline.training.environment import describe_environment
 
+Difference = tuple[str, str, str]
+"""A key, its value in the run folder and its value now."""
 
-def open_folder(config: RunConfig, data_hash: str) -> None:
+
+def open_folder(config: RunConfig, data: str) -> None:
     """Claim the run folder, or recognise the same run in it; a run without a checkpoint has nothing to protect.
 
     Raises:
-        UserError: the folder holds a checkpoint of a run that computes something else, or on other data.
+        UserError: the folder holds a checkpoint of a run that computes something else, or on other data; with three columns.
     """
-    if steps(config.folder / "checkpoints"):
-        differing = differences(load_config(config.folder / "config.yaml").results(), config.results())
-        before = json.loads((config.folder / "environment.json").read_text())["data_hash"]
-        if before != data_hash:
-            differing.append(f"the shards' manifest: {before} there, {data_hash} here")
-        if differing:
-            raise UserError(
-                f"{config.folder} holds a run with another configuration ({'; '.join(differing)}): "
-                f"choose another name, or delete that folder to start anew"
-            )
-    environment = {"config_hash": config.hash(), "data_hash": data_hash, **describe_environment()}
+    differing = differences(config, data)
+    if differing:
+        raise UserError(
+            f"{config.folder} holds a run that differs from this one:\n{columns([('key', 'there', 'here'), *differing])}\n"
+            f"choose another name, take the values back, or delete that folder to start anew; "
+            f"free to change are {', '.join(key.removesuffix('.') for key in FREE)}"
+        )
+    environment = {"config_hash": config.hash(), "data_hash": data, **describe_environment()}
     config.folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(config.folder / "checkpoints")
     replace_text(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
     replace_text(config.folder / "config.yaml", to_yaml(config))
 
 
-def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:
-    """Dotted keys whose values differ, with both values."""
-    keys = sorted(old.keys() | new.keys())
-    return [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]
+def differences(config: RunConfig, data: str) -> list[Difference]:
+    """Whatever would make the run compute something else than the newest readable checkpoint in its folder was made by."""
+    for checkpoint in reversed(steps(config.folder / "checkpoints")):
+        try:
+            about = read_about(checkpoint)
+        except ValueError:
+            continue  # loading it will say so, and go on from the one before it
+        old = {**about.results, "data.train (hash)": about.data}
+        new = {**config.results(), "data.train (hash)": data}
+        keys = sorted(old.keys() | new.keys())
+        return [(key, f"{old.get(key)}", f"{new.get(key)}") for key in keys if old.get(key) != new.get(key)]
+    return []
+
+
+def columns(rows: list[Difference]) -> str:
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return "\n".join(f"  {key:<{first}}  {there:<{second}}  {here}" for key, there, here in rows)
 
 
 def replace_text(path: Path, text: str) -> None:

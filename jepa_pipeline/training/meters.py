@@ -1,6 +1,7 @@
 """What is remembered on the device between two lines of the log, so that the step never waits for the host."""
 
 from math import gcd
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,16 +10,17 @@ from torch import Tensor, nn
 GOLDEN = (1 + 5**0.5) / 2
 
 
-class Means:
-    """Running means of named scalars."""
+class Means(nn.Module):
+    """Running means of named scalars, saved with the module so that a continued run logs the same numbers."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Float[Tensor, ""]]) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+            self.sums[name] = self.sums[name].to(value) + value if name in self.sums else value.clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
@@ -26,6 +28,12 @@ class Means:
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 class RingBuffer(nn.Module):

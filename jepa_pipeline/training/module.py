@@ -11,6 +11,7 @@ import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch, Output
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.meters import Means, RingBuffer
@@ -31,6 +32,8 @@ class Pretraining(LightningModule):
         self.config = config
         self.method = method
         self.step = 0
+        self.skipped = 0
+        """Samples so far for which others stood in, because they could not be used."""
         self.guard = FiniteGuard()
         self.means = Means()
         width = method.kept_encoder.config.size.embed_dim
@@ -42,6 +45,18 @@ class Pretraining(LightningModule):
     def samples(self) -> int:
         """Samples consumed so far."""
         return self.step * self.config.optim.batch_size_global
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"skipped": self.skipped}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.skipped = state["skipped"]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Whatever a network draws for itself, such as dropout, belongs to this part of this step too."""
+        part = batch_idx % self.config.optim.accumulate_steps
+        generator = keyed_generator(self.config.seed, Stream.STEP, 0, self.step, view=part, source=self.global_rank)
+        torch.manual_seed(int(generator.integers(2**63)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         views = [normalize(pixels, self.config.views.mean, self.config.views.std) for pixels in batch.views]

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,12 @@ class RunLog:
 
     def __init__(self, config: RunConfig, start_step: int) -> None:
         self.path = config.folder / "metrics.jsonl"
-        rows = [row for row in read_rows(self.path) if row["step"] <= start_step]
+        rows = trim(self.path, start_step)
         self.seconds_before = max((row["seconds"] for row in rows if "seconds" in row), default=0.0)
-        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self.wandb = WandbRun(config) if config.log.wandb else None
 
     def write(self, row: Row) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(self.path, row)
         if self.wandb is not None:
             self.wandb.log(row)
 
@@ -33,8 +32,20 @@ class RunLog:
             self.wandb.finish()
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Every whole line of a metrics.jsonl; a killed run may leave half of one at the end."""
+def trim(path: Path, last_step: int) -> list[Any]:
+    """Drop the lines of later steps, which will be run again; those that stay."""
+    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[Any]:
+    """Every whole line of a file of JSON lines; a killed run may leave half of one at the end."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -18,6 +18,7 @@ def build_trainer(config: RunConfig, accelerator: str, steps: int, callbacks: li
     return Trainer(
         accelerator=accelerator,
         devices=1,
+        deterministic=config.trainer.deterministic,
         precision=PRECISIONS[config.trainer.precision],  # pyright: ignore[reportArgumentType]
         max_steps=steps,
         max_epochs=-1,

@@ -1,5 +1,8 @@
 """What only a GPU can show."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from rich.console import Console
@@ -22,7 +25,7 @@ def batches(config, count):
 
 def on_gpu(batch):
     masks = [Masks(*(tokens.cuda() for tokens in masks)) for masks in batch.masks]
-    return Batch([pixels.cuda() for pixels in batch.views], masks, None, batch.keys)
+    return Batch([pixels.cuda() for pixels in batch.views], masks, None, batch.keys, [])
 
 
 def take_step(module, optimizer, batch):
@@ -80,4 +83,12 @@ def test_a_broken_step_leaves_the_weights(tiny):
 def test_a_run_on_the_gpu_reaches_its_end(tiny, options):
     config = tiny("trainer.accelerator=cuda", *options)
     pretrain(config, Console(quiet=True))
-    assert load_last(config.folder / "checkpoints")["step"] == config.optim.total_steps
+    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == config.optim.total_steps
+
+
+def test_a_killed_run_on_the_gpu_is_the_run_that_was_never_killed():
+    """With deterministic kernels, as the selftest asks for."""
+    result = subprocess.run(
+        [sys.executable, "-m", "jepa_pipeline", "selftest", "resume"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -152,7 +152,7 @@ def test_three_steps_equal_the_paper_told_slowly(tiny):
 
         def closure(images=images, masks=masks):
             optimizer.zero_grad()
-            loss = sum(module.method(Batch([images], [masks], None, [])).losses.values())
+            loss = sum(module.method(Batch([images], [masks], None, [], [])).losses.values())
             loss.backward()
             return loss
 
@@ -182,7 +182,7 @@ def test_only_encoder_and_predictor_get_gradients(tiny):
     config = tiny()
     method = build_method(config.method)
     masks = build_masks(config.method.masks, (4, 4))([np.random.default_rng(n) for n in range(3)], 0)
-    output = method(Batch([torch.randn(3, 3, 16, 16)], [masks], None, []))
+    output = method(Batch([torch.randn(3, 3, 16, 16)], [masks], None, [], []))
     sum(output.losses.values()).backward()
     for name, parameter in method.named_parameters():
         assert (parameter.grad is None) == name.startswith("target."), name

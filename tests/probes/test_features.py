@@ -22,7 +22,7 @@ class Loader(DataLoader):
         count = sum(sizes)
         self.pixels = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         batches = [
-            Batch([self.pixels[rows]], [], rows if labelled else None, [f"k{row}" for row in rows.tolist()])
+            Batch([self.pixels[rows]], [], rows if labelled else None, [f"k{row}" for row in rows.tolist()], [])
             for rows in torch.arange(count).split(sizes)
         ]
         super().__init__(batches, batch_size=None, collate_fn=lambda batch: batch)

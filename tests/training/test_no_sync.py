@@ -56,7 +56,7 @@ def make_batch(config):
     masks = build_masks(config.method.masks, config.method.encoder.grid)
     generators = [keyed_generator(0, Stream.MASK, 0, number) for number in range(images)]
     pixels = torch.randint(256, (images, 3, size, size), dtype=torch.uint8)
-    return Batch([pixels], [masks(generators, 0)], None, [str(number) for number in range(images)])
+    return Batch([pixels], [masks(generators, 0)], None, [str(number) for number in range(images)], [])
 
 
 def take_step(module, optimizer, batch):

@@ -1,0 +1,5 @@
+"""`python -m jepa_pipeline`: the `jepa` command, for this interpreter."""
+
+from jepa_pipeline.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""Samples that could not be used: counted, each named once, and too many of them stop the run."""
+
+from typing import Any
+
+from rich.console import Console
+
+from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.training.callbacks import StepCallback
+from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.tracker import append, read_rows
+from lightning import Trainer
+
+DAMAGED = "damaged.jsonl"
+JUDGED_FROM = 1000
+"""Samples before which one damaged sample would say too much."""
+
+
+class DamageReport(StepCallback):
+    """What was skipped, in damaged.jsonl and on the console."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.path = pl_module.config.folder / DAMAGED
+        self.named = {(row["data"], row["sample"]) for row in read_rows(self.path)}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        sources = pl_module.config.data.train
+        for source, sample, reason in batch.damaged:
+            pl_module.skipped += 1
+            data = sources[source].path
+            if (data, sample) not in self.named:
+                self.named.add((data, sample))
+                append(self.path, {"step": pl_module.step, "data": data, "sample": sample, "reason": reason})
+                self.console.print(f"skipped: {reason}", soft_wrap=True, markup=False, highlight=False)
+        super().on_train_batch_end(trainer, pl_module)
+
+    def on_step(self, trainer: Trainer, module: Pretraining) -> None:
+        """Look whether it has become too much.
+
+        Raises:
+            UserError: more than data.damage.limit of the samples were skipped.
+        """
+        limit = module.config.data.damage.limit
+        if module.skipped > limit * module.samples and (
+            module.samples >= JUDGED_FROM or module.step == module.config.optim.total_steps
+        ):
+            raise UserError(
+                f"{module.skipped} of {module.samples} samples could not be used, more than data.damage.limit {limit:g} allows; "
+                f"they are named in {self.path}: mend the data, or raise the limit and the same command goes on"
+            )

@@ -1,0 +1,69 @@
+"""Leaving in order. A signal only sets a flag; the run ends at the next step boundary, with a checkpoint."""
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import threading
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C, what Slurm and the system send before they kill, and what Slurm can be asked to send ahead of a time limit."""
+
+SECOND_CTRL_C = 130
+FORCED = 70
+"""Exit codes of the two ways to leave out of order."""
+
+
+class StopSignals:
+    """Listens for a request to stop. Should leaving take longer than leave_within_s, the process is ended by force."""
+
+    def __init__(self, leave_within_s: float) -> None:
+        self.leave_within_s = leave_within_s
+        self.asked: signal.Signals | None = None
+        self.timer: threading.Timer | None = None
+        self.owner = os.getpid()
+        self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def listen(self) -> None:
+        """Take the signals over, from Lightning too; only the main thread can, elsewhere nothing changes."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, self.hear)
+
+    def restore(self) -> None:
+        """Give the signals back as they were when this was made, and stop the clock."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self.owner:
+            return  # a forked child before it has set its own handlers
+        if self.asked is None:
+            self.asked = signal.Signals(number)
+            self.timer = threading.Timer(self.leave_within_s, self.force)
+            self.timer.daemon = True
+            self.timer.start()
+            say(f"{self.asked.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
+        elif number == signal.SIGINT:
+            end(SECOND_CTRL_C, "stopped at once")
+
+    def force(self) -> None:
+        say(f"saving took longer than checkpoint.leave_within_s, {self.leave_within_s:g} s. Where every thread is:")
+        faulthandler.dump_traceback()
+        end(FORCED, "ended by force; the last checkpoint is whole")
+
+
+def end(code: int, text: str) -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    say(text)
+    os._exit(code)
+
+
+def say(text: str) -> None:
+    """Straight to stderr: a handler may have interrupted whoever was printing. The escape sequence shows the cursor again."""
+    os.write(2, f"\n{text}\n".encode() + (b"\x1b[?25h" if os.isatty(2) else b""))

@@ -1,0 +1,74 @@
+"""The proof of exact resume proves it, and fails where there is something to find."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+JEPA = [sys.executable, "-m", "jepa_pipeline"]
+
+GLOBAL_MASKS = """
+import numpy as np
+from jepa_pipeline.masks.multiblock import MultiBlock
+
+whole = MultiBlock.__call__
+
+
+def broken(self, generators, batch_number):
+    return whole(self, [np.random.default_rng(np.random.randint(2**31)) for _ in generators], batch_number)
+
+
+MultiBlock.__call__ = broken
+"""
+
+
+def selftest(*arguments, path=None):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (
+        {"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"} if path else {}
+    )
+    command = [*JEPA, "selftest", "resume", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_killed_run_is_the_run_that_was_never_killed():
+    """I-JEPA with two workers and accumulation 2."""
+    result = selftest("--kills", 2)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "equal: the killed run is the run that was never killed" in result.stdout
+    assert result.stdout.count("killed after step") == 2
+
+
+def test_a_mask_from_the_global_generator_is_found_and_named(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(GLOBAL_MASKS)
+    result = selftest("--out", tmp_path / "runs", path=tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "NOT equal, first at step" in result.stdout and "batch.0.masks.0.context (hashes.jsonl)" in result.stdout
+    assert (tmp_path / "runs/killed/hashes.jsonl").exists(), "the runs are kept where there is something to see"
+
+
+def test_any_recipe_can_be_tested(tiny, tmp_path):
+    from jepa_pipeline.config.show import to_yaml
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(to_yaml(tiny("optim.warmup_samples=40")))
+    result = selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 6, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "6 steps of" in result.stdout
+
+
+def test_a_run_that_fails_by_itself_is_said(tiny, tmp_path):
+    from jepa_pipeline.config.show import to_yaml
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(to_yaml(tiny("data.train=/nowhere")))
+    result = selftest(recipe)
+    assert result.returncode == 2 and "/nowhere is not a folder" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fifty_kills_of_sixty_steps():
+    result = selftest("--steps", 60, "--kills", 50)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("killed after step") >= 40, "most kills met the run alive"

@@ -1,0 +1,124 @@
+"""Leaving in order: a signal sets a flag, the run ends at the next step boundary with a checkpoint, and goes on from there."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from jepa_pipeline.config.errors import Interrupted
+from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training import callbacks
+from jepa_pipeline.training.checkpoint import load_last, step_of, steps
+from jepa_pipeline.training.hashes import HASHES
+from jepa_pipeline.training.tracker import read_rows
+
+QUIET = Console(quiet=True)
+HASHED = ["log.hashes_every_steps=1", "optim.accumulate_steps=2", "checkpoint.every_steps=100"]
+
+
+def signal_in(monkeypatch, step, *numbers):
+    """Send the process signals in the middle of a step, between its two parts."""
+    original = callbacks.DataClock.on_train_batch_start
+    left = list(numbers)
+
+    def hook(self, trainer, module, batch, batch_idx):
+        original(self)
+        if module.step == step - 1 and batch_idx % 2 and left:
+            os.kill(os.getpid(), left.pop(0))
+
+    monkeypatch.setattr(callbacks.DataClock, "on_train_batch_start", hook)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_run_at_the_step_boundary_and_nothing_is_lost(tiny, monkeypatch, capfd, number):
+    straight, config = tiny("name=straight", *HASHED), tiny("name=stopped", *HASHED)
+    pretrain(straight, QUIET)
+    before = [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    with monkeypatch.context() as patch:
+        signal_in(patch, 3, number)
+        with pytest.raises(
+            Interrupted, match=f"{number.name}: stopped in order after step 3 with a checkpoint; the same command goes on"
+        ):
+            pretrain(config, QUIET)
+    assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+    assert f"{number.name}: stopping after this step with a checkpoint" in capfd.readouterr().err
+    assert [step_of(path) for path in steps(config.folder / "checkpoints")] == [3]
+    pretrain(config, QUIET)
+    assert read_rows(config.folder / HASHES) == read_rows(straight.folder / HASHES)
+
+
+def test_asked_during_the_last_step_the_run_is_simply_finished(tiny, monkeypatch):
+    config = tiny(*HASHED)
+    signal_in(monkeypatch, config.optim.total_steps, signal.SIGTERM)
+    pretrain(config, QUIET)
+    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == config.optim.total_steps
+
+
+def launch(config, tmp_path, before=""):
+    """A run in a process of its own, that says when it is training."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(to_yaml(config))
+    code = f"{before}\nfrom jepa_pipeline.cli import main\nimport sys\nsys.argv = ['jepa', 'pretrain', {str(recipe)!r}]\nmain()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(read_rows(config.folder / HASHES)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process
+
+
+LONG = ["optim.total_samples=8000000", "log.hashes_every_steps=1", "checkpoint.every_steps=1000000"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_slurms_term_to_every_process_of_the_job_ends_it_in_order(tiny, tmp_path, workers):
+    config = tiny(*LONG, f"data.workers={workers}")
+    process = launch(config, tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "Traceback" not in stderr
+    stopped = int(re.search(r"SIGTERM: stopped in order after step (\d+)", stderr).group(1))
+    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == stopped
+
+
+SLOW_SAVE = """
+import time
+from jepa_pipeline.training import callbacks
+callbacks.save_checkpoint = lambda *_: time.sleep(600)
+"""
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tiny, tmp_path):
+    process = launch(tiny(*LONG, "data.workers=1"), tmp_path, SLOW_SAVE)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130 and "stopped at once" in stderr and "Traceback" not in stderr
+
+
+def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
+    process = launch(tiny(*LONG, "checkpoint.leave_within_s=2"), tmp_path, SLOW_SAVE)
+    process.send_signal(signal.SIGUSR1)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 70
+    assert "saving took longer than checkpoint.leave_within_s, 2 s" in stderr and "in save" in stderr
+
+
+def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
+    process = launch(tiny(*LONG, "data.workers=1"), tmp_path)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2, stderr
+    assert "a decoding process died after step" in stderr and "there is no checkpoint yet" in stderr
+    assert "Traceback" not in stderr
