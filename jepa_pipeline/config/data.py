@@ -72,9 +72,7 @@ class DataConfig(Section):
         total = sum(source.weight for source in self.train)
         for source in self.train:
             if source.weight / total < SMALLEST_SHARE:
-                raise ValueError(
-                    f"the weight {source.weight:g} of {source.path} is less than 1/4000 of the sum: raise it or leave it out"
-                )
+                raise ValueError(f"weight {source.weight:g} of {source.path} is under 1/4000 of the sum: raise it or leave it out")
         return self
 
 
