@@ -24,7 +24,7 @@ from jepa_pipeline.training.callbacks import Checkpoints, DataClock, HealthMeter
 from jepa_pipeline.training.checkpoint import About, State, load_last
 from jepa_pipeline.training.checkpoint import steps as checkpoints
 from jepa_pipeline.training.damage import DamageReport
-from jepa_pipeline.training.folder import open_folder
+from jepa_pipeline.training.folder import claimed, open_folder
 from jepa_pipeline.training.hashes import Hashes
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.signals import StopSignals
@@ -45,14 +45,15 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
     console = console or Console()
     data = name_data(config)
     accelerator = choose_accelerator(config)
-    open_folder(config, data)
-    torch.manual_seed(config.seed)
-    module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
-    optimizer_state = restore(module, console)
-    if module.step < config.optim.total_steps:
-        steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
-        say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}")
-        fit(module, optimizer_state, data, accelerator, console)
+    with claimed(config):
+        open_folder(config, data)
+        torch.manual_seed(config.seed)
+        module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
+        optimizer_state = restore(module, console)
+        if module.step < config.optim.total_steps:
+            steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
+            say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}")
+            fit(module, optimizer_state, data, accelerator, console)
     summarise(config, console)
     return config.folder
 

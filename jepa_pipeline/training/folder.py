@@ -1,7 +1,11 @@
 """The run folder: who it belongs to, and what it was made on."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import FREE, RunConfig
@@ -11,6 +15,31 @@ from jepa_pipeline.training.environment import describe_environment
 
 Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
+
+
+CLAIM_S = 20.0
+"""How long a run waits for another in its folder: the decoding processes of one that was killed take a few seconds to notice."""
+
+
+@contextmanager
+def claimed(config: RunConfig) -> Iterator[None]:
+    """Holds the run folder, so that two processes never write in it; the claim ends with the process, however that ends.
+
+    Raises:
+        UserError: another process trains in it.
+    """
+    config.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(config.folder / ".lock", timeout=CLAIM_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process is training in {config.folder}: wait for it or stop it, or choose another name for this run"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_folder(config: RunConfig, data: str) -> None:
@@ -27,7 +56,6 @@ def open_folder(config: RunConfig, data: str) -> None:
             f"free to change are {', '.join(key.removesuffix('.') for key in FREE)}"
         )
     environment = {"config_hash": config.hash(), "data_hash": data, **describe_environment()}
-    config.folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(config.folder / "checkpoints")
     replace_text(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
     replace_text(config.folder / "config.yaml", to_yaml(config))

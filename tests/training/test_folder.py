@@ -85,3 +85,13 @@ def test_leftovers_of_a_killed_run_are_removed(tiny):
     (config.folder / "checkpoints/step-00000001.partial/state.pt").write_bytes(b"half")
     pretrain(config, QUIET)
     assert not list((config.folder / "checkpoints").glob("*.partial"))
+
+
+def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
+    from jepa_pipeline.training.folder import claimed
+
+    monkeypatch.setattr("jepa_pipeline.training.folder.CLAIM_S", 0.2)
+    config = tiny()
+    with claimed(config), pytest.raises(UserError, match=r"another process is training in .*tiny: wait for it or stop it"):
+        pretrain(config, QUIET)
+    pretrain(config, QUIET)

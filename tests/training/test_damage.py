@@ -1,0 +1,112 @@
+"""Damage met in training: counted, named once, the same after a kill, and too much of it stops the run."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.writer import png_record, write_shards
+from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training import callbacks
+from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.damage import DAMAGED
+from jepa_pipeline.training.hashes import HASHES
+from jepa_pipeline.training.tracker import read_rows
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def damaged(tiny, tmp_path):
+    """A function that makes the configuration of a run over 20 images of which the third and the fifth are no images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    records = [png_record(f"k{n:02d}", Image.fromarray(image), None) for n, image in enumerate(pixels)]
+    records = [record._replace(image=b"no image") if n in (2, 4) else record for n, record in enumerate(records)]
+    write_shards(records, tmp_path / "damaged", classes=None, made={})
+
+    def make(*overrides):
+        return tiny(f"data.train={tmp_path / 'damaged'}", "data.damage.limit=1", *overrides)
+
+    return make
+
+
+def test_each_is_counted_and_named_once(damaged):
+    console = Console(record=True, width=300)
+    config = damaged()
+    pretrain(config, console)
+    named = read_rows(config.folder / DAMAGED)
+    assert sorted(row["sample"] for row in named) == [2, 4]
+    assert all("it is not a JPEG, PNG or WebP image" in row["reason"] for row in named)
+    rows = [row["skipped_samples"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
+    assert rows == sorted(rows) and rows[-1] in (4, 5, 6), "48 samples are 2.4 epochs of 20"
+    text = console.export_text()
+    assert text.count("skipped: sample k02") == text.count("skipped: sample k04") == 1
+    assert "samples skipped as damaged" in text
+
+
+def test_a_run_over_damage_resumes_exactly(damaged, monkeypatch):
+    options = ["checkpoint.every_steps=2", "log.hashes_every_steps=1"]
+    straight, config = damaged("name=straight", *options), damaged("name=cut", *options)
+    pretrain(straight, QUIET)
+    original = callbacks.HealthMeter.on_step
+
+    def killed(self, trainer, module):
+        original(self, trainer, module)
+        if module.step == 5:
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.HealthMeter, "on_step", killed)
+        with pytest.raises(KeyError):
+            pretrain(config, QUIET)
+    pretrain(config, QUIET)
+    assert read_rows(config.folder / HASHES) == read_rows(straight.folder / HASHES)
+    assert [row["sample"] for row in read_rows(config.folder / DAMAGED)] == [
+        row["sample"] for row in read_rows(straight.folder / DAMAGED)
+    ]
+
+
+def test_too_much_of_it_stops_the_run_and_a_higher_limit_goes_on(damaged):
+    config = damaged("data.damage.limit=0.05")
+    with pytest.raises(
+        UserError, match=r"of 48 samples could not be used, more than data.damage.limit 0.05 allows; they are named in"
+    ):
+        pretrain(config, QUIET)
+    pretrain(damaged("data.damage.limit=0.5"), QUIET)
+    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == 6
+
+
+def test_it_is_judged_early_in_a_long_run(damaged, monkeypatch):
+    monkeypatch.setattr("jepa_pipeline.training.damage.JUDGED_FROM", 16)
+    with pytest.raises(UserError, match=r"of (16|24|32) samples could not be used"):
+        pretrain(damaged("data.damage.limit=0.05"), QUIET)
+
+
+def test_policy_stop_ends_the_run_in_one_sentence(damaged):
+    with pytest.raises(UserError, match=r"sample k0[24] of .* cannot be used .*`jepa shards check .*` names all damage"):
+        pretrain(damaged("data.damage.policy=stop", "data.workers=1"), QUIET)
+
+
+def test_a_mixture_logs_its_realised_shares(tiny, shards):
+    config = tiny(f"data.train=[{{path: {shards / 'train'}, weight: 3}}, {shards / 'test'}]")
+    pretrain(config, QUIET)
+    last = [row for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row][-1]
+    first, second = last[f"share/{shards / 'train'}"], last[f"share/{shards / 'test'}"]
+    assert first + second == 1 and 0.6 < first < 0.9
+    assert last[f"epoch/{shards / 'train'}"] == pytest.approx(48 * first / 200)
+    assert last[f"epoch/{shards / 'test'}"] == pytest.approx(48 * second / 60)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("[]", "at least 1 item"),
+        ("[{path: a, weight: 0}]", "greater than 0"),
+        ("[{path: a, wieght: 2}]", "unknown key 'data.train.0.wieght'"),
+        ("[{path: a, weight: 100000}, b]", "weight 1 of b is under 1/4000|the weight 1 of b is less than 1/4000"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused(tiny, value, says):
+    with pytest.raises(UserError, match=says):
+        tiny(f"data.train={value}")
