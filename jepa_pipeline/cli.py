@@ -1,6 +1,7 @@
 """The command line: one function a verb, no logic. A verb's room is imported when the verb is called."""
 
 import errno
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,14 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments 
 Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME.")]
 
 
+def read_numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them; none of an empty text."""
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"--workers is {text}: it is one or more whole numbers with commas between, such as 1,2,4")
+    return [int(part) for part in parts]
+
+
 def version(value: bool) -> None:
     if value:
         print(__version__)
@@ -56,7 +65,10 @@ def quickstart(
 
 @app.command()
 def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Pretrain an encoder; the same command again continues an unfinished run."""
+    """Pretrain an encoder; the same command again continues an unfinished run.
+
+    Ctrl-C, SIGTERM and SIGUSR1 end it at the next step with a checkpoint (exit code 75), a second Ctrl-C at once (130).
+    """
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, overrides or [])
@@ -158,6 +170,27 @@ def shards_stats(
     from jepa_pipeline.stats import stats
 
     stats(folder, workers=workers, json=json)
+
+
+@shards.command("bench")
+def shards_bench(
+    data: Annotated[str, typer.Argument(help="A folder or URL of shards, read in place of the recipe's data.train.")],
+    recipe: Annotated[Path, typer.Option("--config", help="A YAML recipe, such as those in configs/.")],
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for each number of workers, and for one process.")] = 20.0,
+    workers: Annotated[str, typer.Option(help="Numbers of workers to measure, such as 1,2,4; the recipe's unless said.")] = "",
+    step_rate: Annotated[float | None, typer.Option(min=0, help="Optimiser steps/s of one device that are to be fed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+) -> None:
+    """Measure how fast the images of a recipe come, beside a bare loop and plain webdataset, and how many workers feed it."""
+    from jepa_pipeline.config.load import load_config
+
+    run = load_config(recipe, [*(overrides or []), f"data.train={json.dumps(data)}"])
+    numbers = read_numbers(workers)
+
+    from jepa_pipeline.bench import bench
+
+    bench(run, numbers, seconds=seconds, step_rate=step_rate, as_json=as_json)
 
 
 @config.command("check")

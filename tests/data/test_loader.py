@@ -172,3 +172,20 @@ def test_a_users_mistake_in_a_worker_stays_one_sentence():
     printed = 'Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File "x"\njepa_pipeline.config.errors.UserError: a.tar is gone: copy it again\n'
     assert str(UserError(printed)) == "a.tar is gone: copy it again"
     assert str(UserError("a: UserError: b")) == "a: UserError: b"
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_never_share_a_sample_in_an_epoch_and_miss_none(folder: Path, world: int):
+    """Epochs of 30 samples end inside batches of 12; each sample still comes once an epoch, at one rank."""
+    config = run_config(folder, total_samples=5 * BATCH)
+    loaders = [train_loader(config, None, rank=rank, world_size=world) for rank in range(world)]
+    read = [[key for batch in loader for key in batch.keys] for loader in loaders]
+    size = BATCH // world
+    epochs: list[list[tuple[str, int]]] = [[], []]
+    for rank, keys in enumerate(read):
+        for place, key in enumerate(keys):
+            number = place // size * BATCH + rank * size + place % size
+            epochs[number // TOTAL].append((key, rank))
+    for epoch in epochs:
+        assert len(epoch) == TOTAL and len({key for key, _ in epoch}) == TOTAL
+    assert [key for key, _ in epochs[0]] != [key for key, _ in epochs[1]]
