@@ -30,7 +30,6 @@ from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.signals import StopSignals
 from jepa_pipeline.training.tracker import RunLog, read_rows
 from jepa_pipeline.training.trainer import build_trainer
-from lightning import Callback
 
 
 def pretrain(config: RunConfig, console: Console | None = None) -> Path:
@@ -128,7 +127,7 @@ def fit(module: Pretraining, optimizer_state: State | None, data: str, accelerat
     masks = build_masks(config.method.masks, config.method.encoder.grid)
     loader = train_loader(config, masks, start_samples=module.samples, pin_memory=accelerator == "cuda")
     log, clock, stop = RunLog(config, module.step), DataClock(), StopSignals(config.checkpoint.leave_within_s)
-    callbacks: list[Callback] = [
+    callbacks = [
         HealthMeter(log),
         Meter(log, cast(ImageStream, loader.dataset).mixture, clock, console),
         DamageReport(console),

@@ -1,42 +1,26 @@
-"""jepa shards: build a data set from a folder of images, and check one."""
+"""jepa shards build: a data set from a folder of images."""
 
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, TypeVar
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.damage import check_shard
 from jepa_pipeline.data.decode import DecodeError, decode_as
 from jepa_pipeline.data.folder import Source, deal, find_images, printable, stray
-from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, read_manifest
-from jepa_pipeline.data.writer import Record, moments, new_folder, write_shards
+from jepa_pipeline.data.manifest import Manifest, Skipped
+from jepa_pipeline.data.moments import moments
+from jepa_pipeline.data.parallel import available_cores, in_order, progress
+from jepa_pipeline.data.summary import normalisation, say
+from jepa_pipeline.data.writer import Record, new_folder, write_shards
 
 JPEG_QUALITY = 95
-PARTS = ("train", "test")
 TASK_IMAGES = 4
 """Images a process prepares between two messages; the full-size images of all tasks are in memory at once."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Report(NamedTuple):
-    """What `check` found: samples checked, and one sentence for each thing that is wrong."""
-
-    samples: int
-    problems: list[str]
 
 
 def build(
@@ -72,7 +56,7 @@ def build(
     with new_folder(out) as folder, ProcessPoolExecutor(workers) as pool:
         for part, files in parts.items():
             jobs = [(record_key(number, source.path), source) for number, source in enumerate(files)]
-            prepared = in_order(pool, workers, partial(prepare, images, size), jobs)
+            prepared = in_order(pool, workers, partial(prepare, images, size), jobs, TASK_IMAGES)
             manifests[out / part] = write_shards(
                 progress(prepared, f"writing {out / part}", len(jobs)),
                 folder / part,
@@ -93,11 +77,6 @@ def check_values(size: int | None, shard_size: int, split: float, workers: int |
         raise UserError(f"split is {split:g}: the share of the test set is at least 0 and less than 1")
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}: at least 1 process is needed")
-
-
-def available_cores() -> int:
-    """Cores this process may use, which on a cluster are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def record_key(number: int, path: Path) -> str:
@@ -138,30 +117,6 @@ def encode(image: Image.Image, extension: str) -> bytes:
     return stream.getvalue()
 
 
-def in_order(pool: Executor, workers: int, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """The function of every item, in their order, computed by the pool only so far ahead that memory stays bounded.
-
-    The pool starts at once, so that it does not fork a process in which a progress bar's thread is running.
-    """
-    tasks = (items[start : start + TASK_IMAGES] for start in range(0, len(items), TASK_IMAGES))
-    submitted = (pool.submit(apply, function, task) for task in tasks)
-    return results(deque(islice(submitted, 2 * workers)), submitted)
-
-
-def results(pending: deque[Future[list[Result]]], submitted: Iterator[Future[list[Result]]]) -> Iterator[Result]:
-    while pending:
-        yield from pending.popleft().result()
-        pending.extend(islice(submitted, 1))
-
-
-def apply(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    return [function(item) for item in items]
-
-
-def progress(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-    return track(items, title, total, console=Console(stderr=True))
-
-
 def summarise(manifests: dict[Path, Manifest], seconds: float) -> None:
     lines = []
     for folder, manifest in manifests.items():
@@ -169,49 +124,10 @@ def summarise(manifests: dict[Path, Manifest], seconds: float) -> None:
         classes = f"{len(manifest.classes)} classes" if manifest.classes else "no classes"
         lines.append(f"{folder}: {manifest.samples} images, {classes}, shards: {len(manifest.shards)}, {size:.1f} MB")
         if manifest.mean and manifest.std:
-            lines.append(f"  views.mean={short(manifest.mean)} views.std={short(manifest.std)} would normalise them exactly")
+            lines.append(f"  {normalisation(manifest.mean, manifest.std)}")
         if manifest.skipped:
             first = manifest.skipped[0]
             lines.append(f"  left out {len(manifest.skipped)}, all named in the manifest; first {first.file}: {first.reason}")
     files = sum(manifest.samples + len(manifest.skipped) for manifest in manifests.values())
     lines.append(f"{files} files in {seconds:.1f} s, {files / seconds:.0f} images/s")
     say(lines)
-
-
-def short(values: Iterable[float]) -> str:
-    return f"[{', '.join(f'{value:.3f}' for value in values)}]"
-
-
-def say(lines: Iterable[str]) -> None:
-    """Print to the terminal, not to the output that others may read."""
-    console = Console(stderr=True, soft_wrap=True)
-    for line in lines:
-        console.print(line, markup=False, highlight=False)
-
-
-def check(folder: Path, *, workers: int | None = None) -> Report:
-    """Read every shard of a data set, or of the train/ and test/ in it, whole.
-
-    What is compared: SHA-256, size, index, count, each image decoded, each label.
-
-    Raises:
-        UserError: there is no manifest, or it cannot be read.
-    """
-    parts = [folder / part for part in PARTS if (folder / part / MANIFEST).is_file()] or [folder]
-    sets = {part: read_manifest(part) for part in parts}
-    with ProcessPoolExecutor(workers or available_cores()) as pool:
-        checks = {part: start_checks(pool, part, manifest) for part, manifest in sets.items()}
-        problems = {part: list(finish_checks(part, futures)) for part, futures in checks.items()}
-    for part, manifest in sets.items():
-        say([*problems[part], f"{part}: samples checked: {manifest.samples}, problems: {len(problems[part])}"])
-    return Report(sum(manifest.samples for manifest in sets.values()), [line for lines in problems.values() for line in lines])
-
-
-def start_checks(pool: Executor, folder: Path, manifest: Manifest) -> list[Future[list[str]]]:
-    classes = None if manifest.classes is None else len(manifest.classes)
-    return [pool.submit(check_shard, folder, classes, shard) for shard in manifest.shards]
-
-
-def finish_checks(folder: Path, futures: list[Future[list[str]]]) -> Iterator[str]:
-    for problems in progress((future.result() for future in futures), f"checking {folder}", len(futures)):
-        yield from problems

@@ -1,59 +1,194 @@
-"""What can be wrong with a shard, one sentence each."""
+"""What can be wrong with a shard, one sentence each, and what its samples are like; all from one reading."""
 
-import hashlib
-import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float64, UInt64
+
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.decode import decode
-from jepa_pipeline.data.index import ShardIndex, index_shard
+from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.decode import DecodeError, decode
+from jepa_pipeline.data.index import ShardIndex, as_index, load_index
 from jepa_pipeline.data.manifest import Shard
-from jepa_pipeline.data.shards import OpenShard
+from jepa_pipeline.data.moments import moments
+from jepa_pipeline.data.remote import TRIES, is_remote, join, retried
+from jepa_pipeline.data.samples import Fault, Found, find_samples
+from jepa_pipeline.data.tar import Passing, ShardError, open_tar, shown
+
+TINY = 16
+"""Pixels of the shorter side below which an image is remarked on."""
 
 
-def check_shard(folder: Path, classes: int | None, shard: Shard) -> list[str]:
-    """Everything wrong with one shard, read whole: size, SHA-256, index, each image decoded, each label below `classes`."""
-    tar = folder / shard.file
-    if not tar.is_file():
-        return [f"{shard.file} is missing"]
-    problems = [*file_problems(tar, shard)]
-    try:
-        opened = OpenShard(tar)
-    except UserError as error:
-        problems.append(str(error))
-    else:
-        problems += [*index_problems(tar, shard, opened.index), *sample_problems(opened, classes)]
-    return [f"{shard.file}: {problem}" for problem in problems]
+class Finding(Section):
+    """Something about a shard that its owner should know."""
+
+    kind: str
+    shard: str
+    sample: str | None = None
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.shard)}: {self.sentence}"
 
 
-def file_problems(tar: Path, shard: Shard) -> Iterator[str]:
-    size = tar.stat().st_size
-    if size != shard.bytes:
-        yield f"it has {size} bytes, the manifest says {shard.bytes}"
-    with tar.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard.sha256:
-        yield f"its SHA-256 is {digest[:12]}..., the manifest says {shard.sha256[:12]}..."
+@dataclass
+class ShardReport:
+    """What one reading of a shard has shown.
 
+    problems: damage that training or a count would meet; warnings: what it would not. labels, sides, extensions: how many
+    samples have each label, shorter side in pixels, kind of member; moments: sums over `decoded` images; keys: 64-bit hashes.
+    """
 
-def index_problems(tar: Path, shard: Shard, index: ShardIndex) -> Iterator[str]:
-    if len(index.keys) != shard.samples:
-        yield f"its index lists {len(index.keys)} samples, the manifest says {shard.samples}"
-    try:
-        if index_shard(tar) != index:
-            yield "the index beside it is not the index of this tar"
-    except (tarfile.ReadError, ValueError) as error:
-        yield f"it is not a whole tar ({error})"
+    shard: str
+    problems: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    decoded: int = 0
+    labels: Counter[int | None] = field(default_factory=Counter)
+    sides: Counter[int] = field(default_factory=Counter)
+    extensions: Counter[str] = field(default_factory=Counter)
+    moments: Float64[np.ndarray, "2 3"] = field(default_factory=lambda: np.zeros((2, 3)))
+    keys: UInt64[np.ndarray, " samples"] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
+    def problem(self, kind: str, sentence: str, sample: str | None = None) -> None:
+        self.problems.append(Finding(kind=kind, shard=self.shard, sample=sample, sentence=sentence))
 
-def sample_problems(opened: OpenShard, classes: int | None) -> Iterator[str]:
-    for member, (key, label) in enumerate(zip(opened.index.keys, opened.index.labels, strict=True)):
+    def warn(self, kind: str, sentence: str, sample: str | None = None) -> None:
+        self.warnings.append(Finding(kind=kind, shard=self.shard, sample=sample, sentence=sentence))
+
+    def look(self, sample: Found) -> None:
+        """Decode a sample and count it."""
+        self.labels[sample.label] += 1
+        self.extensions.update(sample.places.keys())
         try:
-            decode(opened.image(member))
-        except ValueError as error:
-            yield f"sample {key} does not decode ({error})"
-        if classes is None and label is not None:
-            yield f"sample {key} has label {label}, the manifest names no classes"
-        if classes is not None and (label is None or not 0 <= label < classes):
-            yield f"sample {key} has label {label}, the manifest names {classes} classes"
+            image = decode(sample.image)
+        except DecodeError as error:
+            self.problem("decode", f"sample {shown(sample.key)} does not decode ({error})", sample.key)
+            return
+        self.decoded += 1
+        self.moments += moments(image)
+        self.sides[min(image.size)] += 1
+        if min(image.size) < TINY:
+            self.warn("tiny", f"sample {shown(sample.key)} has only {image.width}x{image.height} pixels", sample.key)
+
+
+def check_shard(folder: str, location: str, classes: int | None, shard: Shard) -> ShardReport:
+    """Read a shard whole: size, SHA-256, its index, each image decoded, each label below `classes`.
+
+    folder: where manifest and indexes lie; at a URL there are none to be checked. location: where the shards lie.
+    """
+    try:
+        if is_remote(location):
+            return retried(join(location, shard.file), lambda: read_shard(folder, location, classes, shard), TRIES)
+        return read_shard(folder, location, classes, shard)
+    except FileNotFoundError:
+        reason = "it is missing: copy it again"
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror or error})"
+    except UserError as error:
+        reason = str(error)
+    report = ShardReport(shard.file)
+    report.problem("file", reason)
+    return report
+
+
+def read_shard(folder: str, location: str, classes: int | None, shard: Shard) -> ShardReport:
+    report = ShardReport(shard.file)
+    samples: list[Found] = []
+    faults: list[Fault] = []
+    stored = stored_index(folder, report)
+    with open_tar(location, shard.file) as file:
+        passing = Passing(file)
+        try:
+            for result in find_samples(passing, classes, images=True):
+                if isinstance(result, Fault):
+                    faults.append(result)
+                else:
+                    report.look(result)
+                    samples.append(result._replace(image=b""))
+            index = as_index(samples)
+        except ShardError as error:
+            report.problem("tar", f"{error}; {len(samples)} of its {shard.samples} samples are whole")
+            return report
+    compare_bytes(passing, shard, report)
+    judge_faults(faults, stored, report)
+    if stored is not None:
+        compare_index(stored, index if classes else index.unlabelled(), shard, passing.bytes, report)
+        report.keys = key_hashes(stored.keys)
+    return report
+
+
+def stored_index(folder: str, report: ShardReport) -> ShardIndex | None:
+    if is_remote(folder):
+        return None
+    try:
+        return load_index(Path(folder) / report.shard)
+    except UserError as error:
+        report.problem("index", str(error))
+        return None
+
+
+def compare_bytes(passing: Passing, shard: Shard, report: ShardReport) -> None:
+    digest = passing.sha256.hexdigest()
+    if passing.bytes != shard.bytes:
+        report.problem("size", f"it has {passing.bytes} bytes, the manifest says {shard.bytes}")
+    elif digest != shard.sha256:
+        report.problem("hash", f"its SHA-256 is {digest[:12]}..., the manifest says {shard.sha256[:12]}...")
+
+
+def judge_faults(faults: list[Fault], stored: ShardIndex | None, report: ShardReport) -> None:
+    """What makes samples unusable is a problem where the index lists them, and else a remark on what was left out."""
+    listed = Counter(stored.keys if stored else ())
+    for fault in faults:
+        if fault.left_out and listed[fault.name] > (fault.kind == "key"):  # of two samples with one key the first is right
+            report.problem(fault.kind, f"sample {shown(fault.name)} cannot be used: {fault.reason}", fault.name)
+        else:
+            report.warn(fault.kind, str(fault), fault.name)
+
+
+def compare_index(stored: ShardIndex, index: ShardIndex, shard: Shard, size: int, report: ShardReport) -> None:
+    """At most one sentence on an index; `index` is what it should be, `size` that of the tar in bytes."""
+    if stored == index and len(stored.keys) == shard.samples:
+        return
+    outside = next(places_beyond(stored, size), None)
+    if outside is not None:
+        report.problem("index", f"its index says that sample {shown(outside)} lies beyond the end of the tar", outside)
+    elif len(stored.keys) != shard.samples:
+        report.problem("index", f"its index lists {len(stored.keys)} samples, the manifest says {shard.samples}")
+    elif stored.unlabelled() == index:
+        report.problem("label", "its index holds labels, the manifest names no classes")
+    elif all(problem.kind == "decode" for problem in report.problems):  # others have said why the two differ
+        report.problem("index", "the index beside it is not the index of this tar: make it with `jepa shards index`")
+
+
+def places_beyond(index: ShardIndex, size: int) -> Iterator[str]:
+    for places in index.members.values():
+        yield from (key for key, place in zip(index.keys, places, strict=True) if place and sum(place) > size)
+
+
+def key_hashes(keys: list[str]) -> UInt64[np.ndarray, " samples"]:
+    digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys)
+    return np.frombuffer(digests, np.uint64)
+
+
+def repeated_keys(folder: str, reports: Sequence[ShardReport]) -> Iterator[Finding]:
+    """One sentence for each shard that has keys of an earlier one. 1e8 samples take about 2 GB."""
+    everything = np.sort(np.concatenate([report.keys for report in reports]))
+    repeated = np.unique(everything[1:][everything[1:] == everything[:-1]])
+    first = np.full(len(repeated), -1)
+    for number, report in enumerate(reports):
+        if not len(repeated):
+            return
+        where = np.searchsorted(repeated, report.keys).clip(max=len(repeated) - 1)
+        members = np.flatnonzero(repeated[where] == report.keys)
+        rows = where[members]
+        again = members[first[rows] >= 0]
+        if len(again):
+            key = load_index(Path(folder) / report.shard).keys[int(again[0])]
+            other = reports[int(first[where[again[0]]])].shard
+            sentence = f"{len(again)} of its keys are those of samples in earlier shards, such as {shown(key)} in {shown(other)}"
+            yield Finding(kind="key", shard=report.shard, sample=key, sentence=sentence)
+        first[rows[first[rows] < 0]] = number

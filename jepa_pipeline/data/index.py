@@ -1,27 +1,24 @@
 """The index of a shard: where in the tar each sample's members lie, so that any sample is one read away."""
 
-import os
-import re
-import tarfile
-from itertools import groupby
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard
+from jepa_pipeline.data.samples import IMAGES, LABEL, Fault, Found, Place, find_samples
+from jepa_pipeline.data.tar import Passing, Readable, ShardError, shown
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
-LABEL = "cls"
-MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
-"""Key and extension of a member, parted at the first dot of the file name as webdataset does."""
-
-Place = tuple[int, int]
-"""Offset in the tar and size of a member, in bytes."""
+MAX_EXTENSIONS = 64
+"""Kinds of members in a shard, each of which is a list as long as the shard has samples."""
 
 
 class ShardIndex(Section):
-    """Where the samples of one shard lie, in SHARD.index.json beside SHARD.tar."""
+    """Where the samples of one shard lie, in SHARD.index.json beside SHARD.tar or beside the manifest."""
 
     keys: list[str] = Field(description="Key of each sample.")
     members: dict[str, list[Place | None]] = Field(
@@ -41,6 +38,10 @@ class ShardIndex(Section):
         places = (self.members[ext][member] for ext in IMAGES if ext in self.members)
         return next(filter(None, places), None)
 
+    def unlabelled(self) -> "ShardIndex":
+        """The same without labels."""
+        return self.model_copy(update={"labels": [None] * len(self.keys)})
+
 
 def index_path(tar: Path) -> Path:
     return tar.with_suffix(".index.json")
@@ -57,28 +58,68 @@ def load_index(tar: Path) -> ShardIndex:
         return ShardIndex.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UserError(
-            f"{path} is missing or damaged, without it {tar.name} cannot be read: copy or build the shards anew"
+            f"{path} is missing or damaged, without it {tar.name} cannot be read: copy it again or make it with `jepa shards index`"
         ) from error
 
 
-def index_shard(tar: Path) -> ShardIndex:
-    """The index of a shard, made by reading the headers of the whole tar.
+def save_index(index: ShardIndex, tar: Path) -> None:
+    """Write an index in place of the one that may be there."""
+    partial = index_path(tar).with_suffix(".partial")
+    partial.write_text(index.model_dump_json())
+    partial.replace(index_path(tar))
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write a manifest, at once and in place of the one that may be there."""
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(manifest.model_dump_json(indent=1) + "\n")
+    partial.replace(folder / MANIFEST)
+
+
+class Indexed(NamedTuple):
+    """A shard's line of the manifest, its index, what is wrong in it, and how many samples have labels from where."""
+
+    shard: Shard
+    index: ShardIndex
+    faults: list[Fault]
+    labelled_by: Counter[str | None]
+
+
+def index_shard(file: Readable, name: str, classes: int | None = None) -> Indexed:
+    """Read a shard once, for its index and its SHA-256. With `classes`, samples need a label below that number.
 
     Raises:
-        tarfile.ReadError: it is no tar or ends early.
-        ValueError: a label is not a whole number.
+        ShardError: it is no whole tar, or holds no sample that can be used.
     """
-    with tarfile.open(tar, "r:") as archive:
-        named = [(*match.groups(), info) for info in archive if info.isfile() and (match := MEMBER.fullmatch(info.name))]
-        samples = [{ext: info for _, ext, info in group} for _, group in groupby(named, key=lambda member: member[0])]
-        extensions = sorted({ext for sample in samples for ext in sample} - {LABEL})
-        places = {
-            ext: [(info.offset_data, info.size) if (info := sample.get(ext)) else None for sample in samples] for ext in extensions
-        }
-        with tar.open("rb") as file:
-            labels = [read_label(file.fileno(), sample.get(LABEL)) for sample in samples]
-    return ShardIndex(keys=[key for key, _ in groupby(key for key, _, _ in named)], members=places, labels=labels)
+    passing = Passing(file)
+    samples, faults = part(find_samples(passing, classes))
+    left_out = [fault for fault in faults if fault.left_out]
+    if not samples:
+        first = f" ({shown(left_out[0].name)}: {left_out[0].reason})" if left_out else ""
+        raise ShardError(f"it holds no sample that can be used{first}")
+    shard = Shard(file=name, samples=len(samples), bytes=passing.bytes, sha256=passing.sha256.hexdigest())
+    return Indexed(shard, as_index(samples), faults, Counter(sample.labelled_by for sample in samples))
 
 
-def read_label(fd: int, info: tarfile.TarInfo | None) -> int | None:
-    return None if info is None else int(os.pread(fd, info.size, info.offset_data))
+def part(results: Iterable[Found | Fault]) -> tuple[list[Found], list[Fault]]:
+    samples: list[Found] = []
+    faults: list[Fault] = []
+    for result in results:
+        faults.append(result) if isinstance(result, Fault) else samples.append(result)
+    return samples, faults
+
+
+def as_index(samples: list[Found]) -> ShardIndex:
+    """The index of samples in the order in which they lie.
+
+    Raises:
+        ShardError: they have more kinds of members than a data set has.
+    """
+    extensions = sorted({extension for sample in samples for extension in sample.places} - {LABEL})
+    if len(extensions) > MAX_EXTENSIONS:
+        raise ShardError(
+            f"its samples have {len(extensions)} kinds of members, such as {shown(extensions[0])}, more than {MAX_EXTENSIONS}: "
+            "an extension begins at the first dot of a name, so names need one dot only"
+        )
+    members = {extension: [sample.places.get(extension) for sample in samples] for extension in extensions}
+    return ShardIndex(keys=[s.key for s in samples], members=members, labels=[s.label for s in samples])

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -11,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.remote import is_remote, join, read_file, without_secrets
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -44,7 +46,9 @@ class Manifest(Section):
     extensions: tuple[str, ...] = Field(description="Extensions of the samples' members.")
     classes: tuple[str, ...] | None = Field(description="Name of each label; null where samples have none.")
     location: str | None = Field(
-        None, description="Folder or URL in which the shards lie; null: beside this file. The indexes always lie beside this file."
+        None,
+        description="URL, or folder seen from that of this file, in which the shards lie; null: beside this file. "
+        "The indexes always lie beside this file.",
     )
     made: dict[str, str | int | float | None] = Field(description="How the shards were made.")
     skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
@@ -64,32 +68,54 @@ class Manifest(Section):
         return digest.hexdigest()[:12]
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder whose shards are all there.
+def load_manifest(location: str | Path) -> Manifest:
+    """The manifest of a folder or URL, whose shards are all there if they are local.
 
     Raises:
         UserError: there is none, it cannot be read, or a shard it lists is missing.
     """
-    manifest = read_manifest(folder)
-    present = {entry.name for entry in folder.iterdir()}
+    manifest = read_manifest(location)
+    tars = tar_location(location, manifest)
+    if is_remote(tars):
+        return manifest
+    if not Path(tars).is_dir():
+        raise UserError(f"{tars}, where {Path(location) / MANIFEST} says its shards lie, is not a folder: copy them there")
+    present = {entry.name for entry in Path(tars).iterdir()}
     missing = [shard.file for shard in manifest.shards if shard.file not in present]
     if missing:
         others = f" and {len(missing) - 1} more shards" if len(missing) > 1 else ""
-        raise UserError(f"{folder} lacks {missing[0]}{others} of its manifest: copy the folder again or build the shards anew")
+        raise UserError(f"{tars} lacks {missing[0]}{others} of its manifest: copy the folder again or build the shards anew")
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder, whether its shards are there or not.
+def tar_location(location: str | Path, manifest: Manifest) -> str:
+    """The folder or URL in which the shards of a manifest lie, if the manifest was read from `location`.
+
+    Raises:
+        UserError: a manifest from a URL says that its shards are on another host, or on this machine.
+    """
+    base, tars = str(location), manifest.location
+    if tars is None:
+        return base
+    if not is_remote(base):
+        return tars if is_remote(tars) else str(Path(base) / tars)
+    if not is_remote(tars) or urlsplit(base)[:2] != urlsplit(tars)[:2]:
+        raise UserError(
+            f"the manifest at {without_secrets(base)} says that its shards lie at {without_secrets(tars)}, elsewhere than its own "
+            "host: if you trust it, copy it and its index files into a folder and name that"
+        )
+    return tars
+
+
+def read_manifest(location: str | Path) -> Manifest:
+    """The manifest of a folder or URL, whether its shards are there or not.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(no_manifest(folder))
+    path, text = manifest_text(str(location))
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON ({error}): copy it again or build the shards anew") from error
     version = values.get("version") if isinstance(values, dict) else None
@@ -107,10 +133,23 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def manifest_text(location: str) -> tuple[str, bytes]:
+    """Where the manifest of a location is, as it may be printed, and what it says."""
+    if is_remote(location):
+        url = join(location, MANIFEST)
+        return without_secrets(url), read_file(url)
+    path = Path(location) / MANIFEST
+    if not path.is_file():
+        raise UserError(no_manifest(Path(location)))
+    return str(path), path.read_bytes()
+
+
 def no_manifest(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is not a folder: data is a folder of shards, as `jepa shards build IMAGES {folder}` writes it"
     parts = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if parts:
         return f"{folder} holds no {MANIFEST} but {' and '.join(parts)} in it do: name one of them, such as {folder / parts[-1]}"
+    if any(folder.glob("*.tar")):
+        return f"{folder} holds tars but no {MANIFEST}: make it with `jepa shards index {folder}`"
     return f"{folder} holds no {MANIFEST}: make shards of a folder of images with `jepa shards build IMAGES {folder}`"

@@ -2,12 +2,23 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.index import IMAGES, index_path, load_index
-from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.data.ahead import Ahead
+from jepa_pipeline.data.cache import Cache
+from jepa_pipeline.data.index import ShardIndex, index_path, load_index
+from jepa_pipeline.data.manifest import read_manifest, tar_location
+from jepa_pipeline.data.remote import is_remote, join, without_secrets
+from jepa_pipeline.data.samples import IMAGES, MAX_IMAGE
+
+NOWHERE, NO_LABEL = (-1, -1), -(2**63)
+"""What stands in arrays for a sample without an image, and for one without a label."""
 
 
 class Sample(NamedTuple):
@@ -23,16 +34,21 @@ class SampleError(UserError):
 
 
 class Shards:
-    """The samples of a data set, readable in any order. Files are opened when first read, so it travels to workers cheaply.
+    """The samples of a data set, readable in any order. Local shards are read where they lie, those of a URL are fetched into
+    the cache of this machine. Files are opened when first read, so it travels to workers cheaply.
 
     Raises:
-        UserError: the folder is no whole data set.
+        UserError: there is no manifest in the folder or at the URL, or it cannot be read.
     """
 
-    def __init__(self, folder: Path, max_open: int = 64) -> None:
-        self.folder = folder
-        self.manifest = load_manifest(folder)
+    def __init__(self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None) -> None:
+        self.location = str(location)
+        self.manifest = read_manifest(self.location)
         self.max_open = max_open
+        self.tars = tar_location(self.location, self.manifest)
+        indexed = self.manifest if is_remote(self.location) else None
+        self.cache = Cache(cache or CacheConfig(), indexed) if is_remote(self.tars) else None
+        self._ahead = Ahead(self.cache) if self.cache else None
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
 
     @property
@@ -40,21 +56,37 @@ class Shards:
         """Samples of each shard."""
         return [shard.samples for shard in self.manifest.shards]
 
+    def fetch_ahead(self, shards: Sequence[int]) -> None:
+        """Start to fetch these shards in the background, first ones first; asking again is cheap. Nothing to do for local ones.
+
+        It drops what was asked for before and has not begun. An error is met again, and raised, where the shard is read.
+        """
+        if self._ahead:
+            self._ahead.ask([(self._place(shard), self.manifest.shards[shard]) for shard in shards])
+
     def read(self, shard: int, member: int) -> Sample:
         """One sample.
 
         Raises:
-            SampleError: it has no image or its shard ends early; the sentence names both and the cure.
+            SampleError: it has no image, its shard ends early or is gone, or that has no whole index; the sentence names the
+                sample, the shard and the cure.
+            UserError: its shard could not be fetched.
         """
-        opened = self.open(shard)
-        key = opened.index.keys[member]
+        key = f"number {member}"
         try:
-            return Sample(key, opened.image(member), opened.index.labels[member])
-        except ValueError as error:
+            opened = self.open(shard)
+            key = opened.key(member)
+            return Sample(key, opened.image(member), opened.label(member))
+        except (ValueError, OSError) as error:
             raise self.error(shard, key, str(error)) from error
 
     def open(self, shard: int) -> "OpenShard":
-        """A shard's open file and index; the least recently read are closed beyond max_open."""
+        """A shard's open file and index; the least recently read are closed beyond max_open.
+
+        Raises:
+            ValueError: it is gone, or has no index that agrees with the manifest.
+            UserError: it could not be fetched.
+        """
         if shard not in self._open:
             self._open[shard] = self._opened(shard)
             if len(self._open) > self.max_open:
@@ -62,45 +94,87 @@ class Shards:
         self._open.move_to_end(shard)
         return self._open[shard]
 
-    def _opened(self, shard: int) -> "OpenShard":
-        tar, samples = self.folder / self.manifest.shards[shard].file, self.manifest.shards[shard].samples
-        opened = OpenShard(tar)
-        if len(opened.index.keys) != samples:
-            raise UserError(f"{index_path(tar)} lists {len(opened.index.keys)} samples, the manifest {samples}: copy both again")
+    def _opened(self, number: int) -> "OpenShard":
+        shard = self.manifest.shards[number]
+        beside = Path(self.location) / shard.file
+        if self.cache:
+            opened = open_shard(beside, *self.cache.open(self._place(number), shard))
+        else:
+            opened = open_shard(beside, open_local(Path(self._place(number))))
+        if len(opened.keys) != shard.samples:
+            raise ValueError(f"its index lists {len(opened.keys)} samples, the manifest {shard.samples}")
         return opened
+
+    def _place(self, shard: int) -> str:
+        """Path or URL of a shard."""
+        file = self.manifest.shards[shard].file
+        return join(self.tars, file) if self.cache else str(Path(self.tars) / file)
 
     def error(self, shard: int, key: str, reason: str) -> SampleError:
         """What to raise for a sample that cannot be used."""
-        path = self.folder / self.manifest.shards[shard].file
-        return SampleError(f"sample {key} of {path} cannot be used ({reason}): `jepa shards check {self.folder}` names all damage")
+        place, data = (without_secrets(text) if self.cache else text for text in (self._place(shard), self.location))
+        return SampleError(f"sample {key} of {place} cannot be used ({reason}): `jepa shards check {data}` names all damage")
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
-class OpenShard:
-    """A shard's file descriptor, closed when nobody holds this any more, and its index."""
+def open_local(tar: Path) -> int:
+    """File descriptor of a tar on this machine.
 
-    def __init__(self, tar: Path) -> None:
-        self.fd = -1
-        self.index = load_index(tar)
-        self.fd = os.open(tar, os.O_RDONLY)
+    Raises:
+        ValueError: it is not there.
+        UserError: the system does not open it, for a reason that may pass: a run over it would not be the run it should be.
+    """
+    try:
+        return os.open(tar, os.O_RDONLY)
+    except FileNotFoundError as error:
+        raise ValueError("its shard is not there") from error
+    except OSError as error:
+        raise UserError(f"{tar} cannot be opened ({error.strerror}): see to that, then run the same command again") from error
+
+
+def open_shard(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShard":
+    """A shard whose index lies beside `tar` unless it is given; ValueError if that is missing or damaged."""
+    try:
+        return OpenShard(fd, load_index(tar) if index is None else index)
+    except (UserError, OverflowError) as error:
+        os.close(fd)
+        raise ValueError(f"{index_path(tar)} is missing or damaged") from error
+
+
+class OpenShard:
+    """A shard's file descriptor, closed when nobody holds this any more, and its index in arrays: a process has dozens open."""
+
+    def __init__(self, fd: int, index: ShardIndex) -> None:
+        self.fd = fd
+        self.keys = np.array([key.encode(errors="surrogatepass") for key in index.keys])
+        places = [index.image_place(member) or NOWHERE for member in range(len(index.keys))]
+        self.places = np.array(places, np.int64).reshape(-1, 2)
+        self.labels = np.array([NO_LABEL if label is None else label for label in index.labels], np.int64)
+
+    def key(self, member: int) -> str:
+        return self.keys[member].decode(errors="surrogatepass")
+
+    def label(self, member: int) -> int | None:
+        label = int(self.labels[member])
+        return None if label == NO_LABEL else label
 
     def image(self, member: int) -> bytes:
         """The compressed image of a sample.
 
         Raises:
-            ValueError: it has none, or the shard ends before it does.
+            ValueError: it has none, its index gives it more bytes than an image has, or the shard ends before it does.
         """
-        place = self.index.image_place(member)
-        if place is None:
+        offset, size = self.places[member].tolist()
+        if (offset, size) == NOWHERE:
             raise ValueError(f"it has no {', '.join(IMAGES)}")
-        offset, size = place
+        if size > MAX_IMAGE:
+            raise ValueError(f"its index gives its image {size} bytes, but an image has up to {MAX_IMAGE}")
         image = os.pread(self.fd, size, offset)
         if len(image) < size:
             raise ValueError("its shard is truncated")
         return image
 
     def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        os.close(self.fd)

@@ -1,6 +1,5 @@
 """Writing a data set: shards that plain webdataset reads too, an index beside each, and the manifest last."""
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,24 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageStat
+from PIL import Image
 from webdataset.writer import ShardWriter
 
 from jepa_pipeline import __version__
-from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.index import LABEL, index_path, index_shard
-from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard, Skipped
+from jepa_pipeline.data.index import index_shard, save_index, save_manifest
+from jepa_pipeline.data.manifest import Manifest, Shard, Skipped
+from jepa_pipeline.data.moments import Moments, mean_and_std, moments
+from jepa_pipeline.data.samples import LABEL
 
 SHARD_SAMPLES = 10_000
 """Most samples of a shard, however small they are, so that its index stays small."""
-
-
-class Moments(NamedTuple):
-    """Mean of an image's channels and of their squares, on pixels scaled to 0..1."""
-
-    mean: RGB
-    square: RGB
 
 
 class Record(NamedTuple):
@@ -38,15 +31,6 @@ class Record(NamedTuple):
     extension: str
     label: int | None
     moments: Moments
-
-
-def moments(image: Image.Image) -> Moments:
-    """The moments of an RGB image, exact over its pixels."""
-    stat = ImageStat.Stat(image)
-    pixels = image.width * image.height
-    red, green, blue = (value / pixels / 255 for value in stat.sum)
-    reds, greens, blues = (value / pixels / 255**2 for value in stat.sum2)
-    return Moments((red, green, blue), (reds, greens, blues))
 
 
 def png_record(key: str, image: Image.Image, label: int | None) -> Record:
@@ -113,21 +97,20 @@ def write_shards(
     ) as sink:
         for record in chain([first], records):
             sink.write(members(record))
-    mean, std = tally.mean_and_std()
+    mean, std = mean_and_std(tally.moments, tally.samples)
     manifest = Manifest(
         created_by=f"jepa_pipeline {__version__}",
         shards=tuple(shards),
         samples=tally.samples,
         extensions=tuple(sorted(tally.extensions)),
         classes=None if classes is None else tuple(classes),
+        location=None,
         made=made,
         skipped=tuple(tally.skipped),
         mean=mean,
         std=std,
     )
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(manifest.model_dump_json(indent=1) + "\n")
-    partial.replace(folder / MANIFEST)
+    save_manifest(manifest, folder)
     return manifest
 
 
@@ -150,21 +133,11 @@ class Tally:
             self.moments += sample.moments
             yield sample
 
-    def mean_and_std(self) -> tuple[RGB, RGB]:
-        mean, square = self.moments / self.samples
-        std = np.sqrt(np.maximum(square - mean**2, 0))
-        return as_rgb(mean), as_rgb(std)
-
     def nothing(self) -> str:
         if not self.skipped:
             return "no samples were given: shards need at least one"
         first = self.skipped[0]
         return f"none of {len(self.skipped)} files could be used ({first.file}: {first.reason}): name a folder of whole images"
-
-
-def as_rgb(values: Iterable[float]) -> RGB:
-    red, green, blue = (round(float(value), 6) for value in values)
-    return red, green, blue
 
 
 def members(record: Record) -> dict[str, str | bytes]:
@@ -173,9 +146,14 @@ def members(record: Record) -> dict[str, str | bytes]:
 
 
 def seal(tar: Path) -> Shard:
-    """Write the index of a finished shard; its line of the manifest."""
-    index = index_shard(tar)
-    index_path(tar).write_text(index.model_dump_json())
-    with tar.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Shard(file=tar.name, samples=len(index.keys), bytes=tar.stat().st_size, sha256=digest)
+    """Write the index of a finished shard; its line of the manifest.
+
+    Raises:
+        UserError: its samples cannot all be told apart or found again, such as two of one key.
+    """
+    with tar.open("rb", buffering=1 << 20) as file:
+        indexed = index_shard(file, tar.name)
+    if indexed.faults:
+        raise UserError(f"{tar.name} cannot be written: {indexed.faults[0]}")
+    save_index(indexed.index, tar)
+    return indexed.shard

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
+import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.training.callbacks import StepCallback

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.training.callbacks import StepCallback, due, snapshot
 from jepa_pipeline.training.module import Pretraining

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.run import RunConfig
@@ -10,7 +11,7 @@ from lightning import Callback, Trainer
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def build_trainer(config: RunConfig, accelerator: str, steps: int, callbacks: list[Callback]) -> Trainer:
+def build_trainer(config: RunConfig, accelerator: str, steps: int, callbacks: Sequence[Callback]) -> Trainer:
     """A loop over so many optimiser steps; checkpoints, logs and the order of the data are not its business."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -23,7 +24,7 @@ def build_trainer(config: RunConfig, accelerator: str, steps: int, callbacks: li
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=config.optim.accumulate_steps,
-        callbacks=callbacks,
+        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

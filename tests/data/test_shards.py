@@ -1,6 +1,7 @@
 """What is written can be read: by us in any order, and by plain webdataset."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -135,14 +136,23 @@ def test_the_folder_above_or_none_at_all_is_one_sentence(folder: Path, tmp_path:
 def test_a_wrong_index_is_one_sentence(folder: Path, text: str | None):
     path = index_path(folder / "shard-000000.tar")
     path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(UserError, match=r"index.json is missing or damaged"):
-        Shards(folder).read(0, 0)
+    with pytest.raises(SampleError, match=r"sample number 3 of .*shard-000000.tar cannot .*index.json is missing or damaged\)"):
+        Shards(folder).read(0, 3)
 
 
 def test_an_index_of_another_shard_is_refused(folder: Path):
     index_path(folder / "shard-000002.tar").rename(index_path(folder / "shard-000000.tar"))
-    with pytest.raises(UserError, match="lists 4 samples, the manifest 8"):
+    with pytest.raises(SampleError, match="lists 4 samples, the manifest 8"):
         Shards(folder).read(0, 0)
+
+
+def test_a_shard_that_vanished_is_named(folder: Path):
+    shards = Shards(folder)
+    (folder / "shard-000001.tar").unlink()
+    sentence = r"sample number 2 of .*shard-000001.tar cannot be used \(its shard cannot be opened, No such file or directory\)"
+    with pytest.raises(SampleError, match=sentence):
+        shards.read(1, 2)
+    assert shards.read(2, 0).key == "k16"
 
 
 def test_nothing_is_written_over(folder: Path):
@@ -188,3 +198,56 @@ def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path: Path):
     assert not (tmp_path / "out.partial" / "manifest.json").exists()
     with pytest.raises(UserError, match=r"out.partial was left by a build that was killed"), new_folder(out):
         pass
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ([512, (1 << 30) + 1], "its index gives its image 1073741825 bytes, but an image has up to 1073741824"),
+        ([1 << 40, 5], "its shard is truncated"),
+        ([1 << 70, 5], "is missing or damaged"),
+        (None, "it has no jpg, jpeg, png, webp"),
+    ],
+)
+def test_an_index_that_points_nowhere_is_a_damaged_sample(folder: Path, place: list[int] | None, says: str):
+    path = index_path(folder / "shard-000000.tar")
+    values = json.loads(path.read_text())
+    values["members"]["png"][0] = place
+    path.write_text(json.dumps(values))
+    with pytest.raises(SampleError, match=says):
+        Shards(folder).read(0, 0)
+
+
+def test_a_shard_the_system_does_not_open_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run that skipped what may be there a minute later would not be the run it should be."""
+
+    def busy(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("os.open", busy)
+    with pytest.raises(
+        UserError, match=r"cannot be opened .Too many open files.: see to that, then run the same command again"
+    ) as told:
+        Shards(folder).read(0, 0)
+    assert not isinstance(told.value, SampleError)
+
+
+def test_an_open_shard_is_small(tmp_path: Path):
+    """Of 10,000 samples, as many as a shard of ours holds: a worker has dozens open."""
+    import tracemalloc
+
+    from jepa_pipeline.data.index import ShardIndex
+    from jepa_pipeline.data.shards import OpenShard
+
+    count = 10_000
+    index = ShardIndex(
+        keys=[f"{n:08d}_a-file-name-of-some-length" for n in range(count)],
+        members={"jpg": [(n * 30_000, 28_000) for n in range(count)]},
+        labels=[n % 1000 for n in range(count)],
+    )
+    (tmp_path / "x").touch()
+    tracemalloc.start()
+    opened = OpenShard(os.open(tmp_path / "x", os.O_RDONLY), index)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 0.8e6 and opened.key(7) == "00000007_a-file-name-of-some-length" and opened.label(1001) == 1

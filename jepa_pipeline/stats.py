@@ -1,0 +1,94 @@
+"""jepa shards stats: what is in a data set, by its manifest and indexes alone."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
+from json import dumps
+from pathlib import Path
+
+from jepa_pipeline.config.data import RGB
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.index import load_index
+from jepa_pipeline.data.manifest import Manifest, Shard, read_manifest, tar_location
+from jepa_pipeline.data.parallel import available_cores, in_order
+from jepa_pipeline.data.remote import is_remote, without_secrets
+from jepa_pipeline.data.summary import Spread, add, by_class, class_table, normalisation, parts, spread
+from jepa_pipeline.data.tar import shown
+
+
+class Contents(Section):
+    """What `stats` read of one folder. left_out: files or samples that the manifest names as unusable."""
+
+    folder: str
+    hash: str
+    created_by: str
+    location: str
+    samples: int
+    shards: int
+    bytes: int
+    samples_per_shard: Spread
+    extensions: tuple[str, ...]
+    classes: dict[str, int] | None
+    left_out: int
+    mean: RGB | None
+    std: RGB | None
+
+
+def stats(folder: str | Path, *, workers: int | None = None, json: bool = False) -> list[Contents]:
+    """Print what a data set holds, or the train/ and test/ in it, by its manifest and indexes alone: no shard is opened.
+
+    workers: processes, all cores unless said; json: print one JSON object.
+
+    Raises:
+        UserError: there is no manifest or index, or one cannot be read.
+    """
+    workers = workers or available_cores()
+    sets = {part: read_manifest(part) for part in parts(str(folder))}
+    with ProcessPoolExecutor(workers) as pool:
+        contents = [contents_of(pool, workers, part, manifest) for part, manifest in sets.items()]
+    if json:
+        print(dumps({"parts": [part.model_dump() for part in contents]}))
+    else:
+        print(*(line for part in contents for line in contents_lines(part)), sep="\n")
+    return contents
+
+
+def contents_of(pool: Executor, workers: int, folder: str, manifest: Manifest) -> Contents:
+    names, shards = manifest.classes, manifest.shards
+    if names and is_remote(folder):
+        raise UserError(
+            f"{without_secrets(folder)} has no index files, which hold the labels: `jepa shards check` reads its shards"
+        )
+    labels = add(in_order(pool, workers, partial(count_labels, folder), shards)) if names else Counter()
+    return Contents(
+        folder=folder,
+        hash=manifest.hash(),
+        created_by=manifest.created_by,
+        location=tar_location(folder, manifest),
+        samples=manifest.samples,
+        shards=len(shards),
+        bytes=sum(shard.bytes for shard in shards),
+        samples_per_shard=spread(Counter(shard.samples for shard in shards)),
+        extensions=manifest.extensions,
+        classes=by_class(names, labels) if names else None,
+        left_out=len(manifest.skipped),
+        mean=manifest.mean,
+        std=manifest.std,
+    )
+
+
+def count_labels(folder: str, shard: Shard) -> Counter[int | None]:
+    return Counter(load_index(Path(folder) / shard.file).labels)
+
+
+def contents_lines(part: Contents) -> Iterator[str]:
+    yield f"{part.folder}: samples: {part.samples}, shards: {part.shards}, {part.bytes / 1e6:.1f} MB, hash {part.hash}"
+    yield f"  made by {shown(part.created_by)}; the shards lie in {shown(part.location)}"
+    yield f"  samples a shard: {part.samples_per_shard}; members: {', '.join(map(shown, part.extensions))}"
+    if part.left_out:
+        yield f"  left out: {part.left_out}, all named in the manifest"
+    if part.mean and part.std:
+        yield f"  {normalisation(part.mean, part.std)}"
+    yield from (f"  {line}" for line in (class_table(part.classes) if part.classes else ["no classes"]))
