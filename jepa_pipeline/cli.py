@@ -81,8 +81,10 @@ def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
 @app.command()
 def probe(
     run: Run,
-    data: Annotated[Path, typer.Option(help="Labelled shards: a folder with train/ and test/ in it, or the training shards.")],
-    test: Annotated[Path | None, typer.Option(help="Test shards, where DATA holds only the training shards.")] = None,
+    data: Annotated[
+        str, typer.Option(help="Labelled shards: a folder or URL with train/ and test/ in it, or that of the training shards.")
+    ],
+    test: Annotated[str | None, typer.Option(help="Test shards, where DATA holds only the training shards.")] = None,
     settings: Annotated[
         list[str] | None, typer.Argument(help="Assignments over the probe's defaults, such as iterations=20.")
     ] = None,

@@ -14,6 +14,7 @@ from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.loader import eval_loader
 from jepa_pipeline.data.manifest import MANIFEST
+from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card
@@ -33,7 +34,7 @@ def probe(
 
     Args:
         run: a run folder, or the folder of an encoder.
-        data: a folder with labelled shards in train/ and test/, or the training shards where `test` is given.
+        data: a folder or URL with labelled shards in train/ and test/, or the training shards where `test` is given.
         test: the test shards.
         config: the probe's settings; the defaults unless given.
         out: folder of the JSON; RUN/probes unless given.
@@ -44,7 +45,7 @@ def probe(
     config = config or ProbeConfig.model_validate({})
     card, encoder = read_card(run), load_encoder(run)
     before = hash_weights(encoder)
-    train_set, test_set = open_sets(Path(data), None if test is None else Path(test))
+    train_set, test_set = open_sets(str(data), None if test is None else str(test))
     encoders = {"target": encoder, "random_init": random_encoder(card.encoder, config.seed)}
     train = extract_set(encoders, train_set, card, config, "training set")
     unseen = extract_set(encoders, test_set, card, config, "test set")
@@ -53,7 +54,7 @@ def probe(
 
     classes = len(train_set.manifest.classes or ())
     rows, selection = judge(train, unseen, classes, config)
-    name = Path(data).resolve().name
+    name = without_secrets(str(data)).rstrip("/").rpartition("/")[2] if is_remote(str(data)) else Path(data).resolve().name
     report = ProbeReport(
         data=name,
         data_hash={"train": train_set.manifest.hash(), "test": test_set.manifest.hash()},
@@ -77,15 +78,16 @@ def report_key(report: ProbeReport) -> str:
     return hashlib.sha256(question.encode()).hexdigest()[:12]
 
 
-def open_sets(data: Path, test: Path | None) -> tuple[Shards, Shards]:
-    """The labelled training and test shards."""
+def open_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
+    """The labelled training and test shards, each in a folder or at a URL."""
     if test is None:
-        if not all((data / part / MANIFEST).is_file() for part in ("train", "test")):
+        both = Path(data)
+        if not is_remote(data) and not all((both / part / MANIFEST).is_file() for part in ("train", "test")):
             raise UserError(
                 f"{data} does not hold train/ and test/ shards: build them with `jepa shards build IMAGES {data} --split 0.1`, "
                 "or name the test shards with --test"
             )
-        data, test = data / "train", data / "test"
+        data, test = (join(data, part) if is_remote(data) else str(both / part) for part in ("train", "test"))
     train_set, test_set = Shards(data), Shards(test)
     for folder, shards in ((data, train_set), (test, test_set)):
         if not shards.manifest.classes:

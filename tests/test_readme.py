@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,11 @@ def place(tmp_path_factory):
         Image.fromarray(draw_shape(name, int(generator.integers(30, 60)), generator)).save(
             place / "photos" / name / f"{number}.png"
         )
+    foreign = place / "shards/imagenet"
+    foreign.mkdir(parents=True)
+    with tarfile.open(foreign / "train-0.tar", "w") as tar:
+        for path in sorted((place / "photos").rglob("*.png"))[:12]:
+            tar.add(path, f"train/{path.stem}.png")
     (place / "configs").symlink_to(ROOT / "configs")
     return place
 
