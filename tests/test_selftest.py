@@ -72,3 +72,15 @@ def test_fifty_kills_of_sixty_steps():
     result = selftest("--steps", 60, "--kills", 50)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("killed after step") >= 40, "most kills met the run alive"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_kills_with_any_number_of_workers(tiny, tmp_path, workers):
+    from jepa_pipeline.config.show import to_yaml
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(to_yaml(tiny(f"data.workers={workers}", "optim.accumulate_steps=2")))
+    result = selftest(recipe, "--steps", 30, "--kills", 8, "--seed", workers)
+    assert result.returncode == 0, result.stdout + result.stderr

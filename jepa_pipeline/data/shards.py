@@ -146,12 +146,14 @@ def open_shard(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShar
 class OpenShard:
     """A shard's file descriptor, closed when nobody holds this any more, and its index in arrays: a process has dozens open."""
 
+    fd = -1
+
     def __init__(self, fd: int, index: ShardIndex) -> None:
-        self.fd = fd
         self.keys = np.array([key.encode(errors="surrogatepass") for key in index.keys])
         places = [index.image_place(member) or NOWHERE for member in range(len(index.keys))]
         self.places = np.array(places, np.int64).reshape(-1, 2)
         self.labels = np.array([NO_LABEL if label is None else label for label in index.labels], np.int64)
+        self.fd = fd  # last: whoever meets an error above still owns it
 
     def key(self, member: int) -> str:
         return self.keys[member].decode(errors="surrogatepass")
@@ -177,4 +179,5 @@ class OpenShard:
         return image
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)

@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_sentence_at_once(server, url, config, monkeypatch):
 
     monkeypatch.setattr(cache_module, "fetch_file", full)
     with pytest.raises(
-        UserError, match=r"cannot be kept in .*cache \(No space left on device\): make room .* checkpoint$"
+        UserError, match=r"cannot be kept in .*cache \(No space left on device\): make room .* again$"
     ) as caught:
         Shards(url, cache=config).read(0, 0)
     assert not isinstance(caught.value, SampleError) and not kept(config)

@@ -106,7 +106,8 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 MISTAKES = {
-    "holds no manifest.json: make shards .* `jepa shards build IMAGES": lambda folder: (folder / "manifest.json").unlink(),
+    "holds tars but no manifest.json: make it with `jepa shards index": lambda folder: (folder / "manifest.json").unlink(),
+    "holds no manifest.json: make shards .* `jepa shards build IMAGES": lambda folder: [path.unlink() for path in folder.iterdir()],
     "is not readable JSON": lambda folder: (folder / "manifest.json").write_text("{"),
     "has version 7": edit(lambda values: values.update(version=7)),
     "has version None": lambda folder: (folder / "manifest.json").write_text("[]"),
@@ -149,7 +150,7 @@ def test_an_index_of_another_shard_is_refused(folder: Path):
 def test_a_shard_that_vanished_is_named(folder: Path):
     shards = Shards(folder)
     (folder / "shard-000001.tar").unlink()
-    sentence = r"sample number 2 of .*shard-000001.tar cannot be used \(its shard cannot be opened, No such file or directory\)"
+    sentence = r"sample number 2 of .*shard-000001.tar cannot be used \(its shard is not there\)"
     with pytest.raises(SampleError, match=sentence):
         shards.read(1, 2)
     assert shards.read(2, 0).key == "k16"
