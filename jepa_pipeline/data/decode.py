@@ -9,6 +9,9 @@ from PIL import Image, ImageOps
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are read, as Pillow calls them, and the extension of each in a shard. Phones write JPEG as MPO."""
 
+ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+"""Where Pillow keeps what may hold an orientation; to ask it takes longer than to decode a small image."""
+
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # check_pixels refuses such images
 
 
@@ -35,7 +38,8 @@ def decode_as(data: bytes) -> tuple[Image.Image, str]:
             check_pixels(image)
             extension = EXTENSIONS[image.format or ""]
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            if ORIENTED & image.info.keys():
+                ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image), extension
     except DecodeError:
         raise
@@ -59,4 +63,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
         pixels = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, pixels).convert("RGB")
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    return image if image.mode == "RGB" else image.convert("RGB")

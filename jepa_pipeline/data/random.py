@@ -18,7 +18,7 @@ class Stream(IntEnum):
 
 
 class Key(ISeedSequence):
-    """The key of a Philox as it is. Handed over as the argument `key`, numpy would first ask the system for a seed it never uses."""
+    """The key of a Philox, as it is. Given as its argument `key`, numpy would first ask the system for a seed and never use it."""
 
     def __init__(self, seed: int, stream: Stream) -> None:
         self.words = np.array([seed, stream], np.uint64)
@@ -38,4 +38,6 @@ def keyed_generator(seed: int, stream: Stream, epoch: int, sample: int, view: in
     Philox (Salmon et al. 2011) is a keyed hash of a counter of four 64-bit words. The lowest word counts the numbers drawn,
     2^66 of them, and the other three say whose they are, so no two generators overlap and making one costs about 3 µs.
     """
-    return np.random.Generator(np.random.Philox(philox_key(seed, stream), counter=[0, source << 32 | view, sample, epoch]))
+    key = philox_key(seed, stream)
+    philox = np.random.Philox(key, counter=[0, source << 32 | view, sample, epoch])  # pyright: ignore[reportArgumentType]
+    return np.random.Generator(philox)

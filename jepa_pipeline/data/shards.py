@@ -127,7 +127,10 @@ def open_local(tar: Path) -> int:
         UserError: the system does not open it, for a reason that may pass: a run over it would not be the run it should be.
     """
     try:
-        return os.open(tar, os.O_RDONLY)
+        fd = os.open(tar, os.O_RDONLY)
+        if hasattr(os, "posix_fadvise"):  # all of it will be read, and in one sweep that is quicker than image by image
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        return fd
     except FileNotFoundError as error:
         raise ValueError("its shard is not there") from error
     except OSError as error:

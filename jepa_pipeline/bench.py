@@ -1,0 +1,249 @@
+"""`jepa shards bench`: how fast the images of a run come, where the time goes, and how many workers feed it."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from itertools import count
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.collate import ImageStream, as_batch, empty_pixels
+from jepa_pipeline.data.decode import DecodeError, decode
+from jepa_pipeline.data.random import Stream
+from jepa_pipeline.data.rivals import Rivals, Team, crop_all, read_images, timed
+from jepa_pipeline.data.shards import SampleError
+from jepa_pipeline.data.views import random_view
+from jepa_pipeline.masks.build import build_masks
+
+BATCH = 64
+"""Most images of a batch while measuring; more would only make the rounds coarse."""
+ROUNDS = 6
+"""Fewest rounds, of which the first warms up."""
+TURNS = 20
+"""Rounds for which turns are made short enough."""
+PARTS = {
+    "order": "finding the samples",
+    "read": "reading",
+    "decode": "decoding",
+    "crop": "cropping",
+    "masks": "drawing masks",
+    "batch": "filling batches",
+}
+
+
+class Speeds(NamedTuple):
+    """Images/s in one setting and the ratios of whole to the others in the same round, as medians over rounds.
+
+    workers: processes; 0: in the process itself. per_worker: of the whole path, for each worker that has a core.
+    """
+
+    workers: int
+    whole: float
+    bare_loop: float
+    webdataset: float
+    per_worker: float
+    whole_to_bare_loop: float
+    whole_to_webdataset: float
+
+
+class Report(NamedTuple):
+    """What was measured on so many cores.
+
+    parts: seconds an image takes in each part of the whole path in one process; images_per_step: of one device;
+    workers_needed: for step_rate optimiser steps/s, with a core for each.
+    """
+
+    data: str
+    cores: int
+    images_per_step: int
+    parts: dict[str, float]
+    speeds: list[Speeds]
+    step_rate: float | None
+    workers_needed: int | None
+
+
+def bench(
+    config: RunConfig, workers: Sequence[int] = (), seconds: float = 20.0, step_rate: float | None = None, as_json: bool = False
+) -> Report:
+    """Measure how one device is fed, side by side with a bare loop and with a plain webdataset pipeline.
+
+    The three take turns, in one process and then in so many workers each, so that whatever else the machine does slows all alike.
+
+    Args:
+        config: names one data set; of a mixture the first is measured.
+        workers: numbers of worker processes to measure; that of the configuration if empty.
+        seconds: how long each of these settings is measured, and the single process.
+        step_rate: optimiser steps per second that are to be fed.
+        as_json: print the report as JSON and no table.
+
+    Raises:
+        UserError: the data is no whole data set, or cannot be fetched.
+    """
+    progress, per_step = Console(stderr=True), config.optim.batch_size_global // config.trainer.devices
+    batch = min(BATCH, per_step // config.optim.accumulate_steps)
+    endless = {"batch_size_global": batch, "accumulate_steps": 1, "total_samples": batch << 32}
+    config = config.model_copy(update={"optim": config.optim.model_copy(update=endless)})
+    with progress.status("opening the first shards"):
+        rivals = Rivals(config, build_masks(config.method.masks, config.method.encoder.grid))
+    parts, alone = measure_process(rivals, seconds, progress)
+    numbers = sorted({*(workers or [config.data.workers])} - {0})
+    speeds = [alone, *(measure_workers(rivals, number, seconds, progress) for number in numbers)]
+    needed = math.ceil(step_rate * per_step / speeds[-1].per_worker) if step_rate else None
+    report = Report(config.data.train[0].path, available_cores(), per_step, parts, speeds, step_rate, needed)
+    if as_json:
+        print(json.dumps({**report._asdict(), "speeds": [speed._asdict() for speed in speeds]}))
+    else:
+        show(report, Console())
+    return report
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure_process(rivals: Rivals, seconds: float, progress: Console) -> tuple[dict[str, float], Speeds]:
+    """Seconds an image takes in each part of the whole path, and the three rivals with a batch a round, all in this process."""
+    stream = rivals.loader(workers=0).dataset
+    assert isinstance(stream, ImageStream)
+    plain, size, speeds, parts = rivals.webdataset(0), rivals.batch, [], []
+    for turn in turns(seconds, in_words(0), progress):
+        first, second = (list(range(start, start + size)) for start in (2 * turn * size, (2 * turn + 1) * size))
+        parts.append(time_parts(stream, first))
+        whole = timed(partial(whole_batch, stream, second))
+        found = stream.mixture.samples(second[0], second[-1] + 1)
+        images = read_images(stream.sources[0], found.shard.tolist(), found.member.tolist())
+        bare = timed(partial(next, crop_all(rivals.crop, images, size)))
+        speeds.append((whole, bare, timed(partial(next, plain))))
+    return {part: median(times[part] for times in parts[1:]) / size for part in PARTS}, summarise(0, speeds, progress)
+
+
+def turns(seconds: float, title: str, progress: Console) -> Iterator[int]:
+    """Numbers of rounds, until the time is up."""
+    end = perf_counter() + seconds
+    with progress.status(title) as status:
+        for number in count():
+            if number >= ROUNDS and perf_counter() > end:
+                return
+            status.update(f"{title}: round {number + 1}, {max(0, end - perf_counter()):.0f} s left")
+            yield number
+
+
+def whole_batch(stream: ImageStream, numbers: list[int]) -> int:
+    return len(stream.__getitems__(numbers).keys)
+
+
+class Stopwatch:
+    """Seconds by part: a mark gives a part the time since the last mark."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.last = perf_counter()
+
+    def mark(self, part: str) -> None:
+        now = perf_counter()
+        self.seconds[part] += now - self.last
+        self.last = now
+
+
+def time_parts(stream: ImageStream, numbers: list[int]) -> dict[str, float]:
+    """Seconds of each part of what ImageStream does for a batch. Damaged samples have no stand-ins here."""
+    assert stream.masks is not None
+    samples, watch = [], Stopwatch()
+    found = stream.mixture.samples(numbers[0], numbers[-1] + 1)
+    stream.fetch_ahead(found)
+    whose = list(zip(found.epoch.tolist(), found.sample.tolist(), strict=True))
+    places = zip(found.shard.tolist(), found.member.tolist(), strict=True)
+    watch.mark("order")
+    pixels = empty_pixels(len(numbers), stream.image_size)
+    for row, (epoch, number), (shard, member) in zip(pixels, whose, places, strict=True):
+        with suppress(SampleError, DecodeError):
+            watch.mark("batch")
+            sample = stream.sources[0].read(shard, member)
+            watch.mark("read")
+            image = decode(sample.image)
+            watch.mark("decode")
+            view = random_view(image, stream.views, stream.image_size, stream.generator(Stream.VIEW, 0, epoch, number))
+            watch.mark("crop")
+            row[:] = view
+            samples.append(sample)
+    watch.mark("batch")
+    masks = stream.masks([stream.generator(Stream.MASK, 0, *who) for who in whose], 0)
+    watch.mark("masks")
+    as_batch(pixels, [masks], samples, [])
+    watch.mark("batch")
+    return watch.seconds
+
+
+def measure_workers(rivals: Rivals, workers: int, seconds: float, progress: Console) -> Speeds:
+    """The three rivals, each with so many workers and with as many turns."""
+    with ExitStack() as teams:
+        running = []
+        for start in (rivals.whole, rivals.bare_loop, rivals.webdataset):
+            running.append(Team(start, workers, turn_s=seconds / (3 * TURNS)))
+            teams.callback(running[-1].leave)
+        speeds = [tuple(team.speed() for team in running) for _ in turns(seconds, in_words(workers), progress)]
+    return summarise(workers, speeds, progress)
+
+
+def summarise(workers: int, rounds: list[tuple[float, ...]], progress: Console) -> Speeds:
+    """Medians over all rounds but the first."""
+    whole, bare_loop, webdataset = (median(speeds) for speeds in zip(*rounds[1:], strict=True))
+    ratios = [median(speeds[0] / speeds[rival] for speeds in rounds[1:]) for rival in (1, 2)]
+    say(progress, f"{in_words(workers)}: {whole:,.0f} images/s in {len(rounds)} rounds")
+    return Speeds(workers, whole, bare_loop, webdataset, whole / min(max(workers, 1), available_cores()), *ratios)
+
+
+def in_words(workers: int) -> str:
+    return {0: "one process", 1: "1 worker"}.get(workers, f"{workers} workers")
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report as two tables and in words."""
+    total = sum(report.parts.values())
+    table = Table(title=f"{report.data}: the whole path by parts")
+    table.add_column("one process", no_wrap=True)
+    for column in ("images/s", "µs an image", "share"):
+        table.add_column(column, justify="right")
+    for part, seconds in report.parts.items():
+        table.add_row(PARTS[part], f"{1 / seconds:,.0f}", f"{1e6 * seconds:,.1f}", f"{seconds / total:.1%}")
+    console.print(table)
+    table = Table(title=f"images/s side by side, cores: {report.cores}")
+    table.add_column("", no_wrap=True)
+    for column in ("whole", "a worker", "bare loop", "webdataset", "/ bare", "/ webds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for speeds in report.speeds:
+        numbers = (speeds.whole, speeds.per_worker, speeds.bare_loop, speeds.webdataset)
+        ratios = (f"{speeds.whole_to_bare_loop:.0%}", f"{speeds.whole_to_webdataset:.0%}")
+        table.add_row(in_words(speeds.workers), *(f"{number:,.0f}" for number in numbers), *ratios)
+    console.print(table)
+    for sentence in sentences(report):
+        say(console, sentence)
+
+
+def sentences(report: Report) -> Iterator[str]:
+    """What the numbers mean."""
+    total, images, best = sum(report.parts.values()), report.images_per_step, report.speeds[-1]
+    longest = sorted(report.parts, key=report.parts.__getitem__, reverse=True)
+    shares = [f"{PARTS[part]} {report.parts[part] / total:.0%}" for part in longest]
+    yield f"where the time goes: {', '.join(shares)}"
+    yield (
+        f"{best.whole:,.0f} images/s by {in_words(best.workers)} feed {best.whole / images:,.2f} steps/s of {images} images; "
+        f"1,000 images/s need data.workers={math.ceil(1000 / best.per_worker)} with a core each"
+    )
+    if report.step_rate and report.workers_needed:
+        yield (
+            f"{report.step_rate:g} steps/s are {report.step_rate * images:,.0f} images/s: "
+            f"they need data.workers={report.workers_needed} with a core each"
+        )
