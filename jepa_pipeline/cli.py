@@ -27,6 +27,8 @@ app.add_typer(config, name="config")
 app.add_typer(masks, name="masks")
 app.add_typer(selftest, name="selftest")
 
+REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe, such as optim.lr=3e-4.")]
 Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME.")]
@@ -242,7 +244,7 @@ def selftest_resume(
         Path | None, typer.Argument(help="A YAML recipe; a small I-JEPA on drawn images where there is none.")
     ] = None,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps of both runs.")] = 12,
+    steps: Annotated[int, typer.Option(min=6, help="Optimiser steps of both runs.")] = 12,
     kills: Annotated[int, typer.Option(min=1, help="How often the second run is killed and continued.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Key of the moments at which it is killed.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the runs; a temporary one unless said.")] = None,
@@ -269,7 +271,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.filename is None and error.errno not in REFUSED_BY_DISK:
             raise
         print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
         sys.exit(2)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jepa_pipeline
-from jepa_pipeline.config.errors import Interrupted, UserError
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageStream
 from jepa_pipeline.data.loader import train_loader
@@ -22,9 +22,9 @@ from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.callbacks import Checkpoints, DataClock, HealthMeter, Meter
 from jepa_pipeline.training.checkpoint import About, State, load_last
-from jepa_pipeline.training.checkpoint import steps as checkpoints
+from jepa_pipeline.training.checkpoint import steps as kept_checkpoints
 from jepa_pipeline.training.damage import DamageReport
-from jepa_pipeline.training.folder import claimed, open_folder
+from jepa_pipeline.training.folder import check_folder, claimed, describe_run
 from jepa_pipeline.training.hashes import Hashes
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.signals import StopSignals
@@ -44,15 +44,17 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
     console = console or Console()
     data = name_data(config)
     accelerator = choose_accelerator(config)
-    with claimed(config):
-        open_folder(config, data)
+    with claimed(config), StopSignals(config.checkpoint.leave_within_s) as stop:
+        check_folder(config, data, accelerator, tell=partial(say, console))
         torch.manual_seed(config.seed)
         module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
         optimizer_state = restore(module, console)
+        describe_run(config, data)
         if module.step < config.optim.total_steps:
             steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
             say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}")
-            fit(module, optimizer_state, data, accelerator, console)
+            checkpoints = Checkpoints(make_card(config, data), make_about(config, data, accelerator), optimizer_state, stop)
+            fit(module, checkpoints, accelerator, console)
     summarise(config, console)
     return config.folder
 
@@ -85,7 +87,7 @@ def name_data(config: RunConfig) -> str:
     hashes = [load_manifest(source.path).hash() for source in config.data.train]
     if len(hashes) == 1:
         return hashes[0]
-    return " + ".join(f"{source.weight:g} x {name}" for source, name in zip(config.data.train, hashes, strict=True))
+    return " + ".join(f"{source.weight} x {name}" for source, name in zip(config.data.train, hashes, strict=True))
 
 
 def restore(module: Pretraining, console: Console) -> State | None:
@@ -113,33 +115,38 @@ def make_card(config: RunConfig, data: str) -> EncoderCard:
     )
 
 
-def make_about(config: RunConfig, data: str) -> About:
+def make_about(config: RunConfig, data: str, accelerator: str) -> About:
     return About(
-        step=0, samples=0, version=jepa_pipeline.__version__, data=data, config_hash=config.hash(), results=config.results()
+        step=0,
+        samples=0,
+        version=jepa_pipeline.__version__,
+        torch=torch.__version__,
+        device=accelerator,
+        data=data,
+        config_hash=config.hash(),
+        results=config.results(),
     )
 
 
-def fit(module: Pretraining, optimizer_state: State | None, data: str, accelerator: str, console: Console) -> None:
+def fit(module: Pretraining, checkpoints: Checkpoints, accelerator: str, console: Console) -> None:
     """Lightning's loop over the stream, from the module's step to the last."""
     config = module.config
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     masks = build_masks(config.method.masks, config.method.encoder.grid)
     loader = train_loader(config, masks, start_samples=module.samples, pin_memory=accelerator == "cuda")
-    log, clock, stop = RunLog(config, module.step), DataClock(), StopSignals(config.checkpoint.leave_within_s)
+    log, clock = RunLog(config, module.step), DataClock()
     callbacks = [
+        DamageReport(console),
         HealthMeter(log),
         Meter(log, cast(ImageStream, loader.dataset).mixture, clock, console),
-        DamageReport(console),
         *([Hashes(config.log.hashes_every_steps)] if config.log.hashes_every_steps else []),
-        Checkpoints(make_card(config, data), make_about(config, data), optimizer_state, stop),
+        checkpoints,
         clock,
     ]
     trainer = build_trainer(config, accelerator, config.optim.total_steps - module.step, callbacks)
     try:
         trainer.fit(module, loader)
-    except SystemExit:  # Lightning's answer to Ctrl-C before the first step
-        raise Interrupted(f"stopped after step {module.step}; {how_it_goes_on(config)}") from None
     except (RuntimeError, OSError, EOFError) as error:
         if not worker_died(error):
             raise
@@ -149,7 +156,6 @@ def fit(module: Pretraining, optimizer_state: State | None, data: str, accelerat
         ) from error
     finally:
         log.close()
-        stop.restore()
 
 
 def worker_died(error: Exception) -> bool:
@@ -161,7 +167,7 @@ def worker_died(error: Exception) -> bool:
 
 
 def how_it_goes_on(config: RunConfig) -> str:
-    kept = checkpoints(config.folder / "checkpoints")
+    kept = kept_checkpoints(config.folder / "checkpoints")
     return f"the same command goes on from {kept[-1].name}" if kept else "there is no checkpoint yet, so it would start anew"
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from jepa_pipeline.training.hashes import HASHES
 from jepa_pipeline.training.tracker import read_rows
 
 IMAGES = 40
+CHECKPOINT_STEPS = 3
 TIMINGS = {"seconds", "images_per_s", "data_wait_share"}
 """What a line of metrics.jsonl says of the machine and not of the run."""
 
@@ -68,15 +70,20 @@ def resume(
     if straight.folder.exists() or killed.folder.exists():
         raise UserError(f"{folder} already holds runs of a selftest: name another folder with --out")
     with console.status("the run that is left alone"):
-        finish(start(straight), straight)
-    moments = []
+        run_through(straight)
+    pace_s = read_rows(straight.folder / "metrics.jsonl")[-1]["seconds"] / total_steps
+    met = []
     with console.status("the run that is killed") as status:
-        for moment in kill_often(killed, Random(seed), kills):
-            moments.append(moment)
-            status.update(f"the run that is killed: {len(moments)} of {kills}")
-        finish(start(killed), killed)
+        for kill in kill_often(killed, Random(seed), kills, pace_s):
+            met.append(kill)
+            status.update(f"the run that is killed: {len(met)} of {kills}")
+        run_through(killed)
+    if not any(0 < kill.kept < total_steps for kill in met):
+        raise UserError(
+            f"no kill came between the first checkpoint and the end, so nothing is shown: use more than {total_steps} --steps"
+        )
     difference = compare(straight.folder, killed.folder)
-    console.print(verdict(straight, moments, difference, folder), soft_wrap=True, markup=False, highlight=False)
+    console.print(verdict(straight, met, difference, folder), soft_wrap=True, markup=False, highlight=False)
     if difference is None and out is None:
         shutil.rmtree(folder)
     return difference is None
@@ -113,21 +120,33 @@ def shortened(config: RunConfig, folder: Path, total_steps: int) -> RunConfig:
         "total_samples": total_steps * batch,
         "warmup_samples": min(config.optim.warmup_samples, total_steps // 3 * batch),
     }
-    values["checkpoint"] |= {"every_steps": 3, "every_minutes": None, "keep_last": 2, "keep_every": None}
+    values["checkpoint"] |= {"every_steps": CHECKPOINT_STEPS, "every_minutes": None, "keep_last": 2, "keep_every": None}
     values["log"] |= {"every_steps": 5, "hashes_every_steps": 1, "wandb": False}
     values["health"] |= {"every_steps": 4}
     values["trainer"] |= {"deterministic": True}
     return RunConfig.model_validate(values)
 
 
-def start(config: RunConfig) -> subprocess.Popen[bytes]:
-    """`jepa pretrain` of the configuration in a session of its own, so that it can be killed with all its workers."""
+@contextmanager
+def started(config: RunConfig) -> Iterator[subprocess.Popen[bytes]]:
+    """`jepa pretrain` of the configuration in a session of its own, so that it is killed with all its workers at the end."""
     config.folder.mkdir(parents=True, exist_ok=True)
     recipe = config.output / f"{config.name}.yaml"
     recipe.write_text(to_yaml(config))
     with log_of(config).open("ab") as log:
         command = [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)]
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_through(config: RunConfig) -> None:
+    with started(config) as process:
+        finish(process, config)
 
 
 def log_of(config: RunConfig) -> Path:
@@ -142,21 +161,29 @@ def finish(process: subprocess.Popen[bytes], config: RunConfig) -> None:
         )
 
 
-def kill_often(config: RunConfig, random: Random, kills: int) -> Iterator[str]:
-    """Start the run and kill it, so many times, each some steps further on; what each kill met, in words."""
+class Kill(NamedTuple):
+    """After how many steps a run was killed, and from which it had to go on."""
+
+    after: int
+    kept: int
+
+
+def kill_often(config: RunConfig, random: Random, kills: int, pace_s: float) -> Iterator[Kill]:
+    """Start the run and kill it, so many times, each some steps and a part of one further on,
+    the last time when it has a checkpoint. pace_s: seconds of a step.
+    """
     for number in range(kills):
-        process = start(config)
-        done = steps_done(config)
-        left = config.optim.total_steps - done
-        wait_for(process, config, done + random.randint(0, max(1, 2 * left // (kills - number + 1))))
-        time.sleep(random.uniform(0, 0.05))
-        if process.poll() is not None:
-            finish(process, config)
-            return
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with started(config) as process:
+            done, last = steps_done(config), number == kills - 1
+            left = config.optim.total_steps - 1 - done
+            low = max(done, CHECKPOINT_STEPS + 1) if last else done
+            wait_for(process, config, random.randint(low, max(low, done + min(left, 2 * left // (kills - number)))))
+            time.sleep(random.uniform(0, pace_s))
+            if process.poll() is not None:
+                finish(process, config)
+                return
         kept = steps(config.folder / "checkpoints")
-        yield f"killed after step {steps_done(config)}, continued from {step_of(kept[-1]) if kept else 0}"
+        yield Kill(steps_done(config), step_of(kept[-1]) if kept else 0)
 
 
 def wait_for(process: subprocess.Popen[bytes], config: RunConfig, step: int) -> None:
@@ -180,9 +207,10 @@ def compare(first: Path, second: Path) -> Difference | None:
     return None
 
 
-def verdict(config: RunConfig, moments: list[str], difference: Difference | None, folder: Path) -> str:
+def verdict(config: RunConfig, kills: list[Kill], difference: Difference | None, folder: Path) -> str:
     rows = read_rows(config.folder / HASHES)
-    said = [*(f"  {moment}" for moment in moments), f"{len(rows)} steps of {len(rows[-1]) - 1} hashes, and every logged number"]
+    moments = [f"  killed after step {kill.after}, continued from {kill.kept}" for kill in kills]
+    said = [*moments, f"{len(rows)} steps of {len(rows[-1]) - 1} hashes, and every logged number"]
     if difference is None:
         return "\n".join([*said, "equal: the killed run is the run that was never killed"])
     return "\n".join([*said, f"NOT equal, first at {difference}", f"both runs are kept in {folder}"])

@@ -163,3 +163,16 @@ def test_a_run_interrupted_from_the_keyboard_says_how_to_go_on(shards, tmp_path)
     assert process.returncode == 75
     assert "Traceback" not in stderr and "stopped in order after step" in stderr and "the same command goes on" in stderr
     assert (tmp_path / "ijepa_fashion_mnist/checkpoints/last").exists()
+
+
+@pytest.mark.parametrize("limit_kb", [20, 60])
+def test_a_disk_that_takes_no_more_is_one_sentence(tiny, tmp_path, limit_kb):
+    """Whichever file meets it: the log, the encoder or the checkpoint."""
+    from jepa_pipeline.config.show import to_yaml
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(to_yaml(tiny("log.hashes_every_steps=1", "optim.total_samples=80", "checkpoint.every_steps=5")))
+    command = f"ulimit -f {limit_kb}; exec {sys.executable} -m jepa_pipeline pretrain {recipe}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr and "File too large" in result.stderr

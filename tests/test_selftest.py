@@ -47,14 +47,37 @@ def test_a_mask_from_the_global_generator_is_found_and_named(tmp_path):
     assert (tmp_path / "runs/killed/hashes.jsonl").exists(), "the runs are kept where there is something to see"
 
 
+FORGETFUL = """
+from jepa_pipeline.training.callbacks import Checkpoints
+
+start = Checkpoints.on_train_start
+
+
+def forgetful(self, trainer, module):
+    self.optimizer_state = None
+    start(self, trainer, module)
+
+
+Checkpoints.on_train_start = forgetful
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_an_optimizer_that_is_not_restored_is_found_whatever_the_moment(tmp_path, seed):
+    (tmp_path / "sitecustomize.py").write_text(FORGETFUL)
+    result = selftest("--seed", seed, "--out", tmp_path / "runs", path=tmp_path)
+    assert result.returncode == 1 and "NOT equal, first at step" in result.stdout, result.stdout + result.stderr
+
+
 def test_any_recipe_can_be_tested(tiny, tmp_path):
     from jepa_pipeline.config.show import to_yaml
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("optim.warmup_samples=40")))
-    result = selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 6, "--out", tmp_path / "out")
+    result = selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 9, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "6 steps of" in result.stdout
+    assert "9 steps of" in result.stdout
 
 
 def test_a_run_that_fails_by_itself_is_said(tiny, tmp_path):

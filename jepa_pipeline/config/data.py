@@ -27,6 +27,8 @@ class SourceConfig(Section):
 def as_sources(value: object) -> object:
     """One folder or URL stands for a mixture of one; entries that are no mapping are folders of weight 1."""
     entries = value if isinstance(value, list | tuple) else [value]
+    if not entries:
+        raise ValueError("it is an empty list, but data is a folder or URL of shards, or a list of {path: ..., weight: ...}")
     for entry in entries:
         if not isinstance(entry, str | Path | dict | SourceConfig):
             raise ValueError(f"it is {value!r}, but data is a folder or URL of shards, or a list of {{path: ..., weight: ...}}")
@@ -55,7 +57,6 @@ class DataConfig(Section):
     """The shards that are read and by how many workers. Workers cannot change what is read, only how fast."""
 
     train: Annotated[tuple[SourceConfig, ...], BeforeValidator(as_sources)] = Field(
-        min_length=1,
         description="Folder or URL of shards with a manifest.json, as `jepa shards build` writes it; "
         "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}].",
     )
@@ -68,7 +69,10 @@ class DataConfig(Section):
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Shards from a URL.")
 
     @model_validator(mode="after")
-    def shares_are_not_tiny(self) -> Self:
+    def sources_can_be_mixed(self) -> Self:
+        paths = [source.path for source in self.train]
+        if twice := {path for path in paths if paths.count(path) > 1}:
+            raise ValueError(f"{min(twice)} is named twice in the mixture: name it once, with the sum of the weights")
         total = sum(source.weight for source in self.train)
         for source in self.train:
             if source.weight / total < SMALLEST_SHARE:

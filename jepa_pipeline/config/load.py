@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -213,10 +213,13 @@ def describe(model: type[BaseModel], key: Key) -> str:
 def section_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
     """The section a dotted key leads to, if it leads to one."""
     for name in key:
-        field = model.model_fields.get(str(name))
-        if field is None or not is_section(field.annotation):
+        if isinstance(name, int):
+            continue  # a place in a list of sections
+        field = model.model_fields.get(name)
+        kind = field and next(filter(is_section, (field.annotation, *get_args(field.annotation))), None)
+        if not is_section(kind):
             return None
-        model = field.annotation
+        model = kind
     return model
 
 

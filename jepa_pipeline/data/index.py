@@ -51,12 +51,13 @@ def load_index(tar: Path) -> ShardIndex:
     """The index beside a shard.
 
     Raises:
-        UserError: there is none or it cannot be read.
+        UserError: there is none or it is damaged.
+        OSError: the system does not read it.
     """
     path = index_path(tar)
     try:
         return ShardIndex.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+    except (FileNotFoundError, ValidationError) as error:
         raise UserError(
             f"{path} is missing or damaged, without it {tar.name} cannot be read: copy it again or make it with `jepa shards index`"
         ) from error

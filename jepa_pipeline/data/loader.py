@@ -33,7 +33,7 @@ def train_loader(
         UserError: the data is no whole data set; a sample cannot be used, as SampleError, while iterating.
     """
     data, size = config.data, config.method.encoder.image_size
-    sources = [Shards(source.path, max_open=4 * data.window_shards, cache=data.cache) for source in data.train]
+    sources = [Shards(source.path, max_open=2 * data.window_shards, cache=data.cache) for source in data.train]
     stream = ImageStream(sources, mixture(config, sources), config.views, size, masks, skip=data.damage.policy == "skip")
     optim = config.optim
     deal = Deal(optim.batch_size_global, optim.accumulate_steps, rank, world_size, start_samples, optim.total_samples)
@@ -64,7 +64,7 @@ def loader(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,
-        worker_init_fn=calm_worker if forked else one_thread,
+        worker_init_fn=deaf_worker if forked else calm_worker,
         multiprocessing_context=WorkerContext() if forked else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else each pass would draw from, and so change, torch's global generator
@@ -81,14 +81,20 @@ def one_thread(worker: int) -> None:
 
 
 def calm_worker(worker: int) -> None:
+    """One thread, and not ended by Ctrl-C, which reaches every process of a terminal."""
+    one_thread(worker)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def deaf_worker(worker: int) -> None:
     """One thread, and deaf to every signal of the parent's.
 
-    Slurm and Ctrl-C signal every process of a job. A worker that obeyed would take the training process down before it reaches
-    the step boundary at which it ends in order; when that has gone, its workers go by themselves.
+    Slurm signals every process of a job. A worker that obeyed would take the training process down before it reaches the step
+    boundary at which it ends in order; when that has gone, its workers go by themselves.
     """
-    one_thread(worker)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    calm_worker(worker)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Worker(ForkProcess):

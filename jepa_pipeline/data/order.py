@@ -1,14 +1,16 @@
 """Which sample is the n-th of a run: a pure function of the seed and n, for any number of workers and ranks."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Sampler
 
 from jepa_pipeline.data.random import Stream, keyed_generator
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class Positions(NamedTuple):
@@ -22,6 +24,13 @@ class Positions(NamedTuple):
     shard: Int64[np.ndarray, "S"]
     member: Int64[np.ndarray, "S"]
     sample: Int64[np.ndarray, "S"]
+
+
+class Layout(NamedTuple):
+    """The shards of an epoch in their order, and the position at which each window starts, then the epoch's end."""
+
+    shards: Int64[np.ndarray, "shards"]
+    starts: Int64[np.ndarray, "windows+1"]
 
 
 class Order:
@@ -38,6 +47,8 @@ class Order:
         self.seed = seed
         self.window_shards = window_shards
         self.source = source
+        self._layouts: dict[int, Layout] = {}
+        self._shuffles: dict[tuple[int, int], np.ndarray] = {}
         if self.total < 1:
             raise ValueError(f"{len(self.counts)} shards hold no sample: an order needs at least one")
 
@@ -48,7 +59,7 @@ class Order:
         pieces = []
         while start < stop:
             epoch, position = divmod(start, self.total)
-            starts = lay_out(self, epoch).starts
+            starts = self._layout(epoch).starts
             window = int(np.searchsorted(starts, position, side="right")) - 1
             end = min(int(starts[window + 1]), position + stop - start)
             pieces.append(self._within(epoch, window, position, end))
@@ -57,10 +68,10 @@ class Order:
 
     def _within(self, epoch: int, window: int, start: int, stop: int) -> Positions:
         """Positions start..stop-1 of an epoch, all in one window."""
-        layout = lay_out(self, epoch)
+        layout = self._layout(epoch)
         first, end = layout.starts[window], layout.starts[window + 1]
         shards = self._shards(layout, window)
-        picks = shuffled(self, epoch, window, int(end - first))[start - first : stop - first]
+        picks = self._shuffled(epoch, window, int(end - first))[start - first : stop - first]
         ends = np.cumsum(self.counts[shards])
         which = np.searchsorted(ends, picks, side="right")
         shard = shards[which]
@@ -70,36 +81,36 @@ class Order:
             np.full_like(picks, self.source), index, np.full_like(picks, epoch), shard, member, self.offsets[shard] + member
         )
 
-    def _shards(self, layout: "Layout", window: int) -> Int64[np.ndarray, "window"]:
+    def _shards(self, layout: Layout, window: int) -> Int64[np.ndarray, "window"]:
         return layout.shards[window * self.window_shards : (window + 1) * self.window_shards]
+
+    def _layout(self, epoch: int) -> Layout:
+        if epoch not in self._layouts:
+            generator = keyed_generator(self.seed, Stream.ORDER, epoch, 0, source=self.source)
+            shards = generator.permutation(len(self.counts))
+            windows = np.add.reduceat(self.counts[shards], np.arange(0, len(shards), self.window_shards))
+            self._layouts = newest(self._layouts, epoch, Layout(shards, np.concatenate([[0], np.cumsum(windows)])))
+        return self._layouts[epoch]
+
+    def _shuffled(self, epoch: int, window: int, samples: int) -> Int64[np.ndarray, "samples"]:
+        if (epoch, window) not in self._shuffles:
+            generator = keyed_generator(self.seed, Stream.ORDER, epoch, window, view=1, source=self.source)
+            self._shuffles = newest(self._shuffles, (epoch, window), generator.permutation(samples))
+        return self._shuffles[epoch, window]
 
     def shards_from(self, index: int) -> list[int]:
         """The shards that are read from a place of the stream on: those of its window, then those of the next."""
         epoch, position = divmod(index, self.total)
-        layout = lay_out(self, epoch)
+        layout = self._layout(epoch)
         window = int(np.searchsorted(layout.starts, position, side="right")) - 1
         last = window + 2 == len(layout.starts)
-        following = self._shards(lay_out(self, epoch + 1), 0) if last else self._shards(layout, window + 1)
+        following = self._shards(self._layout(epoch + 1), 0) if last else self._shards(layout, window + 1)
         return [*self._shards(layout, window).tolist(), *following.tolist()]
 
 
-class Layout(NamedTuple):
-    """The shards of an epoch in their order, and the position at which each window starts, then the epoch's end."""
-
-    shards: Int64[np.ndarray, "shards"]
-    starts: Int64[np.ndarray, "windows+1"]
-
-
-@lru_cache(maxsize=4)
-def lay_out(order: Order, epoch: int) -> Layout:
-    shards = keyed_generator(order.seed, Stream.ORDER, epoch, 0, source=order.source).permutation(len(order.counts))
-    windows = np.add.reduceat(order.counts[shards], np.arange(0, len(shards), order.window_shards))
-    return Layout(shards, np.concatenate([[0], np.cumsum(windows)]))
-
-
-@lru_cache(maxsize=4)
-def shuffled(order: Order, epoch: int, window: int, samples: int) -> Int64[np.ndarray, "samples"]:
-    return keyed_generator(order.seed, Stream.ORDER, epoch, window, view=1, source=order.source).permutation(samples)
+def newest(kept: dict[Key, Value], key: Key, value: Value) -> dict[Key, Value]:
+    """The entry that was kept last, and a new one: what a stream that is read forwards asks for again."""
+    return {**dict(list(kept.items())[-1:]), key: value}
 
 
 class Deal(Sampler[list[int]]):

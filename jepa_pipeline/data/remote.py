@@ -56,7 +56,9 @@ def join(url: str, name: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """A URL as it may be printed: no password, no query."""
+    """A URL as it may be printed: no password, no query. A path stays as it is."""
+    if "://" not in url:
+        return url
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 

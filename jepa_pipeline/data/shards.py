@@ -70,15 +70,19 @@ class Shards:
         Raises:
             SampleError: it has no image, its shard ends early or is gone, or that has no whole index; the sentence names the
                 sample, the shard and the cure.
-            UserError: its shard could not be fetched.
+            UserError: its shard could not be fetched, or the system does not read it for a reason that may pass: a run that
+                skipped it would not be the run it should be.
         """
         key = f"number {member}"
         try:
             opened = self.open(shard)
             key = opened.key(member)
             return Sample(key, opened.image(member), opened.label(member))
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise self.error(shard, key, str(error)) from error
+        except OSError as error:
+            place = without_secrets(self._place(shard))
+            raise UserError(f"{place} cannot be read ({error.strerror}): see to that, then run the same command again") from error
 
     def open(self, shard: int) -> "OpenShard":
         """A shard's open file and index; the least recently read are closed beyond max_open.
@@ -112,7 +116,7 @@ class Shards:
 
     def error(self, shard: int, key: str, reason: str) -> SampleError:
         """What to raise for a sample that cannot be used."""
-        place, data = (without_secrets(text) if self.cache else text for text in (self._place(shard), self.location))
+        place, data = map(without_secrets, (self._place(shard), self.location))
         return SampleError(f"sample {key} of {place} cannot be used ({reason}): `jepa shards check {data}` names all damage")
 
     def __getstate__(self) -> dict[str, object]:
@@ -120,21 +124,14 @@ class Shards:
 
 
 def open_local(tar: Path) -> int:
-    """File descriptor of a tar on this machine.
-
-    Raises:
-        ValueError: it is not there.
-        UserError: the system does not open it, for a reason that may pass: a run over it would not be the run it should be.
-    """
+    """File descriptor of a tar on this machine; ValueError if it is not there."""
     try:
         fd = os.open(tar, os.O_RDONLY)
-        if hasattr(os, "posix_fadvise"):  # all of it will be read, and in one sweep that is quicker than image by image
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-        return fd
     except FileNotFoundError as error:
         raise ValueError("its shard is not there") from error
-    except OSError as error:
-        raise UserError(f"{tar} cannot be opened ({error.strerror}): see to that, then run the same command again") from error
+    if hasattr(os, "posix_fadvise"):  # all of it will be read, and in one sweep that is quicker than image by image
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+    return fd
 
 
 def open_shard(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShard":
@@ -144,6 +141,9 @@ def open_shard(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShar
     except (UserError, OverflowError) as error:
         os.close(fd)
         raise ValueError(f"{index_path(tar)} is missing or damaged") from error
+    except OSError:
+        os.close(fd)
+        raise
 
 
 class OpenShard:

@@ -34,7 +34,20 @@ class EncoderCard(Section):
 
 
 def save_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
-    """Write an encoder. Each file is replaced whole, so that a reader never meets half of one."""
+    """Write an encoder. Each file is replaced whole, so that a reader never meets half of one.
+
+    Raises:
+        UserError: the disk refused it.
+    """
+    try:
+        write_encoder(folder, encoder, card)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"encoder {folder} could not be written ({error}): make room there, then run the same command again"
+        ) from None
+
+
+def write_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})

@@ -12,10 +12,11 @@ from torch import Tensor
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import Interrupted
 from jepa_pipeline.data.mixture import Mixture
+from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.losses.prediction import smooth_l1
 from jepa_pipeline.models.weights import EncoderCard, save_encoder
 from jepa_pipeline.probes.health import constant_loss, health, predictor_r2
-from jepa_pipeline.training.checkpoint import About, State, save_checkpoint
+from jepa_pipeline.training.checkpoint import About, State, save_checkpoint, sync_file
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
 from jepa_pipeline.training.signals import StopSignals
@@ -121,7 +122,7 @@ def data_shares(module: Pretraining, mixture: Mixture) -> dict[str, float]:
     if len(counts) == 1:
         return {"epoch": epochs[0]}
     shares = [count / module.samples for count in counts]
-    names = [source.path for source in module.config.data.train]
+    names = [without_secrets(source.path) for source in module.config.data.train]
     pairs = {f"epoch/{name}": epoch for name, epoch in zip(names, epochs, strict=True)}
     return pairs | {f"share/{name}": share for name, share in zip(names, shares, strict=True)}
 
@@ -199,6 +200,8 @@ class Checkpoints(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
         self.stop.listen()
+        if self.stop.asked is not None:
+            raise Interrupted(f"{self.stop.asked.name}: stopped before the first step; the same command goes on")
         self.saved = time.monotonic()
         if self.optimizer_state is not None:
             trainer.optimizers[0].load_state_dict(self.optimizer_state)
@@ -224,6 +227,8 @@ class Checkpoints(StepCallback):
         module.stop_if_broken()
         config, progress = module.config, {"step": module.step, "samples": module.samples}
         save_encoder(config.folder / "encoder", module.method.kept_encoder, self.card.model_copy(update=progress))
+        for log in config.folder.glob("*.jsonl"):
+            sync_file(log)  # else a checkpoint could outlive the lines that lead to it
         about = self.about.model_copy(update=progress)
         save_checkpoint(config.folder / "checkpoints", snapshot(trainer, module), about, config.checkpoint)
         self.saved = time.monotonic()

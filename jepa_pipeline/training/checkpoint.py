@@ -8,6 +8,7 @@ last -> step-00012000      for people and scripts; only ever names a whole one
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.trainer import CheckpointConfig
 
 STATE, ABOUT, LAST = "state.pt", "about.json", "last"
-PARTIAL, DROPPED = ".partial", ".dropped"
+PARTIAL, DROPPED, DAMAGED = ".partial", ".dropped", ".damaged"
+NAME = re.compile(r"step-\d{8,}")
 
 State = dict[str, Any]
 
@@ -35,6 +37,8 @@ class About(Section):
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
     data: str = Field(description="Hash of the data.")
     config_hash: str = Field(description="Hash of the configuration.")
+    torch: str = Field(description="Version of torch.")
+    device: str = Field(description="Where it was computed: cpu or cuda.")
     results: dict[str, Any] = Field(description="Every value of the configuration that can change what is computed, by dotted key.")
     sha256: str = Field(default="", description="SHA-256 of state.pt, in hex.")
 
@@ -53,20 +57,20 @@ def save_checkpoint(folder: Path, state: State, about: About, config: Checkpoint
         partial.mkdir()
         with (partial / STATE).open("wb") as file:
             hashed = HashedFile(file)
-            torch.save(state, hashed)  # pyright: ignore[reportArgumentType]
+            hashed.save(state)
             sync(file)
         with (partial / ABOUT).open("wb") as file:
             file.write(about.model_copy(update={"sha256": hashed.digest.hexdigest()}).model_dump_json(indent=1).encode())
             sync(file)
         drop(final)
         partial.rename(final)
-        sync_folder(folder)
+        sync_file(folder)
         point_last(folder, final.name)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"checkpoint {final} could not be written: {error.strerror}; the ones before it are whole") from None
     for old in steps(folder)[: -config.keep_last]:
-        if config.keep_every is None or step_of(old) % config.keep_every:
+        if old != final and (config.keep_every is None or step_of(old) % config.keep_every):
             drop(old)
     return final
 
@@ -77,10 +81,22 @@ class HashedFile:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.refusal: OSError | None = None
+
+    def save(self, state: State) -> None:
+        """torch.save; where the disk refused, its own error and not the one torch makes of it."""
+        try:
+            torch.save(state, self)  # pyright: ignore[reportArgumentType]
+        except RuntimeError as error:
+            raise self.refusal or error from None
 
     def write(self, data: bytes | memoryview) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -91,8 +107,9 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Have a file, or the names in a folder, outlast a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -125,8 +142,8 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def steps(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix not in (PARTIAL, DROPPED) and (path / ABOUT).is_file())
+    """Checkpoints, oldest first, as far as their names say."""
+    return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -142,21 +159,34 @@ class Loaded(NamedTuple):
 
 
 def load_last(folder: Path, tell: Callable[[str], object]) -> Loaded | None:
-    """The newest whole checkpoint, on the CPU; None if there was never one. `tell` hears of damaged ones that are passed over.
+    """The newest whole checkpoint, on the CPU; None if there was never one.
+
+    Damaged ones are set aside under another name, so that they never count as the newest again, and `tell` hears of it.
 
     Raises:
         UserError: every checkpoint there was damaged after it was written.
     """
-    damage = ""
+    damage, passed = "", list[Path]()
     for checkpoint in reversed(steps(folder)):
         try:
-            return load(checkpoint)
+            loaded = load(checkpoint)
         except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
             damage = f"{checkpoint} is damaged ({str(error).splitlines()[0]})"
-            tell(f"{damage}: going on from the checkpoint before it")
+            passed.append(checkpoint)
+            tell(f"{damage}: set aside, going on from the checkpoint before it")
+            continue
+        for bad in passed:
+            set_aside(bad)
+        return loaded
     if damage:
         raise UserError(f"{damage} and no other is left: copy one back, or delete {folder.parent} to start anew")
     return None
+
+
+def set_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_name(checkpoint.name + DAMAGED)
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
 
 
 def load(checkpoint: Path) -> Loaded:

@@ -1,5 +1,6 @@
 """Samples that could not be used: counted, each named once, and too many of them stop the run."""
 
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -7,9 +8,10 @@ from rich.console import Console
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.training.callbacks import StepCallback
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.tracker import append, read_rows
+from jepa_pipeline.training.tracker import append, trim
 from lightning import Trainer
 
 DAMAGED = "damaged.jsonl"
@@ -26,16 +28,18 @@ class DamageReport(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
         self.path = pl_module.config.folder / DAMAGED
-        self.named = {(row["data"], row["sample"]) for row in read_rows(self.path)}
+        self.first_step = pl_module.step + 1
+        self.named = {(row["data"], row["sample"]) for row in trim(self.path, sys.maxsize)}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
         sources = pl_module.config.data.train
+        step = self.first_step + batch_idx // pl_module.config.optim.accumulate_steps
         for source, sample, reason in batch.damaged:
             pl_module.skipped += 1
-            data = sources[source].path
+            data = without_secrets(sources[source].path)
             if (data, sample) not in self.named:
                 self.named.add((data, sample))
-                append(self.path, {"step": pl_module.step, "data": data, "sample": sample, "reason": reason})
+                append(self.path, {"step": step, "data": data, "sample": sample, "reason": reason})
                 self.console.print(f"skipped: {reason}", soft_wrap=True, markup=False, highlight=False)
         super().on_train_batch_end(trainer, pl_module)
 

@@ -1,16 +1,17 @@
 """The run folder: who it belongs to, and what it was made on."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import FREE, RunConfig
 from jepa_pipeline.config.show import to_yaml
-from jepa_pipeline.training.checkpoint import clear_leftovers, read_about, steps
+from jepa_pipeline.training.checkpoint import About, clear_leftovers, read_about, steps
 from jepa_pipeline.training.environment import describe_environment
 
 Difference = tuple[str, str, str]
@@ -42,37 +43,48 @@ def claimed(config: RunConfig) -> Iterator[None]:
         lock.release()
 
 
-def open_folder(config: RunConfig, data: str) -> None:
-    """Claim the run folder, or recognise the same run in it; a run without a checkpoint has nothing to protect.
+def check_folder(config: RunConfig, data: str, device: str, tell: Callable[[str], object]) -> None:
+    """Recognise the same run in the run folder; a run without a checkpoint has nothing to protect. `tell` hears of another torch.
 
     Raises:
         UserError: the folder holds a checkpoint of a run that computes something else, or on other data; with three columns.
     """
-    differing = differences(config, data)
+    about = newest_about(config)
+    if about is None:
+        return
+    if about.torch != torch.__version__:
+        tell(f"{config.folder} was made by torch {about.torch}, this is {torch.__version__}: the last bits may differ")
+    differing = differences(about, config, data, device)
     if differing:
         raise UserError(
             f"{config.folder} holds a run that differs from this one:\n{columns([('key', 'there', 'here'), *differing])}\n"
             f"choose another name, take the values back, or delete that folder to start anew; "
             f"free to change are {', '.join(key.removesuffix('.') for key in FREE)}"
         )
+
+
+def describe_run(config: RunConfig, data: str) -> None:
+    """Write into the run folder what makes the run, and remove what a killed one had half written."""
     environment = {"config_hash": config.hash(), "data_hash": data, **describe_environment()}
     clear_leftovers(config.folder / "checkpoints")
     replace_text(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
     replace_text(config.folder / "config.yaml", to_yaml(config))
 
 
-def differences(config: RunConfig, data: str) -> list[Difference]:
-    """Whatever would make the run compute something else than the newest readable checkpoint in its folder was made by."""
+def newest_about(config: RunConfig) -> About | None:
+    """What the newest readable checkpoint is of."""
     for checkpoint in reversed(steps(config.folder / "checkpoints")):
-        try:
-            about = read_about(checkpoint)
-        except ValueError:
-            continue  # loading it will say so, and go on from the one before it
-        old = {**about.results, "data.train (hash)": about.data}
-        new = {**config.results(), "data.train (hash)": data}
-        keys = sorted(old.keys() | new.keys())
-        return [(key, f"{old.get(key)}", f"{new.get(key)}") for key in keys if old.get(key) != new.get(key)]
-    return []
+        with suppress(ValueError, OSError):  # loading it will say so, and go on from the one before it
+            return read_about(checkpoint)
+    return None
+
+
+def differences(about: About, config: RunConfig, data: str, device: str) -> list[Difference]:
+    """Whatever would make the run compute something else than what the checkpoint was made by."""
+    old = {**about.results, "data.train (hash)": about.data, "trainer.accelerator (found)": about.device}
+    new = {**config.results(), "data.train (hash)": data, "trainer.accelerator (found)": device}
+    keys = sorted(old.keys() | new.keys())
+    return [(key, f"{old.get(key)}", f"{new.get(key)}") for key in keys if old.get(key) != new.get(key)]
 
 
 def columns(rows: list[Difference]) -> str:

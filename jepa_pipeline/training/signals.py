@@ -16,23 +16,27 @@ FORCED = 70
 
 
 class StopSignals:
-    """Listens for a request to stop. Should leaving take longer than leave_within_s, the process is ended by force."""
+    """Listens for a request to stop while it is entered. Should leaving take longer than leave_within_s, the process is ended."""
 
     def __init__(self, leave_within_s: float) -> None:
         self.leave_within_s = leave_within_s
         self.asked: signal.Signals | None = None
         self.timer: threading.Timer | None = None
         self.owner = os.getpid()
+
+    def __enter__(self) -> "StopSignals":
         self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self.listen()
+        return self
 
     def listen(self) -> None:
-        """Take the signals over, from Lightning too; only the main thread can, elsewhere nothing changes."""
+        """Take the signals over, again from Lightning; only the main thread can, elsewhere nothing changes."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 signal.signal(number, self.hear)
 
-    def restore(self) -> None:
-        """Give the signals back as they were when this was made, and stop the clock."""
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back as they were, and stop the clock."""
         if threading.current_thread() is threading.main_thread():
             for number, handler in self.before.items():
                 signal.signal(number, handler)
@@ -52,7 +56,7 @@ class StopSignals:
             end(SECOND_CTRL_C, "stopped at once")
 
     def force(self) -> None:
-        say(f"saving took longer than checkpoint.leave_within_s, {self.leave_within_s:g} s. Where every thread is:")
+        say(f"leaving took longer than checkpoint.leave_within_s, {self.leave_within_s:g} s. Where every thread is:")
         faulthandler.dump_traceback()
         end(FORCED, "ended by force; the last checkpoint is whole")
 

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from jepa_pipeline.config.run import RunConfig
@@ -55,6 +56,14 @@ def read_rows(path: Path) -> list[Any]:
     return rows
 
 
+def wandb_id(folder: Path) -> str:
+    """The run's own, kept in its folder: begun anew elsewhere, or after the folder was deleted, it is another run."""
+    path = folder / "wandb_id"
+    if not path.exists():
+        replace_text(path, token_hex(8))
+    return path.read_text()
+
+
 class WandbRun:
     """Weights & Biases; offline unless a key is set. Its failures are said once and never end a run."""
 
@@ -69,7 +78,7 @@ class WandbRun:
         self.run = wandb.init(
             project=config.log.wandb_project,
             name=config.name,
-            id=f"{config.name}-{config.hash()}",
+            id=wandb_id(config.folder),
             resume="allow",
             dir=str(config.folder),
             config=config.model_dump(mode="json"),

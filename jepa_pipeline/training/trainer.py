@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.run import RunConfig
 from lightning import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -30,4 +31,5 @@ def build_trainer(config: RunConfig, accelerator: str, steps: int, callbacks: Se
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=[LightningEnvironment()],  # else it takes a Slurm job of several tasks for a run of several processes
     )

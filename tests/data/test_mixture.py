@@ -79,3 +79,18 @@ def test_the_shards_read_next_are_known():
         ahead = order.shards_from(index)
         read = order.samples(index, index + 6).shard.tolist()
         assert set(read) <= set(ahead) and len(ahead) <= 4
+
+
+def test_many_sources_are_found_as_quickly_as_few():
+    """Each order remembers its own layout; shared, a mixture of more than a few would lay out every epoch again for every batch."""
+    import time
+
+    def seconds(sources):
+        mixed = Mixture([Order([10_000] * 200, 0, 16, source) for source in range(sources)], [1.0] * sources)
+        mixed.samples(0, 256)
+        began = time.process_time()
+        for start in range(256, 256 * 41, 256):
+            mixed.samples(start, start + 256)
+        return time.process_time() - began
+
+    assert min(seconds(10) for _ in range(3)) < 20 * min(seconds(2) for _ in range(3))

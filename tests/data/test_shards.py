@@ -227,7 +227,7 @@ def test_a_shard_the_system_does_not_open_is_no_damage(folder: Path, monkeypatch
 
     monkeypatch.setattr("os.open", busy)
     with pytest.raises(
-        UserError, match=r"cannot be opened .Too many open files.: see to that, then run the same command again"
+        UserError, match=r"cannot be read .Too many open files.: see to that, then run the same command again"
     ) as told:
         Shards(folder).read(0, 0)
     assert not isinstance(told.value, SampleError)

@@ -11,7 +11,8 @@ from jepa_pipeline.training.checkpoint import About, clear_leftovers, load_last,
 
 
 def save(folder, step, state=None, **config):
-    about = About(step=step, samples=8 * step, version="0", data="d", config_hash="c", results={"optim.lr": 0.1})
+    names = {"version": "0", "torch": "2", "device": "cpu", "data": "d", "config_hash": "c"}
+    about = About(step=step, samples=8 * step, results={"optim.lr": 0.1}, **names)
     return save_checkpoint(folder, state or {"step": step}, about, CheckpointConfig(**config))
 
 
@@ -63,18 +64,46 @@ def lose(state):
     state.unlink()
 
 
+def lose_about(state):
+    state.with_name("about.json").unlink()
+
+
 def spoil_about(state):
     state.with_name("about.json").write_text('{"step": 2}')
 
 
-@pytest.mark.parametrize("spoil", [truncate, flip, lose, spoil_about])
+@pytest.mark.parametrize("spoil", [truncate, flip, lose, lose_about, spoil_about])
 def test_a_damaged_one_is_passed_over_aloud(tmp_path, spoil):
     for step in (1, 2):
         save(tmp_path, step, {"step": step, "weights": torch.zeros(1000)})
     spoil(tmp_path / "step-00000002" / "state.pt")
     told = []
     assert load_last(tmp_path, tell=told.append).about.step == 1
-    assert len(told) == 1 and "step-00000002 is damaged (" in told[0] and "going on from the checkpoint before it" in told[0]
+    assert (
+        len(told) == 1
+        and "step-00000002 is damaged (" in told[0]
+        and "set aside, going on from the checkpoint before it" in told[0]
+    )
+
+
+def test_a_damaged_one_never_counts_as_the_newest_again(tmp_path):
+    """Else the next one that is saved, of an earlier step, would be dropped as the oldest."""
+    for step in (10, 20, 30):
+        save(tmp_path, step, keep_last=3)
+    for step in (20, 30):
+        truncate(tmp_path / f"step-{step:08d}" / "state.pt")
+    assert load_last(tmp_path, tell=lambda _: None).about.step == 10
+    save(tmp_path, 12, keep_last=1)
+    assert kept(tmp_path) == [12] and newest(tmp_path) == {"step": 12} and (tmp_path / "last").resolve().name == "step-00000012"
+    assert {path.name for path in tmp_path.glob("*.damaged")} == {"step-00000020.damaged", "step-00000030.damaged"}
+
+
+def test_a_users_copy_is_left_alone(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "step-00000001").rename(tmp_path / "step-00000001.bak")
+    for step in (2, 3, 4):
+        save(tmp_path, step, keep_last=1, keep_every=10)
+    assert kept(tmp_path) == [4] and (tmp_path / "step-00000001.bak").exists()
 
 
 def test_when_all_are_damaged_nothing_is_started_anew_behind_the_users_back(tmp_path):
@@ -110,6 +139,21 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="No space left on device; the ones before it are whole"):
             save(tmp_path, 2)
     assert newest(tmp_path) == {"step": 1} and kept(tmp_path) == [1]
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000001"}
+
+
+def test_what_torch_makes_of_a_full_disk_is_still_a_full_disk(tmp_path):
+    """Its writer turns the error of the file below it into one of its own."""
+    import resource
+
+    save(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(UserError, match="File too large; the ones before it are whole"):
+            save(tmp_path, 2, {"step": 2, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000001"}
 
 

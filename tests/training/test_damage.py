@@ -6,6 +6,8 @@ from PIL import Image
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.mixture import Mixture
+from jepa_pipeline.data.order import Order
 from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training import callbacks
@@ -38,8 +40,12 @@ def test_each_is_counted_and_named_once(damaged):
     named = read_rows(config.folder / DAMAGED)
     assert sorted(row["sample"] for row in named) == [2, 4]
     assert all("it is not a JPEG, PNG or WebP image" in row["reason"] for row in named)
-    rows = [row["skipped_samples"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
-    assert rows == sorted(rows) and rows[-1] in (4, 5, 6), "48 samples are 2.4 epochs of 20"
+    rows = {row["step"]: row["skipped_samples"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row}
+    order = Mixture([Order([20], config.seed, config.data.window_shards)], [1.0])
+    damaged_ones = np.isin(order.samples(0, 48).sample, [2, 4])
+    assert rows == {step: damaged_ones[: 8 * step].sum() for step in (2, 4, 6)}
+    first = {number: int(np.flatnonzero(order.samples(0, 48).sample == number)[0]) // 8 + 1 for number in (2, 4)}
+    assert {row["sample"]: row["step"] for row in named} == first
     text = console.export_text()
     assert text.count("skipped: sample k02") == text.count("skipped: sample k04") == 1
     assert "samples skipped as damaged" in text
@@ -101,12 +107,14 @@ def test_a_mixture_logs_its_realised_shares(tiny, shards):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("[]", "at least 1 item"),
+        ("[]", "it is an empty list"),
         ("[{path: a, weight: 0}]", "greater than 0"),
+        ("[a, b, a]", "a is named twice in the mixture: name it once, with the sum of the weights"),
         ("[{path: a, wieght: 2}]", "unknown key 'data.train.0.wieght'"),
-        ("[{path: a, weight: 100000}, b]", "weight 1 of b is under 1/4000|the weight 1 of b is less than 1/4000"),
+        ("[{path: a, weight: 100000}, b]", "weight 1 of b is less than 1/4000 of the sum"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_refused(tiny, value, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as refused:
         tiny(f"data.train={value}")
+    assert len(str(refused.value).splitlines()) == 1

@@ -1,8 +1,10 @@
 """A run folder belongs to one run: what would change its results is refused, in three columns."""
 
+import json
 import shutil
 
 import pytest
+import torch
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
@@ -75,7 +77,7 @@ def test_other_weights_of_a_mixture_are_refused(tiny, shards):
         return tiny(f"data.train=[{{path: {shards / 'train'}, weight: {weight}}}, {shards / 'test'}]")
 
     pretrain(mixed(3), QUIET)
-    with pytest.raises(UserError, match=r"3 x [0-9a-f]{12} \+ 1 x [0-9a-f]{12} +2 x "):
+    with pytest.raises(UserError, match=r"3.0 x [0-9a-f]{12} \+ 1.0 x [0-9a-f]{12} +2.0 x "):
         pretrain(mixed(2), QUIET)
 
 
@@ -95,3 +97,38 @@ def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
     with claimed(config), pytest.raises(UserError, match=r"another process is training in .*tiny: wait for it or stop it"):
         pretrain(config, QUIET)
     pretrain(config, QUIET)
+
+
+def edit_about(config, **values):
+    for path in (config.folder / "checkpoints").glob("step-*/about.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_another_device_is_another_run(tiny):
+    """auto may find a GPU today and none tomorrow."""
+    config = tiny("trainer.accelerator=auto")
+    pretrain(config, QUIET)
+    edit_about(config, device="cuda" if not torch.cuda.is_available() else "cpu")
+    with pytest.raises(UserError, match=r"trainer.accelerator \(found\) +\w+ +\w+"):
+        pretrain(config, QUIET)
+
+
+def test_another_torch_is_said(tiny):
+    config, console = tiny(), Console(record=True, width=300)
+    pretrain(config, QUIET)
+    edit_about(config, torch="1.0")
+    pretrain(config, console)
+    assert f"was made by torch 1.0, this is {torch.__version__}: the last bits may differ" in console.export_text()
+
+
+def test_nothing_is_written_into_a_folder_that_is_refused(tiny):
+    config = tiny()
+    pretrain(config, QUIET)
+    before = (config.folder / "config.yaml").read_text()
+    for path in (config.folder / "checkpoints").glob("step-*/state.pt"):
+        path.write_bytes(b"")
+    for path in (config.folder / "checkpoints").glob("step-*/about.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="no other is left: copy one back"):
+        pretrain(tiny("seed=9"), QUIET)
+    assert (config.folder / "config.yaml").read_text() == before

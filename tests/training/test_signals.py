@@ -111,7 +111,7 @@ def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
     process.send_signal(signal.SIGUSR1)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 70
-    assert "saving took longer than checkpoint.leave_within_s, 2 s" in stderr and "in save" in stderr
+    assert "leaving took longer than checkpoint.leave_within_s, 2 s" in stderr and "in save" in stderr
 
 
 def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
