@@ -111,7 +111,7 @@ def test_a_mixture_logs_its_realised_shares(tiny, shards):
         ("[{path: a, weight: 0}]", "greater than 0"),
         ("[a, b, a]", "a is named twice in the mixture: name it once, with the sum of the weights"),
         ("[{path: a, wieght: 2}]", "unknown key 'data.train.0.wieght'"),
-        ("[{path: a, weight: 100000}, b]", "weight 1 of b is less than 1/4000 of the sum"),
+        ("[{path: a, weight: 100000}, b]", "weight 1 of b is under 1/4000 of the sum"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_refused(tiny, value, says):
