@@ -29,7 +29,7 @@ app.add_typer(selftest, name="selftest")
 
 REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
-Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/.")]
+Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/, or a run folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe, such as optim.lr=3e-4.")]
 Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME.")]
 

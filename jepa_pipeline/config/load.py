@@ -61,15 +61,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a recipe.
 
     Args:
-        path: a YAML 1.2 file; its `extends: [other.yaml]` are laid below it, relative to it.
+        path: a YAML 1.2 file; its `extends: [other.yaml]` are laid below it, relative to it. Or a run folder, which stands for
+            its own config.yaml, wherever it has been moved to.
         overrides: dotted assignments such as "optim.lr=3e-4", laid above it.
 
     Raises:
         ConfigError: with every mistake in it.
     """
-    source = read_yaml(Path(path))
+    source = read_run(Path(path)) if Path(path).is_dir() else read_yaml(Path(path))
     source.update(read_overrides(overrides))
     return build(RunConfig, source)
+
+
+def read_run(folder: Path) -> Source:
+    """The resolved configuration of a run folder, with its present place and name."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is a folder without a config.yaml: give a recipe or a run folder, such as runs/NAME")
+    source = read_yaml(folder / "config.yaml")
+    whole = folder.resolve()
+    source.update(Source({"output": str(whole.parent), "name": whole.name}, {}, str(folder)))
+    return source
 
 
 def load_overrides(model: type[Config], overrides: Sequence[str]) -> Config:

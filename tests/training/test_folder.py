@@ -8,8 +8,10 @@ import torch
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import FREE, RunConfig
 from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training.folder import newest_about
 
 QUIET = Console(quiet=True)
 
@@ -132,3 +134,19 @@ def test_nothing_is_written_into_a_folder_that_is_refused(tiny):
     with pytest.raises(UserError, match="no other is left: copy one back"):
         pretrain(tiny("seed=9"), QUIET)
     assert (config.folder / "config.yaml").read_text() == before
+
+
+def test_a_run_folder_stands_for_its_own_configuration_wherever_it_is(tiny, tmp_path):
+    config = tiny("checkpoint.every_steps=2")
+    pretrain(config, QUIET)
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    config.folder.rename(moved)
+    for path in (moved / "checkpoints").glob("*6"):
+        shutil.rmtree(path)
+    again = load_config(moved)
+    assert again.folder == moved and again.hash() == config.hash()
+    pretrain(again, QUIET)
+    assert newest_about(again).step == 6
+    with pytest.raises(UserError, match=r"is a folder without a config.yaml: give a recipe or a run folder"):
+        load_config(tmp_path)
