@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -116,7 +117,7 @@ def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
 
 def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=1"), tmp_path)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2, stderr
