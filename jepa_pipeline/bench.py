@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -17,7 +16,9 @@ from rich.table import Table
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageStream, as_batch, empty_pixels
 from jepa_pipeline.data.decode import DecodeError, decode
+from jepa_pipeline.data.parallel import available_cores
 from jepa_pipeline.data.random import Stream
+from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.data.rivals import Rivals, Team, crop_all, read_images, timed
 from jepa_pipeline.data.shards import SampleError
 from jepa_pipeline.data.views import random_view
@@ -97,16 +98,12 @@ def bench(
     numbers = sorted({*(workers or [config.data.workers])} - {0})
     speeds = [alone, *(measure_workers(rivals, number, seconds, progress) for number in numbers)]
     needed = math.ceil(step_rate * per_step / speeds[-1].per_worker) if step_rate else None
-    report = Report(config.data.train[0].path, available_cores(), per_step, parts, speeds, step_rate, needed)
+    report = Report(without_secrets(config.data.train[0].path), available_cores(), per_step, parts, speeds, step_rate, needed)
     if as_json:
         print(json.dumps({**report._asdict(), "speeds": [speed._asdict() for speed in speeds]}))
     else:
         show(report, Console())
     return report
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure_process(rivals: Rivals, seconds: float, progress: Console) -> tuple[dict[str, float], Speeds]:

@@ -14,6 +14,7 @@ from jepa_pipeline.data.damage import Finding, check_shard, repeated_keys
 from jepa_pipeline.data.manifest import Manifest, read_manifest, tar_location
 from jepa_pipeline.data.moments import mean_and_std
 from jepa_pipeline.data.parallel import available_cores, in_order, progress
+from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.data.summary import Spread, abridged, add, by_class, class_table, normalisation, parts, spread
 from jepa_pipeline.data.tar import shown
 
@@ -83,11 +84,11 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
     names = manifest.classes
     work = partial(check_shard, folder, tar_location(folder, manifest), None if names is None else len(names))
     checked = in_order(pool, workers, work, manifest.shards)
-    shards = list(progress(checked, f"checking {folder}", len(manifest.shards)))
+    shards = list(progress(checked, f"checking {without_secrets(str(folder))}", len(manifest.shards)))
     decoded = sum(shard.decoded for shard in shards)
     mean, std = mean_and_std(sum((shard.moments for shard in shards), np.zeros((2, 3))), decoded) if decoded else (None, None)
     return PartReport(
-        folder=folder,
+        folder=without_secrets(folder),
         samples=manifest.samples,
         shards=len(shards),
         problems=tuple(problem for shard in shards for problem in shard.problems),

@@ -183,7 +183,7 @@ def shards_bench(
     overrides: Overrides = None,
     seconds: Annotated[float, typer.Option(min=0, help="Time for each number of workers, and for one process.")] = 20.0,
     workers: Annotated[str, typer.Option(help="Numbers of workers to measure, such as 1,2,4; the recipe's unless said.")] = "",
-    step_rate: Annotated[float | None, typer.Option(min=0, help="Optimiser steps/s of one device that are to be fed.")] = None,
+    step_rate: Annotated[float | None, typer.Option(min=1e-9, help="Optimiser steps/s of one device that are to be fed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
 ) -> None:
     """Measure how fast the images of a recipe come, beside a bare loop and plain webdataset, and how many workers feed it."""

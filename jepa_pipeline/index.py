@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jepa_pipeline import __version__
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import Indexed, index_shard, load_index, save_index, save_manifest
-from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard, Skipped
+from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard, Skipped, read_manifest
 from jepa_pipeline.data.parallel import available_cores, in_order, progress
 from jepa_pipeline.data.patterns import find_tars
 from jepa_pipeline.data.remote import TRIES, is_remote, join, retried, without_secrets
@@ -52,7 +52,7 @@ def index(tars: Sequence[str], *, out: Path | None = None, classes: Path | None 
     """
     names = None if classes is None else read_classes(classes)
     location, files = find_tars(tars)
-    folder = place_to_write(location, out)
+    folder = place_to_write(location, out, files)
     workers = workers or available_cores()
     with ProcessPoolExecutor(workers) as pool:
         work = partial(index_tar, folder, location, len(names) if names else None)
@@ -96,8 +96,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
-def place_to_write(location: str, out: Path | None) -> Path:
-    """The folder for manifest and indexes. One that this verb did not write is not replaced."""
+def place_to_write(location: str, out: Path | None, files: Sequence[str]) -> Path:
+    """The folder for manifest and indexes. A manifest of other make, or that lists other tars too, is not replaced."""
     if out is None and is_remote(location):
         raise UserError(f"{without_secrets(location)} is a URL: say with --out in which folder manifest and indexes shall lie")
     folder = out or Path(location)
@@ -106,6 +106,12 @@ def place_to_write(location: str, out: Path | None) -> Path:
     path = folder / MANIFEST
     if path.exists() and not is_ours(path):
         raise UserError(f"{path} was not made by `{MADE_BY}`, so it is not replaced: give another folder with --out, or delete it")
+    others = [shard.file for shard in read_manifest(folder).shards if shard.file not in files] if path.exists() else []
+    if forgotten := [file for file in others if is_remote(location) or (Path(location) / file).exists()]:
+        raise UserError(
+            f"{path} also lists {shown(forgotten[0])}, in all {len(forgotten)} tars that are not named now: name the folder or all "
+            "of its tars, or another folder with --out, or delete it"
+        )
     return folder
 
 

@@ -27,7 +27,7 @@ from jepa_pipeline.training.damage import DamageReport
 from jepa_pipeline.training.folder import check_folder, claimed, describe_run
 from jepa_pipeline.training.hashes import Hashes
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.signals import StopSignals
+from jepa_pipeline.training.signals import Stop, StopSignals
 from jepa_pipeline.training.tracker import RunLog, read_rows
 from jepa_pipeline.training.trainer import build_trainer
 
@@ -147,6 +147,8 @@ def fit(module: Pretraining, checkpoints: Checkpoints, accelerator: str, console
     trainer = build_trainer(config, accelerator, config.optim.total_steps - module.step, callbacks)
     try:
         trainer.fit(module, loader)
+    except Stop:  # while it waited for data between two steps
+        raise checkpoints.leave(module) from None
     except (RuntimeError, OSError, EOFError) as error:
         if not worker_died(error):
             raise

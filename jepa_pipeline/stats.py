@@ -63,10 +63,10 @@ def contents_of(pool: Executor, workers: int, folder: str, manifest: Manifest) -
         )
     labels = add(in_order(pool, workers, partial(count_labels, folder), shards)) if names else Counter()
     return Contents(
-        folder=folder,
+        folder=without_secrets(folder),
         hash=manifest.hash(),
         created_by=manifest.created_by,
-        location=tar_location(folder, manifest),
+        location=without_secrets(tar_location(folder, manifest)),
         samples=manifest.samples,
         shards=len(shards),
         bytes=sum(shard.bytes for shard in shards),

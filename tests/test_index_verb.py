@@ -214,3 +214,15 @@ def test_the_manifest_names_what_was_left_out(folder: Path):
     index([str(folder)], workers=1)
     skipped = json.loads((folder / MANIFEST).read_text())["skipped"]
     assert [entry["file"] for entry in skipped] == ["train-2.tar", "train-3.tar/6"]
+
+
+def test_a_part_of_a_folder_does_not_push_out_the_rest(folder: Path):
+    """Who names the one tar that was added would else lose all others."""
+    whole = index([str(folder)], workers=1).manifest
+    with pytest.raises(
+        UserError, match=r"manifest.json also lists train-0.tar, in all 1 tars that are not named now: name the folder"
+    ):
+        index([str(folder / "train-1.tar")], workers=1)
+    assert load_manifest(folder) == whole
+    (folder / "train-0.tar").unlink()
+    assert len(index([str(folder)], workers=1).manifest.shards) == 1

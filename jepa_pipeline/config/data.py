@@ -50,7 +50,11 @@ class CacheConfig(Section):
     """Where shards from a URL are kept on this machine; all processes of a node share it. Local shards are read in place."""
 
     folder: Path | None = Field(default=None, description="Null: jepa_pipeline/shards in the user's cache folder.")
-    limit_gb: float = Field(default=200.0, gt=0, description="Above it the shards that were not read for longest go.")
+    limit_gb: float = Field(
+        default=200.0,
+        gt=0,
+        description="Above it the shards opened longest ago go; those still open take room until they are closed.",
+    )
 
 
 class DataConfig(Section):

@@ -16,6 +16,9 @@ from jepa_pipeline.data.manifest import Manifest, Shard
 from jepa_pipeline.data.remote import fetch_file, without_secrets
 from jepa_pipeline.data.tar import ShardError
 
+TIDY_SHARE = 0.02
+"""Of the limit; what one process fetches before it looks again whether all of them are above it."""
+
 
 class Fetched(NamedTuple):
     """A shard that was fetched: its open file, which stays readable when the cache deletes it, and its index if it keeps those."""
@@ -35,6 +38,8 @@ class Cache:
     def __init__(self, config: CacheConfig, indexed: Manifest | None = None) -> None:
         self.folder = config.folder.expanduser() if config.folder else default_folder()
         self.limit = config.limit_gb * 1e9
+        self.untidied = self.limit
+        """Bytes this process fetched since it last looked at the whole folder, which takes a while where there is much."""
         self.indexed = indexed is not None
         self.classes = len(indexed.classes) if indexed and indexed.classes else None
 
@@ -63,7 +68,8 @@ class Cache:
             raise
         except OSError as error:
             raise UserError(
-                f"{without_secrets(url)} cannot be kept in {self.folder} ({error.strerror or error}): make room there, or set "
+                f"{without_secrets(url)} cannot be kept in {self.folder} ({error.strerror or error}): see that there is room and that you may "
+                "write there, or set "
                 "data.cache.folder to a larger disk and data.cache.limit_gb to what it holds; "
                 "then run the same command again"
             ) from error
@@ -95,12 +101,16 @@ class Cache:
         try:
             fetch_file(url, partial, shard.bytes, shard.sha256)
             index = self._index(partial, shard) if self.indexed else None
-            fd = os.open(partial, os.O_RDONLY)
-            os.fsync(fd)
-            partial.rename(tar)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+                partial.rename(tar)
+                fd = os.dup(file.fileno())
         finally:
             partial.unlink(missing_ok=True)
-        self._tidy(keep=tar)
+        self.untidied += shard.bytes
+        if self.untidied > TIDY_SHARE * self.limit:
+            self.untidied = 0
+            self._tidy(keep=tar)
         return Fetched(fd, index)
 
     def _index(self, tar: Path, shard: Shard) -> ShardIndex:

@@ -1,7 +1,9 @@
 """The DataLoaders of training and of evaluation. Workers change how fast batches come, never which."""
 
+import ctypes
 import multiprocessing
 import signal
+import sys
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any
 
@@ -14,6 +16,9 @@ from jepa_pipeline.data.collate import ImageList, ImageStream, MaskSampler
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Deal, Order
 from jepa_pipeline.data.shards import Shards
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
 
 
 def train_loader(
@@ -91,10 +96,17 @@ def deaf_worker(worker: int) -> None:
     """One thread, and deaf to every signal of the parent's.
 
     Slurm signals every process of a job. A worker that obeyed would take the training process down before it reaches the step
-    boundary at which it ends in order; when that has gone, its workers go by themselves.
+    boundary at which it ends in order.
     """
     calm_worker(worker)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process when the one that forked it is gone; else torch's worker looks for it every few seconds."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Worker(ForkProcess):

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -56,11 +57,8 @@ def join(url: str, name: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """A URL as it may be printed: no password, no query. A path stays as it is."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    """A text as it may be printed and kept: URLs in it without password, query and fragment."""
+    return re.sub(r"(://[^\s?#,}\]]*)[?#][^\s,}\]]*", r"\1", re.sub(r"://[^\s/?#]*@", "://", url))
 
 
 def read_file(url: str) -> bytes:

@@ -26,7 +26,7 @@ from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.data import ViewsConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import MaskSampler, empty_pixels
-from jepa_pipeline.data.loader import mixture, one_thread, train_loader
+from jepa_pipeline.data.loader import deaf_worker, mixture, train_loader
 from jepa_pipeline.data.samples import IMAGES
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.views import random_resized_crop_box
@@ -85,7 +85,11 @@ class Rivals:
         )
         prefetch = self.config.data.prefetch_batches if workers else None
         loader = DataLoader(
-            pipeline, batch_size=None, num_workers=workers, prefetch_factor=prefetch, worker_init_fn=one_thread if workers else None
+            pipeline,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            worker_init_fn=deaf_worker if workers else None,
         )
         return (len(pixels) for pixels, _ in loader)
 
@@ -115,7 +119,7 @@ def crop_all(crop: Callable[[bytes], object], images: Sequence[bytes], batch: in
 
 
 def crop_for_ever(crop: Callable[[bytes], object], images: Sequence[bytes], batch: int, done: "SimpleQueue[int]") -> None:
-    one_thread(0)
+    deaf_worker(0)
     for count in crop_all(crop, images, batch):
         done.put(count)
 
@@ -161,7 +165,7 @@ class Team:
         self.signal(signal.SIGCONT)
         self.batches = iter(())  # a DataLoader that nobody holds ends its workers
         for process in self.processes:
-            process.terminate()
+            process.kill()
 
 
 def timed(work: Callable[[], int]) -> float:

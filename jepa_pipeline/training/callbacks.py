@@ -180,9 +180,9 @@ def measure_health(targets: Float[Tensor, "S D"], predictions: Float[Tensor, "S 
     return {f"health/{name}": float(value) for name, value in values.items()}
 
 
-def snapshot(trainer: Trainer, module: Pretraining) -> State:
+def snapshot(optimizer: torch.optim.Optimizer, module: Pretraining) -> State:
     """Everything that decides how the run goes on, and what it logs."""
-    return {"step": module.step, "module": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
+    return {"step": module.step, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
 
 
 class Checkpoints(StepCallback):
@@ -199,13 +199,23 @@ class Checkpoints(StepCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
+        self.saved_step = pl_module.step
+        self.optimizer = trainer.optimizers[0]
         self.stop.listen()
         if self.stop.asked is not None:
             raise Interrupted(f"{self.stop.asked.name}: stopped before the first step; the same command goes on")
         self.saved = time.monotonic()
         if self.optimizer_state is not None:
-            trainer.optimizers[0].load_state_dict(self.optimizer_state)
+            self.optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
+        self.stop.idle = True
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.stop.idle = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(trainer, pl_module)
+        self.stop.idle = (batch_idx + 1) % pl_module.config.optim.accumulate_steps == 0
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         """Save when it is time to.
@@ -216,13 +226,22 @@ class Checkpoints(StepCallback):
         config = module.config.checkpoint
         late = config.every_minutes is not None and time.monotonic() - self.saved >= 60 * config.every_minutes
         if due(module, config.every_steps) or late or self.stop.asked is not None:
-            self.save(trainer, module)
+            self.save(module)
         if self.stop.asked is not None and module.step < module.config.optim.total_steps:
-            raise Interrupted(
-                f"{self.stop.asked.name}: stopped in order after step {module.step} with a checkpoint; the same command goes on"
-            )
+            raise self.farewell(module)
 
-    def save(self, trainer: Trainer, module: Pretraining) -> None:
+    def leave(self, module: Pretraining) -> Interrupted:
+        """Save between two steps, unless that is done; what to raise then."""
+        self.stop.idle = False
+        if module.step > self.saved_step:
+            self.save(module)
+        return self.farewell(module)
+
+    def farewell(self, module: Pretraining) -> Interrupted:
+        name = self.stop.asked.name if self.stop.asked else "stop"
+        return Interrupted(f"{name}: stopped in order after step {module.step} with a checkpoint; the same command goes on")
+
+    def save(self, module: Pretraining) -> None:
         """The encoder first: a run whose last checkpoint is there is finished, and its encoder must be too."""
         module.stop_if_broken()
         config, progress = module.config, {"step": module.step, "samples": module.samples}
@@ -230,5 +249,5 @@ class Checkpoints(StepCallback):
         for log in config.folder.glob("*.jsonl"):
             sync_file(log)  # else a checkpoint could outlive the lines that lead to it
         about = self.about.model_copy(update=progress)
-        save_checkpoint(config.folder / "checkpoints", snapshot(trainer, module), about, config.checkpoint)
-        self.saved = time.monotonic()
+        save_checkpoint(config.folder / "checkpoints", snapshot(self.optimizer, module), about, config.checkpoint)
+        self.saved, self.saved_step = time.monotonic(), module.step

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import jepa_pipeline
+from jepa_pipeline.data.remote import without_secrets
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "webdataset", "numpy", "pillow")
 
@@ -23,7 +24,7 @@ def describe_environment() -> dict[str, object]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command": sys.argv,
+        "command": [without_secrets(word) for word in sys.argv],
         "git": git_state(),
     }
 

@@ -1,12 +1,15 @@
 """The run folder: who it belongs to, and what it was made on."""
 
+import errno
+import fcntl
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import torch
-from filelock import FileLock, Timeout
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import FREE, RunConfig
@@ -30,17 +33,30 @@ def claimed(config: RunConfig) -> Iterator[None]:
         UserError: another process trains in it.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(config.folder / ".lock", timeout=CLAIM_S)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"another process is training in {config.folder}: wait for it or stop it, or choose another name for this run"
-        ) from None
-    try:
+    with (config.folder / ".lock").open("w") as file:
+        if not taken(file):
+            raise UserError(
+                f"another process is training in {config.folder}: wait for it or stop it, or choose another name for this run"
+            )
         yield
-    finally:
-        lock.release()
+
+
+def taken(file: IO[str]) -> bool:
+    """Whether a lock was to be had that the system gives back when the process is gone. A file system without locks says yes."""
+    deadline = time.monotonic() + CLAIM_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            return True
+        else:
+            return True
 
 
 def check_folder(config: RunConfig, data: str, device: str, tell: Callable[[str], object]) -> None:

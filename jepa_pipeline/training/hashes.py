@@ -38,7 +38,7 @@ class Hashes(StepCallback):
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         if due(module, self.every_steps):
-            state = {name: digest(value) for name, value in leaves(snapshot(trainer, module))}
+            state = {name: digest(value) for name, value in leaves(snapshot(trainer.optimizers[0], module))}
             append(self.path, {**self.parts, **state, "step": module.step})
         self.parts = {}
 

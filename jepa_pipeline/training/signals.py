@@ -1,7 +1,6 @@
 """Leaving in order. A signal only sets a flag; the run ends at the next step boundary, with a checkpoint."""
 
 import faulthandler
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,14 +14,24 @@ FORCED = 70
 """Exit codes of the two ways to leave out of order."""
 
 
+PATIENCE_S = 2.0
+"""How long a run that was asked to stop may wait for the data of its next step."""
+
+
+class Stop(BaseException):
+    """Raised by a signal where the run waits between two steps, so that it need not wait for the next."""
+
+
 class StopSignals:
     """Listens for a request to stop while it is entered. Should leaving take longer than leave_within_s, the process is ended."""
 
     def __init__(self, leave_within_s: float) -> None:
         self.leave_within_s = leave_within_s
         self.asked: signal.Signals | None = None
-        self.timer: threading.Timer | None = None
-        self.owner = os.getpid()
+        self.idle = False
+        """Whether the run is between two steps and everything up to now could be saved."""
+        self.timers: list[threading.Timer] = []
+        self.owner, self.thread = os.getpid(), threading.get_ident()
 
     def __enter__(self) -> "StopSignals":
         self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
@@ -36,24 +45,31 @@ class StopSignals:
                 signal.signal(number, self.hear)
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back as they were, and stop the clock."""
+        """Stop the clocks, for one of them sends a signal, and give the signals back as they were."""
+        for timer in self.timers:
+            timer.cancel()
         if threading.current_thread() is threading.main_thread():
             for number, handler in self.before.items():
                 signal.signal(number, handler)
-        if self.timer is not None:
-            self.timer.cancel()
 
     def hear(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self.owner:
             return  # a forked child before it has set its own handlers
         if self.asked is None:
             self.asked = signal.Signals(number)
-            self.timer = threading.Timer(self.leave_within_s, self.force)
-            self.timer.daemon = True
-            self.timer.start()
+            self.timers = [threading.Timer(PATIENCE_S, self.remind), threading.Timer(self.leave_within_s, self.force)]
+            for timer in self.timers:
+                timer.daemon = True
+                timer.start()
             say(f"{self.asked.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
         elif number == signal.SIGINT:
             end(SECOND_CTRL_C, "stopped at once")
+        elif self.idle:
+            raise Stop
+
+    def remind(self) -> None:
+        """Wake the main thread, should it be waiting for data that does not come."""
+        signal.pthread_kill(self.thread, signal.SIGUSR1)
 
     def force(self) -> None:
         say(f"leaving took longer than checkpoint.leave_within_s, {self.leave_within_s:g} s. Where every thread is:")
@@ -62,8 +78,7 @@ class StopSignals:
 
 
 def end(code: int, text: str) -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
+    """Leave at once. The decoding processes end with their parent."""
     say(text)
     os._exit(code)
 

@@ -221,7 +221,9 @@ def test_a_full_disk_is_one_sentence_at_once(server, url, config, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(cache_module, "fetch_file", full)
-    with pytest.raises(UserError, match=r"cannot be kept in .*cache \(No space left on device\): make room .* again$") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot be kept in .*cache \(No space left on device\): see that there is room .* again$"
+    ) as caught:
         Shards(url, cache=config).read(0, 0)
     assert not isinstance(caught.value, SampleError) and not kept(config)
 

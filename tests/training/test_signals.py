@@ -100,7 +100,7 @@ callbacks.save_checkpoint = lambda *_: time.sleep(600)
 def test_a_second_ctrl_c_ends_it_at_once(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=1"), tmp_path, SLOW_SAVE)
     process.send_signal(signal.SIGINT)
-    time.sleep(1)
+    time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
@@ -123,3 +123,48 @@ def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
     assert process.returncode == 2, stderr
     assert "a decoding process died after step" in stderr and "there is no checkpoint yet" in stderr
     assert "Traceback" not in stderr
+
+
+STALLED = """
+import time
+from jepa_pipeline.data.shards import Shards
+
+read = Shards.read
+
+
+def stall(self, shard, member):
+    stall.reads = getattr(stall, "reads", 0) + 1
+    if stall.reads > 24:
+        time.sleep(600)
+    return read(self, shard, member)
+
+
+Shards.read = stall
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_waits_for_data_leaves_without_it(tiny, tmp_path, workers):
+    """Between two steps everything can be saved, so a server that stalls costs nothing."""
+    process = launch(tiny(*LONG, f"data.workers={workers}"), tmp_path, STALLED)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75, stderr
+    assert "SIGTERM: stopped in order after step 3 with a checkpoint" in stderr and "Traceback" not in stderr
+    config = tiny(*LONG)
+    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == 3
+
+
+def test_workers_are_gone_with_a_killed_parent(tiny, tmp_path):
+    process = launch(tiny(*LONG, "data.workers=2"), tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.communicate(timeout=30)
+    time.sleep(1)
+    assert len(children) == 2 and not [pid for pid in children if alive(pid)]
+
+
+def alive(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
