@@ -68,9 +68,8 @@ class Cache:
             raise
         except OSError as error:
             raise UserError(
-                f"{without_secrets(url)} cannot be kept in {self.folder} ({error.strerror or error}): see that there is room and that you may "
-                "write there, or set "
-                "data.cache.folder to a larger disk and data.cache.limit_gb to what it holds; "
+                f"{without_secrets(url)} cannot be kept in {self.folder} ({error.strerror or error}): see that there is room and "
+                "that you may write there, or set data.cache.folder to a larger disk and data.cache.limit_gb to what it holds; "
                 "then run the same command again"
             ) from error
 

@@ -58,7 +58,7 @@ def join(url: str, name: str) -> str:
 
 def without_secrets(url: str) -> str:
     """A text as it may be printed and kept: URLs in it without password, query and fragment."""
-    return re.sub(r"(://[^\s?#,}\]]*)[?#][^\s,}\]]*", r"\1", re.sub(r"://[^\s/?#]*@", "://", url))
+    return re.sub(r"""(://[^\s?#,}\]"']*)[?#][^\s,}\]"']*""", r"\1", re.sub(r"://[^\s/?#]*@", "://", url))
 
 
 def read_file(url: str) -> bytes:

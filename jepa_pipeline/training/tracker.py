@@ -9,6 +9,7 @@ from secrets import token_hex
 from typing import Any
 
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.training.folder import replace_text
 
 Row = dict[str, float | int]
@@ -81,7 +82,7 @@ class WandbRun:
             id=wandb_id(config.folder),
             resume="allow",
             dir=str(config.folder),
-            config=config.model_dump(mode="json"),
+            config=json.loads(without_secrets(config.model_dump_json())),
             mode=mode,  # pyright: ignore[reportArgumentType]
         )
 

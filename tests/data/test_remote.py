@@ -222,3 +222,19 @@ def test_what_is_no_tar_is_damage(server, folder, tmp_path):
         with pytest.raises(SampleError, match=r"sample number 1 of .* \(its index lists 0 samples, the manifest 8\)"):
             shards.read(0, 1)
     assert server.gets[TAR] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/a/b", "https://host/a/b"),
+        ("https://us:p%40w@host/a?token=abc#x", "https://host/a"),
+        ("data.train=https://host/a?token=abc", "data.train=https://host/a"),
+        ("data.train=[{path: https://u:p@host/a?t=1, weight: 2}, b]", "data.train=[{path: https://host/a, weight: 2}, b]"),
+        ("/a/folder?with#signs@odd", "/a/folder?with#signs@odd"),
+        ("s3://bucket/key", "s3://bucket/key"),
+        ('{"path": "https://u:p@host/a?t=1", "weight": 2}', '{"path": "https://host/a", "weight": 2}'),
+    ],
+)
+def test_what_is_printed_and_kept_has_no_secrets(text, shown):
+    assert remote.without_secrets(text) == shown

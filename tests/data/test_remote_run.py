@@ -29,3 +29,11 @@ def test_a_probe_reads_a_url(url):
         open_sets(url, url)
     with pytest.raises(UserError, match=r"train/manifest.json could not be fetched in 1 try"):
         open_sets(url, None)
+
+
+def test_a_run_keeps_a_token_only_where_it_goes_on_from(tiny, url, tmp_path):
+    path = f"{url}?token=abc"
+    config = tiny(f"data.cache.folder={tmp_path / 'cache'}", f"data.train=[{{path: '{path}', weight: 3}}]")
+    pretrain(config, Console(quiet=True))
+    holding = {path.name for path in config.folder.rglob("*") if path.is_file() and b"token=abc" in path.read_bytes()}
+    assert holding == {"config.yaml"}
