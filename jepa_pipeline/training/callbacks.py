@@ -203,7 +203,7 @@ class Checkpoints(StepCallback):
         self.optimizer = trainer.optimizers[0]
         self.stop.listen()
         if self.stop.asked is not None:
-            raise Interrupted(f"{self.stop.asked.name}: stopped before the first step; the same command goes on")
+            raise self.farewell(pl_module)
         self.saved = time.monotonic()
         if self.optimizer_state is not None:
             self.optimizer.load_state_dict(self.optimizer_state)
@@ -215,7 +215,8 @@ class Checkpoints(StepCallback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(trainer, pl_module)
-        self.stop.idle = (batch_idx + 1) % pl_module.config.optim.accumulate_steps == 0
+        optim = pl_module.config.optim
+        self.stop.idle = (batch_idx + 1) % optim.accumulate_steps == 0 and pl_module.step < optim.total_steps
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         """Save when it is time to.
@@ -239,7 +240,8 @@ class Checkpoints(StepCallback):
 
     def farewell(self, module: Pretraining) -> Interrupted:
         name = self.stop.asked.name if self.stop.asked else "stop"
-        return Interrupted(f"{name}: stopped in order after step {module.step} with a checkpoint; the same command goes on")
+        where = f"after step {module.step} with a checkpoint" if module.step else "before the first step"
+        return Interrupted(f"{name}: stopped in order {where}; the same command goes on")
 
     def save(self, module: Pretraining) -> None:
         """The encoder first: a run whose last checkpoint is there is finished, and its encoder must be too."""

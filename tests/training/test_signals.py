@@ -61,6 +61,15 @@ def test_asked_during_the_last_step_the_run_is_simply_finished(tiny, monkeypatch
     assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == config.optim.total_steps
 
 
+def test_asked_before_the_first_step_it_says_so(tiny, monkeypatch):
+    config = tiny(*HASHED)
+    original = callbacks.Meter.on_train_start
+    monkeypatch.setattr(callbacks.Meter, "on_train_start", lambda *them: (original(*them), os.kill(os.getpid(), signal.SIGINT)))
+    with pytest.raises(Interrupted, match="SIGINT: stopped in order before the first step; the same command goes on"):
+        pretrain(config, QUIET)
+    assert not (config.folder / "checkpoints").exists()
+
+
 def launch(config, tmp_path, before=""):
     """A run in a process of its own, that says when it is training."""
     recipe = tmp_path / "recipe.yaml"
