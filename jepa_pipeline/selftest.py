@@ -29,6 +29,8 @@ from jepa_pipeline.training.tracker import read_rows
 
 IMAGES = 40
 CHECKPOINT_STEPS = 3
+TRIES = 5
+"""How often the second run is begun anew because it was over before it could be killed: small steps take milliseconds."""
 TIMINGS = {"seconds", "images_per_s", "data_wait_share"}
 """What a line of metrics.jsonl says of the machine and not of the run."""
 
@@ -72,16 +74,22 @@ def resume(
     with console.status("the run that is left alone"):
         run_through(straight)
     pace_s = read_rows(straight.folder / "metrics.jsonl")[-1]["seconds"] / total_steps
-    met = []
+    random, met = Random(seed), list[Kill]()
     with console.status("the run that is killed") as status:
-        for kill in kill_often(killed, Random(seed), kills, pace_s):
-            met.append(kill)
-            status.update(f"the run that is killed: {len(met)} of {kills}")
+        for _ in range(TRIES):
+            for kill in kill_often(killed, random, kills, pace_s):
+                met.append(kill)
+                status.update(f"the run that is killed: {len(met)} of {kills}")
+            if any(0 < kill.kept < total_steps for kill in met):
+                break
+            met = []
+            shutil.rmtree(killed.folder)  # it was over before the kill came
+        else:
+            raise UserError(
+                f"no kill came between the first checkpoint and the end in {TRIES} tries, so nothing is shown: "
+                f"use more than {total_steps} --steps"
+            )
         run_through(killed)
-    if not any(0 < kill.kept < total_steps for kill in met):
-        raise UserError(
-            f"no kill came between the first checkpoint and the end, so nothing is shown: use more than {total_steps} --steps"
-        )
     difference = compare(straight.folder, killed.folder)
     console.print(verdict(straight, met, difference, folder), soft_wrap=True, markup=False, highlight=False)
     if difference is None and out is None:
