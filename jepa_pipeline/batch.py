@@ -6,7 +6,8 @@ G target blocks, M tokens of a block, S a sample of vectors, D width. An image i
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int, Num
+import torch
+from jaxtyping import Bool, Float, Int, Int64, Num, UInt8
 from torch import Tensor
 
 
@@ -25,10 +26,37 @@ class Damaged(NamedTuple):
     reason: str
 
 
+class Packed(NamedTuple):
+    """Tensors that travel as one: their bytes, and the dtype and shape of each."""
+
+    data: UInt8[Tensor, "N"]
+    kinds: list[tuple[torch.dtype, list[int]]]
+
+
+class Uncut(NamedTuple):
+    """Whole images and what is to be done with them, from which the device makes the views.
+
+    images: padded to the largest on the right and below; extents: height and width of each; boxes: left, top, right, bottom
+    of every view's crop in pixels; flipped: whether it is mirrored; sizes: height and width of every view; order: rows of the
+    batch, for every view first those, rows_first many, whose rows are resized before their columns; colours: of every view,
+    what changes, packed, and turned_per_slot beside it, as data/augment.py has them.
+    """
+
+    images: UInt8[Tensor, "B C H W"]
+    extents: Float[Tensor, "B 2"]
+    boxes: Float[Tensor, "V B 4"]
+    flipped: Bool[Tensor, "V B"]
+    sizes: list[int]
+    order: Int64[Tensor, "V B"]
+    rows_first: list[int]
+    colours: Packed
+    turned_per_slot: list[list[int]]
+
+
 class Batch(NamedTuple):
     """What a method is given. Views are uint8 on the way to the device and normalised floats after it.
 
-    damaged: the samples for which others stand in here.
+    damaged: the samples for which others stand in here; uncut: on the way to the device, in place of views that are made there.
     """
 
     views: list[Num[Tensor, "B C *T H W"]]
@@ -36,6 +64,7 @@ class Batch(NamedTuple):
     labels: Int[Tensor, "B"] | None
     keys: list[str]
     damaged: list[Damaged]
+    uncut: Uncut | None = None
 
 
 class Output(NamedTuple):

@@ -10,18 +10,19 @@ from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from jepa_pipeline.config.methods import IJepaConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageStream, as_batch, empty_pixels
+from jepa_pipeline.data.collate import ImageStream, as_batch
 from jepa_pipeline.data.decode import DecodeError, decode
 from jepa_pipeline.data.parallel import available_cores
 from jepa_pipeline.data.random import Stream
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.data.rivals import Rivals, Team, crop_all, read_images, timed
 from jepa_pipeline.data.shards import SampleError
-from jepa_pipeline.data.views import random_view
 from jepa_pipeline.masks.build import build_masks
 
 BATCH = 64
@@ -35,6 +36,7 @@ PARTS = {
     "read": "reading",
     "decode": "decoding",
     "crop": "cropping",
+    "views": "finishing views",
     "masks": "drawing masks",
     "batch": "filling batches",
 }
@@ -59,7 +61,7 @@ class Report(NamedTuple):
     """What was measured on so many cores.
 
     parts: seconds an image takes in each part of the whole path in one process; images_per_step: of one device;
-    workers_needed: for step_rate optimiser steps/s, with a core for each.
+    workers_needed: for step_rate optimiser steps/s, with a core for each; uncut: views were left for the device to cut.
     """
 
     data: str
@@ -69,6 +71,7 @@ class Report(NamedTuple):
     speeds: list[Speeds]
     step_rate: float | None
     workers_needed: int | None
+    uncut: bool = False
 
 
 def bench(
@@ -92,13 +95,16 @@ def bench(
     batch = min(BATCH, per_step // config.optim.accumulate_steps)
     endless = {"batch_size_global": batch, "accumulate_steps": 1, "total_samples": batch << 32}
     config = config.model_copy(update={"optim": config.optim.model_copy(update=endless)})
+    method, on_gpu = config.method, torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    masks = build_masks(method.masks, method.encoder.grid) if isinstance(method, IJepaConfig) else None
     with progress.status("opening the first shards"):
-        rivals = Rivals(config, build_masks(config.method.masks, config.method.encoder.grid))
+        rivals = Rivals(config, masks, uncut=config.views.on_trainer("cuda" if on_gpu else "cpu"))
     parts, alone = measure_process(rivals, seconds, progress)
     numbers = sorted({*(workers or [config.data.workers])} - {0})
     speeds = [alone, *(measure_workers(rivals, number, seconds, progress) for number in numbers)]
     needed = math.ceil(step_rate * per_step / speeds[-1].per_worker) if step_rate else None
-    report = Report(without_secrets(config.data.train[0].path), available_cores(), per_step, parts, speeds, step_rate, needed)
+    source = without_secrets(config.data.train[0].path)
+    report = Report(source, available_cores(), per_step, parts, speeds, step_rate, needed, rivals.uncut)
     if as_json:
         print(json.dumps({**report._asdict(), "speeds": [speed._asdict() for speed in speeds]}))
     else:
@@ -152,29 +158,29 @@ class Stopwatch:
 
 def time_parts(stream: ImageStream, numbers: list[int]) -> dict[str, float]:
     """Seconds of each part of what ImageStream does for a batch. Damaged samples have no stand-ins here."""
-    assert stream.masks is not None
     samples, watch = [], Stopwatch()
     found = stream.mixture.samples(numbers[0], numbers[-1] + 1)
     stream.fetch_ahead(found)
     whose = list(zip(found.epoch.tolist(), found.sample.tolist(), strict=True))
     places = zip(found.shard.tolist(), found.member.tolist(), strict=True)
     watch.mark("order")
-    pixels = empty_pixels(len(numbers), stream.image_size)
-    for row, (epoch, number), (shard, member) in zip(pixels, whose, places, strict=True):
+    views = stream.empty_views(len(numbers))
+    for (epoch, number), (shard, member) in zip(whose, places, strict=True):
         with suppress(SampleError, DecodeError):
             watch.mark("batch")
             sample = stream.sources[0].read(shard, member)
             watch.mark("read")
             image = decode(sample.image)
             watch.mark("decode")
-            view = random_view(image, stream.views, stream.image_size, stream.generator(Stream.VIEW, 0, epoch, number))
+            views.add(image, stream.view_generators(0, epoch, number))
             watch.mark("crop")
-            row[:] = view
             samples.append(sample)
     watch.mark("batch")
-    masks = stream.masks([stream.generator(Stream.MASK, 0, *who) for who in whose], 0)
+    finished = views.finish()
+    watch.mark("views")
+    masks = [stream.masks([stream.generator(Stream.MASK, 0, *who) for who in whose], 0)] if stream.masks else []
     watch.mark("masks")
-    as_batch(pixels, [masks], samples, [])
+    as_batch(*finished, masks, samples, [])
     watch.mark("batch")
     return watch.seconds
 
@@ -232,6 +238,8 @@ def show(report: Report, console: Console) -> None:
 def sentences(report: Report) -> Iterator[str]:
     """What the numbers mean."""
     total, images, best = sum(report.parts.values()), report.images_per_step, report.speeds[-1]
+    if report.uncut:
+        yield "all three only decode: the device that trains cuts the views"
     longest = sorted(report.parts, key=report.parts.__getitem__, reverse=True)
     shares = [f"{PARTS[part]} {report.parts[part] / total:.0%}" for part in longest]
     yield f"where the time goes: {', '.join(shares)}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import computed_field
 
-from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.damage import Finding, check_shard, repeated_keys
 from jepa_pipeline.data.manifest import Manifest, read_manifest, tar_location
 from jepa_pipeline.data.moments import mean_and_std

@@ -11,14 +11,18 @@ from rich.table import Table
 
 import jepa_pipeline
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.methods import IJepaConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageStream
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.distributed import world_size
 from jepa_pipeline.masks.build import build_masks
-from jepa_pipeline.methods.jepa import build_method
+from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.batch_norm import sync_batch_norm
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.callbacks import Checkpoints, DataClock, HealthMeter, Meter
 from jepa_pipeline.training.checkpoint import About, State, load_last
@@ -52,8 +56,8 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         describe_run(config, data)
         if module.step < config.optim.total_steps:
             steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
-            say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}")
-            checkpoints = Checkpoints(make_card(config, data), make_about(config, data, accelerator), optimizer_state, stop)
+            say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}, {config.optim.describe_rate()}")
+            checkpoints = Checkpoints(make_card(module, data), make_about(config, data, accelerator), optimizer_state, stop)
             fit(module, checkpoints, accelerator, console)
     summarise(config, console)
     return config.folder
@@ -70,7 +74,16 @@ def choose_accelerator(config: RunConfig) -> str:
 
 
 def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
-    """What is done to the networks before they train: how attention is computed, then compilation."""
+    """What is done to the networks before they train: batch norm over all processes, how attention is computed, compilation.
+
+    Raises:
+        UserError: the encoder does not take a view of a size that views.crops makes.
+    """
+    if isinstance(method.kept_encoder, Backbone):
+        for side in set(config.views.sizes(config.method.encoder.image_size)):
+            method.kept_encoder.try_size(side)
+    if world_size() > 1:
+        sync_batch_norm(method)
     use_attention(method, fused=accelerator != "cpu")
     if config.trainer.compile:
         for network in method.children():
@@ -100,13 +113,15 @@ def restore(module: Pretraining, console: Console) -> State | None:
     return loaded.state["optimizer"]
 
 
-def make_card(config: RunConfig, data: str) -> EncoderCard:
+def make_card(module: Pretraining, data: str) -> EncoderCard:
+    config = module.config
     return EncoderCard(
         encoder=config.method.encoder,
         mean=config.views.mean,
         std=config.views.std,
         name=config.name,
         method=config.method.name,
+        kept=module.method.kept,
         step=0,
         samples=0,
         config_hash=config.hash(),
@@ -133,8 +148,10 @@ def fit(module: Pretraining, checkpoints: Checkpoints, accelerator: str, console
     config = module.config
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    masks = build_masks(config.method.masks, config.method.encoder.grid)
-    loader = train_loader(config, masks, start_samples=module.samples, pin_memory=accelerator == "cuda")
+    method, on_gpu = config.method, accelerator == "cuda"
+    masks = build_masks(method.masks, method.encoder.grid) if isinstance(method, IJepaConfig) else None
+    uncut = config.views.device == "trainer" or (config.views.device == "auto" and on_gpu)
+    loader = train_loader(config, masks, start_samples=module.samples, uncut=uncut, pin_memory=on_gpu)
     log, clock = RunLog(config, module.step), DataClock()
     callbacks = [
         DamageReport(console),

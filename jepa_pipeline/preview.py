@@ -1,4 +1,4 @@
-"""`jepa masks preview`: what a recipe's masks look like, which patches they use and how long they are."""
+"""`jepa masks preview` and `jepa views preview`: the question a method is asked, to look at before it is asked for days."""
 
 from pathlib import Path
 
@@ -10,11 +10,18 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.methods import IJepaConfig
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.collate import MaskSampler
+from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.resample import cut
 from jepa_pipeline.masks.build import build_masks
 
 SHEET, BATCHES = (4, 8), 64
+IMAGES = 8
+"""Rows of the sheet of views."""
 COLOURS = ListedColormap(["#d9d9d9", "#4c78a8", "#f58518", "#e45756", "#b279a2", "#54a24b", "#eeca3b", "#ff9da6", "#9d755d"])
 
 
@@ -25,9 +32,11 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
         The PNG: a contact sheet of images (grey unseen, blue context, one warm colour a target block), heat maps of how often
         each patch is context and target, and the distributions of lengths.
     """
+    if not isinstance(config.method, IJepaConfig):
+        raise UserError(f"method {config.method.name} has no masks: `jepa views preview` draws the views it is given")
     out = out or Path(f"masks-{config.name}.png")
     grid = config.method.encoder.grid
-    batches = sample(config)
+    batches = sample(config, build_masks(config.method.masks, grid))
     figure = Figure(figsize=(14, 10), layout="constrained")
     above, below = figure.add_gridspec(2, 1, height_ratios=[3, 2])
     sheet, statistics = figure.add_subfigure(above), figure.add_subfigure(below)
@@ -45,9 +54,8 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     return out
 
 
-def sample(config: RunConfig) -> list[Masks]:
+def sample(config: RunConfig, masks: MaskSampler) -> list[Masks]:
     """Masks of the run's own first samples, in batches as large as one device computes."""
-    masks = build_masks(config.method.masks, config.method.encoder.grid)
     size = config.optim.batch_size_global // (config.optim.accumulate_steps * config.trainer.devices)
     size = min(size, 256)
     keyed = [[keyed_generator(config.seed, Stream.MASK, 0, batch * size + n) for n in range(size)] for batch in range(BATCHES)]
@@ -96,3 +104,35 @@ def describe(batches: list[Masks], uses: list[Float[np.ndarray, "H W"]], out: Pa
         f"{out}: the first batch has {context} context tokens and {blocks} target blocks of {target} of {uses[0].size} tokens; "
         f"in {BATCHES} batches {never[0]} patches were never context and {never[1]} never target"
     )
+
+
+def preview_views(config: RunConfig, out: Path | None = None, console: Console | None = None) -> Path:
+    """Draw the views of the run's own first images.
+
+    Returns:
+        The PNG: a contact sheet, a row an image: the whole of it, then every view that a method is given of it.
+
+    Raises:
+        UserError: there are no shards at data.train.
+    """
+    out = out or Path(f"views-{config.name}.png")
+    optim = config.optim.model_copy(update={"batch_size_global": IMAGES, "accumulate_steps": 1, "total_samples": IMAGES})
+    data = config.data.model_copy(update={"workers": 0})
+    few = config.model_copy(update={"optim": optim, "data": data})
+    uncut = next(iter(train_loader(few, masks=None, uncut=True))).uncut
+    assert uncut is not None
+    wholes = [image[:, : int(height), : int(width)] for image, (height, width) in zip(uncut.images, uncut.extents, strict=True)]
+    views = [view.round().byte() for view in cut(uncut)]
+    figure = Figure(figsize=(1.5 * (1 + len(views)), 1.6 * IMAGES), layout="constrained")
+    for row, axes in enumerate(figure.subplots(IMAGES, 1 + len(views))):
+        for axis, picture in zip(axes, [wholes[row], *(view[row] for view in views)], strict=True):
+            axis.imshow(picture.permute(1, 2, 0).numpy())
+            axis.set_axis_off()
+    titles = ["image", *(f"view {number}: {view.shape[-1]}" for number, view in enumerate(views))]
+    for axis, title in zip(figure.axes, titles, strict=False):
+        axis.set_title(title, fontsize=9)
+    figure.savefig(out, dpi=110)
+    sizes = ", ".join(f"{size}x{size}" for size in uncut.sizes)
+    said = f"{out}: {IMAGES} images of {config.data.train[0].path}, each in {len(views)} views of {sizes} pixels"
+    (console or Console()).print(said, soft_wrap=True, markup=False, highlight=False)
+    return out

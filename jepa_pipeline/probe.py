@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,21 +11,23 @@ from rich.table import Table
 
 from jepa_pipeline import __version__
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.loader import eval_loader
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.build import AnyEncoder, build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card
 from jepa_pipeline.probes.features import PIXELS, Features, Kinds, extract
+from jepa_pipeline.probes.health import rankme
 from jepa_pipeline.probes.interval import wilson_interval
 from jepa_pipeline.probes.knn import knn_probe
 from jepa_pipeline.probes.linear import Trial, linear_probe
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Protocol, Row, Settings, save_report
 
-NAMES: tuple[EncoderName, ...] = ("target", "random_init", "pixels")
+RANKED = 10_000
+"""Training samples whose features' rank is measured, or all if there are fewer; the singular values wait for no more."""
 
 
 def probe(
@@ -46,14 +49,15 @@ def probe(
     card, encoder = read_card(run), load_encoder(run)
     before = hash_weights(encoder)
     train_set, test_set = open_sets(str(data), None if test is None else str(test))
-    encoders = {"target": encoder, "random_init": random_encoder(card.encoder, config.seed)}
+    names: tuple[EncoderName, ...] = (card.kept, "random_init", "pixels")
+    encoders = {card.kept: encoder, "random_init": random_encoder(card.encoder, config.seed)}
     train = extract_set(encoders, train_set, card, config, "training set")
     unseen = extract_set(encoders, test_set, card, config, "test set")
     if hash_weights(encoder.cpu()) != before:
         raise RuntimeError("the probe changed the encoder's weights: its numbers would not be this encoder's")
 
     classes = len(train_set.manifest.classes or ())
-    rows, selection = judge(train, unseen, classes, config)
+    rows, selection = judge(names, train, unseen, classes, config)
     name = without_secrets(str(data)).rstrip("/").rpartition("/")[2] if is_remote(str(data)) else Path(data).resolve().name
     report = ProbeReport(
         data=name,
@@ -64,11 +68,12 @@ def probe(
         version=__version__,
         probe=config,
         rows=rows,
+        rankme=ranks(names, train),
         selection=selection,
     )
     path = (out or Path(run) / "probes") / f"{name}-{report_key(report)}.json"
     save_report(path, report)
-    show(rows, path)
+    show(report, path)
     return rows
 
 
@@ -107,22 +112,24 @@ def list_some(classes: tuple[str, ...] | None) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def random_encoder(config: EncoderConfig, seed: int) -> Encoder:
-    """An encoder of the same shape that has learned nothing."""
+def random_encoder(config: EncoderConfig | BackboneConfig, seed: int) -> AnyEncoder:
+    """An encoder of the same shape that has learned nothing: its batch norms, too, have the statistics they begin with, 0 and 1."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Encoder(config).requires_grad_(False).eval()
+        return build_encoder(config).requires_grad_(False).eval()
 
 
-def extract_set(encoders: dict[str, Encoder], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str) -> Features:
+def extract_set(encoders: dict[str, AnyEncoder], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str) -> Features:
     loader = eval_loader(shards, card.encoder.image_size, config.batch_size, config.workers)
     return extract(encoders, loader, shards.manifest.samples, card.mean, card.std, config.precision, title)
 
 
-def judge(train: Features, test: Features, classes: int, config: ProbeConfig) -> tuple[list[Row], dict[str, list[Trial]]]:
+def judge(
+    names: Sequence[EncoderName], train: Features, test: Features, classes: int, config: ProbeConfig
+) -> tuple[list[Row], dict[str, list[Trial]]]:
     """Every number, and by encoder the heads its linear one was chosen from."""
     rows, selection = [], {}
-    for name in NAMES:
+    for name in names:
         kinds, unseen = wanted(train.encoders[name], config), test.encoders[name]
         started = time.perf_counter()
         linear = linear_probe(kinds, train.labels, unseen, test.labels, classes, config)
@@ -150,14 +157,23 @@ def row(encoder: EncoderName, protocol: Protocol, settings: Settings, correct: i
     )
 
 
+def ranks(names: Sequence[EncoderName], train: Features) -> dict[str, float]:
+    """RankMe of each encoder's pooled features and of the pixels, on samples spread evenly over the training set."""
+    count = min(RANKED, len(train.labels))
+    places = torch.arange(count) * len(train.labels) // count
+    return {name: float(rankme(train.encoders[name][PIXELS if name == PIXELS else "last"][places])) for name in names}
+
+
 def wanted(kinds: Kinds, config: ProbeConfig) -> Kinds:
     return {kind: vectors for kind, vectors in kinds.items() if kind in (*config.features, PIXELS)}
 
 
-def show(rows: list[Row], path: Path) -> None:
-    """Print each encoder's rows, best first, and where they were written."""
-    table = Table("encoder", "protocol", "settings", "top-1 %", "95 % interval", "seconds", title=f"{rows[0].n_test} test images")
-    for row in sorted(rows, key=lambda row: (NAMES.index(row.encoder), -row.top1)):
+def show(report: ProbeReport, path: Path) -> None:
+    """Print each encoder's rows, best first, the ranks, and where they were written."""
+    names, title = list(report.rankme), f"{report.rows[0].n_test} test images"
+    caption = "RankMe of the last features: " + ", ".join(f"{name} {rank:.1f}" for name, rank in report.rankme.items())
+    table = Table("encoder", "protocol", "settings", "top-1 %", "95 % interval", "seconds", title=title, caption=caption)
+    for row in sorted(report.rows, key=lambda row: (names.index(row.encoder), -row.top1)):
         strength = f"k {row.settings['k']}" if row.protocol == "knn" else f"decay {row.settings['weight_decay']:g}"
         side = f" {row.settings['side']}x{row.settings['side']}" if "side" in row.settings else ""
         settings = f"{row.settings['features']}{side}, {strength}"

@@ -74,7 +74,7 @@ def recipe(out: Path, seed: int, total_samples: int) -> RunConfig:
             "output": out / "runs",
             "seed": seed,
             "data": {"train": out / "shards/train", "workers": 1},
-            "views": {"crop_scale": (0.5, 1.0), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
+            "views": {"crops": [{"scale": (0.5, 1.0)}], "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
             "method": {
                 "name": "ijepa",
                 "encoder": {"image_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3},

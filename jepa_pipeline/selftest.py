@@ -107,8 +107,9 @@ def small(folder: Path) -> RunConfig:
         {
             "name": "selftest",
             "data": {"train": folder / "data", "workers": 2},
-            "views": {"flip": 0.5},
+            "views": {"crops": [{"flip": 0.5}]},
             "method": {
+                "name": "ijepa",
                 "encoder": {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
                 "predictor": {"embed_dim": 16, "depth": 1, "num_heads": 2},
                 "masks": {"num_targets": 2, "target_scale": (0.2, 0.3)},

@@ -7,9 +7,9 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 
-from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Shard, read_manifest, tar_location
 from jepa_pipeline.data.parallel import available_cores, in_order

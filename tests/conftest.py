@@ -42,6 +42,7 @@ def shards(tmp_path_factory):
 TINY = [
     "name=tiny",
     "data.workers=0",
+    "method.name=ijepa",
     "method.encoder={image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}",
     "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
     "method.masks={num_targets: 2, target_scale: [0.2, 0.3], context_keep: 0.3}",

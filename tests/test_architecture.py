@@ -8,23 +8,25 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jepa_pipeline"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"config", "batch"}
+FOUNDATION = {"config", "batch", "distributed"}
 MAY_IMPORT = {
     "config": set(),
     "batch": set(),
+    "distributed": set(),
     "losses": set(),
     "models": FOUNDATION,
-    "masks": FOUNDATION,
-    "data": FOUNDATION,
+    "masks": {"config", "batch"},
+    "data": {"config", "batch"},
     "methods": FOUNDATION | {"losses", "models"},
     "probes": FOUNDATION | {"models", "data"},
     "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes"},
 }
 ROOMS = set(MAY_IMPORT)
-VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "_torchvision", "batch", "cli"}
+VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "_torchvision", "batch", "distributed"}
 DOORS = {
     "lightning": {"training"},
-    "timm": {"models"},
+    "timm": {"models", "training"},
+    "torch.distributed": {"distributed"},
     "torchvision": {"_torchvision"},
     "wandb": {"training"},
     "webdataset": {"data", "shards"},
@@ -55,10 +57,11 @@ def ours(path, top_only=False):
 
 
 def test_the_rooms_are_all_on_the_plan():
-    assert {room(path) for path in FILES if path.parent != PACKAGE} == ROOMS - {"batch"}
+    assert {room(path) for path in FILES if path.parent != PACKAGE} == (ROOMS | {"cli"}) - {"batch", "distributed"}
     assert {
         "bench",
         "check",
+        "demo",
         "export",
         "index",
         "pretrain",
@@ -79,7 +82,7 @@ def test_imports_go_down_only(path):
     elif here == "quickstart":
         allowed = ROOMS | VERBS  # the one verb that is a sequence of the others
     elif here == "cli":
-        assert set(ours(path, top_only=True)) <= {"config"}, "cli.py may import only config at its top, or --help waits for torch"
+        assert set(ours(path, top_only=True)) <= {"cli", "config"}, "cli may import only config at its top, or --help waits for torch"
         allowed = ROOMS | VERBS
     elif here in VERBS:
         allowed = ROOMS
@@ -90,17 +93,19 @@ def test_imports_go_down_only(path):
 
 
 def test_no_method_imports_another():
-    methods = [path for path in FILES if room(path) == "methods" and path.stem not in ("__init__", "method")]
+    methods = [path for path in FILES if room(path) == "methods" and path.stem not in ("__init__", "method", "build")]
     for path in methods:
         modules = {module.split(".")[-1] for module, _ in imports(path) if module.startswith("jepa_pipeline.methods.")}
-        assert modules <= {"method"}
+        assert modules <= {"method", "regularizer"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_heavy_dependencies_have_one_door(path):
-    heads = {module.split(".")[0] for module, _ in imports(path)}
+    modules = [module for module, _ in imports(path)]
+    heads = {module.split(".")[0] for module in modules}
     for package, rooms in DOORS.items():
-        assert package not in heads or room(path) in rooms, f"{path} may not import {package}: its door is {sorted(rooms)}"
+        opened = any(f"{module}.".startswith(f"{package}.") for module in modules)
+        assert not opened or room(path) in rooms, f"{path} may not import {package}: its door is {sorted(rooms)}"
     if room(path) == "config":
         assert not heads & {"torch", "numpy"}, "the configuration answers at once: no torch, no numpy"
     if heads & {"timm", "lightning"} and path.name != "_torchvision.py":

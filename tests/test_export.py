@@ -8,25 +8,35 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import jepa_pipeline.models.timm_format as timm_format
+import timm
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.export import check_parity, export
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.timm_format import load_timm
-from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
+from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder
 from jepa_pipeline.probes.report import ProbeReport, Row, save_report
 
 SPELLED = EncoderConfig(image_size=24, patch_size=6, embed_dim=32, depth=3, num_heads=4, mlp_ratio=3.0)
 NAMED = EncoderConfig(image_size=32, patch_size=8, arch="vit_tiny")
+VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2, "patch_size": 4}
+BACKBONES = {
+    "resnet": BackboneConfig(timm="resnet18", image_size=48, args={"channels": (8, 8, 16, 16), "drop_path_rate": 0.1}),
+    "convnext": BackboneConfig(timm="convnext_atto", image_size=64, args={"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)}),
+    "class token": BackboneConfig(timm="vit_tiny_patch16_224", image_size=32, args=VIT),
+    "mean": BackboneConfig(timm="vit_tiny_patch16_224", image_size=32, args={**VIT, "class_token": False, "global_pool": "avg"}),
+}
 
 
-def make_run(folder: Path, config: EncoderConfig) -> Path:
+def make_run(folder: Path, config: EncoderConfig | BackboneConfig) -> Path:
     torch.manual_seed(3)
-    encoder = Encoder(config)
+    encoder = build_encoder(config)
+    encoder.pooled(torch.randn(8, 3, config.image_size, config.image_size))  # statistics of batch norms away from 0 and 1
     for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     card = EncoderCard(
@@ -65,6 +75,59 @@ def test_timm_gives_the_same_tokens(tmp_path, config):
     assert check_parity(out) <= 1e-5
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_timm_gives_the_same_features_of_its_own_networks(tmp_path, name):
+    run = make_run(tmp_path / "run", BACKBONES[name])
+    out = export(run)
+    ours, theirs = load_encoder(run), load_timm(out)
+    assert hash_weights(theirs) == hash_weights(ours)
+    pixels = torch.randn(3, 3, 64, 64)  # of another size than the encoder's, as a view may be
+    with torch.inference_mode():
+        assert torch.equal(theirs(pixels), ours(pixels))
+    classifier = timm.create_model(f"local-dir:{out}", pretrained=True, num_classes=7)
+    assert classifier(pixels[:, :, :48, :48] if name == "resnet" else pixels).shape == (3, 7)
+    data = timm.data.resolve_model_data_config(theirs)
+    side = BACKBONES[name].image_size
+    assert (list(data["input_size"]), list(data["mean"]), list(data["std"])) == ([3, side, side], [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert timm.data.create_transform(**data)(Image.new("RGB", (80, 70))).shape == (3, side, side)
+    text = (out / "README.md").read_text()
+    assert f"timm's {BACKBONES[name].timm} with " in text and f"features of width {ours.width}" in text
+    assert "timm's own pooling of" in text and "vision transformer" not in text
+
+
+def test_a_small_stem_is_refused_with_the_other_way(tmp_path):
+    run = make_run(
+        tmp_path / "run", BackboneConfig(timm="resnet18", image_size=32, small_stem=True, args={"channels": (8, 8, 8, 8)})
+    )
+    with pytest.raises(UserError, match=r"small_stem.*resnet18 cannot be told.*load_encoder\('.*run'\)"):
+        export(run)
+    assert not (run / "export").exists() and load_encoder(run).network.maxpool is not None
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ({"timm": "resnet18", "image_size": 0}, "encoder.BackboneConfig.image_size: Input should be greater than or equal to 1"),
+        ({"timm": "resnet18", "patch_size": 4}, "encoder.BackboneConfig.patch_size: Extra inputs are not permitted"),
+        ({"arch": "vit_tiny", "patch": 4}, "encoder.EncoderConfig.patch: Extra inputs are not permitted"),
+        (3, "encoder.EncoderConfig: Input should be an object"),
+    ],
+)
+def test_a_spoilt_card_is_named_in_a_sentence(run, encoder, message):
+    path = run / "encoder" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "encoder": encoder}))
+    with pytest.raises(UserError, match=message):
+        read_card(run)
+
+
+def test_a_card_without_kept_is_of_the_target(run):
+    path = run / "encoder" / "config.json"
+    old = json.loads(path.read_text())
+    assert old.pop("kept") == "target"
+    path.write_text(json.dumps(old))
+    assert read_card(run).kept == "target"
+
+
 def test_plain_timm_loads_it_in_another_process(run):
     out = export(run)
     program = f"""
@@ -75,8 +138,8 @@ assert not [name for name in sys.modules if name.startswith("jepa_pipeline.") an
 model = timm.create_model("local-dir:{out}", pretrained=True).eval()
 stored = load_file("{out}/parity.safetensors")
 with torch.inference_mode():
-    assert (model.forward_features(stored["pixels"]) - stored["tokens"]).abs().max() < 1e-5
-    assert (model(stored["pixels"]) - stored["pooled"]).abs().max() < 1e-5
+    assert (model.forward_features(stored["pixels"]) - stored["forward_features"]).abs().max() < 1e-5
+    assert (model(stored["pixels"]) - stored["forward"]).abs().max() < 1e-5
 data = timm.data.resolve_model_data_config(model)
 assert (data["input_size"], data["crop_pct"], data["interpolation"]) == ((3, 24, 24), 1.0, "bicubic"), data
 assert (tuple(data["mean"]), tuple(data["std"])) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), data

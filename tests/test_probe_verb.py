@@ -10,16 +10,17 @@ import torch
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.writer import png_record, write_shards
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
 from jepa_pipeline.probe import probe
-from jepa_pipeline.probes.report import load_reports
+from jepa_pipeline.probes.report import ProbeReport, load_reports
 
 CONFIG = ProbeConfig(batch_size=16, workers=0, weight_decay=(1e-2, 1e-3), k=(1, 3), iterations=20)
 ENCODER = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=4, num_heads=2)
+RESNET = BackboneConfig(timm="resnet18", image_size=16, small_stem=True, args={"channels": (8, 8, 12, 16)})
 
 
 def write_set(folder, samples, classes=("dark", "light"), seed=0):
@@ -33,23 +34,23 @@ def write_set(folder, samples, classes=("dark", "light"), seed=0):
     write_shards(records, folder, classes=classes, made={})
 
 
-@pytest.fixture
-def run(tmp_path) -> Path:
+def make_run(folder, config, **fields) -> Path:
     torch.manual_seed(7)
     card = EncoderCard(
-        encoder=ENCODER,
+        encoder=config,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
-        name="tiny",
-        method="ijepa",
-        step=3,
-        samples=48,
+        **{"name": "tiny", "method": "ijepa", "step": 3, "samples": 48, "version": "0", **fields},
         config_hash="c" * 12,
         data_hash="d" * 12,
-        version="0",
     )
-    save_encoder(tmp_path / "run" / "encoder", Encoder(ENCODER), card)
-    return tmp_path / "run"
+    save_encoder(folder / "encoder", build_encoder(config), card)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return make_run(tmp_path / "run", ENCODER)
 
 
 @pytest.fixture
@@ -76,6 +77,25 @@ def test_every_encoder_has_every_row_on_disk_as_returned(run, data, capsys):
     assert set(written["rows"][0]) == {"encoder", "protocol", "settings", "top1", "ci95", "n_test", "seed", "seconds"}
     assert (written["data"], written["config_hash"], written["weights_hash"]) == ("blobs", "c" * 12, before)
     assert path.name in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_network_of_timm_trained_itself_is_probed_under_that_name(tmp_path, data, capsys):
+    run = make_run(tmp_path / "resnet", RESNET, kept="online", step=5)
+    rows = probe(run, data, config=CONFIG)
+    assert list(dict.fromkeys(row.encoder for row in rows)) == ["online", "random_init", "pixels"]
+    (report,) = load_reports(run / "probes")
+    assert list(report.rankme) == ["online", "random_init", "pixels"] and report.step == 5
+    assert all(1 <= rank <= width for rank, width in zip(report.rankme.values(), (16, 16, 41), strict=True))
+    assert report.rankme["online"] != report.rankme["random_init"]
+    assert f"RankMe of the last features: online {report.rankme['online']:.1f}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_reports_of_before_the_rank_was_measured_are_still_read(run, data):
+    probe(run, data, config=CONFIG)
+    (path,) = (run / "probes").glob("*.json")
+    old = json.loads(path.read_text())
+    del old["rankme"]
+    assert ProbeReport.model_validate(old).rankme == {}
 
 
 def test_the_same_question_gives_the_same_answer_and_replaces_it(run, data):

@@ -6,44 +6,63 @@ import pytest
 from rich.console import Console
 
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.tracker import read_rows
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "parts")
+NAMES = [str(path.relative_to(CONFIGS)) for path in RECIPES]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def shrunk(config: RunConfig) -> dict:
+    """The recipe's values with everything that costs time made small, and nothing else changed."""
+    values = config.model_dump(mode="json")
+    method = values["method"]
+    encoder = method["encoder"]
+    if "timm" in encoder:
+        small = {"depth": 1, "embed_dim": 24, "num_heads": 2} if "vit" in encoder["timm"] else {"channels": [4, 4, 8, 8]}
+        encoder |= {"image_size": 32, "args": encoder["args"] | small | ({"layers": [1, 1, 1, 1]} if "50" in encoder["timm"] else {})}
+    else:
+        side = encoder["image_size"] // encoder["patch_size"] * 2  # the recipe's own grid of patches, of two pixels each
+        encoder |= {"image_size": side, "patch_size": 2, "arch": None, "embed_dim": 24, "depth": 1, "num_heads": 2}
+        method["predictor"] |= {"embed_dim": 16, "depth": 1, "num_heads": 2}
+    for head in ("projector", "predictor"):
+        if "hidden" in method.get(head, {}):
+            method[head] |= {"hidden": [12 for _ in method[head]["hidden"]], "out": 16}
+    method |= {key: small for key, small in {"prototypes": 8, "slices": 8}.items() if key in method}
+    for crop in values["views"]["crops"]:
+        crop["image_size"] = crop["image_size"] and 16
+    return values
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
 def test_a_recipe_takes_two_steps(recipe, shards, tmp_path):
     config = load_config(recipe)
-    small = config.method.encoder
-    size = small.image_size // small.patch_size * 2  # the recipe's own grid of patches, of two pixels each
-    config = load_config(
-        recipe,
-        [
-            f"output={tmp_path}",
-            f"data={{train: {shards / 'train'}, workers: 0}}",
-            f"method.encoder.image_size={size}",
-            "method.encoder.patch_size=2",
-            *[
-                f"method.encoder.{key}={value}"
-                for key, value in {"arch": "null", "embed_dim": 24, "depth": 1, "num_heads": 2}.items()
-            ],
-            "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
-            f"optim.accumulate_steps={1 if config.optim.accumulate_steps == 1 else 2}",
-            "optim.batch_size_global=4",
-            "optim.total_samples=8",
-            "optim.warmup_samples=4",
-            "trainer.accelerator=cpu",
-            "trainer.compile=false",
-            "log={every_steps: 1}",
-        ],
-    )
-    folder = pretrain(config, Console(quiet=True))
+    values = shrunk(config)
+    parts = 1 if config.optim.accumulate_steps == 1 else 2
+    values |= {"output": tmp_path, "data": {"train": shards / "train", "workers": 0}, "log": {"every_steps": 1}}
+    values["optim"] |= {"accumulate_steps": parts, "batch_size_global": 4 * parts, "total_samples": 8 * parts, "warmup_samples": 4}
+    values["trainer"] |= {"accelerator": "cpu", "compile": False, "threads": None}
+    folder = pretrain(RunConfig.model_validate(values), Console(quiet=True))
     assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row] == [1, 2]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
 def test_a_recipe_opens_with_its_command_and_its_number(recipe):
     head = recipe.read_text().split("\nname:")[0]
-    assert f"jepa pretrain configs/{recipe.name}" in head
+    assert f"jepa pretrain configs/{recipe.relative_to(CONFIGS)}" in head
     assert "measured" in head.lower() or "not yet run" in head.lower()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_a_recipe_is_named_after_its_file(recipe):
+    folder = recipe.parent.name
+    assert load_config(recipe).name == (recipe.stem if folder == "configs" else f"{folder}_{recipe.stem}")
+
+
+def test_every_method_has_a_debug_recipe_and_one_that_was_run():
+    kinds = {load_config(path).method.name for path in (CONFIGS / "debug").glob("*.yaml")}
+    small = {load_config(path).method.name for path in CONFIGS.glob("*_fashion_mnist.yaml")}
+    named = {kind.model_fields["name"].annotation.__args__[0] for kind in RunConfig.model_fields["method"].annotation.__args__}
+    assert kinds == small == named

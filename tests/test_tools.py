@@ -1,5 +1,6 @@
 """The programs in tools/: run as a user runs them, and held against arithmetic."""
 
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -130,3 +131,13 @@ def test_it_runs_without_shards(bench_step, monkeypatch, capsys):
 def test_a_mistake_is_one_sentence(bench_step, monkeypatch, capsys):
     assert call(bench_step, monkeypatch, RECIPE, *tiny_overrides("/no/shards")) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_views_are_measured_in_both_ways(shards):
+    command = [sys.executable, ROOT / "tools/bench_views.py", RECIPE, shards / "train", "--images", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, *speeds, last = done.stdout.splitlines()
+    assert first == "1 views of [32] pixels, images/s:"
+    assert [float(line.split()[-1].replace(",", "")) > 0 for line in speeds] == [True] * 3
+    assert last.endswith(" at most") and float(last.split()[-3]) < 1.2

@@ -30,7 +30,7 @@ from jepa_pipeline.data.collate import MaskSampler
 from jepa_pipeline.data.loader import loader, train_loader
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.masks.build import build_masks
-from jepa_pipeline.methods.jepa import build_method
+from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.pretrain import choose_accelerator, prepare
 from jepa_pipeline.training.module import Pretraining

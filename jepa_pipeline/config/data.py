@@ -1,4 +1,4 @@
-"""What the images are and how a view of one is made."""
+"""What the images are and who reads them."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -6,13 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.views import Share
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
-RGB = tuple[float, float, float]
-
-IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 SMALLEST_SHARE = 1 / 4000
 """Of a data set in a mixture; data sets are mixed in blocks of 4,096 samples, in each of which every one must appear."""
 
@@ -81,28 +76,4 @@ class DataConfig(Section):
         for source in self.train:
             if source.weight / total < SMALLEST_SHARE:
                 raise ValueError(f"weight {source.weight:g} of {source.path} is under 1/4000 of the sum: raise it or leave it out")
-        return self
-
-
-class ViewsConfig(Section):
-    """A view: one random resized crop, perhaps mirrored, normalised per channel on the device."""
-
-    crop_scale: tuple[PositiveShare, PositiveShare] = Field(
-        default=(0.3, 1.0), description="Share of the image's area a crop covers."
-    )
-    crop_aspect: tuple[float, float] = Field(
-        default=(3 / 4, 4 / 3), description="Width over height of a crop, drawn log-uniformly."
-    )
-    flip: Share = Field(default=0.0, description="Probability of mirroring left to right.")
-    mean: RGB = Field(default=IMAGENET_MEAN, description="Subtracted per channel, on pixels scaled to 0..1.")
-    std: RGB = Field(default=IMAGENET_STD, description="Divided by per channel, on pixels scaled to 0..1.")
-
-    @model_validator(mode="after")
-    def ranges_ascend(self) -> Self:
-        for name in ("crop_scale", "crop_aspect"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} is [{low}, {high}]: a range is [low, high] with 0 < low <= high")
-        if min(self.std) <= 0:
-            raise ValueError(f"std is {list(self.std)}: each channel's deviation must be above 0")
         return self

@@ -3,19 +3,19 @@
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import Section, kind_name, sections_in
 
 Config = TypeVar("Config", bound=Section)
 Key = tuple[str | int, ...]
@@ -38,23 +38,35 @@ class Source:
     def update(self, other: "Source") -> None:
         """Lay another source over this one: sections merge, everything else is replaced.
 
-        A section that names another kind (`name: ...`) replaces the old one whole, for the old kind's keys mean nothing to it.
+        A section that names another kind (`name: ...`) than the old one replaces that whole: its keys mean nothing to the new one.
         """
         merge(self.values, other.values)
         self.places |= other.places
 
 
-def merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+def merge(below: dict[str, Any], above: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in above.items():
         old = below.get(key)
+        if isinstance(value, dict) and isinstance(old, list) and all(name.isdecimal() for name in value):
+            below[key] = merge_entries(f"{prefix}{key}", old, value)
+            continue
         if isinstance(value, dict) and old is not None and not isinstance(old, dict):
             raise UserError(
-                f"'{key}' is given the value {old!r} and also keys below it ({', '.join(value)}): it can have one of both"
+                f"'{prefix}{key}' is given the value {old!r} and also keys below it ({', '.join(value)}): it can have one of both"
             )
-        if isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
-            merge(old, value)
+        if isinstance(value, dict) and isinstance(old, dict) and old.get("name") in (None, value.get("name", old.get("name"))):
+            merge(old, value, f"{prefix}{key}.")
         else:
             below[key] = value
+
+
+def merge_entries(key: str, entries: list[Any], changes: Mapping[str, Any]) -> list[Any]:
+    """A list of which some entries, named by their number, are changed, as `views.crops.0.flip=0.5` does."""
+    found = {str(number): entry for number, entry in enumerate(entries)}
+    if beyond := [number for number in changes if number not in found]:
+        raise UserError(f"'{key}.{beyond[0]}' does not exist: '{key}' has {len(entries)} entries, counted from 0")
+    merge(found, changes, f"{key}.")
+    return list(found.values())
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -144,6 +156,10 @@ def places(node: CommentedMap, file: str, key: Key = ()) -> Iterator[tuple[Key, 
         yield (*key, name), f"{file}:{node.lc.key(name)[0] + 1}"
         if isinstance(value, CommentedMap):
             yield from places(value, file, (*key, name))
+        if isinstance(value, CommentedSeq):
+            for number, entry in enumerate(value):
+                if isinstance(entry, CommentedMap):
+                    yield from places(entry, file, (*key, name, number))
 
 
 def read_overrides(overrides: Sequence[str]) -> Source:
@@ -160,7 +176,8 @@ def read_overrides(overrides: Sequence[str]) -> Source:
             raise UserError(f"the value of '{override}' is not YAML: {error.problem}") from None
         for key in reversed(keys):
             value = {key: value}
-        source.update(Source(value, {keys: f"command line '{override}'"}, "command line"))
+        place = tuple(int(key) if key.isdecimal() else key for key in keys)
+        source.update(Source(value, {place: f"command line '{override}'"}, "command line"))
     return source
 
 
@@ -173,21 +190,32 @@ def build(model: type[Config], source: Source) -> Config:
     try:
         return model.model_validate(source.values)
     except ValidationError as error:
-        raise ConfigError([explain(model, source, details) for details in error.errors()]) from None
+        raise ConfigError([explain(model, source, details) for details in error.errors() if not is_echo(details)]) from None
+
+
+def is_echo(details: ErrorDetails) -> bool:
+    """Whether a list is called too short only because an entry of it is wrong, which is said already."""
+    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 
 def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mistake:
     """One of pydantic's complaints as a sentence with a place."""
-    key: Key = tuple(details["loc"])
+    section, around = follow(model, details["loc"][:-1])
+    _, key = follow(model, details["loc"])
     dotted, where = ".".join(map(str, key)), source.place(key)
     match details["type"]:
         case "extra_forbidden":
-            near = nearest(model, key)
+            near = nearest(model, section, around, str(key[-1]))
             return Mistake(where, f"unknown key '{dotted}'" + (f" - did you mean '{near}'?" if near else ""))
         case "missing" if isinstance(key[-1], int):
             return Mistake(where, f"'{'.'.join(map(str, key[:-1]))}' is too short: value {key[-1] + 1} of the list is missing")
         case "missing":
-            return Mistake(where, f"key '{dotted}' is missing: {describe(model, key)}")
+            field = section.model_fields.get(str(key[-1])) if section else None
+            return Mistake(where, f"key '{dotted}' is missing: {((field and field.description) or '').rstrip('.')}")
+        case "union_tag_not_found":
+            return Mistake(where, f"key '{dotted}.name' is missing: it is one of {', '.join(names_in(model, key))}")
+        case "union_tag_invalid":
+            return Mistake(source.place((*key, "name")), unknown_name(dotted, str(details["ctx"]["tag"]), names_in(model, key)))
         case "string_pattern_mismatch":
             return Mistake(
                 where,
@@ -197,6 +225,8 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a file or folder")
         case "tuple_type":
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a list, such as [1, 2]")
+        case "model_type" | "model_attributes_type":
+            return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a section with keys below it")
         case "value_error":
             return Mistake(where, (f"{dotted}: " if dotted else "") + details["msg"].removeprefix("Value error, "))
         case _:
@@ -204,43 +234,48 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it {rule}")
 
 
-def nearest(model: type[BaseModel], key: Key) -> str | None:
+def unknown_name(dotted: str, name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, 1, cutoff=0.5)
+    return f"'{dotted}.name' is '{name}'" + (f" - did you mean '{near[0]}'?" if near else f": it is one of {', '.join(known)}")
+
+
+def nearest(model: type[BaseModel], section: type[BaseModel] | None, around: Key, name: str) -> str | None:
     """The right key a misspelt or misplaced one most resembles."""
-    section, name = section_at(model, key[:-1]), str(key[-1])
     near = get_close_matches(name, section.model_fields, 1, cutoff=0.5) if section else []
     if near:
-        return ".".join(map(str, (*key[:-1], near[0])))
-    elsewhere = [dotted for dotted in dotted_keys(model) if dotted.split(".")[-1] == name]
-    close = get_close_matches(".".join(map(str, key)), list(dotted_keys(model)), 1, cutoff=0.8)
+        return ".".join(map(str, (*around, near[0])))
+    here = ".".join(map(str, around))
+    known = [dotted for dotted in dotted_keys(model) if dotted.rpartition(".")[0] != here]  # else it is a key of another kind
+    elsewhere = [dotted for dotted in known if dotted.split(".")[-1] == name]
+    close = get_close_matches(f"{here}.{name}", known, 1, cutoff=0.8)
     return (elsewhere or close or [None])[0]
 
 
-def describe(model: type[BaseModel], key: Key) -> str:
-    section = section_at(model, key[:-1])
-    field = section.model_fields.get(str(key[-1])) if section else None
-    return (field.description or "").rstrip(".") if field else ""
-
-
-def section_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
-    """The section a dotted key leads to, if it leads to one."""
-    for name in key:
-        if isinstance(name, int):
+def follow(model: type[BaseModel], location: Key) -> tuple[type[BaseModel] | None, Key]:
+    """The section a location of pydantic's leads to, and its key: without the names of kinds that pydantic puts in."""
+    section, kinds, key = model, list[type[BaseModel]](), ()
+    for part in location:
+        if named := [kind for kind in kinds if len(kinds) > 1 and part == kind_name(kind)]:
+            section, kinds = named[0], []
+            continue
+        key = (*key, part)
+        if isinstance(part, int):
             continue  # a place in a list of sections
-        field = model.model_fields.get(name)
-        kind = field and next(filter(is_section, (field.annotation, *get_args(field.annotation))), None)
-        if not is_section(kind):
-            return None
-        model = kind
-    return model
+        field = section.model_fields.get(part) if section else None
+        kinds = sections_in(field.annotation) if field else []
+        section = kinds[0] if len(kinds) == 1 else None
+    return section, key
+
+
+def names_in(model: type[BaseModel], key: Key) -> list[str]:
+    """The names of the kinds a section can be of."""
+    section, _ = follow(model, key[:-1])
+    return [kind_name(kind) for kind in sections_in(section.model_fields[str(key[-1])].annotation)] if section else []
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of the tree, sections and values."""
+    """Every key of the tree, sections and values, of all kinds."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        if is_section(field.annotation):
-            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
-
-
-def is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        for section in sections_in(field.annotation):
+            yield from dotted_keys(section, f"{prefix}{name}.")

@@ -1,29 +1,224 @@
-"""What is learned, and from which hidden part."""
+"""What is learned, and from what: one class a method."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from jepa_pipeline.config.masks import MultiBlockConfig
-from jepa_pipeline.config.networks import EncoderConfig, PredictorConfig
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, HeadConfig, PredictorConfig
+from jepa_pipeline.config.section import Section, kind_name
 
-Momentum = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class NoRegularizer(Section):
+    """Nothing but the target and the stop-gradient keeps the representation from collapsing."""
+
+    name: Literal["none"] = Field(default="none", description="Which regulariser.")
+
+
+class VICRegularizer(Section):
+    """VICReg's variance and covariance (Bardes et al. 2022) of the context's and the target's representations."""
+
+    name: Literal["vicreg"] = Field(description="Which regulariser.")
+    weight: Positive = Field(default=1.0, description="Of the whole of it, beside a prediction error of weight 1.")
+    variance: Weight = Field(default=25.0, description="Weight of the hinge on each dimension's deviation.")
+    covariance: Weight = Field(default=1.0, description="Weight of the squared covariances.")
+    expander: HeadConfig | None = Field(
+        default=None, description="A perceptron in whose output space both are measured; null: on the representations themselves."
+    )
+
+
+class SIGRegularizer(Section):
+    """LeJEPA's test for an isotropic normal distribution (Balestriero and LeCun 2025) of both representations."""
+
+    name: Literal["sigreg"] = Field(description="Which regulariser.")
+    weight: Positive = Field(default=0.05, description="Of it, beside a prediction error of weight 1.")
+    slices: int = Field(default=1024, ge=1, description="Random directions, drawn anew each step.")
+    expander: HeadConfig | None = Field(
+        default=None, description="A perceptron in whose output space it is measured; null: on the representations themselves."
+    )
 
 
 class IJepaConfig(Section):
-    """I-JEPA (Assran et al. 2023): predict the EMA encoder's view of hidden blocks from one visible block."""
+    """I-JEPA (Assran et al. 2023): predict a representation of hidden blocks from one visible block.
 
-    name: Literal["ijepa"] = Field(default="ijepa", description="Which method.")
+    With `target: shared` and a regulariser it is the JEPA of LeCun 2022 (section 4.5): prediction error, and information kept in
+    both representations.
+    """
+
+    name: Literal["ijepa"] = Field(description="Which method.")
     encoder: EncoderConfig = Field(description="The encoder that is trained; the target has the same shape.")
     predictor: PredictorConfig = Field(default_factory=PredictorConfig, description="The predictor.")
     masks: MultiBlockConfig = Field(default_factory=MultiBlockConfig, description="What is hidden and what is seen.")
-    ema: tuple[Momentum, Momentum] = Field(
+    target: Literal["ema", "stop_gradient", "shared"] = Field(
+        default="ema",
+        description="Whose representation is predicted: ema, a slow average of the encoder; stop_gradient, the encoder itself "
+        "without a gradient; shared, the encoder itself with its gradient, which needs a regularizer.",
+    )
+    ema: tuple[Share, Share] = Field(
         default=(0.996, 1.0),
-        description="The target's momentum at the first step and at the end of the (stretched) schedule, linear.",
+        description="The ema target's momentum at the first step and at the end of the (stretched) schedule, linear.",
+    )
+    regularizer: Annotated[NoRegularizer | VICRegularizer | SIGRegularizer, Field(discriminator="name")] = Field(
+        default_factory=NoRegularizer, description="What keeps information in the representations of context and target."
     )
 
     @model_validator(mode="after")
     def masks_fit_the_grid(self) -> Self:
         self.masks.check_grid(self.encoder.grid)
         return self
+
+    @model_validator(mode="after")
+    def something_prevents_collapse(self) -> Self:
+        if self.target == "shared" and self.regularizer.name == "none":
+            raise ValueError("target shared without a regularizer collapses: set regularizer to {name: vicreg} or {name: sigreg}")
+        return self
+
+    def check_views(self, sizes: list[int]) -> None:
+        """Refuse other views than the one that masks are cut out of."""
+        if sizes != [self.encoder.image_size]:
+            raise ValueError(
+                f"views.crops makes views of {sizes} pixels, but ijepa takes one of {self.encoder.image_size}: "
+                "give it one kind of crop, of count 1 and without image_size"
+            )
+
+
+class JointEmbeddingConfig(Section):
+    """Views of one image, one embedding of each, and a loss that draws them together without letting them collapse."""
+
+    encoder: BackboneConfig = Field(description="The encoder that is trained and kept.")
+    projector: HeadConfig = Field(description="From its features to the embedding that the loss sees; dropped after training.")
+
+    def check_views(self, sizes: list[int]) -> None:
+        """Refuse fewer than two views."""
+        if len(sizes) < 2:
+            raise ValueError(f"views.crops makes one view, but {kind_name(type(self))} compares two or more: set count: 2")
+
+
+class PairConfig(JointEmbeddingConfig):
+    """Two views of one image."""
+
+    def check_views(self, sizes: list[int]) -> None:
+        """Refuse anything but two views."""
+        if len(sizes) != 2:
+            raise ValueError(f"views.crops makes {len(sizes)} views, but {kind_name(type(self))} compares two: set count: 2")
+
+
+class VICRegConfig(JointEmbeddingConfig):
+    """VICReg (Bardes, Ponce and LeCun 2022)."""
+
+    name: Literal["vicreg"] = Field(description="Which method.")
+    invariance: Weight = Field(default=25.0, description="Weight of the distance between the views' embeddings.")
+    variance: Weight = Field(default=25.0, description="Weight of the hinge on each dimension's deviation.")
+    covariance: Weight = Field(default=1.0, description="Weight of the squared covariances.")
+
+
+class BarlowTwinsConfig(JointEmbeddingConfig):
+    """Barlow Twins (Zbontar et al. 2021)."""
+
+    name: Literal["barlow_twins"] = Field(description="Which method.")
+    off_diagonal: Weight = Field(default=0.0051, description="Weight of the squared correlations of different dimensions.")
+
+
+class LeJEPAConfig(JointEmbeddingConfig):
+    """LeJEPA (Balestriero and LeCun 2025): views near the mean of the global views, embeddings normally distributed."""
+
+    name: Literal["lejepa"] = Field(description="Which method.")
+    weight: Share = Field(default=0.05, description="Weight of SIGReg; the distance to the centre has 1 minus this.")
+    slices: int = Field(default=1024, ge=1, description="Random directions of SIGReg, drawn anew each step.")
+    global_views: int = Field(default=2, ge=1, description="The first so many views make the centre.")
+
+    def check_views(self, sizes: list[int]) -> None:
+        """Refuse fewer views than the global ones."""
+        super().check_views(sizes)
+        if len(sizes) < self.global_views:
+            raise ValueError(f"views.crops makes {len(sizes)} views, fewer than method.global_views {self.global_views}")
+
+
+class SimCLRConfig(PairConfig):
+    """SimCLR (Chen et al. 2020): InfoNCE over cosines, every other image of the batch a negative."""
+
+    name: Literal["simclr"] = Field(description="Which method.")
+    temperature: Positive = Field(default=0.1, description="Divides the cosines.")
+
+
+class InfoNCEConfig(PairConfig):
+    """InfoNCE over energies: the softmax of minus the squared distances between two views' unit embeddings."""
+
+    name: Literal["info_nce"] = Field(description="Which method.")
+    temperature: Positive = Field(default=0.1, description="Divides the energies.")
+
+
+class SquareSquareConfig(PairConfig):
+    """Square-square, of the energy-based lectures: low energy for views of one image, energy above a margin for those of two."""
+
+    name: Literal["square_square"] = Field(description="Which method.")
+    margin: Positive = Field(default=1.0, description="Energy above which different images push each other no more; 4 at most.")
+
+
+class SwAVConfig(JointEmbeddingConfig):
+    """SwAV (Caron et al. 2020): the code of one view is predicted from another; codes use all prototypes equally."""
+
+    name: Literal["swav"] = Field(description="Which method.")
+    prototypes: int = Field(default=3000, ge=2, description="Number of prototypes.")
+    code_views: int = Field(default=2, ge=1, description="The first so many views are given codes.")
+    temperature: Positive = Field(default=0.1, description="Of the predictions.")
+    epsilon: Positive = Field(default=0.05, description="Of Sinkhorn's codes; smaller makes them harder.")
+    sinkhorn_iterations: int = Field(default=3, ge=0, description="0 makes codes a softmax, which nothing keeps from collapsing.")
+    queue_length: int = Field(default=0, ge=0, description="Earlier embeddings that take part in the codes, over all devices.")
+    queue_start_steps: int = Field(default=0, ge=0, description="Optimiser steps before the queue begins to fill.")
+    frozen_steps: int = Field(default=0, ge=0, description="Optimiser steps during which prototypes do not move.")
+
+    def check_views(self, sizes: list[int]) -> None:
+        """Refuse fewer views than are given codes."""
+        super().check_views(sizes)
+        if len(sizes) < self.code_views:
+            raise ValueError(f"views.crops makes {len(sizes)} views, fewer than method.code_views {self.code_views}")
+
+
+class BYOLConfig(PairConfig):
+    """BYOL (Grill et al. 2020): predict the slow average's projection of the other view."""
+
+    name: Literal["byol"] = Field(description="Which method.")
+    predictor: HeadConfig = Field(description="From one view's projection to the other's.")
+    ema: Share = Field(default=0.996, description="The target's momentum at the first step; it rises to 1 along a cosine.")
+
+    @model_validator(mode="after")
+    def the_predictor_answers_in_the_projectors_space(self) -> Self:
+        check_predictor(self.projector, self.predictor)
+        return self
+
+
+class SimSiamConfig(PairConfig):
+    """SimSiam (Chen and He 2021): predict the network's own projection of the other view, without its gradient."""
+
+    name: Literal["simsiam"] = Field(description="Which method.")
+    predictor: HeadConfig = Field(description="From one view's projection to the other's.")
+
+    @model_validator(mode="after")
+    def the_predictor_answers_in_the_projectors_space(self) -> Self:
+        check_predictor(self.projector, self.predictor)
+        return self
+
+
+def check_predictor(projector: HeadConfig, predictor: HeadConfig) -> None:
+    """Refuse a prediction that cannot be compared with a projection."""
+    if projector.out != predictor.out:
+        raise ValueError(f"predictor.out is {predictor.out} but projector.out is {projector.out}: make them equal")
+
+
+MethodConfig = (
+    IJepaConfig
+    | VICRegConfig
+    | BarlowTwinsConfig
+    | LeJEPAConfig
+    | SimCLRConfig
+    | InfoNCEConfig
+    | SquareSquareConfig
+    | SwAVConfig
+    | BYOLConfig
+    | SimSiamConfig
+)

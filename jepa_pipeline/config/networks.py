@@ -1,12 +1,17 @@
 """Sizes of the networks, in timm's words."""
 
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from jepa_pipeline.config.section import Section
 
 Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"]
+
+
+Width = Annotated[int, Field(ge=1)]
+Argument = bool | int | float | str | tuple[int, ...]
+"""Of a network of timm."""
 
 
 class Size(NamedTuple):
@@ -91,3 +96,38 @@ class PredictorConfig(Section):
     def heads_divide_the_width(self) -> Self:
         check_heads(self.embed_dim, self.num_heads)
         return self
+
+
+class BackboneConfig(Section):
+    """Any network of timm that gives a feature map or tokens, by its name there."""
+
+    timm: str = Field(min_length=1, description="timm's name, such as resnet50, resnet18, vit_small_patch16_224, convnext_tiny.")
+    image_size: int = Field(default=224, ge=1, description="Height and width of the input, in pixels.")
+    small_stem: bool = Field(
+        default=False,
+        description="For images of some 32 pixels: a ResNet's first convolution is 3x3 without stride, and no pooling follows it.",
+    )
+    args: dict[str, Argument] = Field(
+        default_factory=dict, description="Further arguments of timm.create_model, such as {drop_path_rate: 0.1}."
+    )
+
+    @model_validator(mode="after")
+    def args_are_not_ours(self) -> Self:
+        for name in ("pretrained", "num_classes", "in_chans", "img_size", "checkpoint_path"):
+            if name in self.args:
+                raise ValueError(f"args.{name} is not yours to set: encoders start untrained, without a classifier, on RGB images")
+        return self
+
+
+class HeadConfig(Section):
+    """A multilayer perceptron on an encoder's features: linear, batch norm, ReLU for each hidden layer, then a linear layer."""
+
+    hidden: tuple[Width, ...] = Field(description="Widths of the hidden layers.")
+    out: Width = Field(description="Width of the output, the embedding.")
+    last_bias: bool = Field(
+        default=True,
+        description="A bias in the last layer: VICReg and Barlow Twins have none, BYOL, SimCLR and SwAV one. None under last_norm.",
+    )
+    last_norm: bool = Field(
+        default=False, description="A batch norm without scale and shift on the output, as SimSiam's projector has."
+    )

@@ -18,7 +18,8 @@ class ProbeConfig(Section):
     features: tuple[Literal["last", "last4"], ...] = Field(
         default=("last", "last4"),
         min_length=1,
-        description="Mean tokens of the last block, or of the last four blocks concatenated.",
+        description="last: the pooled features, which are an encoder's mean tokens or what timm's network pools itself; "
+        "last4: the mean tokens (or places of the maps) of the last four blocks or stages, concatenated.",
     )
     weight_decay: tuple[Decay, ...] = Field(
         default=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),

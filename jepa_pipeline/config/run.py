@@ -8,11 +8,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.data import DataConfig, ViewsConfig
-from jepa_pipeline.config.methods import IJepaConfig
+from jepa_pipeline.config.data import DataConfig
+from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, TrainerConfig
+from jepa_pipeline.config.views import ViewsConfig
 
 FREE = (
     "name",
@@ -38,7 +39,7 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63, description="Key of every random number: weights, order, crops, masks.")
     data: DataConfig = Field(description="The shards.")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="How a view of an image is made.")
-    method: IJepaConfig = Field(description="What is learned.")
+    method: MethodConfig = Field(discriminator="name", description="What is learned.")
     optim: OptimConfig = Field(description="How long and how fast.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Where it computes.")
     log: LogConfig = Field(default_factory=LogConfig, description="What is written on the way.")
@@ -53,6 +54,12 @@ class RunConfig(Section):
                 f"optim.batch_size_global {self.optim.batch_size_global} cannot be dealt evenly to trainer.devices "
                 f"{self.trainer.devices} in optim.accumulate_steps {self.optim.accumulate_steps}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def the_method_is_given_its_views(self) -> Self:
+        sizes = self.views.sizes(self.method.encoder.image_size)
+        self.method.check_views(sizes)
         return self
 
     @property
@@ -71,8 +78,10 @@ class RunConfig(Section):
 
 
 def flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The leaves of nested sections by their dotted keys."""
+    """The leaves of nested sections, and of lists of them, by their dotted keys."""
     for key, value in tree.items():
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            value = {str(number): entry for number, entry in enumerate(value)}
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         else:

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.section import kind_name, sections_in
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -37,10 +38,12 @@ def annotate(config: BaseModel, indent: int) -> CommentedMap:
 def describe(model: type[BaseModel], prefix: str) -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            lines += ["", f"{prefix}{name}: {field.description}", *describe(kind, f"{prefix}{name}.")]
-        else:
+        kinds = sections_in(field.annotation)
+        for kind in kinds:
+            which = f" ({kind_name(kind)})" if len(kinds) > 1 else ""
+            meaning = (kind.__doc__ or "").split("\n")[0] if which else field.description
+            lines += ["", f"{prefix}{name}{which}: {meaning}", *describe(kind, f"{prefix}{name}.")]
+        if not kinds:
             default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
             lines.append(f"  {prefix}{name} ({default}): {field.description}")
     return lines

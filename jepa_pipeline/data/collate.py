@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jepa_pipeline.batch import Batch, Damaged, Masks
-from jepa_pipeline.config.data import ViewsConfig
+from jepa_pipeline.batch import Batch, Damaged, Masks, Uncut
+from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.decode import DecodeError, decode
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Positions
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.shards import Sample, SampleError, Shards
-from jepa_pipeline.data.views import centre_view, random_view
+from jepa_pipeline.data.views import TrainerViews, WorkerViews, centre_view, empty_pixels
 
 STAND_INS = 1000
 """Samples that are tried in a damaged one's place, so that no stretch of damage is searched for ever."""
@@ -31,9 +31,10 @@ class MaskSampler(Protocol):
 
 
 class ImageStream(Dataset[Batch]):
-    """The n-th sample of a run for any n, as a random view with masks. What comes is a function of seed, mixture and n alone.
+    """The n-th sample of a run for any n, as random views with masks. What comes is a function of seed, mixture and n alone.
 
-    sources: the shards of each data set of the mixture; skip: whether others stand in for samples that cannot be used.
+    sources: the shards of each data set of the mixture; skip: whether others stand in for samples that cannot be used;
+    uncut: whether views are left for the trainer to cut.
     """
 
     def __init__(
@@ -44,13 +45,16 @@ class ImageStream(Dataset[Batch]):
         image_size: int,
         masks: MaskSampler | None,
         skip: bool,
+        uncut: bool = False,
     ) -> None:
         self.sources = list(sources)
         self.mixture = mixture
         self.views = views
+        self.view_count = len(views.kinds)
         self.image_size = image_size
         self.masks = masks
         self.skip = skip
+        self.uncut = uncut
 
     def __getitems__(self, numbers: list[int]) -> Batch:
         """The micro-batch of consecutive stream numbers.
@@ -62,20 +66,23 @@ class ImageStream(Dataset[Batch]):
         self.fetch_ahead(positions)
         whose = list(zip(positions.source.tolist(), positions.epoch.tolist(), positions.sample.tolist(), strict=True))
         places = zip(positions.index.tolist(), positions.shard.tolist(), positions.member.tolist(), strict=True)
-        samples, damaged, pixels = [], [], empty_pixels(len(numbers), self.image_size)
-        for row, (source, epoch, number), (index, shard, member) in zip(pixels, whose, places, strict=True):
+        samples, damaged, views = [], [], self.empty_views(len(numbers))
+        for (source, epoch, number), (index, shard, member) in zip(whose, places, strict=True):
             try:
                 sample, image = read_image(self.sources[source], shard, member)
             except SampleError as error:
                 damaged.append(Damaged(source, number, str(error)))
                 sample, image = self.stand_in(source, index, error)
-            row[:] = random_view(image, self.views, self.image_size, self.generator(Stream.VIEW, source, epoch, number))
+            views.add(image, self.view_generators(source, epoch, number))
             samples.append(sample)
         masks = []
         if self.masks is not None:
             generators = [self.generator(Stream.MASK, *who) for who in whose]
             masks.append(self.masks(generators, numbers[0] // len(numbers)))
-        return as_batch(pixels, masks, samples, damaged)
+        return as_batch(*views.finish(), masks, samples, damaged)
+
+    def empty_views(self, count: int) -> WorkerViews | TrainerViews:
+        return (TrainerViews if self.uncut else WorkerViews)(self.views, self.image_size, count)
 
     def stand_in(self, source: int, index: int, error: SampleError) -> tuple[Sample, Image.Image]:
         """The next whole sample of the same data set. It is cut and masked as the damaged one would have been, so that
@@ -99,6 +106,11 @@ class ImageStream(Dataset[Batch]):
     def generator(self, stream: Stream, source: int, epoch: int, sample: int) -> np.random.Generator:
         return keyed_generator(self.mixture.seed, stream, epoch, sample, source=source)
 
+    def view_generators(self, source: int, epoch: int, sample: int) -> list[np.random.Generator]:
+        """One for each view of a sample."""
+        seed, stream = self.mixture.seed, Stream.VIEW
+        return [keyed_generator(seed, stream, epoch, sample, view, source) for view in range(self.view_count)]
+
 
 class ImageList(Dataset[Batch]):
     """Every sample of a data set once, by its number, as the centred view of evaluation."""
@@ -121,7 +133,7 @@ class ImageList(Dataset[Batch]):
             sample, image = read_image(self.shards, shard, member)
             row[:] = centre_view(image, self.image_size)
             samples.append(sample)
-        return as_batch(pixels, [], samples, [])
+        return as_batch([torch.from_numpy(pixels)], None, [], samples, [])
 
 
 def read_image(shards: Shards, shard: int, member: int) -> tuple[Sample, Image.Image]:
@@ -132,12 +144,10 @@ def read_image(shards: Shards, shard: int, member: int) -> tuple[Sample, Image.I
         raise shards.error(shard, sample.key, str(error)) from error
 
 
-def empty_pixels(count: int, image_size: int) -> UInt8[np.ndarray, "B C H W"]:
-    return np.empty((count, 3, image_size, image_size), np.uint8)
-
-
-def as_batch(pixels: UInt8[np.ndarray, "B C H W"], masks: list[Masks], samples: list[Sample], damaged: list[Damaged]) -> Batch:
-    return Batch([torch.from_numpy(pixels)], masks, as_labels(samples), [sample.key for sample in samples], damaged)
+def as_batch(
+    views: list[UInt8[Tensor, "B C _ _"]], uncut: Uncut | None, masks: list[Masks], samples: list[Sample], damaged: list[Damaged]
+) -> Batch:
+    return Batch(views, masks, as_labels(samples), [sample.key for sample in samples], damaged, uncut)
 
 
 def as_labels(samples: list[Sample]) -> Int64[Tensor, "B"] | None:

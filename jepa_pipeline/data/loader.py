@@ -29,9 +29,11 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    uncut: bool = False,
 ) -> DataLoader[Batch]:
     """This rank's micro-batches from sample start_samples of the run to its end, in order.
 
+    uncut: the batches hold whole images in place of views, for the device to cut; config.views.on_trainer says when.
     Masks are drawn in the workers, so a mask sampler must be picklable where workers are spawned.
 
     Raises:
@@ -39,7 +41,8 @@ def train_loader(
     """
     data, size = config.data, config.method.encoder.image_size
     sources = [Shards(source.path, max_open=2 * data.window_shards, cache=data.cache) for source in data.train]
-    stream = ImageStream(sources, mixture(config, sources), config.views, size, masks, skip=data.damage.policy == "skip")
+    skip = data.damage.policy == "skip"
+    stream = ImageStream(sources, mixture(config, sources), config.views, size, masks, skip, uncut)
     optim = config.optim
     deal = Deal(optim.batch_size_global, optim.accumulate_steps, rank, world_size, start_samples, optim.total_samples)
     return loader(stream, deal, config.data.workers, config.data.prefetch_batches, pin_memory)

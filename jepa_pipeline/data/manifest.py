@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.remote import is_remote, join, read_file, without_secrets
 
 MANIFEST = "manifest.json"

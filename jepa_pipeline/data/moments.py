@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image, ImageStat
 
-from jepa_pipeline.config.data import RGB
+from jepa_pipeline.config.views import RGB
 
 
 class Moments(NamedTuple):

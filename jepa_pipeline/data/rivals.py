@@ -23,13 +23,13 @@ from webdataset.compat import WebDataset
 from webdataset.handlers import ignore_and_continue
 
 from jepa_pipeline.batch import Batch, Masks
-from jepa_pipeline.config.data import ViewsConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import MaskSampler, empty_pixels
+from jepa_pipeline.config.views import ViewsConfig
+from jepa_pipeline.data.collate import MaskSampler
 from jepa_pipeline.data.loader import deaf_worker, mixture, train_loader
 from jepa_pipeline.data.samples import IMAGES
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.views import random_resized_crop_box
+from jepa_pipeline.data.views import empty_pixels, padded, random_resized_crop_box
 
 HELD_BATCHES = 8
 GENERATOR = np.random.default_rng(0)
@@ -41,13 +41,18 @@ class Rivals:
 
     With workers they come from so many processes, without from this one. The configuration is that of one device, with
     micro-batches of its global batch. Making it fetches the first shards of a URL.
+
+    The rivals cut every view that the run has, but change no colours: what the run's whole path needs longer is the price of
+    those. Where the trainer is to cut (uncut), all three only decode, and the webdataset pipeline pads.
     """
 
-    def __init__(self, config: RunConfig, masks: MaskSampler) -> None:
+    def __init__(self, config: RunConfig, masks: MaskSampler | None, uncut: bool = False) -> None:
         self.config = config
         self.masks = masks
+        self.uncut = uncut
         self.batch = config.optim.batch_size_global
-        self.crop = partial(bare_view, views=config.views, size=config.method.encoder.image_size)
+        sizes = config.views.sizes(config.method.encoder.image_size)
+        self.crop = bare_image if uncut else partial(bare_views, views=config.views, sizes=sizes)
         source = Shards(config.data.train[0].path, cache=config.data.cache)
         order = mixture(config, [source]).orders[0]
         window = order.shards_from(0)[: order.window_shards]
@@ -61,14 +66,14 @@ class Rivals:
     def loader(self, workers: int) -> DataLoader[Batch]:
         """That of a run."""
         data = self.config.data.model_copy(update={"workers": workers})
-        return train_loader(self.config.model_copy(update={"data": data}), self.masks)
+        return train_loader(self.config.model_copy(update={"data": data}), self.masks, uncut=self.uncut)
 
     def whole(self, workers: int) -> Iterator[int]:
         """The path of a run, with views, masks, labels and keys."""
         return (len(batch.keys) for batch in self.loader(workers))
 
     def bare_loop(self, workers: int) -> Iterator[int]:
-        """Decoding and cropping alone, of images that are in memory."""
+        """Decoding and cropping alone, of images that are in memory; decoding alone where the trainer cuts."""
         context = get_context()
         done = context.SimpleQueue()
         for _ in range(workers):
@@ -81,7 +86,7 @@ class Rivals:
             WebDataset(list(map(str, self.tars)), resampled=True, shardshuffle=False, handler=ignore_and_continue)
             .to_tuple(";".join(IMAGES), handler=ignore_and_continue)
             .map_tuple(self.crop, handler=ignore_and_continue)
-            .batched(self.batch, collation_fn=partial(collate, masks=self.masks), partial=False)
+            .batched(self.batch, collation_fn=partial(collate, masks=self.masks, uncut=self.uncut), partial=False)
         )
         prefetch = self.config.data.prefetch_batches if workers else None
         loader = DataLoader(
@@ -91,7 +96,7 @@ class Rivals:
             prefetch_factor=prefetch,
             worker_init_fn=deaf_worker if workers else None,
         )
-        return (len(pixels) for pixels, _ in loader)
+        return (len(views[0]) for views, _ in loader)
 
 
 def read_images(shards: Shards, numbers: Sequence[int], members: Sequence[int]) -> list[bytes]:
@@ -103,11 +108,18 @@ def read_images(shards: Shards, numbers: Sequence[int], members: Sequence[int]) 
     return images
 
 
-def bare_view(data: bytes, views: ViewsConfig, size: int) -> UInt8[np.ndarray, "H W C"]:
-    """A random crop by the two calls of Pillow that take most of the time in any pipeline."""
-    image = Image.open(BytesIO(data)).convert("RGB")
-    box = random_resized_crop_box(image.size, views, GENERATOR)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+def bare_image(data: bytes) -> list[UInt8[np.ndarray, "H W C"]]:
+    """The whole image, by the one call of Pillow that takes most of the time in any pipeline that leaves views to a device."""
+    return [np.asarray(Image.open(BytesIO(data)).convert("RGB"))]
+
+
+def bare_views(data: bytes, views: ViewsConfig, sizes: Sequence[int]) -> list[UInt8[np.ndarray, "H W C"]]:
+    """A random crop for each view, by the two calls of Pillow that take most of the time in any other pipeline."""
+    image, cut = Image.open(BytesIO(data)).convert("RGB"), []
+    for kind, size in zip(views.kinds, sizes, strict=True):
+        box = random_resized_crop_box(image.size, kind, GENERATOR)
+        cut.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box)))
+    return cut
 
 
 def crop_all(crop: Callable[[bytes], object], images: Sequence[bytes], batch: int) -> Iterator[int]:
@@ -124,11 +136,18 @@ def crop_for_ever(crop: Callable[[bytes], object], images: Sequence[bytes], batc
         done.put(count)
 
 
-def collate(rows: Sequence[tuple[UInt8[np.ndarray, "H W C"]]], masks: MaskSampler) -> tuple[UInt8[Tensor, "B C H W"], Masks]:
-    pixels = empty_pixels(len(rows), len(rows[0][0]))
-    for place, (row,) in zip(pixels, rows, strict=True):
-        place[:] = row.transpose(2, 0, 1)
-    return torch.from_numpy(pixels), masks([GENERATOR] * len(rows), 0)
+def collate(
+    rows: Sequence[tuple[list[UInt8[np.ndarray, "H W C"]]]], masks: MaskSampler | None, uncut: bool
+) -> tuple[list[UInt8[Tensor, "B C _ _"]], Masks | None]:
+    stacked = [padded(images, len(images)) if uncut else stack(images) for images in zip(*(row for (row,) in rows), strict=True)]
+    return stacked, None if masks is None else masks([GENERATOR] * len(rows), 0)
+
+
+def stack(views: Sequence[UInt8[np.ndarray, "S S C"]]) -> UInt8[Tensor, "B C S S"]:
+    pixels = empty_pixels(len(views), len(views[0]))
+    for place, view in zip(pixels, views, strict=True):
+        place[:] = view.transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
 
 
 class Team:

@@ -1,15 +1,22 @@
 """What every method is to the room that trains it."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import nn
 
 from jepa_pipeline.batch import Batch, Output
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.build import AnyEncoder
 
 
 class Method(nn.Module, ABC):
     """A network that turns a batch into losses and says which encoder it is all for."""
+
+    step = 0
+    """Optimiser steps before this batch, set by whoever trains: the key of what a method draws alike on all ranks."""
+
+    kept: Literal["target", "online"] = "online"
+    """What kind of encoder is kept: a slow average of the one that is trained, or that itself."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
@@ -17,9 +24,13 @@ class Method(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def kept_encoder(self) -> Encoder:
-        """The encoder to keep, probe and export: the EMA target where there is one."""
+    def kept_encoder(self) -> AnyEncoder:
+        """The encoder to keep, probe and export."""
 
+    @property
     @abstractmethod
-    def update_target(self, step: int, schedule_steps: int) -> None:
+    def vector_width(self) -> int:
+        """Width of the targets and predictions that forward gives for the health meters."""
+
+    def after_step(self, step: int, schedule_steps: int) -> None:
         """Called after every optimiser step, counted from 1, of the steps the schedules are planned for."""

@@ -16,5 +16,9 @@ def make_target(online: Network) -> Network:
 
 @torch.no_grad()
 def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Target <- momentum * target + (1 - momentum) * online, over the parameters; buffers here are constants."""
+    """Target <- momentum * target + (1 - momentum) * online, over the parameters.
+
+    Buffers are left alone: positions are constants, and the statistics of batch norms are each network's own. A target with batch
+    norm runs in train mode, so that it is normalised by its own batches and gathers their statistics, as BYOL's does.
+    """
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1.0 - momentum)

@@ -62,6 +62,27 @@ class Encoder(nn.Module):
             positions = resample_abs_pos_embed(positions, list(grid), list(self.grid), num_prefix_tokens=0)
         return self.patch_embed(pixels) + positions
 
+    @property
+    def width(self) -> int:
+        """Of the pooled features."""
+        return self.config.size.embed_dim
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def pooled(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """One vector per image: the mean of all its tokens."""
+        return self(pixels).mean(1)
+
+    def pooled_and_intermediates(
+        self, pixels: Float[Tensor, "B C H W"], last: int
+    ) -> tuple[Float[Tensor, "B D"], list[Float[Tensor, "B N D"]]]:
+        """What pooled and what intermediates give, in one pass."""
+        blocks = self.intermediates(pixels, last)
+        return blocks[-1].mean(1), blocks
+
     @torch.no_grad()
     def intermediates(self, pixels: Float[Tensor, "B C H W"], last: int) -> list[Float[Tensor, "B N D"]]:
         """Tokens after each of the last blocks, every one through the final norm, in order of depth.

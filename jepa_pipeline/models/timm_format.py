@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import Architecture
+from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.build import AnyEncoder
 from jepa_pipeline.models.encoder import Encoder
-from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.models.weights import EncoderCard, timm_named
 
 ARCHITECTURES: dict[Architecture | None, str] = {
     "vit_tiny": "vit_tiny_patch16_224",
@@ -27,18 +30,31 @@ ARCHITECTURES: dict[Architecture | None, str] = {
 """timm's name to start from; every size is said in model_args, so that sizes spelled out can start from any."""
 
 
-def timm_config(card: EncoderCard) -> dict[str, Any]:
+def timm_config(encoder: AnyEncoder, card: EncoderCard) -> dict[str, Any]:
     """What timm writes into config.json: the architecture, its arguments and the preprocessing."""
-    encoder = card.encoder
-    dim, depth, heads, ratio = encoder.size
-    return {
-        "architecture": ARCHITECTURES[encoder.arch],
+    named = backbone_config(encoder) if isinstance(encoder, Backbone) else encoder_config(encoder)
+    side = encoder.config.image_size
+    preprocessing = {
         "num_classes": 0,
-        "num_features": dim,
+        "input_size": [3, side, side],
+        "fixed_input_size": "img_size" in named["model_args"],
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": list(card.mean),
+        "std": list(card.std),
+    }
+    return {"num_classes": 0, "num_features": encoder.width, **named, "pretrained_cfg": preprocessing | named["pretrained_cfg"]}
+
+
+def encoder_config(encoder: Encoder) -> dict[str, Any]:
+    config, (dim, depth, heads, ratio) = encoder.config, encoder.config.size
+    return {
+        "architecture": ARCHITECTURES[config.arch],
         "global_pool": "avg",
         "model_args": {
-            "img_size": encoder.image_size,
-            "patch_size": encoder.patch_size,
+            "img_size": config.image_size,
+            "patch_size": config.patch_size,
             "embed_dim": dim,
             "depth": depth,
             "num_heads": heads,
@@ -47,26 +63,37 @@ def timm_config(card: EncoderCard) -> dict[str, Any]:
             "global_pool": "avg",
             "fc_norm": False,
         },
-        "pretrained_cfg": {
-            "num_classes": 0,
-            "input_size": [3, encoder.image_size, encoder.image_size],
-            "fixed_input_size": True,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": list(card.mean),
-            "std": list(card.std),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
+        "pretrained_cfg": {"first_conv": "patch_embed.proj", "classifier": "head"},
     }
 
 
-def write_timm(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
+def backbone_config(backbone: Backbone) -> dict[str, Any]:
+    published = backbone.network.pretrained_cfg
+    return {
+        "architecture": backbone.config.timm,
+        "model_args": backbone.arguments,
+        "pretrained_cfg": {key: published[key] for key in ("first_conv", "classifier")},  # pyright: ignore[reportArgumentType, reportIndexIssue]
+    }
+
+
+def check_nameable(encoder: AnyEncoder, run: str | Path) -> None:
+    """Refuse an encoder that no name and arguments of timm's describe.
+
+    Raises:
+        UserError: it has a small stem.
+    """
+    if isinstance(encoder, Backbone) and encoder.config.small_stem:
+        raise UserError(
+            f"the encoder of {run} has a small_stem, which timm's {encoder.config.timm} cannot be told to have: "
+            f"load it with jepa_pipeline.load_encoder('{run}'), whose .network is timm's with that stem"
+        )
+
+
+def write_timm(folder: Path, encoder: AnyEncoder, card: EncoderCard) -> None:
     """Write model.safetensors and config.json."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in timm_named(encoder).state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(timm_config(card), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(timm_config(encoder, card), indent=2) + "\n")
 
 
 def load_timm(folder: Path) -> nn.Module:
@@ -80,5 +107,5 @@ def load_timm(folder: Path) -> nn.Module:
 
 @torch.inference_mode()
 def timm_outputs(network: nn.Module, pixels: Float[Tensor, "B C H W"]) -> dict[str, Tensor]:
-    """What users of timm take: tokens "B N D" of forward_features, pooled "B D" of forward."""
-    return {"tokens": network.forward_features(pixels), "pooled": network(pixels)}  # pyright: ignore[reportCallIssue]
+    """What users of timm take, by its name: tokens "B N D" or maps of forward_features, vectors "B D" of forward."""
+    return {"forward_features": network.forward_features(pixels), "forward": network(pixels)}  # pyright: ignore[reportCallIssue]

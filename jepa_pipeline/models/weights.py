@@ -2,26 +2,44 @@
 
 import hashlib
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.config.views import RGB
+from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.build import AnyEncoder, build_encoder
 
 WEIGHTS, CARD = "model.safetensors", "config.json"
-RGB = tuple[float, float, float]
+
+
+def encoder_kind(encoder: Any) -> str:
+    """Which of the two an encoder's configuration is of, so that what is wrong with it is said of that one alone."""
+    backbone = isinstance(encoder, BackboneConfig) or (isinstance(encoder, dict) and "timm" in encoder)
+    return BackboneConfig.__name__ if backbone else EncoderConfig.__name__
+
+
+AnyEncoderConfig = Annotated[
+    Annotated[EncoderConfig, Tag("EncoderConfig")] | Annotated[BackboneConfig, Tag("BackboneConfig")], Discriminator(encoder_kind)
+]
 
 
 class EncoderCard(Section):
     """What an encoder is, what it wants to be given and where it comes from."""
 
-    encoder: EncoderConfig = Field(description="Its sizes.")
+    encoder: AnyEncoderConfig = Field(description="Its sizes, or its name and arguments in timm.")
+    kept: Literal["target", "online"] = Field(
+        default="target",
+        description="Which network of the method it is: target, the slow average (as in all cards without this key); "
+        "online, the one that was trained itself.",
+    )
     mean: RGB = Field(description="To subtract per channel from pixels scaled to 0..1.")
     std: RGB = Field(description="To divide by per channel.")
     name: str = Field(description="The run it comes from.")
@@ -33,7 +51,7 @@ class EncoderCard(Section):
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
 
 
-def save_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
+def save_encoder(folder: Path, encoder: AnyEncoder, card: EncoderCard) -> None:
     """Write an encoder. Each file is replaced whole, so that a reader never meets half of one.
 
     Raises:
@@ -47,13 +65,19 @@ def save_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
         ) from None
 
 
-def write_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
+def write_encoder(folder: Path, encoder: AnyEncoder, card: EncoderCard) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    state = timm_named(encoder).state_dict()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
     (folder / f".{CARD}").write_text(card.model_dump_json(indent=2) + "\n")
     for name in (WEIGHTS, CARD):
         (folder / f".{name}").replace(folder / name)
+
+
+def timm_named(network: nn.Module) -> nn.Module:
+    """Of an encoder, the network whose state has the names it has in timm, which are those on disk."""
+    return network.network if isinstance(network, Backbone) else network
 
 
 def encoder_folder(folder: str | Path) -> Path:
@@ -81,12 +105,12 @@ def read_card(folder: str | Path) -> EncoderCard:
         raise UserError(f"{path} is not an encoder's card: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def load_encoder(folder: str | Path) -> Encoder:
+def load_encoder(folder: str | Path) -> AnyEncoder:
     """The encoder of a run folder or encoder folder, frozen and in eval mode; every weight must match."""
-    encoder = Encoder(read_card(folder).encoder)
+    encoder = build_encoder(read_card(folder).encoder)
     path = encoder_folder(folder) / WEIGHTS
     try:
-        encoder.load_state_dict(load_file(path), strict=True)
+        timm_named(encoder).load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is damaged or not the encoder its {CARD} describes ({reason}): copy or train it again") from None
@@ -94,9 +118,9 @@ def load_encoder(folder: str | Path) -> Encoder:
 
 
 def hash_weights(network: nn.Module) -> str:
-    """SHA-256 over the names and bytes of everything in a network's state."""
+    """SHA-256 over the names, an encoder's being those on disk, and bytes of everything in a network's state."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(timm_named(network).state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().tobytes())
     return digest.hexdigest()

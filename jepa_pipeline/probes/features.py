@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.config.data import RGB
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.build import AnyEncoder
 
 PIXELS = "pixels"
 PIXELS_SIDE = 32
@@ -39,7 +39,7 @@ def compute_device() -> torch.device:
 
 @torch.no_grad()  # and not inference_mode, whose tensors no head could be trained on
 def extract(
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, AnyEncoder],
     loader: DataLoader[Batch],
     samples: int,
     mean: RGB,
@@ -83,11 +83,13 @@ def extract(
     return Features(found, labels, keys)
 
 
-def pool(encoder: Encoder, pixels: Float[Tensor, "B C H W"]) -> Kinds:
-    """Mean tokens of the last block, and of the last four (or all, if there are fewer) concatenated in order of depth."""
-    tokens = encoder.intermediates(pixels, last=min(4, encoder.config.size.depth))
-    means = [block.float().mean(1) for block in tokens]
-    return {"last": means[-1], "last4": torch.cat(means, 1)}
+def pool(encoder: AnyEncoder, pixels: Float[Tensor, "B C H W"]) -> Kinds:
+    """The encoder's pooled features, and the mean tokens of its last four blocks or stages (or all, if there are fewer).
+
+    Those four are concatenated in order of depth. Of an Encoder, the pooled features are the last block's mean tokens.
+    """
+    pooled, blocks = encoder.pooled_and_intermediates(pixels, last=min(4, encoder.depth))
+    return {"last": pooled.float(), "last4": torch.cat([tokens.float().mean(1) for tokens in blocks], 1)}
 
 
 def flat_pixels(pixels: Num[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:

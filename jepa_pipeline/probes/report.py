@@ -10,7 +10,8 @@ from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.probes.linear import Trial
 
-EncoderName = Literal["target", "random_init", "pixels"]
+EncoderName = Literal["target", "online", "random_init", "pixels"]
+"""Two of a run's networks, one of which it keeps; and the baselines."""
 Protocol = Literal["linear", "knn"]
 Settings = dict[str, float | int | str]
 
@@ -39,6 +40,11 @@ class ProbeReport(Section):
     version: str = Field(description="Of jepa_pipeline.")
     probe: ProbeConfig = Field(description="The probe's settings.")
     rows: list[Row] = Field(description="The numbers.")
+    rankme: dict[str, float] = Field(
+        default_factory=dict,
+        description="By encoder, the effective rank of its pooled features (or the pixels) on training samples; "
+        "reports of before it was measured have none.",
+    )
     selection: dict[str, list[Trial]] = Field(description="By encoder, the linear heads the reported one was chosen from.")
 
 

@@ -167,15 +167,17 @@ class HealthMeter(StepCallback):
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         if due(module, module.config.health.every_steps):
             module.stop_if_broken()
-            values = measure_health(module.targets.filled(), module.predictions.filled())
+            values = measure_health(module.features.filled(), module.targets.filled(), module.predictions.filled())
             self.run_log.write({"step": module.step, "samples": module.samples, **values})
 
 
-def measure_health(targets: Float[Tensor, "S D"], predictions: Float[Tensor, "S D"]) -> dict[str, float]:
-    """Spread and rank of both, and the prediction error as a share of what the best constant would make."""
+def measure_health(
+    features: Float[Tensor, "_ _"], targets: Float[Tensor, "S D"], predictions: Float[Tensor, "S D"]
+) -> dict[str, float]:
+    """Spread and rank of all three, and the prediction error as a share of what the best constant would make."""
     loss = torch.stack(list(smooth_l1(predictions, targets).values())).sum()
     values = {"predictor_r2": predictor_r2(loss, constant_loss(targets))}
-    for name, vectors in (("target", targets), ("prediction", predictions)):
+    for name, vectors in (("feature", features), ("target", targets), ("prediction", predictions)):
         values |= {f"{name}_{measure}": value for measure, value in health(vectors).items()}
     return {f"health/{name}": float(value) for name, value in values.items()}
 

@@ -12,6 +12,7 @@ from jepa_pipeline.batch import Batch, Output
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.resample import cut
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.meters import Means, RingBuffer
@@ -36,9 +37,9 @@ class Pretraining(LightningModule):
         """Samples so far for which others stood in, because they could not be used."""
         self.guard = FiniteGuard()
         self.means = Means()
-        width = method.kept_encoder.config.size.embed_dim
-        self.targets = RingBuffer(config.health.vectors, width)
-        self.predictions = RingBuffer(config.health.vectors, width)
+        self.features = RingBuffer(config.health.vectors, method.kept_encoder.width)
+        self.targets = RingBuffer(config.health.vectors, method.vector_width)
+        self.predictions = RingBuffer(config.health.vectors, method.vector_width)
         self.recent_keys: deque[tuple[int, list[str]]] = deque(maxlen=config.log.every_steps * config.optim.accumulate_steps)
 
     @property
@@ -54,13 +55,15 @@ class Pretraining(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Whatever a network draws for itself, such as dropout, belongs to this part of this step too."""
+        self.method.step = self.step
         part = batch_idx % self.config.optim.accumulate_steps
         generator = keyed_generator(self.config.seed, Stream.STEP, 0, self.step, view=part, source=self.global_rank)
         torch.manual_seed(int(generator.integers(2**63)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        views = [normalize(pixels, self.config.views.mean, self.config.views.std) for pixels in batch.views]
-        return batch._replace(views=views)
+        views = batch.views if batch.uncut is None else cut(batch.uncut)
+        views = [normalize(pixels, self.config.views.mean, self.config.views.std) for pixels in views]
+        return batch._replace(views=views, uncut=None)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.method(batch)
@@ -71,6 +74,7 @@ class Pretraining(LightningModule):
     def look(self, batch: Batch, output: Output, loss: Tensor) -> None:
         """Keep what the logs will tell, on the device."""
         self.means.add({"loss": loss, **{name: term.detach() for name, term in output.losses.items()}, **output.metrics})
+        self.features.add(output.features, self.config.health.vectors_per_step)
         self.targets.add(output.targets, self.config.health.vectors_per_step)
         self.predictions.add(output.predictions, self.config.health.vectors_per_step)
         self.recent_keys.append((self.step + 1, batch.keys))
@@ -93,14 +97,14 @@ class Pretraining(LightningModule):
         config, step = self.config.optim, self.step + 1
         set_rates(getattr(optimizer, "optimizer", optimizer), learning_rate(step, config), weight_decay(step, config))
         super().optimizer_step(epoch, batch_idx, optimizer, *args)
-        self.method.update_target(step, config.schedule_steps)
+        self.method.after_step(step, config.schedule_steps)
         self.step = step
 
     def stop_if_broken(self) -> None:
         """Wait for the device and stop the run if a step was not finite.
 
         Raises:
-            UserError: names the step and its samples; encoder, predictor and optimiser are as they were before it.
+            UserError: names the step and its samples; what the optimiser trains is as it was before it.
         """
         step = int(self.guard.broken_step)
         if not step:

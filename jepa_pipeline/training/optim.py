@@ -1,26 +1,46 @@
 """The optimiser, and the guard that keeps a broken step away from the weights."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
 
-from jepa_pipeline.config.optim import OptimConfig
+import jepa_pipeline._torchvision  # noqa: F401  # before timm
+from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, OptimConfig, SGDConfig
+from timm.optim.lars import Lars
 
 
-def build_optimizer(network: nn.Module, config: OptimConfig) -> AdamW:
-    """AdamW over everything that trains, in one fused pass; norms and biases are not decayed (`decay: False`)."""
+def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
+    """The optimiser of everything that trains; norms and biases are not decayed (`decay: False`).
+
+    AdamW and SGD take their step in one fused pass. LARS is timm's: of a weight w with gradient g it subtracts the rate times
+    the momentum of r (g + decay w), with the trust ratio r = trust_coefficient |w| / (|g| + decay |w| + 1e-8), and 1 where
+    |w| or |g| is 0; norms and biases have r = 1. That is the ratio of the paper (You et al. 2017, equation 6); the releases of
+    VICReg, Barlow Twins and BYOL divide by |g + decay w| instead, which the decays they train with, near 1e-6, make the same
+    but for a weight whose |g| is as small as decay |w|. The paper's momentum holds steps with their rates in them; here, as in
+    these releases, each step has the rate of its own moment.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "decay": True},
-        {"params": [p for p in parameters if p.ndim <= 1], "decay": False},
-    ]
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True)
+    decayed = {"params": [p for p in parameters if p.ndim > 1], "decay": True, "lr_scale": 1.0}
+    others = {"params": [p for p in parameters if p.ndim <= 1], "decay": False, "lr_scale": 1.0}
+    rate = config.lr * config.lr_factor
+    match config:
+        case AdamWConfig():
+            return AdamW([decayed, others], lr=rate, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True)
+        case LARSConfig():
+            decayed["always_adapt"] = True  # under no decay too
+            others["lr_scale"] = 1.0 if config.lr_biases is None else config.lr_biases / config.lr
+            momentum: Any = config.momentum  # which timm types as a whole number
+            return Lars([decayed, others], lr=rate, momentum=momentum, trust_coeff=config.trust_coefficient, foreach=True)
+        case SGDConfig():
+            return SGD([decayed, others], lr=rate, momentum=config.momentum, fused=True)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Set the rates of the coming step."""
+def set_rates(optimizer: Optimizer, lr: float, weight_decay: float) -> None:
+    """Set the rates of the coming step; a group's `lr_scale` is its own rate as a multiple of the schedule's."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
         group["weight_decay"] = weight_decay if group["decay"] else 0.0
 
 
@@ -37,8 +57,24 @@ class FiniteGuard(nn.Module):
         self.register_buffer("broken_step", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @torch.no_grad()
-    def watch(self, step: int, loss: Tensor, gradient_norm: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def watch(self, step: int, loss: Tensor, gradient_norm: Tensor, optimizer: Optimizer) -> None:
         """Look at a step before it is taken. A fused optimiser skips its update where `found_inf` is not zero."""
         finite = torch.isfinite(loss) & torch.isfinite(gradient_norm)
         self.broken_step.add_((~finite & (self.broken_step == 0)) * step)
-        optimizer.found_inf = (self.broken_step > 0).float()  # pyright: ignore[reportAttributeAccessIssue]
+        broken = self.broken_step > 0
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = broken.float()  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            block(optimizer, broken)
+
+
+def block(optimizer: Optimizer, broken: Tensor) -> None:
+    """Where `broken`, a boolean on the device, make the coming step one of rate 0 along gradients of 0.
+
+    Weights stay as they are, bit for bit; momenta decay, but never hold what is not finite.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * ~broken
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(broken, 0.0)

@@ -11,13 +11,18 @@ def cosine(share: float, start: float, end: float) -> float:
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
-    """Linear from start_lr to lr over the warm-up, then a cosine to final_lr at the end of the stretched schedule."""
+    """Linear from start_lr to lr over the warm-up, then a cosine to final_lr at the end of the stretched schedule.
+
+    All three are multiplied by the factor of the configuration's lr_rule.
+    """
+    start, peak, final = (rate * config.lr_factor for rate in (config.start_lr, config.lr, config.final_lr))
     warmup = config.warmup_steps
     if step < warmup:
-        return config.start_lr + (config.lr - config.start_lr) * step / warmup
-    return cosine((step - warmup) / max(1, config.schedule_steps - warmup), config.lr, config.final_lr)
+        return start + (peak - start) * step / warmup
+    return cosine((step - warmup) / max(1, config.schedule_steps - warmup), peak, final)
 
 
 def weight_decay(step: int, config: OptimConfig) -> float:
-    """A cosine from weight_decay to final_weight_decay over the stretched schedule."""
-    return cosine(step / config.schedule_steps, config.weight_decay, config.final_weight_decay)
+    """A cosine from weight_decay to final_weight_decay over the stretched schedule; where that is null, always weight_decay."""
+    final = config.weight_decay if config.final_weight_decay is None else config.final_weight_decay
+    return cosine(step / config.schedule_steps, config.weight_decay, final)

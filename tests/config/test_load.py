@@ -126,7 +126,7 @@ def test_a_missing_file_names_its_neighbour(write):
         ("optim.warmup_samples=20000", "leaves nothing"),
         ("optim.total_samples=3", "less than one batch"),
         ("trainer.devices=7", "cannot be dealt evenly"),
-        ("views.crop_scale=[0.9, 0.3]", "0 < low <= high"),
+        ("views.crops=[{scale: [0.9, 0.3]}]", "0 < low <= high"),
         ("name=../x", "letters and digits"),
         ("optim.lr=.nan", "finite"),
         ("data.train=null", "a folder or URL of shards"),
@@ -156,6 +156,62 @@ def test_every_key_has_a_description():
 
 def test_a_tree_needs_no_file():
     config = build(
-        RunConfig, read_overrides(["name=x", "data.train=d", "method.encoder.arch=vit_tiny", "optim.total_samples=4096"])
+        RunConfig,
+        read_overrides(["name=x", "data.train=d", "method={name: ijepa, encoder: {arch: vit_tiny}}", "optim.total_samples=4096"]),
     )
     assert config.method.encoder.size.embed_dim == 192
+
+
+PAIR = "method={name: vicreg, encoder: {timm: resnet18}, projector: {hidden: [8], out: 8}}"
+
+
+def test_a_section_of_several_kinds_is_told_by_its_name(write):
+    path = write(GOOD)
+    assert mistakes(path, "method.name=vicregg") == ["command line 'method.name=vicregg': 'method.name' is 'vicregg' - did you mean 'vicreg'?"]
+    assert "'method.name' is 'x': it is one of ijepa, vicreg" in mistakes(path, "method.name=x")[0]
+    nameless = write(GOOD.replace("  name: ijepa\n", ""), "nameless.yaml")
+    assert "key 'method.name' is missing: it is one of ijepa, vicreg" in str(pytest.raises(ConfigError, load_config, nameless).value)
+    regularizer = "method.regularizer={name: vicreg, weigth: 2}"
+    assert mistakes(path, regularizer)[0].endswith("unknown key 'method.regularizer.weigth' - did you mean 'method.regularizer.weight'?")
+    assert mistakes(path, "optim={name: lars, total_samples: 4096, lr: 1, betas: [0.9, 0.9]}")[0].endswith("unknown key 'optim.betas'")
+
+
+def test_a_key_of_another_kind_is_not_offered_for_itself(write):
+    (said,) = mistakes(write(GOOD), "method.projector={hidden: [], out: 1}")
+    assert "unknown key 'method.projector'" in said and "did you mean 'method.projector'" not in said
+
+
+def test_naming_the_kind_a_base_leaves_open_keeps_its_keys(write):
+    write("method: {encoder: {arch: vit_small}}\n", "base.yaml")
+    child = write(GOOD.replace("  encoder: {arch: vit_small, image_size: 224, patch_size: 16}\n", "").replace("name: good", "extends: base.yaml\nname: good"))
+    assert load_config(child).method.encoder.arch == "vit_small"
+
+
+def test_an_entry_of_a_list_is_overridden_by_its_number(write):
+    path = write(GOOD + "views:\n  crops:\n    - {scale: [0.5, 1.0]}\n")
+    crop = load_config(path, ["views.crops.0.flip=0.5"]).views.crops[0]
+    assert (crop.flip, crop.scale) == (0.5, (0.5, 1.0))
+    assert mistakes(path, "views.crops.0.flip=2") == ["command line 'views.crops.0.flip=2': 'views.crops.0.flip' is 2: it should be less than or equal to 1"]
+    with pytest.raises(UserError, match=r"'views.crops.3' does not exist: 'views.crops' has 1 entries"):
+        load_config(path, ["views.crops.3.flip=0.5"])
+    assert mistakes(write(path.read_text().replace("scale", "skale")))[0].startswith("FILE:13: unknown key 'views.crops.0.skale'")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (["views.crops=[{count: 2}]"], "ijepa takes one of 224"),
+        ([PAIR], "vicreg compares two or more: set count: 2"),
+        (["method={name: simsiam, encoder: {timm: x}, projector: {hidden: [], out: 8}, predictor: {hidden: [], out: 9}}"], "make them equal"),
+        (["method={name: byol, encoder: {timm: x}, projector: {hidden: [], out: 8}, predictor: {hidden: [], out: 8}}", "views.crops=[{count: 3}]"], "makes 3 views, but byol compares two"),
+        (["method={name: lejepa, encoder: {timm: x}, projector: {hidden: [], out: 8}, global_views: 3}", "views.crops=[{count: 2}]"], "fewer than method.global_views 3"),
+        (["method={name: swav, encoder: {timm: x}, projector: {hidden: [], out: 8}, code_views: 3}", "views.crops=[{count: 2}]"], "fewer than method.code_views 3"),
+        (["method.target=shared"], "set regularizer to"),
+        (["views.crops=[]"], "at least 1 item"),
+        (["views.crops=[{jitter: {hue: 0.6}}]"], "less than or equal to 0.5"),
+        (["views.crops=[{blur: {sigma: [2, 1]}}]"], "0 < low <= high"),
+        ([PAIR.replace("resnet18}", "resnet18, args: {pretrained: true}}"), "views.crops=[{count: 2}]"], "args.pretrained is not yours to set"),
+    ],
+)  # fmt: skip
+def test_a_method_and_its_views_must_fit(write, overrides, rule):
+    assert rule in mistakes(write(GOOD), *overrides)[0]

@@ -47,8 +47,8 @@ def run_config(folder: Path, workers: int = 0, accumulate: int = 1, **changes: o
         {
             "name": "test",
             "data": {"train": folder, "workers": workers, "window_shards": 3},
-            "views": {"flip": 0.5},
-            "method": {"encoder": encoder},
+            "views": {"crops": [{"flip": 0.5}]},
+            "method": {"name": "ijepa", "encoder": encoder},
             "optim": {"batch_size_global": BATCH, "accumulate_steps": accumulate, "total_samples": 70, "lr": 1e-3, **changes},
         }
     )

@@ -31,8 +31,8 @@ def config(folder: Path, **data: object) -> RunConfig:
         {
             "name": "test",
             "data": {"train": folder, "workers": 0, **data},
-            "views": {"flip": 0.5},
-            "method": {"encoder": encoder},
+            "views": {"crops": [{"flip": 0.5}]},
+            "method": {"name": "ijepa", "encoder": encoder},
             "optim": {"batch_size_global": BATCH, "total_samples": 2 * TOTAL},
         }
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.masks.build import build_masks
-from jepa_pipeline.methods.jepa import build_method
+from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.checkpoint import load_last
 from jepa_pipeline.training.module import Pretraining

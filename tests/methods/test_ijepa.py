@@ -9,7 +9,8 @@ import torch
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.masks.build import build_masks
-from jepa_pipeline.methods.jepa import build_method, linear_momentum
+from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.methods.jepa import linear_momentum
 from jepa_pipeline.training.module import Pretraining
 
 

@@ -6,8 +6,9 @@ from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.data.views import normalize
+from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.probes.features import extract
 
@@ -43,6 +44,18 @@ def test_features_are_means_of_normed_tokens_for_every_encoder():
     assert torch.equal(found.encoders["pixels"]["pixels"], loader.pixels.flatten(1) / 255)
     assert found.labels.tolist() == list(range(11))
     assert found.keys == [f"k{number}" for number in range(11)]
+
+
+def test_features_of_timms_networks_are_their_own_pooling_and_their_stages():
+    torch.manual_seed(0)
+    network = Backbone(BackboneConfig(timm="resnet18", image_size=64, args={"channels": (8, 8, 12, 16)})).eval()
+    loader = Loader([3, 2], side=64)
+    found = extract({"online": network}, loader, 5, MEAN, STD).encoders["online"]
+    pixels = normalize(loader.pixels, MEAN, STD)
+    assert torch.allclose(found["last"], network(pixels), atol=1e-5)
+    stages = network.intermediates(pixels, last=4)
+    assert [stage.shape[2] for stage in stages] == [8, 8, 12, 16]
+    assert torch.allclose(found["last4"], torch.cat([stage.mean(1) for stage in stages], 1), atol=1e-5)
 
 
 def test_batches_do_not_matter():

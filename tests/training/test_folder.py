@@ -19,13 +19,13 @@ QUIET = Console(quiet=True)
 def test_a_changed_value_is_refused_in_three_columns(tiny):
     pretrain(tiny(), QUIET)
     with pytest.raises(UserError) as refused:
-        pretrain(tiny("optim.lr=2e-3", "views.flip=0.5"), QUIET)
+        pretrain(tiny("optim.lr=2e-3", "views.crops=[{flip: 0.5}]"), QUIET)
     lines = str(refused.value).splitlines()
     assert lines[0].endswith("tiny holds a run that differs from this one:")
     assert [line.split() for line in lines[1:4]] == [
         ["key", "there", "here"],
         ["optim.lr", "0.001", "0.002"],
-        ["views.flip", "0.0", "0.5"],
+        ["views.crops.0.flip", "0.0", "0.5"],
     ]
     assert lines[4].startswith("choose another name, take the values back, or delete that folder") and "data.workers" in lines[4]
 

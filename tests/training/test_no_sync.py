@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.masks.build import build_masks
-from jepa_pipeline.methods.jepa import build_method
+from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.module import Pretraining
 
 aten = torch.ops.aten
@@ -78,8 +78,14 @@ def take_step(module, optimizer, batch):
 
 @pytest.mark.parametrize(
     "overrides",
-    [["trainer.precision=fp32"], ["trainer.precision=bf16", "optim.clip_norm=1.0"], ["optim.accumulate_steps=2"]],
-    ids=["fp32", "bf16 and clipping", "accumulation"],
+    [
+        ["trainer.precision=fp32"],
+        ["trainer.precision=bf16", "optim.clip_norm=1.0"],
+        ["optim.accumulate_steps=2"],
+        ["optim.name=lars", "optim.lr=0.2", "optim.lr_biases=0.005"],
+        ["optim.name=sgd", "optim.lr=0.1"],
+    ],
+    ids=["fp32", "bf16 and clipping", "accumulation", "lars", "sgd"],
 )
 def test_no_step_waits_for_the_device(tiny, overrides):
     config = tiny(*overrides)

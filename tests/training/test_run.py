@@ -87,8 +87,8 @@ def test_horizons_come_from_the_config_and_not_from_the_stream(tiny, monkeypatch
 def test_momentum_and_rates_under_max_steps(tiny, monkeypatch):
     """The target's updates are numbered 1 to total_steps, against the steps the schedules are planned for."""
     seen = []
-    original = JEPA.update_target
-    monkeypatch.setattr(JEPA, "update_target", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps)))
+    original = JEPA.after_step
+    monkeypatch.setattr(JEPA, "after_step", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps)))
     run(tiny("optim.schedule_stretch=1.5", "optim.accumulate_steps=2"))
     assert seen == [(step, 9) for step in range(1, 7)]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from jepa_pipeline.config.optim import OptimConfig
+from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, SGDConfig
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
 
-PUBLISHED = OptimConfig(batch_size_global=1, total_samples=100, warmup_samples=20, lr=1e-3, start_lr=2e-4, final_lr=1e-6)
+PUBLISHED = AdamWConfig(batch_size_global=1, total_samples=100, warmup_samples=20, lr=1e-3, start_lr=2e-4, final_lr=1e-6)
 """Ten epochs of ten iterations, two of them warm-up: the setting for which the release's numbers are known."""
 
 
@@ -33,3 +33,48 @@ def test_a_stretched_schedule_is_the_longer_one_cut_short():
 def test_without_warmup_the_first_step_is_near_the_peak():
     config = PUBLISHED.model_copy(update={"warmup_samples": 0})
     assert learning_rate(1, config) == pytest.approx(1e-3, rel=1e-3)
+
+
+BARLOW = LARSConfig(
+    name="lars",
+    batch_size_global=2048,
+    total_samples=2048 * 100,
+    warmup_samples=2048 * 10,
+    lr=0.2,
+    lr_rule="linear",
+    lr_biases=0.0048,
+)
+
+
+def test_the_linear_rule_multiplies_the_whole_curve():
+    """Warm-up from 0 over ten steps to 0.2 * 2048/256, then a cosine to 0."""
+    said = BARLOW.model_copy(update={"lr": 1.6, "lr_rule": "absolute"})
+    for step in (1, 5, 10, 55, 99, 100):
+        assert learning_rate(step, BARLOW) == pytest.approx(learning_rate(step, said), rel=1e-12, abs=1e-18)
+    assert [learning_rate(step, BARLOW) for step in (1, 10, 55, 100)] == pytest.approx([0.16, 1.6, 0.8, 0.0], abs=1e-12)
+    ends = BARLOW.model_copy(update={"start_lr": 0.01, "final_lr": 0.001})
+    assert learning_rate(0, ends) == pytest.approx(0.08) and learning_rate(100, ends) == pytest.approx(0.008)
+
+
+def test_the_root_rule():
+    config = AdamWConfig(batch_size_global=1024, total_samples=4096, lr=1e-3, lr_rule="sqrt")
+    assert config.lr_factor == 2 and learning_rate(0, config) == pytest.approx(2e-3)
+
+
+def test_a_decay_without_an_end_stays():
+    assert {weight_decay(step, BARLOW) for step in (1, 50, 100)} == {1e-6}
+    falling = BARLOW.model_copy(update={"final_weight_decay": 0.0})
+    assert weight_decay(100, falling) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (AdamWConfig(total_samples=4096), "peak lr 0.001"),
+        (AdamWConfig(total_samples=4096, lr_rule="sqrt"), "peak lr 0.001 x sqrt(2048/256) = 0.002828"),
+        (SGDConfig(name="sgd", total_samples=4096, lr=0.05, lr_rule="linear"), "peak lr 0.05 x 2048/256 = 0.4"),
+        (BARLOW, "peak lr 0.2 x 2048/256 = 1.6, of biases and norms 0.0048 x 2048/256 = 0.0384"),
+    ],
+)
+def test_the_rate_says_how_it_came_about(config, says):
+    assert config.describe_rate() == says

@@ -1,0 +1,115 @@
+"""`jepa shards`: data sets."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jepa_pipeline.cli.arguments import Overrides
+from jepa_pipeline.config.errors import UserError
+
+shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_args_is_help=True)
+
+
+@shards.command("build")
+def shards_build(
+    images: Annotated[Path, typer.Argument(help="A folder of JPEG, PNG and WebP images of any nesting.")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Shrink the shorter side to this many pixels.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Megabytes per shard.")] = 256,
+    split: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the images for OUT/test, the rest for OUT/train.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the shuffle and the split.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Pack a folder of images into shards; the first-level folders are the classes where there are several."""
+    from jepa_pipeline.shards import build
+
+    build(images, out, size=size, shard_size=shard_size, split=split, seed=seed, workers=workers)
+
+
+@shards.command("demo")
+def shards_demo(
+    out: Annotated[Path, typer.Argument(help="A new folder for train/ and test/.")],
+    images: Annotated[int, typer.Option(min=1, help="Images in all; a fifth of them is the test set.")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the images.")] = 0,
+) -> None:
+    """Draw a small labelled data set, ten shapes of 40x40 pixels, for a first try and for the recipes in configs/debug."""
+    from jepa_pipeline.demo import demo
+
+    demo(out, images, seed)
+
+
+@shards.command("index")
+def shards_index(
+    tars: Annotated[
+        list[str], typer.Argument(help="A folder of .tar shards, files, or URLs such as 'https://host/train-{000000..000099}.tar'.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for manifest and indexes; beside the tars unless said. URLs need it.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="A file with one class name a line; labels count from 0.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Make tar shards of any writer a data set; they are read once and not changed.
+
+    A manifest of an earlier `index` is replaced, one that `build` wrote is not. Exit code 1 if tars had to be left out.
+    """
+    from jepa_pipeline.index import index
+
+    if index(tars, out=out, classes=classes, workers=workers).left_out:
+        raise typer.Exit(1)
+
+
+@shards.command("check")
+def shards_check(
+    folder: Annotated[str, typer.Argument(help="A folder or URL of shards, or a folder with train/ and test/ in it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all problems.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Read every byte and decode every image; exit code 1 if anything is damaged."""
+    from jepa_pipeline.check import check
+
+    if check(folder, workers=workers, json=json).problems:
+        raise typer.Exit(1)
+
+
+@shards.command("stats")
+def shards_stats(
+    folder: Annotated[str, typer.Argument(help="A folder of shards, or one with train/ and test/ in it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
+) -> None:
+    """Say what is in a data set by its manifest and indexes; no shard is read."""
+    from jepa_pipeline.stats import stats
+
+    stats(folder, workers=workers, json=json)
+
+
+@shards.command("bench")
+def shards_bench(
+    data: Annotated[str, typer.Argument(help="A folder or URL of shards, read in place of the recipe's data.train.")],
+    recipe: Annotated[Path, typer.Option("--config", help="A YAML recipe, such as those in configs/.")],
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for each number of workers, and for one process.")] = 20.0,
+    workers: Annotated[str, typer.Option(help="Numbers of workers to measure, such as 1,2,4; the recipe's unless said.")] = "",
+    step_rate: Annotated[float | None, typer.Option(min=1e-9, help="Optimiser steps/s of one device that are to be fed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+) -> None:
+    """Measure how fast the images of a recipe come, beside a bare loop and plain webdataset, and how many workers feed it."""
+    from jepa_pipeline.config.load import load_config
+
+    run = load_config(recipe, [*(overrides or []), f"data.train={json.dumps(data)}"])
+    numbers = read_numbers(workers)
+
+    from jepa_pipeline.bench import bench
+
+    bench(run, numbers, seconds=seconds, step_rate=step_rate, as_json=as_json)
+
+
+def read_numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them; none of an empty text."""
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"--workers is {text}: it is one or more whole numbers with commas between, such as 1,2,4")
+    return [int(part) for part in parts]

@@ -1,0 +1,25 @@
+"""From a configuration to the method it names."""
+
+from jepa_pipeline.config.methods import BYOLConfig, IJepaConfig, LeJEPAConfig, MethodConfig, SimSiamConfig, SwAVConfig
+from jepa_pipeline.methods.byol import BYOL, SimSiam
+from jepa_pipeline.methods.jepa import TARGETS
+from jepa_pipeline.methods.joint_embedding import OBJECTIVES, JointEmbedding, LeJEPA
+from jepa_pipeline.methods.method import Method
+from jepa_pipeline.methods.swav import SwAV
+
+
+def build_method(config: MethodConfig) -> Method:
+    """The method a configuration names."""
+    match config:
+        case IJepaConfig():
+            return TARGETS[config.target](config)
+        case LeJEPAConfig():
+            return LeJEPA(config)
+        case SwAVConfig():
+            return SwAV(config)
+        case BYOLConfig():
+            return BYOL(config)
+        case SimSiamConfig():
+            return SimSiam(config)
+        case _:
+            return JointEmbedding(config, OBJECTIVES[config.name])

@@ -1,0 +1,17 @@
+"""An encoder of either kind, by its configuration."""
+
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.encoder import Encoder
+
+AnyEncoder = Encoder | Backbone
+"""Both have a config, a width and a depth, `pooled(pixels)` "B D" of that width, and `intermediates(pixels, last)` "B N D"."""
+
+
+def build_encoder(config: EncoderConfig | BackboneConfig) -> AnyEncoder:
+    """The untrained encoder a configuration describes.
+
+    Raises:
+        UserError: timm cannot make it.
+    """
+    return Backbone(config) if isinstance(config, BackboneConfig) else Encoder(config)

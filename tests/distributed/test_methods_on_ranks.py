@@ -1,0 +1,101 @@
+"""Two ranks with half a batch each train exactly as one process with the whole of it, by every method."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from jepa_pipeline.batch import Batch, Masks
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.methods import IJepaConfig
+from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.models.batch_norm import sync_batch_norm
+
+DEBUG = Path(__file__).parents[2] / "configs" / "debug"
+IMAGES, STEPS, VIEWS = 12, 4, 2
+SMALL = ["method.encoder.args.channels=[4, 4, 8, 8]", "method.encoder.image_size=16"]
+EXPANDER = "method.regularizer.expander={hidden: [16], out: 24}"
+CASES = {
+    "ijepa": ("ijepa", []),
+    "ijepa, shared target and VICReg": ("ijepa_vicreg", [EXPANDER]),
+    "ijepa, shared target and SIGReg": ("ijepa_sigreg", []),
+    "ijepa, stopped gradient": ("ijepa", ["method.target=stop_gradient"]),
+    "vicreg": ("vicreg", SMALL),
+    "barlow_twins": ("barlow_twins", SMALL),
+    "lejepa": ("lejepa", SMALL),
+    "simclr": ("simclr", SMALL),
+    "info_nce": ("info_nce", SMALL),
+    "square_square": ("square_square", SMALL),
+    "swav": ("swav", [*SMALL, "method.frozen_steps=1"]),
+    "swav with a queue": ("swav", [*SMALL, "method.frozen_steps=0", "method.queue_length=18", "method.queue_start_steps=1"]),
+    "byol": ("byol", SMALL),
+    "simsiam": ("simsiam", SMALL),
+}
+
+
+def make_batch(config, step, part):
+    """The images of one rank's share of a global batch."""
+    generator = torch.Generator().manual_seed(step)
+    side = config.encoder.image_size
+    views = torch.randn(VIEWS, IMAGES, 3, side, side, generator=generator, dtype=torch.float64)[:, part]
+    if not isinstance(config, IJepaConfig):
+        return Batch(list(views), [], None, [], [])
+    masks = build_masks(config.masks, config.encoder.grid)([np.random.default_rng([step, n]) for n in range(IMAGES)], 0)
+    return Batch([views[0]], [Masks(masks.context[part], masks.targets[part])], None, [], [])
+
+
+def train(config, part, wrap):
+    """A few plain steps; the loss of each, then every gradient of the last and all state."""
+    torch.manual_seed(0)
+    method = build_method(config).double()
+    called = wrap(method)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for step in range(STEPS):
+        method.step = step
+        optimizer.zero_grad()
+        loss = torch.stack(list(called(make_batch(config, step, part)).losses.values())).sum()
+        loss.backward()
+        losses.append(loss.detach())
+        if step + 1 < STEPS:
+            optimizer.step()
+            method.after_step(step + 1, 10)
+    gradients = {f"gradient of {name}": p.grad for name, p in method.named_parameters() if p.grad is not None}
+    state = {name: value for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
+    return torch.stack(losses), gradients | state
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_two_ranks_are_one_process(case, on_ranks):
+    recipe, overrides = case
+    config = load_config(DEBUG / f"{recipe}.yaml", overrides).method
+    losses, expected = train(config, slice(None), wrap=lambda method: method)
+
+    def on_rank(rank):
+        half = slice(rank * IMAGES // 2, (rank + 1) * IMAGES // 2)
+        return train(config, half, wrap=lambda method: DistributedDataParallel(sync_batch_norm(method)))
+
+    results = on_ranks(on_rank)
+    assert torch.allclose(sum(found for found, _ in results) / 2, losses, atol=1e-6, rtol=0)
+    assert losses[-1] != losses[0] and len([name for name in expected if name.startswith("gradient")]) > 5
+    for _, state in results:
+        assert state.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.allclose(state[name], value, atol=1e-6, rtol=1e-6), name
+
+
+def test_the_queue_takes_part():
+    config = load_config(DEBUG / "swav.yaml", [*SMALL, "method.queue_length=18"]).method
+    torch.manual_seed(0)
+    method = build_method(config).double()
+    batches = [make_batch(config, step, slice(None)) for step in range(3)]
+    for batch in batches[:2]:
+        assert not method.queue_is_full
+        method(batch)
+    assert method.queue_is_full and method.queue.norm(dim=2).allclose(torch.ones(2, 18).double())
+    queued = method(batches[2]).losses["swapped"]
+    method.queued = 0
+    assert queued != method(batches[2]).losses["swapped"]

@@ -1,0 +1,151 @@
+"""Is collapse punished, and seen? python tools/collapse.py [METHOD ...] [--steps 300]
+
+Every method trains twice on drawn shapes from its recipe in configs/debug: as it is, and without what keeps it from collapsing. The
+table shows the health meters of both at the end: the effective rank of the embeddings, the mean cosine of different ones, and what
+share of the best constant's error is left.
+"""
+
+import sys
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, NamedTuple
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.methods import IJepaConfig
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.demo import demo
+from jepa_pipeline.losses.prediction import cosine
+from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.methods.method import Method
+from jepa_pipeline.methods.regularizer import Regularizer
+from jepa_pipeline.training.callbacks import measure_health
+from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.optim import set_rates
+from jepa_pipeline.training.schedules import learning_rate, weight_decay
+
+DEBUG = Path(__file__).parents[1] / "configs" / "debug"
+IMAGES = 1000
+
+
+def unregularized(method: Method) -> None:
+    method.regularizer = Regularizer()
+
+
+def unopposed(method: Method) -> None:
+    """Views of one image attract each other, and nothing else happens."""
+    method.objective = lambda embeddings, **_: cosine(*embeddings)
+
+
+def with_gradient(method: Method) -> None:
+    """The gradient of the target is not stopped."""
+    method.look = lambda views, projections: projections
+
+
+class Removal(NamedTuple):
+    """What keeps a method from collapsing, and how it is taken away: by overrides of its recipe, or from the method."""
+
+    what: str
+    overrides: tuple[str, ...] = ()
+    change: Callable[[Method], None] = lambda method: None
+
+
+REMOVALS = {
+    "vicreg": Removal("variance and covariance", ("method.variance=0", "method.covariance=0")),
+    "barlow_twins": Removal("decorrelation", ("method.off_diagonal=0",)),
+    "lejepa": Removal("SIGReg", ("method.weight=0",)),
+    "simclr": Removal("negatives", change=unopposed),
+    "info_nce": Removal("negatives", change=unopposed),
+    "square_square": Removal("negatives", change=unopposed),
+    "swav": Removal("Sinkhorn", ("method.sinkhorn_iterations=0",)),
+    "byol": Removal("EMA, stop-gradient", change=with_gradient),
+    "simsiam": Removal("stop-gradient", change=with_gradient),
+    "ijepa_vicreg": Removal("VICReg", change=unregularized),
+    "ijepa_sigreg": Removal("SIGReg", change=unregularized),
+}
+
+
+def make_config(method: str, removal: Removal | None, data: Path, steps: int) -> RunConfig:
+    batch = 64
+    overrides = [
+        f"data.train={data}",
+        f"optim.batch_size_global={batch}",
+        f"optim.total_samples={steps * batch}",
+        f"optim.warmup_samples={steps // 10 * batch}",
+        f"health.vectors={16 * batch}",
+        *(removal.overrides if removal else ()),
+    ]
+    return load_config(DEBUG / f"{method}.yaml", overrides)
+
+
+def read_batches(config: RunConfig, passes: int) -> list[Batch]:
+    """The batches of a few passes over the images, to be gone through again and again."""
+    masks = build_masks(config.method.masks, config.method.encoder.grid) if isinstance(config.method, IJepaConfig) else None
+    loader = train_loader(config, masks, uncut=False)
+    return list(islice(loader, passes * IMAGES // config.optim.batch_size_global))
+
+
+def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], None]) -> dict[str, float]:
+    """So many steps, and the health at the end."""
+    torch.manual_seed(config.seed)
+    method = build_method(config.method)
+    change(method)
+    module = Pretraining(config, method)
+    optimizer = module.configure_optimizers()
+    for batch in islice(cycle(batches), config.optim.total_steps):
+        module.on_train_batch_start(batch, 0)
+        loss = module.training_step(module.on_after_batch_transfer(batch, 0), 0)
+        optimizer.zero_grad()
+        loss.backward()
+        module.step += 1
+        set_rates(optimizer, learning_rate(module.step, config.optim), weight_decay(module.step, config.optim))
+        optimizer.step()
+        method.after_step(module.step, config.optim.schedule_steps)
+    return measure_health(module.features.filled(), module.targets.filled(), module.predictions.filled())
+
+
+def compare(method: str, data: Path, steps: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The health of a method as it is, and without what keeps it from collapsing."""
+    whole, removed = make_config(method, None, data, steps), make_config(method, REMOVALS[method], data, steps)
+    batches = read_batches(whole, passes=4)
+    return train(whole, batches, lambda method: None), train(removed, batches, REMOVALS[method].change)
+
+
+SHOWN = {"rank": "health/target_rankme", "cosine": "health/target_cosine", "deviation": "health/target_std_mean"}
+
+
+def main(
+    methods: Annotated[list[str] | None, typer.Argument(help="Some of them; all unless said.")] = None,
+    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each run.")] = 300,
+) -> None:
+    """Train every method with and without what keeps it from collapsing, and show the health meters of both."""
+    chosen = methods or list(REMOVALS)
+    if unknown := [name for name in chosen if name not in REMOVALS]:
+        raise UserError(f"'{unknown[0]}' is none of the methods {', '.join(REMOVALS)}")
+    console = Console()
+    table = Table("method", *SHOWN, "without", *SHOWN, title=f"embeddings after {steps} steps")
+    with TemporaryDirectory() as folder:
+        demo(Path(folder) / "shapes", images=IMAGES)
+        for name in track(chosen, "training", console=console):
+            pair = compare(name, Path(folder) / "shapes" / "train", steps)
+            whole, removed = ([f"{health[key]:.3g}" for key in SHOWN.values()] for health in pair)
+            table.add_row(name, *whole, REMOVALS[name].what, *removed)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        sys.exit(f"{error}")

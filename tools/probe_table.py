@@ -1,0 +1,125 @@
+"""One Markdown table of the probes of several runs: python tools/probe_table.py RUN...
+
+Runs of one recipe that differ in their seed alone are one row, mean ± sample deviation (number of runs). Each encoder's untrained
+twin and the pixels follow once. Only probes of a run's present weights count.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
+from jepa_pipeline.probes.report import ProbeReport, load_reports
+
+NEIGHBOURS = 20
+HEADER = ("data", "method", "encoder", "runs", "linear %", f"k-NN %, k {NEIGHBOURS}", "RankMe", "training s")
+UNTRAINED = ("random_init", "pixels")
+Key = tuple[str, ...]
+
+
+class Result(NamedTuple):
+    """What one run's probe says of one encoder; a number is missing where nobody measured it."""
+
+    labels: tuple[str, str, str]
+    run: str
+    numbers: tuple[float | None, float | None, float | None, float | None]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    try:
+        print(probe_table(parser.parse_args().runs))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def probe_table(runs: list[Path]) -> str:
+    """The table.
+
+    Raises:
+        UserError: a run holds no encoder, no recipe or no probe of its present weights.
+    """
+    trained: dict[Key, list[Result]] = {}
+    untrained: dict[Key, list[Result]] = {}
+    for run in runs:
+        for name, key, result in results(run):
+            if name in UNTRAINED:
+                untrained.setdefault((name, *key), [result])
+            else:
+                trained.setdefault(key, []).append(result)
+    rows = [HEADER, ("---",) * len(HEADER), *(row(same) for same in [*trained.values(), *untrained.values()])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def results(run: Path) -> Iterator[tuple[str, Key, Result]]:
+    """Of each probe each encoder's, with what it has in common with those that belong into the same row."""
+    card, recipe, weights = read_card(run), load_config(run).results(), hash_weights(load_encoder(run))
+    reports = [report for report in load_reports(run / "probes") if report.weights_hash == weights]
+    if not reports:
+        raise UserError(f"{run} has no probe of its present weights: `jepa probe {run} --data DATA` first")
+    del recipe["seed"]
+    encoder, side = describe(card.encoder), f"{card.encoder.image_size}x{card.encoder.image_size}"
+    for report in reports:
+        question = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
+        for name in dict.fromkeys(row.encoder for row in report.rows):
+            measured = probed(report, name)
+            match name:
+                case "random_init":
+                    key, result = card.encoder.model_dump_json(), Result((report.data, "untrained", encoder), "", (*measured, None))
+                case "pixels":
+                    key, result = side, Result((report.data, "pixels", side), "", (*measured, None))
+                case _:
+                    key = json.dumps(recipe, sort_keys=True)
+                    result = Result((report.data, card.method, encoder), run.resolve().name, (*measured, seconds(run)))
+            yield name, (*question, key), result
+
+
+def describe(config: EncoderConfig | BackboneConfig) -> str:
+    if isinstance(config, BackboneConfig):
+        return f"{config.timm}{' (small stem)' if config.small_stem else ''}, {config.image_size}x{config.image_size}"
+    width, depth, *_ = config.size
+    return f"{config.arch or f'ViT {width} x {depth}'}, patches of {config.patch_size}, {config.image_size}x{config.image_size}"
+
+
+def probed(report: ProbeReport, name: str) -> tuple[float | None, float | None, float | None]:
+    """Linear and k-NN accuracy in percent, and RankMe. Neighbours are looked for in the pooled features."""
+    top1 = {
+        (row.protocol, row.settings.get("k")): 100 * row.top1
+        for row in report.rows
+        if row.encoder == name and (row.protocol == "linear" or row.settings["features"] != "last4")
+    }
+    return top1.get(("linear", None)), top1.get(("knn", NEIGHBOURS)), report.rankme.get(name)
+
+
+def seconds(run: Path) -> float | None:
+    """The training time in the last line of the log that says one."""
+    log = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    return next((line["seconds"] for line in reversed(lines) if "seconds" in line), None)
+
+
+def row(same: list[Result]) -> tuple[str, ...]:
+    decimals = (2, 2, 1, 0)
+    columns = zip(*(result.numbers for result in same), strict=True)
+    numbers = [spread([n for n in column if n is not None], places) for column, places in zip(columns, decimals, strict=True)]
+    return (*same[0].labels, ", ".join(result.run for result in same), *numbers)
+
+
+def spread(numbers: list[float], places: int) -> str:
+    if len(numbers) < 2:
+        return "".join(f"{number:.{places}f}" for number in numbers)
+    return f"{mean(numbers):.{places}f} ± {stdev(numbers):.{places}f} ({len(numbers)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
