@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jepa_pipeline.config.methods import IJepaConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageStream, as_batch
 from jepa_pipeline.data.decode import DecodeError, decode
@@ -23,7 +22,7 @@ from jepa_pipeline.data.random import Stream
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.data.rivals import Rivals, Team, crop_all, read_images, timed
 from jepa_pipeline.data.shards import SampleError
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import method_masks
 
 BATCH = 64
 """Most images of a batch while measuring; more would only make the rounds coarse."""
@@ -95,10 +94,9 @@ def bench(
     batch = min(BATCH, per_step // config.optim.accumulate_steps)
     endless = {"batch_size_global": batch, "accumulate_steps": 1, "total_samples": batch << 32}
     config = config.model_copy(update={"optim": config.optim.model_copy(update=endless)})
-    method, on_gpu = config.method, torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-    masks = build_masks(method.masks, method.encoder.grid) if isinstance(method, IJepaConfig) else None
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     with progress.status("opening the first shards"):
-        rivals = Rivals(config, masks, uncut=config.views.on_trainer("cuda" if on_gpu else "cpu"))
+        rivals = Rivals(config, method_masks(config.method), uncut=config.views.on_trainer("cuda" if on_gpu else "cpu"))
     parts, alone = measure_process(rivals, seconds, progress)
     numbers = sorted({*(workers or [config.data.workers])} - {0})
     speeds = [alone, *(measure_workers(rivals, number, seconds, progress) for number in numbers)]

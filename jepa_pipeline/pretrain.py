@@ -11,13 +11,12 @@ from rich.table import Table
 
 import jepa_pipeline
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.methods import IJepaConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageStream
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.distributed import world_size
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.attention import use_attention
@@ -148,10 +147,8 @@ def fit(module: Pretraining, checkpoints: Checkpoints, accelerator: str, console
     config = module.config
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    method, on_gpu = config.method, accelerator == "cuda"
-    masks = build_masks(method.masks, method.encoder.grid) if isinstance(method, IJepaConfig) else None
-    uncut = config.views.device == "trainer" or (config.views.device == "auto" and on_gpu)
-    loader = train_loader(config, masks, start_samples=module.samples, uncut=uncut, pin_memory=on_gpu)
+    masks, uncut = method_masks(config.method), config.views.on_trainer(accelerator)
+    loader = train_loader(config, masks, start_samples=module.samples, uncut=uncut, pin_memory=accelerator == "cuda")
     log, clock = RunLog(config, module.step), DataClock()
     callbacks = [
         DamageReport(console),

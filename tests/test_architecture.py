@@ -82,7 +82,9 @@ def test_imports_go_down_only(path):
     elif here == "quickstart":
         allowed = ROOMS | VERBS  # the one verb that is a sequence of the others
     elif here == "cli":
-        assert set(ours(path, top_only=True)) <= {"cli", "config"}, "cli may import only config at its top, or --help waits for torch"
+        assert set(ours(path, top_only=True)) <= {"cli", "config"}, (
+            "cli may import only config at its top, or --help waits for torch"
+        )
         allowed = ROOMS | VERBS
     elif here in VERBS:
         allowed = ROOMS

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jepa_pipeline.bench import PARTS, Report, Speeds, bench, sentences
-from jepa_pipeline.cli import read_numbers
+from jepa_pipeline.cli.shards import read_numbers
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.writer import Record, moments, write_shards
 

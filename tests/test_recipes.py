@@ -22,7 +22,10 @@ def shrunk(config: RunConfig) -> dict:
     encoder = method["encoder"]
     if "timm" in encoder:
         small = {"depth": 1, "embed_dim": 24, "num_heads": 2} if "vit" in encoder["timm"] else {"channels": [4, 4, 8, 8]}
-        encoder |= {"image_size": 32, "args": encoder["args"] | small | ({"layers": [1, 1, 1, 1]} if "50" in encoder["timm"] else {})}
+        encoder |= {
+            "image_size": 32,
+            "args": encoder["args"] | small | ({"layers": [1, 1, 1, 1]} if "50" in encoder["timm"] else {}),
+        }
     else:
         side = encoder["image_size"] // encoder["patch_size"] * 2  # the recipe's own grid of patches, of two pixels each
         encoder |= {"image_size": side, "patch_size": 2, "arch": None, "embed_dim": 24, "depth": 1, "num_heads": 2}

@@ -22,14 +22,14 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from jepa_pipeline.batch import Batch
+from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import MaskSampler
 from jepa_pipeline.data.loader import loader, train_loader
 from jepa_pipeline.data.random import Stream, keyed_generator
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.pretrain import choose_accelerator, prepare
@@ -105,6 +105,8 @@ class Marked(Pretraining):
         super().__init__(config, method)
         mark: Any = torch.compiler.disable(lambda part: self.timeline.mark(part))  # a compiled network is not to trace it
         for name, network in method.named_children():
+            if next(network.parameters(), None) is None:
+                continue
             network.register_forward_pre_hook(lambda *_: mark("loss"))
             network.register_forward_hook(lambda *_, part=f"{name} forward": mark(part))
 
@@ -166,17 +168,23 @@ class Report(NamedTuple):
 class OneBatch(Dataset[Batch]):
     """Random pixels and real masks, the same batch for every number."""
 
-    def __init__(self, config: RunConfig, masks: MaskSampler) -> None:
-        size, images = config.method.encoder.image_size, config.optim.batch_size_global // config.optim.accumulate_steps
-        pixels = torch.randint(256, (images, 3, size, size), dtype=torch.uint8)
-        self.batch = Batch([pixels], [draw_masks(config, masks, images)], None, [str(number) for number in range(images)], [])
+    def __init__(self, config: RunConfig, masks: MaskSampler | None) -> None:
+        sizes, images = (
+            config.views.sizes(config.method.encoder.image_size),
+            config.optim.batch_size_global // config.optim.accumulate_steps,
+        )
+        views = [torch.randint(256, (images, 3, size, size), dtype=torch.uint8) for size in sizes]
+        self.batch = Batch(views, draw_masks(config, masks, images), None, [str(number) for number in range(images)], [])
 
     def __getitems__(self, numbers: list[int]) -> Batch:
         return self.batch
 
 
-def draw_masks(config: RunConfig, masks: MaskSampler, images: int) -> Any:
-    return masks([keyed_generator(config.seed, Stream.MASK, 0, number) for number in range(images)], 0)
+def draw_masks(config: RunConfig, masks: MaskSampler | None, images: int) -> list[Masks]:
+    """Those of a batch; none for a method without masks."""
+    if masks is None:
+        return []
+    return [masks([keyed_generator(config.seed, Stream.MASK, 0, number) for number in range(images)], 0)]
 
 
 def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention | None) -> Report:
@@ -190,9 +198,13 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.seed)
     config = lengthen(config, 2 * steps + WARM_UP + config.data.workers)
-    masks, optim = build_masks(config.method.masks, config.method.encoder.grid), config.optim
+    masks, optim = method_masks(config.method), config.optim
     one = loader(OneBatch(config, masks), [[0]] * optim.total_steps * optim.accumulate_steps, workers=0)
-    real = one if synthetic else train_loader(config, masks, pin_memory=accelerator == "cuda")
+    real = (
+        one
+        if synthetic
+        else train_loader(config, masks, pin_memory=accelerator == "cuda", uncut=config.views.on_trainer(accelerator))
+    )
     module = Marked(config, prepare(build_method(config.method), config, accelerator))
     if attention is not None:
         use_attention(module, fused=attention is Attention.fused)
@@ -233,7 +245,7 @@ def combine(steps: list[dict[str, float]], flops: dict[str, float]) -> dict[str,
     return {part: Part(median(step[part] for step in steps), flops.get(part, 0.0)) for part in parts}
 
 
-def time_masks(config: RunConfig, masks: MaskSampler, repeats: int) -> float:
+def time_masks(config: RunConfig, masks: MaskSampler | None, repeats: int) -> float:
     """Milliseconds in which one process draws the masks of a global batch."""
     return median(elapsed(lambda: draw_masks(config, masks, config.optim.batch_size_global)) for _ in range(repeats))
 

@@ -21,12 +21,11 @@ from rich.table import Table
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.methods import IJepaConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.demo import demo
 from jepa_pipeline.losses.prediction import cosine
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import Regularizer
@@ -45,12 +44,12 @@ def unregularized(method: Method) -> None:
 
 def unopposed(method: Method) -> None:
     """Views of one image attract each other, and nothing else happens."""
-    method.objective = lambda embeddings, **_: cosine(*embeddings)
+    method.objective = lambda embeddings, **_: cosine(*embeddings)  # pyright: ignore[reportArgumentType]
 
 
 def with_gradient(method: Method) -> None:
     """The gradient of the target is not stopped."""
-    method.look = lambda views, projections: projections
+    method.look = lambda views, projections: projections  # pyright: ignore[reportArgumentType]
 
 
 class Removal(NamedTuple):
@@ -91,8 +90,7 @@ def make_config(method: str, removal: Removal | None, data: Path, steps: int) ->
 
 def read_batches(config: RunConfig, passes: int) -> list[Batch]:
     """The batches of a few passes over the images, to be gone through again and again."""
-    masks = build_masks(config.method.masks, config.method.encoder.grid) if isinstance(config.method, IJepaConfig) else None
-    loader = train_loader(config, masks, uncut=False)
+    loader = train_loader(config, method_masks(config.method))
     return list(islice(loader, passes * IMAGES // config.optim.batch_size_global))
 
 

@@ -195,7 +195,7 @@ def build(model: type[Config], source: Source) -> Config:
 
 def is_echo(details: ErrorDetails) -> bool:
     """Whether a list is called too short only because an entry of it is wrong, which is said already."""
-    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
+    return details["type"] == "too_short" and len(details["input"]) >= details.get("ctx", {})["min_length"]
 
 
 def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mistake:
@@ -215,7 +215,9 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
         case "union_tag_not_found":
             return Mistake(where, f"key '{dotted}.name' is missing: it is one of {', '.join(names_in(model, key))}")
         case "union_tag_invalid":
-            return Mistake(source.place((*key, "name")), unknown_name(dotted, str(details["ctx"]["tag"]), names_in(model, key)))
+            return Mistake(
+                source.place((*key, "name")), unknown_name(dotted, str(details.get("ctx", {})["tag"]), names_in(model, key))
+            )
         case "string_pattern_mismatch":
             return Mistake(
                 where,

@@ -12,9 +12,7 @@ def smooth_l1(predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]
     return {"prediction": F.smooth_l1_loss(predictions.float(), targets.float(), beta=1.0)}
 
 
-def cosine(
-    predictions: Float[Tensor, "*S E"], targets: Float[Tensor, "*S E"], weight: float = 1.0
-) -> dict[str, Float[Tensor, ""]]:
+def cosine(predictions: Float[Tensor, "*S E"], targets: Float[Tensor, "*S E"], weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
     """The squared distance of normalised vectors, 2 - 2 cos, averaged: BYOL's eq. 2, and SimSiam's eq. 1 up to scale and offset.
 
     Targets get a gradient too: whether it is stopped is the method's to say. Nothing here keeps from collapse.

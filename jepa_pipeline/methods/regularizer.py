@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ class SIG(Regularizer):
     def forward(self, representations: Sequence[Float[Tensor, "_ D"]], step: int) -> dict[str, Float[Tensor, ""]]:
         samples = [gather(self.expander(vectors)) for vectors in representations]
         slices = random_slices(samples[0].shape[1], self.slices, step, samples[0].device)
-        return {"sigreg": self.weight * sum(sigreg(sample, slices) for sample in samples) / len(samples)}
+        return {"sigreg": self.weight * torch.stack([sigreg(sample, slices) for sample in samples]).mean()}
 
 
 def build_expander(width: int, config: HeadConfig | None) -> nn.Module:

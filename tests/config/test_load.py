@@ -167,13 +167,21 @@ PAIR = "method={name: vicreg, encoder: {timm: resnet18}, projector: {hidden: [8]
 
 def test_a_section_of_several_kinds_is_told_by_its_name(write):
     path = write(GOOD)
-    assert mistakes(path, "method.name=vicregg") == ["command line 'method.name=vicregg': 'method.name' is 'vicregg' - did you mean 'vicreg'?"]
+    assert mistakes(path, "method.name=vicregg") == [
+        "command line 'method.name=vicregg': 'method.name' is 'vicregg' - did you mean 'vicreg'?"
+    ]
     assert "'method.name' is 'x': it is one of ijepa, vicreg" in mistakes(path, "method.name=x")[0]
     nameless = write(GOOD.replace("  name: ijepa\n", ""), "nameless.yaml")
-    assert "key 'method.name' is missing: it is one of ijepa, vicreg" in str(pytest.raises(ConfigError, load_config, nameless).value)
+    assert "key 'method.name' is missing: it is one of ijepa, vicreg" in str(
+        pytest.raises(ConfigError, load_config, nameless).value
+    )
     regularizer = "method.regularizer={name: vicreg, weigth: 2}"
-    assert mistakes(path, regularizer)[0].endswith("unknown key 'method.regularizer.weigth' - did you mean 'method.regularizer.weight'?")
-    assert mistakes(path, "optim={name: lars, total_samples: 4096, lr: 1, betas: [0.9, 0.9]}")[0].endswith("unknown key 'optim.betas'")
+    assert mistakes(path, regularizer)[0].endswith(
+        "unknown key 'method.regularizer.weigth' - did you mean 'method.regularizer.weight'?"
+    )
+    assert mistakes(path, "optim={name: lars, total_samples: 4096, lr: 1, betas: [0.9, 0.9]}")[0].endswith(
+        "unknown key 'optim.betas'"
+    )
 
 
 def test_a_key_of_another_kind_is_not_offered_for_itself(write):
@@ -183,7 +191,11 @@ def test_a_key_of_another_kind_is_not_offered_for_itself(write):
 
 def test_naming_the_kind_a_base_leaves_open_keeps_its_keys(write):
     write("method: {encoder: {arch: vit_small}}\n", "base.yaml")
-    child = write(GOOD.replace("  encoder: {arch: vit_small, image_size: 224, patch_size: 16}\n", "").replace("name: good", "extends: base.yaml\nname: good"))
+    child = write(
+        GOOD.replace("  encoder: {arch: vit_small, image_size: 224, patch_size: 16}\n", "").replace(
+            "name: good", "extends: base.yaml\nname: good"
+        )
+    )
     assert load_config(child).method.encoder.arch == "vit_small"
 
 
@@ -191,7 +203,9 @@ def test_an_entry_of_a_list_is_overridden_by_its_number(write):
     path = write(GOOD + "views:\n  crops:\n    - {scale: [0.5, 1.0]}\n")
     crop = load_config(path, ["views.crops.0.flip=0.5"]).views.crops[0]
     assert (crop.flip, crop.scale) == (0.5, (0.5, 1.0))
-    assert mistakes(path, "views.crops.0.flip=2") == ["command line 'views.crops.0.flip=2': 'views.crops.0.flip' is 2: it should be less than or equal to 1"]
+    assert mistakes(path, "views.crops.0.flip=2") == [
+        "command line 'views.crops.0.flip=2': 'views.crops.0.flip' is 2: it should be less than or equal to 1"
+    ]
     with pytest.raises(UserError, match=r"'views.crops.3' does not exist: 'views.crops' has 1 entries"):
         load_config(path, ["views.crops.3.flip=0.5"])
     assert mistakes(write(path.read_text().replace("scale", "skale")))[0].startswith("FILE:13: unknown key 'views.crops.0.skale'")
