@@ -169,10 +169,8 @@ class OneBatch(Dataset[Batch]):
     """Random pixels and real masks, the same batch for every number."""
 
     def __init__(self, config: RunConfig, masks: MaskSampler | None) -> None:
-        sizes, images = (
-            config.views.sizes(config.method.encoder.image_size),
-            config.optim.batch_size_global // config.optim.accumulate_steps,
-        )
+        sizes = config.views.sizes(config.method.encoder.image_size)
+        images = config.optim.batch_size_global // config.optim.accumulate_steps
         views = [torch.randint(256, (images, 3, size, size), dtype=torch.uint8) for size in sizes]
         self.batch = Batch(views, draw_masks(config, masks, images), None, [str(number) for number in range(images)], [])
 
@@ -200,11 +198,8 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
     config = lengthen(config, 2 * steps + WARM_UP + config.data.workers)
     masks, optim = method_masks(config.method), config.optim
     one = loader(OneBatch(config, masks), [[0]] * optim.total_steps * optim.accumulate_steps, workers=0)
-    real = (
-        one
-        if synthetic
-        else train_loader(config, masks, pin_memory=accelerator == "cuda", uncut=config.views.on_trainer(accelerator))
-    )
+    uncut, pin_memory = config.views.on_trainer(accelerator), accelerator == "cuda"
+    real = one if synthetic else train_loader(config, masks, pin_memory=pin_memory, uncut=uncut)
     module = Marked(config, prepare(build_method(config.method), config, accelerator))
     if attention is not None:
         use_attention(module, fused=attention is Attention.fused)
