@@ -2,30 +2,36 @@
 
 import subprocess
 import sys
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from jepa_pipeline.batch import Batch, Masks
+import jepa_pipeline._torchvision  # noqa: F401  # before lightning
+from jepa_pipeline.config.load import load_config
 from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.data.resample import cut
+from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.checkpoint import load_last
 from jepa_pipeline.training.module import Pretraining
+from lightning.fabric.utilities import move_data_to_device
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
-def batches(config, count):
-    loader = train_loader(config, build_masks(config.method.masks, config.method.encoder.grid))
-    return [batch for batch, _ in zip(loader, range(count), strict=False)]
+DEBUG = sorted((Path(__file__).parents[2] / "configs" / "debug").glob("*.yaml"))
+
+
+def batches(config, count, uncut=False):
+    return list(islice(train_loader(config, method_masks(config.method), uncut=uncut), count))
 
 
 def on_gpu(batch):
-    masks = [Masks(*(tokens.cuda() for tokens in masks)) for masks in batch.masks]
-    return Batch([pixels.cuda() for pixels in batch.views], masks, None, batch.keys, [])
+    return move_data_to_device(batch, torch.device("cuda"))
 
 
 def take_step(module, optimizer, batch):
@@ -38,11 +44,23 @@ def take_step(module, optimizer, batch):
     module.optimizer_step(0, 0, optimizer, closure)
 
 
-def test_a_step_never_waits_for_the_gpu(tiny):
-    config = tiny("optim.clip_norm=1.0")
+OPTIMIZERS = [["optim.clip_norm=1.0"], ["optim.name=lars", "optim.lr=0.2"], ["optim.name=sgd", "optim.lr=0.1"]]
+
+
+@pytest.mark.parametrize("options", OPTIMIZERS, ids=["adamw", "lars", "sgd"])
+def test_a_step_never_waits_for_the_gpu(tiny, options):
+    never_waits(tiny(*options), uncut=False)
+
+
+@pytest.mark.parametrize("recipe", DEBUG, ids=lambda path: path.stem)
+def test_no_method_waits_for_the_gpu_that_cuts_its_views(recipe, shards):
+    never_waits(load_config(recipe, [f"data.train={shards / 'train'}"]), uncut=True)
+
+
+def never_waits(config, uncut):
     module = Pretraining(config, build_method(config.method)).cuda()
     optimizer = module.configure_optimizers()
-    first, *rest = (on_gpu(batch) for batch in batches(config, 3))
+    first, *rest = (on_gpu(batch) for batch in batches(config, 3, uncut))
     take_step(module, optimizer, first)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -64,8 +82,17 @@ def test_the_loss_is_the_cpus(tiny):
     assert there.item() == pytest.approx(on_cpu.item(), rel=1e-4)
 
 
-def test_a_broken_step_leaves_the_weights(tiny):
-    config = tiny()
+@pytest.mark.parametrize("recipe", DEBUG, ids=lambda path: path.stem)
+def test_the_gpu_cuts_the_views_that_workers_cut(recipe, shards):
+    config = load_config(recipe, [f"data.train={shards / 'train'}"])
+    (theirs,), (uncut,) = batches(config, 1), batches(config, 1, uncut=True)
+    for view, there in zip(theirs.views, cut(on_gpu(uncut).uncut), strict=True):
+        assert (view.float() - there.cpu()).abs().mean() < 0.5
+
+
+@pytest.mark.parametrize("options", OPTIMIZERS, ids=["adamw", "lars", "sgd"])
+def test_a_broken_step_leaves_the_weights(tiny, options):
+    config = tiny(*options)
     module = Pretraining(config, build_method(config.method)).cuda()
     optimizer = module.configure_optimizers()
     good, broken = (on_gpu(batch) for batch in batches(config, 2))

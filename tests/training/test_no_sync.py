@@ -1,13 +1,18 @@
 """The host never waits for the device inside a step: nothing in it needs a value, a shape made of values, or a copy."""
 
+from itertools import islice
+from pathlib import Path
+
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.random import Stream, keyed_generator
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import build_masks, method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.module import Pretraining
 
@@ -97,6 +102,26 @@ def test_no_step_waits_for_the_device(tiny, overrides):
         take_step(module, optimizer, batch)
         take_step(module, optimizer, batch)
     assert module.step == 3 and not torch.equal(before, module.method.encoder.norm.weight)
+
+
+DEBUG = sorted((Path(__file__).parents[2] / "configs" / "debug").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("uncut", [False, True], ids=["views of workers", "views of the device"])
+@pytest.mark.parametrize("recipe", DEBUG, ids=lambda path: path.stem)
+def test_no_method_waits_for_the_device(recipe, uncut, shards):
+    config = load_config(recipe, [f"data.train={shards / 'train'}", "optim.batch_size_global=8", "optim.total_samples=80"])
+    config = config.model_copy(update={"optim": config.optim.model_copy(update={"warmup_samples": 8})})
+    module = Pretraining(config, build_method(config.method))
+    optimizer = module.configure_optimizers()
+    batches = list(islice(train_loader(config, method_masks(config.method), uncut=uncut), 3))
+    take_step(module, optimizer, batches[0])
+    before = [parameter.clone() for parameter in module.method.kept_encoder.parameters()]
+    with NoWaitingOperators(), NoCopies():
+        for batch in batches[1:]:
+            take_step(module, optimizer, batch)
+    assert module.step == 3
+    assert any(not torch.equal(old, new) for old, new in zip(before, module.method.kept_encoder.parameters(), strict=True))
 
 
 SINS = {
