@@ -16,7 +16,7 @@ from jepa_pipeline.models.batch_norm import sync_batch_norm
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 IMAGES, STEPS, VIEWS = 12, 4, 2
-SMALL = ["method.encoder.args.channels=[4, 4, 8, 8]", "method.encoder.image_size=16"]
+SMALL = ["method.encoder.args={channels: [4, 4, 8, 8], zero_init_last: false}", "method.encoder.image_size=16"]
 EXPANDER = "method.regularizer.expander={hidden: [16], out: 24}"
 CASES = {
     "ijepa": ("ijepa", []),

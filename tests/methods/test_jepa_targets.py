@@ -1,0 +1,81 @@
+"""Whose representation a JEPA predicts, and what keeps information in it."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.errors import ConfigError
+from jepa_pipeline.losses.vicreg import covariance, variance_hinge
+from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.methods.build import build_method
+
+VIC = "method.regularizer={name: vicreg, weight: 0.5, variance: 2.0, covariance: 3.0}"
+
+
+def make(config):
+    torch.manual_seed(0)
+    masks = method_masks(config.method)([np.random.default_rng(n) for n in range(5)], 0)
+    return build_method(config.method), Batch([torch.randn(5, 3, 16, 16)], [masks], None, [], [])
+
+
+def encoder_gradient(method, batch):
+    method.zero_grad()
+    sum(method(batch).losses.values()).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in method.encoder.parameters()])
+
+
+def test_the_shared_target_has_a_gradient_and_the_stopped_one_has_none(tiny):
+    stopped, batch = make(tiny("method.target=stop_gradient"))
+    shared, _ = make(tiny("method.target=shared", VIC))
+    shared.regularizer = stopped.regularizer  # so that only the target differs
+    assert sum(shared(batch).losses.values()) == sum(stopped(batch).losses.values())
+    assert not torch.allclose(encoder_gradient(shared, batch), encoder_gradient(stopped, batch))
+    assert {name.partition(".")[0] for name in shared.state_dict()} == {"encoder", "predictor"}
+
+
+def test_without_an_average_the_encoder_itself_is_kept(tiny):
+    for overrides in (["method.target=stop_gradient"], ["method.target=shared", VIC]):
+        method, _ = make(tiny(*overrides))
+        assert (method.kept, method.kept_encoder) == ("online", method.encoder)
+    method, _ = make(tiny())
+    assert (method.kept, method.kept_encoder) == ("target", method.target)
+
+
+def test_vicreg_sees_every_token_of_context_and_target(tiny):
+    method, batch = make(tiny("method.target=shared", VIC))
+    losses, (pixels,), (masks,) = method(batch).losses, batch.views, batch.masks
+    tokens = [method.encoder(pixels, keep=masks.context).flatten(0, 1), method.encoder(pixels).flatten(0, 1)]
+    assert losses.keys() == {"prediction", "variance", "covariance"}
+    assert losses["variance"].item() == pytest.approx(0.5 * 2.0 * np.mean([variance_hinge(x).item() for x in tokens]), rel=1e-5)
+    assert losses["covariance"].item() == pytest.approx(0.5 * 3.0 * sum(covariance(x).item() for x in tokens), rel=1e-5)
+
+
+def test_only_what_is_trained_is_regularized(tiny):
+    method, batch = make(tiny(VIC))
+    context = method.encoder(batch.views[0], keep=batch.masks[0].context).flatten(0, 1)
+    assert method(batch).losses["covariance"].item() == pytest.approx(1.5 * covariance(context).item(), rel=1e-5)
+
+
+def test_sigreg_belongs_to_the_step_and_sees_through_the_expander(tiny):
+    expander = "method.regularizer={name: sigreg, slices: 16, expander: {hidden: [8], out: 12}}"
+    method, batch = make(tiny("method.target=shared", expander))
+    first = method(batch).losses["sigreg"]
+    assert first == method(batch).losses["sigreg"]
+    method.step = 5
+    assert first != method(batch).losses["sigreg"]
+    encoder_gradient(method, batch)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in method.regularizer.expander.parameters())
+
+
+def test_targets_are_layer_normed_either_way(tiny):
+    for overrides in ([], ["method.target=stop_gradient"], ["method.target=shared", VIC]):
+        method, batch = make(tiny(*overrides))
+        targets = method(batch).targets
+        assert torch.allclose(targets, F.layer_norm(targets, targets.shape[-1:]), atol=1e-4)
+
+
+def test_a_shared_target_needs_a_regularizer(tiny):
+    with pytest.raises(ConfigError, match="set regularizer to"):
+        tiny("method.target=shared")
