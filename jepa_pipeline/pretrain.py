@@ -86,7 +86,8 @@ def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
     use_attention(method, fused=accelerator != "cpu")
     if config.trainer.compile:
         for network in method.children():
-            network.compile()
+            if next(network.parameters(), None) is not None:
+                network.compile()
     return method
 
 

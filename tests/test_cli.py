@@ -115,8 +115,8 @@ def test_what_is_not_there_is_one_sentence(arguments, says, tmp_path):
 
 def test_config_show_explains_every_key():
     shown = jepa("config", "show", RECIPE).stdout
-    assert "# Peak learning rate." in shown and "lr: 0.001" in shown
-    assert "optim.lr (default 0.001): Peak learning rate." in jepa("config", "show").stdout
+    assert "# Peak learning rate" in shown and "lr: 0.001" in shown
+    assert "optim.lr (default 0.001): Peak learning rate" in jepa("config", "show").stdout
 
 
 def test_config_check_says_a_good_file_is_fine():

@@ -141,3 +141,28 @@ def test_views_are_measured_in_both_ways(shards):
     assert first == "1 views of [32] pixels, images/s:"
     assert [float(line.split()[-1].replace(",", "")) > 0 for line in speeds] == [True] * 3
     assert last.endswith(" at most") and float(last.split()[-3]) < 1.2
+
+
+def load_tool(name):
+    spec = spec_from_file_location(name, ROOT / f"tools/{name}.py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+SLOW = [pytest.param(name, 300, marks=pytest.mark.slow) for name in ("vicreg", "barlow_twins", "lejepa", "simclr", "info_nce")]
+SLOW += [pytest.param(name, 300, marks=pytest.mark.slow) for name in ("square_square", "swav", "byol", "simsiam", "ijepa_vicreg")]
+
+
+@pytest.mark.parametrize(("method", "steps"), [("ijepa_sigreg", 60), *SLOW])
+def test_collapse_is_punished_and_seen(method, steps, shards):
+    """With what keeps a method from collapsing its embeddings stay apart, without it a meter tells."""
+    collapse = load_tool("collapse")
+    whole, removed = collapse.compare(method, shards / "train", steps)
+    assert collapse.told_by(whole, removed) and not collapse.told_by(whole, whole) and not collapse.told_by(removed, whole)
+
+
+def test_every_method_is_in_the_table_of_collapse():
+    names = set(load_tool("collapse").REMOVALS)
+    assert names == {path.stem for path in (ROOT / "configs/debug").glob("*.yaml")} - {"ijepa"}

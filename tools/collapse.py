@@ -1,8 +1,8 @@
 """Is collapse punished, and seen? python tools/collapse.py [METHOD ...] [--steps 300]
 
 Every method trains twice on drawn shapes from its recipe in configs/debug: as it is, and without what keeps it from collapsing. The
-table shows the health meters of both at the end: the effective rank of the embeddings, the mean cosine of different ones, and what
-share of the best constant's error is left.
+table shows the health meters of both at the end, the effective rank of the embeddings, the mean cosine of different ones and the
+deviation of a dimension, and which of them tell the two runs apart.
 """
 
 import sys
@@ -123,6 +123,19 @@ def compare(method: str, data: Path, steps: int) -> tuple[dict[str, float], dict
 SHOWN = {"rank": "health/target_rankme", "cosine": "health/target_cosine", "deviation": "health/target_std_mean"}
 
 
+def told_by(whole: dict[str, float], removed: dict[str, float]) -> list[str]:
+    """The meters by which the second run has collapsed beside the first."""
+    (rank, cosine, deviation), (low_rank, high_cosine, low_deviation) = (
+        [run[key] for key in SHOWN.values()] for run in (whole, removed)
+    )
+    tells = {
+        "rank": low_rank < rank / 2,
+        "cosine": high_cosine > 0.7 > cosine + 0.1,
+        "deviation": low_deviation < deviation / 2,
+    }
+    return [name for name, tells_apart in tells.items() if tells_apart]
+
+
 def main(
     methods: Annotated[list[str] | None, typer.Argument(help="Some of them; all unless said.")] = None,
     steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each run.")] = 300,
@@ -132,13 +145,13 @@ def main(
     if unknown := [name for name in chosen if name not in REMOVALS]:
         raise UserError(f"'{unknown[0]}' is none of the methods {', '.join(REMOVALS)}")
     console = Console()
-    table = Table("method", *SHOWN, "without", *SHOWN, title=f"embeddings after {steps} steps")
+    table = Table("method", *SHOWN, "without", *SHOWN, "told by", title=f"embeddings after {steps} steps")
     with TemporaryDirectory() as folder:
         demo(Path(folder) / "shapes", images=IMAGES)
         for name in track(chosen, "training", console=console):
             pair = compare(name, Path(folder) / "shapes" / "train", steps)
             whole, removed = ([f"{health[key]:.3g}" for key in SHOWN.values()] for health in pair)
-            table.add_row(name, *whole, REMOVALS[name].what, *removed)
+            table.add_row(name, *whole, REMOVALS[name].what, *removed, ", ".join(told_by(*pair)))
     console.print(table)
 
 

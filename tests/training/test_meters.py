@@ -41,9 +41,10 @@ def test_means_are_means_and_start_again():
 def test_health_tells_collapse_from_learning():
     torch.manual_seed(0)
     targets = torch.randn(500, 16)
-    good = measure_health(targets, targets + 0.1 * torch.randn(500, 16))
-    constant = measure_health(targets, torch.zeros(500, 16))
-    collapsed = measure_health(torch.ones(500, 16) + 1e-4 * torch.randn(500, 16), torch.ones(500, 16))
+    good = measure_health(targets, targets, targets + 0.1 * torch.randn(500, 16))
+    constant = measure_health(targets, targets, torch.zeros(500, 16))
+    point = torch.ones(500, 16) + 1e-4 * torch.randn(500, 16)
+    collapsed = measure_health(point, point, torch.ones(500, 16))
     assert good["health/predictor_r2"] > 0.9 and abs(constant["health/predictor_r2"]) < 0.02
     assert good["health/target_rankme"] > 10 and good["health/target_cosine"] < 0.1
     assert collapsed["health/target_rankme"] < 1.1 and collapsed["health/target_cosine"] > 0.99
