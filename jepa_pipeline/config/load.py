@@ -16,57 +16,9 @@ from ruamel.yaml.reader import ReaderError
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.section import Section, kind_name, sections_in
+from jepa_pipeline.config.source import Key, Source
 
 Config = TypeVar("Config", bound=Section)
-Key = tuple[str | int, ...]
-
-
-class Source:
-    """Plain values, and where each of them was said ("FILE:LINE" by its dotted key)."""
-
-    def __init__(self, values: dict[str, Any], places: dict[Key, str], name: str) -> None:
-        self.values = values
-        self.places = places
-        self.name = name
-
-    def place(self, key: Key) -> str:
-        """Where the key, or else the nearest section around it, was said."""
-        while key and key not in self.places:
-            key = key[:-1]
-        return self.places.get(key, self.name)
-
-    def update(self, other: "Source") -> None:
-        """Lay another source over this one: sections merge, everything else is replaced.
-
-        A section that names another kind (`name: ...`) than the old one replaces that whole: its keys mean nothing to the new one.
-        """
-        merge(self.values, other.values)
-        self.places |= other.places
-
-
-def merge(below: dict[str, Any], above: Mapping[str, Any], prefix: str = "") -> None:
-    for key, value in above.items():
-        old = below.get(key)
-        if isinstance(value, dict) and isinstance(old, list) and all(name.isdecimal() for name in value):
-            below[key] = merge_entries(f"{prefix}{key}", old, value)
-            continue
-        if isinstance(value, dict) and old is not None and not isinstance(old, dict):
-            raise UserError(
-                f"'{prefix}{key}' is given the value {old!r} and also keys below it ({', '.join(value)}): it can have one of both"
-            )
-        if isinstance(value, dict) and isinstance(old, dict) and old.get("name") in (None, value.get("name", old.get("name"))):
-            merge(old, value, f"{prefix}{key}.")
-        else:
-            below[key] = value
-
-
-def merge_entries(key: str, entries: list[Any], changes: Mapping[str, Any]) -> list[Any]:
-    """A list of which some entries, named by their number, are changed, as `views.crops.0.flip=0.5` does."""
-    found = {str(number): entry for number, entry in enumerate(entries)}
-    if beyond := [number for number in changes if number not in found]:
-        raise UserError(f"'{key}.{beyond[0]}' does not exist: '{key}' has {len(entries)} entries, counted from 0")
-    merge(found, changes, f"{key}.")
-    return list(found.values())
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -225,6 +177,16 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
             )
         case "path_type":
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a file or folder")
+        case "too_short":
+            return Mistake(
+                where, f"'{dotted}' is {details['input']!r}: it needs at least {details.get('ctx', {})['min_length']} entry"
+            )
+        case "dict_type":
+            return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a mapping, such as {{key: value}}")
+        case "tuple_type" if isinstance(details["input"], dict):
+            return Mistake(
+                where, f"'{dotted}' is {details['input']!r}: give the whole list, for there is none yet to change entries of"
+            )
         case "tuple_type":
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a list, such as [1, 2]")
         case "model_type" | "model_attributes_type":
@@ -249,7 +211,7 @@ def nearest(model: type[BaseModel], section: type[BaseModel] | None, around: Key
     here = ".".join(map(str, around))
     known = [dotted for dotted in dotted_keys(model) if dotted.rpartition(".")[0] != here]  # else it is a key of another kind
     elsewhere = [dotted for dotted in known if dotted.split(".")[-1] == name]
-    close = get_close_matches(f"{here}.{name}", known, 1, cutoff=0.8)
+    close = [key for key in get_close_matches(f"{here}.{name}", known, 3, cutoff=0.8) if not key.startswith(f"{here}.{name}.")]
     return (elsewhere or close or [None])[0]
 
 

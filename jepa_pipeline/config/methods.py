@@ -20,7 +20,7 @@ class NoRegularizer(Section):
 
 
 class VICRegularizer(Section):
-    """VICReg's variance and covariance (Bardes et al. 2022) of the context's and the target's representations."""
+    """VICReg's variance and covariance (Bardes et al. 2022) of the tokens of context and target."""
 
     name: Literal["vicreg"] = Field(description="Which regulariser.")
     weight: Positive = Field(default=1.0, description="Of the whole of it, beside a prediction error of weight 1.")
@@ -32,10 +32,10 @@ class VICRegularizer(Section):
 
 
 class SIGRegularizer(Section):
-    """LeJEPA's test for an isotropic normal distribution (Balestriero and LeCun 2025) of both representations."""
+    """LeJEPA's test for an isotropic normal distribution (Balestriero and LeCun 2025) of the tokens of context and target."""
 
     name: Literal["sigreg"] = Field(description="Which regulariser.")
-    weight: Positive = Field(default=0.05, description="Of it, beside a prediction error of weight 1.")
+    weight: Positive = Field(default=0.05, description="Of the statistic of as many vectors as images, beside a prediction error.")
     slices: int = Field(default=1024, ge=1, description="Random directions, drawn anew each step.")
     expander: HeadConfig | None = Field(
         default=None, description="A perceptron in whose output space it is measured; null: on the representations themselves."
@@ -60,10 +60,11 @@ class IJepaConfig(Section):
     )
     ema: tuple[Share, Share] = Field(
         default=(0.996, 1.0),
-        description="The ema target's momentum at the first step and at the end of the (stretched) schedule, linear.",
+        description="The ema target's momentum at the first step and at the end of the (stretched) schedule, linear; else unused.",
     )
     regularizer: Annotated[NoRegularizer | VICRegularizer | SIGRegularizer, Field(discriminator="name")] = Field(
-        default_factory=NoRegularizer, description="What keeps information in the representations of context and target."
+        default_factory=NoRegularizer,
+        description="What keeps information in the representations with a gradient: the context's and a shared target's.",
     )
 
     @model_validator(mode="after")
@@ -76,6 +77,9 @@ class IJepaConfig(Section):
         if self.target == "shared" and self.regularizer.name == "none":
             raise ValueError("target shared without a regularizer collapses: set regularizer to {name: vicreg} or {name: sigreg}")
         return self
+
+    def check_part(self, samples: int) -> None:
+        """Any number of images at a time."""
 
     def check_views(self, sizes: list[int]) -> None:
         """Refuse other views than the one that masks are cut out of."""
@@ -91,6 +95,14 @@ class JointEmbeddingConfig(Section):
 
     encoder: BackboneConfig = Field(description="The encoder that is trained and kept.")
     projector: HeadConfig = Field(description="From its features to the embedding that the loss sees; dropped after training.")
+
+    def check_part(self, samples: int) -> None:
+        """Refuse parts of a batch in which nothing can be compared or normalised."""
+        if samples < 2:
+            raise ValueError(
+                f"{kind_name(type(self))} sees {samples} image at a time, and neither it nor batch norm can compare that: "
+                "raise batch_size_global, or lower accumulate_steps or devices"
+            )
 
     def check_views(self, sizes: list[int]) -> None:
         """Refuse fewer than two views."""
@@ -156,7 +168,7 @@ class SquareSquareConfig(PairConfig):
     """Square-square, of the energy-based lectures: low energy for views of one image, energy above a margin for those of two."""
 
     name: Literal["square_square"] = Field(description="Which method.")
-    margin: Positive = Field(default=1.0, description="Energy above which different images push each other no more; 4 at most.")
+    margin: Positive = Field(default=1.0, le=4.0, description="Energy above which different images push each other no more.")
 
 
 class SwAVConfig(JointEmbeddingConfig):
@@ -179,35 +191,29 @@ class SwAVConfig(JointEmbeddingConfig):
             raise ValueError(f"views.crops makes {len(sizes)} views, fewer than method.code_views {self.code_views}")
 
 
-class BYOLConfig(PairConfig):
-    """BYOL (Grill et al. 2020): predict the slow average's projection of the other view."""
+class SelfPredictionConfig(PairConfig):
+    """One view's projection predicted from the other's."""
+
+    predictor: HeadConfig = Field(description="From one view's projection to the other's.")
+
+    @model_validator(mode="after")
+    def the_predictor_answers_in_the_projectors_space(self) -> Self:
+        if self.projector.out != self.predictor.out:
+            raise ValueError(f"predictor.out is {self.predictor.out} but projector.out is {self.projector.out}: make them equal")
+        return self
+
+
+class BYOLConfig(SelfPredictionConfig):
+    """BYOL (Grill et al. 2020): the projection that is predicted is a slow average's."""
 
     name: Literal["byol"] = Field(description="Which method.")
-    predictor: HeadConfig = Field(description="From one view's projection to the other's.")
-    ema: Share = Field(default=0.996, description="The target's momentum at the first step; it rises to 1 along a cosine.")
-
-    @model_validator(mode="after")
-    def the_predictor_answers_in_the_projectors_space(self) -> Self:
-        check_predictor(self.projector, self.predictor)
-        return self
+    ema: Share = Field(default=0.996, description="The average's momentum at the first step; it rises to 1 along a cosine.")
 
 
-class SimSiamConfig(PairConfig):
-    """SimSiam (Chen and He 2021): predict the network's own projection of the other view, without its gradient."""
+class SimSiamConfig(SelfPredictionConfig):
+    """SimSiam (Chen and He 2021): the projection that is predicted is the network's own, without its gradient."""
 
     name: Literal["simsiam"] = Field(description="Which method.")
-    predictor: HeadConfig = Field(description="From one view's projection to the other's.")
-
-    @model_validator(mode="after")
-    def the_predictor_answers_in_the_projectors_space(self) -> Self:
-        check_predictor(self.projector, self.predictor)
-        return self
-
-
-def check_predictor(projector: HeadConfig, predictor: HeadConfig) -> None:
-    """Refuse a prediction that cannot be compared with a projection."""
-    if projector.out != predictor.out:
-        raise ValueError(f"predictor.out is {predictor.out} but projector.out is {projector.out}: make them equal")
 
 
 MethodConfig = (

@@ -105,7 +105,8 @@ class BackboneConfig(Section):
     image_size: int = Field(default=224, ge=1, description="Height and width of the input, in pixels.")
     small_stem: bool = Field(
         default=False,
-        description="For images of some 32 pixels: a ResNet's first convolution is 3x3 without stride, and no pooling follows it.",
+        description="For images of some 32 pixels: a ResNet's first convolution is 3x3 without stride, and no pooling follows it. "
+        "timm has no name for such a network, so that it cannot be exported there.",
     )
     args: dict[str, Argument] = Field(
         default_factory=dict, description="Further arguments of timm.create_model, such as {drop_path_rate: 0.1}."
@@ -113,7 +114,9 @@ class BackboneConfig(Section):
 
     @model_validator(mode="after")
     def args_are_not_ours(self) -> Self:
-        for name in ("pretrained", "num_classes", "in_chans", "img_size", "checkpoint_path"):
+        if "img_size" in self.args:
+            raise ValueError("args.img_size is said by image_size: leave it out")
+        for name in ("pretrained", "num_classes", "in_chans", "checkpoint_path", "features_only"):
             if name in self.args:
                 raise ValueError(f"args.{name} is not yours to set: encoders start untrained, without a classifier, on RGB images")
         return self
@@ -126,7 +129,7 @@ class HeadConfig(Section):
     out: Width = Field(description="Width of the output, the embedding.")
     last_bias: bool = Field(
         default=True,
-        description="A bias in the last layer: VICReg and Barlow Twins have none, BYOL, SimCLR and SwAV one. None under last_norm.",
+        description="A bias in the last layer: VICReg, Barlow Twins and SimCLR have none, BYOL and SwAV one. None under last_norm.",
     )
     last_norm: bool = Field(
         default=False, description="A batch norm without scale and shift on the output, as SimSiam's projector has."

@@ -26,7 +26,12 @@ class ScheduleConfig(Section):
     batch_size_global: int = Field(
         default=2048, ge=1, description="Samples per optimiser step, over all devices and accumulated parts."
     )
-    accumulate_steps: int = Field(default=1, ge=1, description="Parts in which a global batch is computed, to fit memory.")
+    accumulate_steps: int = Field(
+        default=1,
+        ge=1,
+        description="Parts in which a global batch is computed, to fit memory. Batch norm, and losses that compare samples, see "
+        "one at a time.",
+    )
     total_samples: int = Field(ge=1, description="Samples the run sees before it stops, repeats counted.")
     warmup_samples: int = Field(default=0, ge=0, description="Samples over which the rate rises linearly from start_lr to lr.")
     schedule_stretch: float = Field(
@@ -102,7 +107,6 @@ class AdamWConfig(ScheduleConfig):
     start_lr: StartRate = 2e-4
     final_lr: FinalRate = 1e-6
     weight_decay: Decay = 0.04
-    final_weight_decay: FinalDecay = 0.4
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Averaging factors of gradient and squared gradient.")
     eps: float = Field(default=1e-8, gt=0, description="Added to the denominator.")
 

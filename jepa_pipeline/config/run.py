@@ -54,6 +54,7 @@ class RunConfig(Section):
                 f"optim.batch_size_global {self.optim.batch_size_global} cannot be dealt evenly to trainer.devices "
                 f"{self.trainer.devices} in optim.accumulate_steps {self.optim.accumulate_steps}"
             )
+        self.method.check_part(self.optim.batch_size_global // parts)
         return self
 
     @model_validator(mode="after")

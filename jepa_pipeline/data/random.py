@@ -15,6 +15,7 @@ class Stream(IntEnum):
     MASK = 2
     MIX = 3
     STEP = 4
+    SHARED = 5
 
 
 class Key(ISeedSequence):

@@ -6,18 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from jepa_pipeline.losses.arithmetic import full, product
 
 KNOTS, LAST_KNOT = 17, 3.0
 
 
-def random_slices(width: int, count: int, step: int, device: torch.device) -> Float[Tensor, "E K"]:
-    """Directions to look along: K random unit vectors, a function of the step (and the kind of device) alone.
+def random_slices(width: int, count: int, key: int, device: torch.device) -> Float[Tensor, "E K"]:
+    """Directions to look along: K random unit vectors, a function of the key (and the kind of device) alone.
 
     So every rank has the same ones, and no other random number changes.
     """
-    generator = torch.Generator(device).manual_seed(step)
+    generator = torch.Generator(device).manual_seed(key)
     return F.normalize(torch.randn(width, count, generator=generator, device=device), dim=0)
 
 
@@ -33,11 +34,17 @@ def sigreg(sample: Float[Tensor, "S E"], slices: Float[Tensor, "E K"]) -> Float[
     integral = projected.new_zeros(slices.shape[1])
     for knot in range(1, KNOTS):  # at t = 0 both functions are 1
         t = knot * step
-        normal, width = math.exp(-t * t / 2), step if knot < KNOTS - 1 else step / 2
-        angles = t * projected
-        error = (angles.cos().mean(dim=0) - normal).square() + angles.sin().mean(dim=0).square()
-        integral = integral + 2 * width * normal * error
+        width = step if knot < KNOTS - 1 else step / 2
+        # computed again in the backward pass: sines and cosines of all knots would take 32 times the memory of the projections
+        error = checkpoint(squared_error, projected, t, use_reentrant=False, preserve_rng_state=False)
+        integral = integral + 2 * width * math.exp(-t * t / 2) * error
     return len(sample) * integral.mean()
+
+
+def squared_error(projected: Float[Tensor, "S K"], t: float) -> Float[Tensor, " K"]:
+    """|phi(t) - exp(-t²/2)|² in each direction."""
+    angles = t * projected
+    return (angles.cos().mean(dim=0) - math.exp(-t * t / 2)).square() + angles.sin().mean(dim=0).square()
 
 
 def lejepa(

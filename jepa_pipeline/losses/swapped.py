@@ -1,6 +1,5 @@
 """Swapped prediction of cluster codes (Caron et al. 2020, SwAV, arXiv:2006.09882)."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +26,6 @@ def swapped_prediction(
 
     The cross entropy to softmax(scores / temperature), averaged over codes, over the views that are not their own and over samples.
     """
-    predictions, truth = (full(scores) / temperature).log_softmax(dim=-1).unbind(), full(codes).unbind()
-    pairs = [(code, view) for code in range(len(truth)) for view in range(len(predictions)) if view != code]
-    return {"swapped": torch.stack([-(truth[code] * predictions[view]).sum(dim=-1).mean() for code, view in pairs]).mean()}
+    predictions = (full(scores) / temperature).log_softmax(dim=-1)
+    of_others = predictions.sum(dim=0) - predictions[: len(codes)]  # C S P
+    return {"swapped": -(full(codes) * of_others).sum(dim=-1).mean() / (len(scores) - 1)}

@@ -43,7 +43,7 @@ def covariance(x: Float[Tensor, "S E"]) -> Float[Tensor, ""]:
     samples, width = x.shape
     x = full(x)
     centred = x - x.mean(dim=0)
-    return without_diagonal(product(centred.T, centred) / (samples - 1)).square().sum() / width
+    return without_diagonal(product(centred.T, centred)).square().sum() / (width * (samples - 1) ** 2)
 
 
 def _mean_hinge(samples: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, ""]:

@@ -15,6 +15,8 @@ from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.tokens import take
 
+Tokens = Float[Tensor, "B _ D"]
+
 
 class SharedJEPA(Method):
     """Predict, in representation space, the hidden part of x from its visible part (Assran et al. 2023, section 3).
@@ -31,9 +33,13 @@ class SharedJEPA(Method):
         self.predictor = Predictor(config.predictor, config.encoder.size.embed_dim, config.encoder.grid)
         self.regularizer = build_regularizer(config.regularizer, config.encoder.size.embed_dim)
 
-    def represent(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+    def represent(self, pixels: Float[Tensor, "B C H W"]) -> Tokens:
         """All of the image, as the target sees it."""
         return self.encoder(pixels)
+
+    def trained(self, context: Tokens, everything: Tokens) -> list[Tokens]:
+        """The representations that have a gradient, which is to keep information in them."""
+        return [context, everything]
 
     def forward(self, batch: Batch) -> Output:
         (pixels,), (masks,) = batch.views, batch.masks
@@ -41,9 +47,8 @@ class SharedJEPA(Method):
         targets = take(F.layer_norm(everything.float(), everything.shape[-1:]), masks.targets)  # B G M D
         context = self.encoder(pixels, keep=masks.context)  # B K D
         predictions = self.predictor(context, masks)  # B G M D
-        trained = [tokens.flatten(0, 1) for tokens in (context, everything) if tokens.requires_grad]
         return Output(
-            losses=smooth_l1(predictions, targets) | self.regularizer(trained, self.step),
+            losses=smooth_l1(predictions, targets) | self.regularizer(self.trained(context, everything), self.step_key),
             features=everything.detach().mean(1),
             targets=targets.detach().flatten(0, 2),
             predictions=predictions.detach().flatten(0, 2),
@@ -63,11 +68,14 @@ class StopGradientJEPA(SharedJEPA):
     """The target is the encoder itself, without its gradient."""
 
     @torch.no_grad()
-    def represent(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+    def represent(self, pixels: Float[Tensor, "B C H W"]) -> Tokens:
         return self.encoder(pixels)
 
+    def trained(self, context: Tokens, everything: Tokens) -> list[Tokens]:
+        return [context]
 
-class JEPA(SharedJEPA):
+
+class JEPA(StopGradientJEPA):
     """I-JEPA: the target is a slow average of the encoder, and is kept."""
 
     kept = "target"
@@ -78,7 +86,7 @@ class JEPA(SharedJEPA):
         self.target = make_target(self.encoder)
 
     @torch.no_grad()
-    def represent(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+    def represent(self, pixels: Float[Tensor, "B C H W"]) -> Tokens:
         return self.target(pixels)
 
     @property

@@ -18,6 +18,8 @@ from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.head import MLP
 from jepa_pipeline.models.multicrop import by_size
 
+Views = Sequence[Float[Tensor, "B C _ _"]]
+Features = list[Float[Tensor, "B D"]]
 Embeddings = Float[Tensor, "V S E"]
 Losses = dict[str, Float[Tensor, ""]]
 
@@ -43,8 +45,7 @@ class JointEmbedding(Method):
         self.settings = config.model_dump(exclude={"name", *JointEmbeddingConfig.model_fields})
 
     def forward(self, batch: Batch) -> Output:
-        features = self.encode(batch.views)  # V of B D
-        embeddings = torch.stack([self.projector(view) for view in features])  # V B E
+        features, embeddings = self.embed(batch.views)  # V of B D, V B E
         return Output(
             losses=self.loss(gather(embeddings, dim=1)),
             features=features[0].detach(),
@@ -53,9 +54,10 @@ class JointEmbedding(Method):
             metrics={},
         )
 
-    def encode(self, views: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B D"]]:
+    def embed(self, views: Views) -> tuple[Features, Embeddings]:
         """Each view by itself, so that batch norm sees one view of each image."""
-        return [self.encoder(view) for view in views]
+        features = [self.encoder(view) for view in views]
+        return features, torch.stack([self.projector(view) for view in features])
 
     def loss(self, embeddings: Embeddings) -> Losses:
         """Of the whole batch, from all ranks."""
@@ -75,11 +77,13 @@ class LeJEPA(JointEmbedding):
 
     def __init__(self, config: LeJEPAConfig) -> None:
         super().__init__(config, lejepa)
-        self.slices = self.settings.pop("slices")
+        self.config = config
 
-    def encode(self, views: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B D"]]:
-        return by_size(self.encoder, views)
+    def embed(self, views: Views) -> tuple[Features, Embeddings]:
+        """All views together, so that batch norm cannot hide a difference between large and small ones."""
+        features = by_size(self.encoder, views)
+        return features, self.projector(torch.cat(features)).unflatten(0, (len(features), -1))
 
     def loss(self, embeddings: Embeddings) -> Losses:
-        slices = random_slices(self.embedding_width, self.slices, self.step, embeddings.device)
-        return self.objective(embeddings, slices, **self.settings)
+        slices = random_slices(self.embedding_width, self.config.slices, self.step_key, embeddings.device)
+        return lejepa(embeddings, slices, self.config.weight, self.config.global_views)

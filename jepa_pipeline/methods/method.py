@@ -13,7 +13,9 @@ class Method(nn.Module, ABC):
     """A network that turns a batch into losses and says which encoder it is all for."""
 
     step = 0
-    """Optimiser steps before this batch, set by whoever trains: the key of what a method draws alike on all ranks."""
+    """Optimiser steps before this batch, set by whoever trains."""
+    step_key = 0
+    """The seed of what a method draws in this step alike on all ranks, set likewise."""
 
     kept: Literal["target", "online"] = "online"
     """What kind of encoder is kept: a slow average of the one that is trained, or that itself."""

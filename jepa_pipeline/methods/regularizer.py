@@ -17,8 +17,8 @@ from jepa_pipeline.models.head import MLP
 class Regularizer(nn.Module):
     """None: no terms."""
 
-    def forward(self, representations: Sequence[Float[Tensor, "_ D"]], step: int) -> dict[str, Float[Tensor, ""]]:
-        """Named terms of samples of vectors, each sample by itself; step is the key of what is drawn."""
+    def forward(self, representations: Sequence[Float[Tensor, "B _ D"]], key: int) -> dict[str, Float[Tensor, ""]]:
+        """Named terms of the tokens of context and target, each of them a sample by itself; key is the seed of what is drawn."""
         return {}
 
 
@@ -30,22 +30,27 @@ class VIC(Regularizer):
         self.weights = config.weight * config.variance, config.weight * config.covariance
         self.expander = build_expander(width, config.expander)
 
-    def forward(self, representations: Sequence[Float[Tensor, "_ D"]], step: int) -> dict[str, Float[Tensor, ""]]:
-        return regularize([gather(self.expander(vectors)) for vectors in representations], *self.weights)
+    def forward(self, representations: Sequence[Float[Tensor, "B _ D"]], key: int) -> dict[str, Float[Tensor, ""]]:
+        return regularize([gather(self.expander(tokens.flatten(0, 1))) for tokens in representations], *self.weights)
 
 
 class SIG(Regularizer):
-    """Distance of each sample from an isotropic normal distribution, averaged over the samples."""
+    """Distance of each sample from an isotropic normal distribution, averaged over the samples.
+
+    The statistic grows with the number of vectors. It is divided by the tokens of an image, so that its weight means the same on
+    any grid, and what it means for LeJEPA's one vector an image.
+    """
 
     def __init__(self, config: SIGRegularizer, width: int) -> None:
         super().__init__()
         self.weight, self.slices = config.weight, config.slices
         self.expander = build_expander(width, config.expander)
 
-    def forward(self, representations: Sequence[Float[Tensor, "_ D"]], step: int) -> dict[str, Float[Tensor, ""]]:
-        samples = [gather(self.expander(vectors)) for vectors in representations]
-        slices = random_slices(samples[0].shape[1], self.slices, step, samples[0].device)
-        return {"sigreg": self.weight * torch.stack([sigreg(sample, slices) for sample in samples]).mean()}
+    def forward(self, representations: Sequence[Float[Tensor, "B _ D"]], key: int) -> dict[str, Float[Tensor, ""]]:
+        samples = [gather(self.expander(tokens.flatten(0, 1))) for tokens in representations]
+        slices = random_slices(samples[0].shape[1], self.slices, key, samples[0].device)
+        pairs = zip(samples, representations, strict=True)
+        return {"sigreg": self.weight * torch.stack([sigreg(sample, slices) / tokens.shape[1] for sample, tokens in pairs]).mean()}
 
 
 def build_expander(width: int, config: HeadConfig | None) -> nn.Module:

@@ -35,7 +35,7 @@ class SwAV(Method):
 
     def forward(self, batch: Batch) -> Output:
         features = by_size(self.encoder, batch.views)  # V of B D
-        embeddings = torch.stack([unit(self.projector(view)) for view in features])  # V B E
+        embeddings = unit(self.projector(torch.cat(features))).unflatten(0, (len(features), -1))  # V B E
         whole = gather(embeddings, dim=1)  # V S E
         with torch.autocast(whole.device.type, enabled=False):  # the scores are divided by 0.05: half precision would not do
             scores = whole @ self.unit_prototypes().T  # V S P

@@ -72,7 +72,10 @@ class Backbone(nn.Module):
         self.check_patches(*pixels.shape[-2:])
         final, maps = self.network.forward_intermediates(pixels, indices=last, norm=True, output_fmt="NCHW")  # pyright: ignore[reportCallIssue]
         pooled = self.network.forward_head(final, pre_logits=True)  # pyright: ignore[reportCallIssue]
-        return pooled, [places.flatten(2).transpose(1, 2) for places in maps]
+        tokens = [places.flatten(2).transpose(1, 2) for places in maps]
+        if isinstance(getattr(self.network, "norm", None), nn.Identity):  # a ViT that is normed after its pooling
+            tokens = [self.network.fc_norm(block) for block in tokens]  # pyright: ignore[reportCallIssue]
+        return pooled, tokens
 
     @torch.no_grad()
     def try_size(self, side: int) -> int:

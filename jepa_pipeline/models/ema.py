@@ -5,13 +5,25 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+import jepa_pipeline._torchvision  # noqa: F401  # before timm
+from timm.layers import DropPath
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def make_target(online: Network) -> Network:
-    """A frozen fp32 copy. In bf16 an average this slow would not move: its steps are below the format's resolution."""
-    return deepcopy(online).float().requires_grad_(False)
+    """A frozen fp32 copy in which nothing is dropped. In bf16 an average this slow would not move: its steps are below the format's
+    resolution.
+    """
+    target = deepcopy(online).float().requires_grad_(False)
+    for module in target.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return target
 
 
 @torch.no_grad()

@@ -56,6 +56,7 @@ class Pretraining(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Whatever a network draws for itself, such as dropout, belongs to this part of this step too."""
         self.method.step = self.step
+        self.method.step_key = int(keyed_generator(self.config.seed, Stream.SHARED, 0, self.step).integers(2**63))
         part = batch_idx % self.config.optim.accumulate_steps
         generator = keyed_generator(self.config.seed, Stream.STEP, 0, self.step, view=part, source=self.global_rank)
         torch.manual_seed(int(generator.integers(2**63)))

@@ -187,6 +187,15 @@ def test_a_key_of_another_kind_is_not_offered_for_itself(write):
     assert "unknown key 'method.projector'" in said and "did you mean 'method.projector'" not in said
 
 
+def test_of_another_kind_stays_what_means_the_same(write):
+    text = GOOD.replace("optim:\n", "optim:\n  name: adamw\n  betas: [0.9, 0.95]\n")
+    config = load_config(write(text), ["optim.name=lars"])
+    assert (config.optim.name, config.optim.total_samples, config.optim.lr) == ("lars", 10_000, 1e-3)
+    pair = "method={name: simclr, encoder: {timm: resnet18}, projector: {hidden: [8], out: 4}, temperature: 0.5}"
+    changed = load_config(write(text), [pair, "views.crops=[{count: 2}]", "method.name=vicreg"]).method
+    assert (changed.name, changed.projector.out, changed.invariance) == ("vicreg", 4, 25.0)
+
+
 def test_naming_the_kind_a_base_leaves_open_keeps_its_keys(write):
     write("method: {encoder: {arch: vit_small}}\n", "base.yaml")
     child = write(
@@ -219,7 +228,7 @@ def test_an_entry_of_a_list_is_overridden_by_its_number(write):
         (["method={name: lejepa, encoder: {timm: x}, projector: {hidden: [], out: 8}, global_views: 3}", "views.crops=[{count: 2}]"], "fewer than method.global_views 3"),
         (["method={name: swav, encoder: {timm: x}, projector: {hidden: [], out: 8}, code_views: 3}", "views.crops=[{count: 2}]"], "fewer than method.code_views 3"),
         (["method.target=shared"], "set regularizer to"),
-        (["views.crops=[]"], "at least 1 item"),
+        (["views.crops=[]"], "it needs at least 1 entry"),
         (["views.crops=[{jitter: {hue: 0.6}}]"], "less than or equal to 0.5"),
         (["views.crops=[{blur: {sigma: [2, 1]}}]"], "0 < low <= high"),
         ([PAIR.replace("resnet18}", "resnet18, args: {pretrained: true}}"), "views.crops=[{count: 2}]"], "args.pretrained is not yours to set"),

@@ -9,15 +9,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.methods import IJepaConfig
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.batch_norm import sync_batch_norm
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
-IMAGES, STEPS, VIEWS = 12, 4, 2
+IMAGES, STEPS = 12, 4
 SMALL = ["method.encoder.args={channels: [4, 4, 8, 8], zero_init_last: false}", "method.encoder.image_size=16"]
 EXPANDER = "method.regularizer.expander={hidden: [16], out: 24}"
+MULTI_CROP = "views.crops=[{count: 2}, {count: 3, image_size: 8}]"
 CASES = {
     "ijepa": ("ijepa", []),
     "ijepa, shared target and VICReg": ("ijepa_vicreg", [EXPANDER]),
@@ -29,7 +29,9 @@ CASES = {
     "simclr": ("simclr", SMALL),
     "info_nce": ("info_nce", SMALL),
     "square_square": ("square_square", SMALL),
+    "lejepa, multi-crop": ("lejepa", [*SMALL, MULTI_CROP]),
     "swav": ("swav", [*SMALL, "method.frozen_steps=1"]),
+    "swav, multi-crop": ("swav", [*SMALL, "method.frozen_steps=0", MULTI_CROP]),
     "swav with a queue": ("swav", [*SMALL, "method.frozen_steps=0", "method.queue_length=18", "method.queue_start_steps=1"]),
     "byol": ("byol", SMALL),
     "simsiam": ("simsiam", SMALL),
@@ -39,23 +41,24 @@ CASES = {
 def make_batch(config, step, part):
     """The images of one rank's share of a global batch."""
     generator = torch.Generator().manual_seed(step)
-    side = config.encoder.image_size
-    views = torch.randn(VIEWS, IMAGES, 3, side, side, generator=generator, dtype=torch.float64)[:, part]
-    if not isinstance(config, IJepaConfig):
-        return Batch(list(views), [], None, [], [])
-    masks = build_masks(config.masks, config.encoder.grid)([np.random.default_rng([step, n]) for n in range(IMAGES)], 0)
-    return Batch([views[0]], [Masks(masks.context[part], masks.targets[part])], None, [], [])
+    sizes = config.views.sizes(config.method.encoder.image_size)
+    views = [torch.randn(IMAGES, 3, side, side, generator=generator, dtype=torch.float64)[part] for side in sizes]
+    sampler = method_masks(config.method)
+    if sampler is None:
+        return Batch(views, [], None, [], [])
+    masks = sampler([np.random.default_rng([step, n]) for n in range(IMAGES)], 0)
+    return Batch(views, [Masks(masks.context[part], masks.targets[part])], None, [], [])
 
 
 def train(config, part, wrap):
     """A few plain steps; the loss of each, then every gradient of the last and all state."""
     torch.manual_seed(0)
-    method = build_method(config).double()
+    method = build_method(config.method).double()
     called = wrap(method)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     losses = []
     for step in range(STEPS):
-        method.step = step
+        method.step, method.step_key = step, step
         optimizer.zero_grad()
         loss = torch.stack(list(called(make_batch(config, step, part)).losses.values())).sum()
         loss.backward()
@@ -71,7 +74,7 @@ def train(config, part, wrap):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_two_ranks_are_one_process(case, on_ranks):
     recipe, overrides = case
-    config = load_config(DEBUG / f"{recipe}.yaml", overrides).method
+    config = load_config(DEBUG / f"{recipe}.yaml", overrides)
     losses, expected = train(config, slice(None), wrap=lambda method: method)
 
     def on_rank(rank):
@@ -88,9 +91,9 @@ def test_two_ranks_are_one_process(case, on_ranks):
 
 
 def test_the_queue_takes_part():
-    config = load_config(DEBUG / "swav.yaml", [*SMALL, "method.queue_length=18"]).method
+    config = load_config(DEBUG / "swav.yaml", [*SMALL, "method.queue_length=18"])
     torch.manual_seed(0)
-    method = build_method(config).double()
+    method = build_method(config.method).double()
     batches = [make_batch(config, step, slice(None)) for step in range(3)]
     for batch in batches[:2]:
         assert not method.queue_is_full

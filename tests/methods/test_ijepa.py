@@ -120,7 +120,7 @@ def schedule(step, total, warmup, config):
 
 
 def test_three_steps_equal_the_paper_told_slowly(tiny):
-    config = tiny("optim={batch_size_global: 4, total_samples: 24, warmup_samples: 8}")
+    config = tiny("optim={batch_size_global: 4, total_samples: 24, warmup_samples: 8, final_weight_decay: 0.4}")
     torch.manual_seed(0)
     method = build_method(config.method).double()
     with torch.no_grad():  # positions in float64 too, as the slow telling has them

@@ -7,9 +7,12 @@ from torch.nn import functional as F
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import ConfigError
+from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.losses.vicreg import covariance, variance_hinge
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.ema import make_target
 
 VIC = "method.regularizer={name: vicreg, weight: 0.5, variance: 2.0, covariance: 3.0}"
 
@@ -63,7 +66,7 @@ def test_sigreg_belongs_to_the_step_and_sees_through_the_expander(tiny):
     method, batch = make(tiny("method.target=shared", expander))
     first = method(batch).losses["sigreg"]
     assert first == method(batch).losses["sigreg"]
-    method.step = 5
+    method.step_key = 5
     assert first != method(batch).losses["sigreg"]
     encoder_gradient(method, batch)
     assert all(parameter.grad.abs().sum() > 0 for parameter in method.regularizer.expander.parameters())
@@ -79,3 +82,25 @@ def test_targets_are_layer_normed_either_way(tiny):
 def test_a_shared_target_needs_a_regularizer(tiny):
     with pytest.raises(ConfigError, match="set regularizer to"):
         tiny("method.target=shared")
+
+
+def test_sigregs_weight_means_the_same_on_any_grid(tiny):
+    """Tokens that are copies of one another are no more evidence than one of them."""
+    method, _ = make(tiny("method.target=shared", "method.regularizer={name: sigreg}"))
+    vectors = torch.randn(40, 1, 24)
+    once, often = (method.regularizer([vectors.expand(-1, tokens, -1)], 0)["sigreg"] for tokens in (1, 9))
+    assert often.item() == pytest.approx(once.item(), rel=1e-4)
+
+
+def test_a_regularized_jepa_is_evaluated_without_gradients(tiny):
+    method, batch = make(tiny("method.target=shared", VIC))
+    with torch.no_grad():
+        losses = method(batch).losses
+    assert losses.keys() == {"prediction", "variance", "covariance"}
+
+
+def test_nothing_is_dropped_in_a_target():
+    config = BackboneConfig(timm="resnet18", args={"drop_path_rate": 0.9, "channels": (4, 4, 8, 8)})
+    target = make_target(torch.nn.Sequential(torch.nn.Dropout(0.5), Backbone(config)))
+    pixels = torch.randn(4, 3, 32, 32)
+    assert torch.equal(target(pixels), target(pixels)) and target.training
