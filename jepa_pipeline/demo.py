@@ -24,7 +24,7 @@ def demo(out: Path, images: int = 5000, seed: int = 0) -> dict[Path, Manifest]:
     """
     test = round(images * TEST_SHARE)
     if test < len(SHAPES):
-        raise UserError(f"--images is {images}: a fifth is the test set, which needs one of each of the {len(SHAPES)} shapes")
+        raise UserError(f"--images is {images}: a fifth is the test set, with one of each of {len(SHAPES)} shapes: give 50 or more")
     drawn = draw(images, np.random.default_rng(seed))
     manifests = {}
     with new_folder(out) as folder:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 import jepa_pipeline
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.methods import IJepaConfig, JointEmbeddingConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageStream
 from jepa_pipeline.data.loader import train_loader
@@ -56,8 +57,16 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         if module.step < config.optim.total_steps:
             steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
             say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}, {config.optim.describe_rate()}")
+            if config.optim.accumulate_steps > 1 and isinstance(config.method, JointEmbeddingConfig):
+                seen = config.optim.batch_size_global // config.optim.accumulate_steps
+                say(
+                    console,
+                    f"{config.method.name} and batch norm see {seen} images at a time, a part of a batch: this is another loss",
+                )
             checkpoints = Checkpoints(make_card(module, data), make_about(config, data, accelerator), optimizer_state, stop)
             fit(module, checkpoints, accelerator, console)
+        else:
+            say(console, f"{config.folder}: finished before, at step {module.step}; nothing to do")
     summarise(config, console)
     return config.folder
 
@@ -80,7 +89,10 @@ def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
     """
     if isinstance(method.kept_encoder, Backbone):
         for side in set(config.views.sizes(config.method.encoder.image_size)):
-            method.kept_encoder.try_size(side)
+            try:
+                method.kept_encoder.try_size(side)
+            except UserError as error:
+                raise UserError(f"views.crops makes views of {side} pixels, but {error}") from None
     if world_size() > 1:
         sync_batch_norm(method)
     use_attention(method, fused=accelerator != "cpu")
@@ -202,8 +214,9 @@ def summarise(config: RunConfig, console: Console) -> None:
         "skipped_samples": "samples skipped as damaged",
         "data_wait_share": "share of time waiting for data",
         "loss": "loss",
-        "health/predictor_r2": "1 - loss / loss of the best constant",
+        **({"health/predictor_r2": "1 - loss / loss of the best constant"} if isinstance(config.method, IJepaConfig) else {}),
         "health/target_rankme": "effective rank of the targets",
+        "health/feature_rankme": "effective rank of the features",
     }
     for key, label in shown.items():
         if key in last:

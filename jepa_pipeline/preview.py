@@ -1,5 +1,6 @@
 """`jepa masks preview` and `jepa views preview`: the question a method is asked, to look at before it is asked for days."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     """
     if not isinstance(config.method, IJepaConfig):
         raise UserError(f"method {config.method.name} has no masks: `jepa views preview` draws the views it is given")
-    out = out or Path(f"masks-{config.name}.png")
+    out = png_path(out, f"masks-{config.name}.png")
     grid = config.method.encoder.grid
     batches = sample(config, build_masks(config.method.masks, grid))
     figure = Figure(figsize=(14, 10), layout="constrained")
@@ -51,6 +52,19 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     draw_lengths(lengths, batches)
     figure.savefig(out, dpi=110)
     (console or Console()).print(describe(batches, uses, out), soft_wrap=True, markup=False, highlight=False)
+    return out
+
+
+def png_path(out: Path | None, name: str) -> Path:
+    """Where to draw; the folder is made if need be.
+
+    Raises:
+        UserError: it is no PNG.
+    """
+    out = out or Path(name)
+    if out.suffix != ".png":
+        raise UserError(f"--out is {out}: name a file that ends with .png")
+    out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
 
@@ -115,7 +129,7 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
     Raises:
         UserError: there are no shards at data.train.
     """
-    out = out or Path(f"views-{config.name}.png")
+    out = png_path(out, f"views-{config.name}.png")
     optim = config.optim.model_copy(update={"batch_size_global": IMAGES, "accumulate_steps": 1, "total_samples": IMAGES})
     data = config.data.model_copy(update={"workers": 0})
     few = config.model_copy(update={"optim": optim, "data": data})
@@ -132,7 +146,7 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
     for axis, title in zip(figure.axes, titles, strict=False):
         axis.set_title(title, fontsize=9)
     figure.savefig(out, dpi=110)
-    sizes = ", ".join(f"{size}x{size}" for size in uncut.sizes)
-    said = f"{out}: {IMAGES} images of {config.data.train[0].path}, each in {len(views)} views of {sizes} pixels"
+    sizes = ", ".join(f"{count} of {size}x{size}" for size, count in Counter(uncut.sizes).items())
+    said = f"{out}: {IMAGES} images of {config.data.train[0].path}, each in {len(views)} view(s), {sizes} pixels"
     (console or Console()).print(said, soft_wrap=True, markup=False, highlight=False)
     return out

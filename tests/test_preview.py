@@ -42,7 +42,7 @@ def test_views_are_drawn_beside_their_images(tiny, tmp_path):
     )
     out = preview_views(fresh, tmp_path / "views.png", console)
     assert Image.open(out).size > (500, 500)
-    assert "each in 3 views of 16x16, 16x16, 8x8 pixels" in console.export_text()
+    assert "each in 3 view(s), 2 of 16x16, 1 of 8x8 pixels" in console.export_text()
 
 
 def test_masks_of_a_method_without_any_are_refused(tiny):

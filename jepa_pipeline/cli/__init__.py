@@ -108,10 +108,13 @@ def export(
 def config_check(recipe: Recipe, overrides: Overrides = None) -> None:
     """Say everything that is wrong with a recipe, with its lines."""
     from jepa_pipeline.config.load import load_config
+    from jepa_pipeline.config.networks import BackboneConfig
 
     run = load_config(recipe, overrides or [])
     steps = f"{run.optim.total_steps} steps of {run.optim.batch_size_global} samples"
     print(f"{recipe}: fine; {steps}, {run.optim.describe_rate()}, config hash {run.hash()}")
+    if isinstance(run.method.encoder, BackboneConfig):
+        print(f"timm's {run.method.encoder.timm} and its args are not looked up here; `jepa pretrain` does before anything else")
 
 
 @config.command("show")

@@ -27,10 +27,13 @@ def vicreg(
     return {"invariance": invariance * difference, **regularize(embeddings.unbind(), variance, covariance)}
 
 
-def regularize(samples: Sequence[Float[Tensor, "_ E"]], variance: float, covariance: float) -> dict[str, Float[Tensor, ""]]:
+def regularize(
+    samples: Sequence[Float[Tensor, "_ E"]], variance_weight: float, covariance_weight: float
+) -> dict[str, Float[Tensor, ""]]:
     """Keep each of some samples of vectors from collapse: the mean of their hinges, the sum of their covariances."""
     samples = [full(x) for x in samples]
-    return {"variance": variance * _mean_hinge(samples), "covariance": covariance * _total_covariance(samples)}
+    hinges, covariances = torch.stack([variance_hinge(x) for x in samples]), torch.stack([covariance(x) for x in samples])
+    return {"variance": variance_weight * hinges.mean(), "covariance": covariance_weight * covariances.sum()}
 
 
 def variance_hinge(x: Float[Tensor, "S E"]) -> Float[Tensor, ""]:
@@ -44,11 +47,3 @@ def covariance(x: Float[Tensor, "S E"]) -> Float[Tensor, ""]:
     x = full(x)
     centred = x - x.mean(dim=0)
     return without_diagonal(product(centred.T, centred)).square().sum() / (width * (samples - 1) ** 2)
-
-
-def _mean_hinge(samples: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, ""]:
-    return torch.stack([variance_hinge(x) for x in samples]).mean()
-
-
-def _total_covariance(samples: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, ""]:
-    return torch.stack([covariance(x) for x in samples]).sum()

@@ -90,7 +90,8 @@ class Backbone(nn.Module):
             features = self.network.eval()(torch.zeros(1, 3, side, side, device=device))
         except REFUSALS as error:
             raise UserError(
-                f"timm's {self.config.timm} does not take images of {side}x{side} pixels ({first_line(error)}): choose another size"
+                f"timm's {self.config.timm} does not take images of {side}x{side} pixels "
+                f"({first_line(error)}): choose another size, or mend args"
             ) from None
         finally:
             self.network.train(training)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,7 +39,11 @@ def claimed(config: RunConfig) -> Iterator[None]:
             raise UserError(
                 f"another process is training in {config.folder}: wait for it or stop it, or choose another name for this run"
             )
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in config.folder.iterdir()] == [".lock"]:  # refused before it began
+                shutil.rmtree(config.folder)
 
 
 def taken(file: IO[str]) -> bool:

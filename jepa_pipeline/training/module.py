@@ -113,6 +113,6 @@ class Pretraining(LightningModule):
         keys = [key for number, batch in self.recent_keys if number == step for key in batch]
         named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         raise UserError(
-            f"step {step} gave a loss or gradient that is not finite; it was not applied, and the last checkpoint is whole. "
-            f"Its samples: {named or 'no longer known'}. Lower optim.lr, set optim.clip_norm, or look at those samples"
+            f"step {step} gave a loss or gradient that is not finite; it was not applied, and what was saved before is whole. "
+            f"Lower optim.lr, set optim.clip_norm, or look at its samples: {named or 'no longer known'}"
         )
