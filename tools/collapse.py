@@ -52,6 +52,11 @@ def with_gradient(method: Method) -> None:
     method.look = lambda views, projections: projections  # pyright: ignore[reportArgumentType]
 
 
+def without_average(method: Method) -> None:
+    """The target is the encoder itself, with its gradient."""
+    method.represent = lambda pixels: method.encoder(pixels)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
 class Removal(NamedTuple):
     """What keeps a method from collapsing, and how it is taken away: by overrides of its recipe, or from the method."""
 
@@ -70,6 +75,7 @@ REMOVALS = {
     "swav": Removal("Sinkhorn", ("method.sinkhorn_iterations=0",)),
     "byol": Removal("EMA, stop-gradient", change=with_gradient),
     "simsiam": Removal("stop-gradient", change=with_gradient),
+    "ijepa": Removal("EMA, stop-gradient", change=without_average),
     "ijepa_vicreg": Removal("VICReg", change=unregularized),
     "ijepa_sigreg": Removal("SIGReg", change=unregularized),
 }
