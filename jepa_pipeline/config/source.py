@@ -73,7 +73,7 @@ def merge_entries(key: str, entries: list[Any], changes: Mapping[str, Any], kind
     """A list of which some entries, named by their number, are changed, as `views.crops.0.flip=0.5` does."""
     found = {str(number): entry for number, entry in enumerate(entries)}
     if beyond := [number for number in changes if number not in found]:
-        raise UserError(f"'{key}.{beyond[0]}' does not exist: '{key}' has {len(entries)} entries, counted by whole numbers from 0")
+        raise UserError(f"'{key}.{beyond[0]}' does not exist: the entries of '{key}' are 0 to {len(entries) - 1}")
     for number, change in changes.items():
         if isinstance(change, dict) and isinstance(found[number], dict):
             merge(found[number], change, kinds, f"{key}.{number}.")

@@ -213,7 +213,7 @@ def test_an_entry_of_a_list_is_overridden_by_its_number(write):
     assert mistakes(path, "views.crops.0.flip=2") == [
         "command line 'views.crops.0.flip=2': 'views.crops.0.flip' is 2: it should be less than or equal to 1"
     ]
-    with pytest.raises(UserError, match=r"'views.crops.3' does not exist: 'views.crops' has 1 entries"):
+    with pytest.raises(UserError, match=r"'views.crops.3' does not exist: the entries of 'views.crops' are 0 to 0"):
         load_config(path, ["views.crops.3.flip=0.5"])
     assert mistakes(write(path.read_text().replace("scale", "skale")))[0].startswith("FILE:13: unknown key 'views.crops.0.skale'")
 
