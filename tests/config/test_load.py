@@ -196,6 +196,19 @@ def test_of_another_kind_stays_what_means_the_same(write):
     assert (changed.name, changed.projector.out, changed.invariance) == ("vicreg", 4, 25.0)
 
 
+def test_another_network_of_timms_leaves_the_old_ones_arguments_behind(write):
+    overrides = [
+        "views.crops=[{count: 2}]",
+        PAIR,
+        "method.encoder={args: {channels: [4, 4, 8, 8]}, small_stem: true, image_size: 64}",
+    ]
+    kept = load_config(write(GOOD), [*overrides, "method.encoder.args.drop_path_rate=0.1"]).method.encoder
+    assert kept.args == {"channels": (4, 4, 8, 8), "drop_path_rate": 0.1} and kept.small_stem
+    changed = load_config(write(GOOD), [*overrides, "method.encoder.timm=convnext_tiny"]).method.encoder
+    assert (changed.args, changed.small_stem, changed.image_size) == ({}, False, 64)
+    assert load_config(write(GOOD), [*overrides, "method.encoder.args={}"]).method.encoder.args == {}
+
+
 def test_naming_the_kind_a_base_leaves_open_keeps_its_keys(write):
     write("method: {encoder: {arch: vit_small}}\n", "base.yaml")
     child = write(
@@ -232,6 +245,9 @@ def test_an_entry_of_a_list_is_overridden_by_its_number(write):
         (["views.crops=[{jitter: {hue: 0.6}}]"], "less than or equal to 0.5"),
         (["views.crops=[{blur: {sigma: [2, 1]}}]"], "0 < low <= high"),
         ([PAIR.replace("resnet18}", "resnet18, args: {pretrained: true}}"), "views.crops=[{count: 2}]"], "args.pretrained is not yours to set"),
+        ([PAIR.replace("resnet18}", "resnet18, args: {features_only: true}}"), "views.crops=[{count: 2}]"], "args.features_only is not yours to set"),
+        ([PAIR.replace("resnet18}", "resnet18, args: {img_size: 64}}"), "views.crops=[{count: 2}]"], "args.img_size is said by image_size"),
+        ([PAIR, "views.crops=[{count: 2}]", "optim.accumulate_steps=100"], "vicreg sees 1 image at a time"),
     ],
 )  # fmt: skip
 def test_a_method_and_its_views_must_fit(write, overrides, rule):

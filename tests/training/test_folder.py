@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,3 +151,22 @@ def test_a_run_folder_stands_for_its_own_configuration_wherever_it_is(tiny, tmp_
     assert newest_about(again).step == 6
     with pytest.raises(UserError, match=r"is a folder without a config.yaml: give a recipe or a run folder"):
         load_config(tmp_path)
+
+
+DEBUG = Path(__file__).parents[2] / "configs" / "debug"
+
+
+def test_a_refused_start_leaves_no_folder(shards, tmp_path):
+    overrides = [f"data.train={shards / 'train'}", f"output={tmp_path}", "method.encoder.timm=resnet81"]
+    with pytest.raises(UserError, match="timm has no network 'resnet81'"):
+        pretrain(load_config(DEBUG / "vicreg.yaml", overrides), QUIET)
+    assert not (tmp_path / "debug_vicreg").exists()
+
+
+def test_a_run_says_what_it_does_with_its_batches_and_when_it_is_finished(shards, tmp_path):
+    overrides = [f"data.train={shards / 'train'}", f"output={tmp_path}", "optim.accumulate_steps=4", "optim.total_samples=64"]
+    config, console = load_config(DEBUG / "vicreg.yaml", overrides), Console(record=True, width=300)
+    pretrain(config, console)
+    assert "peak lr 0.001" in (said := console.export_text()) and "vicreg and batch norm see 8 images at a time" in said
+    pretrain(config, console)
+    assert "finished before, at step 2; nothing to do" in console.export_text()
