@@ -164,7 +164,13 @@ def test_a_refused_start_leaves_no_folder(shards, tmp_path):
 
 
 def test_a_run_says_what_it_does_with_its_batches_and_when_it_is_finished(shards, tmp_path):
-    overrides = [f"data.train={shards / 'train'}", f"output={tmp_path}", "optim.accumulate_steps=4", "optim.total_samples=64"]
+    overrides = [
+        f"data.train={shards / 'train'}",
+        f"output={tmp_path}",
+        "optim.accumulate_steps=4",
+        "optim.total_samples=64",
+        "optim.warmup_samples=0",
+    ]
     config, console = load_config(DEBUG / "vicreg.yaml", overrides), Console(record=True, width=300)
     pretrain(config, console)
     assert "peak lr 0.001" in (said := console.export_text()) and "vicreg and batch norm see 8 images at a time" in said

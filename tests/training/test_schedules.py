@@ -5,7 +5,9 @@ import pytest
 from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, SGDConfig
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
 
-PUBLISHED = AdamWConfig(batch_size_global=1, total_samples=100, warmup_samples=20, lr=1e-3, start_lr=2e-4, final_lr=1e-6)
+PUBLISHED = AdamWConfig(
+    batch_size_global=1, total_samples=100, warmup_samples=20, lr=1e-3, start_lr=2e-4, final_lr=1e-6, final_weight_decay=0.4
+)
 """Ten epochs of ten iterations, two of them warm-up: the setting for which the release's numbers are known."""
 
 
