@@ -24,7 +24,7 @@ from jepa_pipeline.config.run import RunConfig
 
 folder, rank, worker, world, batch, workers, total = sys.argv[1], *map(int, sys.argv[2:])
 config = RunConfig.model_validate(
-    {"name": "scale", "data": {"train": folder}, "method": {"encoder": {"arch": "vit_tiny"}}, "optim": {"batch_size_global": batch, "total_samples": total}}
+    {"name": "scale", "data": {"train": folder}, "method": {"name": "ijepa", "encoder": {"arch": "vit_tiny"}}, "optim": {"batch_size_global": batch, "total_samples": total}}
 )
 
 def memory(kind):
