@@ -36,6 +36,7 @@ def soak(folder: str, samples: int) -> list[int]:
             "data": {"train": folder, "workers": 2, "window_shards": 2},
             "views": {"crops": [{"flip": 0.5}]},
             "method": {
+                "name": "ijepa",
                 "encoder": {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
                 "masks": {"num_targets": 2, "target_scale": (0.2, 0.3), "context_keep": 0.3},
             },
