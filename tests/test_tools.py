@@ -9,6 +9,8 @@ import jaxtyping
 import pytest
 import torch
 
+from jepa_pipeline.demo import demo
+
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "configs/ijepa_fashion_mnist.yaml")
 PARTS = [
@@ -159,10 +161,11 @@ SLOW += [
 
 
 @pytest.mark.parametrize(("method", "steps"), [("ijepa_sigreg", 60), *SLOW])
-def test_collapse_is_punished_and_seen(method, steps, shards):
+def test_collapse_is_punished_and_seen(method, steps, tmp_path):
     """With what keeps a method from collapsing its embeddings stay apart, without it a meter tells."""
     collapse = load_tool("collapse")
-    whole, removed = collapse.compare(method, shards / "train", steps)
+    demo(tmp_path / "shapes", images=collapse.IMAGES)
+    whole, removed = collapse.compare(method, tmp_path / "shapes" / "train", steps)
     assert collapse.told_by(whole, removed) and not collapse.told_by(whole, whole) and not collapse.told_by(removed, whole)
 
 
