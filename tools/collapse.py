@@ -135,7 +135,7 @@ def told_by(whole: dict[str, float], removed: dict[str, float]) -> list[str]:
         [run[key] for key in SHOWN.values()] for run in (whole, removed)
     )
     tells = {
-        "rank": low_rank < 2 * rank / 3,
+        "rank": low_rank < rank / 2,
         "cosine": high_cosine > 0.7 > cosine + 0.1,
         "deviation": low_deviation < deviation / 2,
     }
