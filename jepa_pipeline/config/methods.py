@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, HeadConfig, PredictorConfig
 from jepa_pipeline.config.section import Section, kind_name
+from jepa_pipeline.config.video_masks import LONG_RANGE, SHORT_RANGE, VideoMasksConfig
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
@@ -42,17 +43,15 @@ class SIGRegularizer(Section):
     )
 
 
-class IJepaConfig(Section):
-    """I-JEPA (Assran et al. 2023): predict a representation of hidden blocks from one visible block.
+class JepaConfig(Section):
+    """A joint-embedding predictive architecture: predict a representation of what is hidden from what is visible.
 
     With `target: shared` and a regulariser it is the JEPA of LeCun 2022 (section 4.5): prediction error, and information kept in
     both representations.
     """
 
-    name: Literal["ijepa"] = Field(description="Which method.")
     encoder: EncoderConfig = Field(description="The encoder that is trained; the target has the same shape.")
     predictor: PredictorConfig = Field(default_factory=PredictorConfig, description="The predictor.")
-    masks: MultiBlockConfig = Field(default_factory=MultiBlockConfig, description="What is hidden and what is seen.")
     target: Literal["ema", "stop_gradient", "shared"] = Field(
         default="ema",
         description="Whose representation is predicted: ema, a slow average of the encoder; stop_gradient, the encoder itself "
@@ -68,8 +67,8 @@ class IJepaConfig(Section):
     )
 
     @model_validator(mode="after")
-    def masks_fit_the_grid(self) -> Self:
-        self.masks.check_grid(self.encoder.grid)
+    def the_predictor_turns_too(self) -> Self:
+        self.encoder.check_rotary(self.predictor.embed_dim // self.predictor.num_heads)
         return self
 
     @model_validator(mode="after")
@@ -81,6 +80,27 @@ class IJepaConfig(Section):
     def check_part(self, samples: int) -> None:
         """Any number of images at a time."""
 
+
+class IJepaConfig(JepaConfig):
+    """I-JEPA (Assran et al. 2023): predict a representation of hidden blocks of an image from one visible block."""
+
+    name: Literal["ijepa"] = Field(description="Which method.")
+    masks: MultiBlockConfig = Field(default_factory=MultiBlockConfig, description="What is hidden and what is seen.")
+
+    @model_validator(mode="after")
+    def it_is_for_images(self) -> Self:
+        if self.encoder.clips:
+            raise ValueError(
+                f"ijepa is for images, but encoder.frames is {self.encoder.frames} and encoder.tubelet_size "
+                f"{self.encoder.tubelet_size}: set both to 1, or method.name to vjepa"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def masks_fit_the_grid(self) -> Self:
+        self.masks.check_grid(self.encoder.grid)
+        return self
+
     def check_views(self, sizes: list[int]) -> None:
         """Refuse other views than the one that masks are cut out of."""
         if sizes != [self.encoder.image_size]:
@@ -88,6 +108,45 @@ class IJepaConfig(Section):
                 f"views.crops makes views of {sizes} pixels, but ijepa takes one of {self.encoder.image_size}: "
                 "give it one kind of crop, of count 1 and without image_size"
             )
+
+
+class VJepaConfig(JepaConfig):
+    """V-JEPA (Bardes et al. 2024): predict a representation of hidden blocks of space and time of a clip from the rest of it."""
+
+    name: Literal["vjepa"] = Field(description="Which method.")
+    masks: tuple[VideoMasksConfig, ...] = Field(
+        default=(SHORT_RANGE, LONG_RANGE),
+        min_length=1,
+        description="Sets of masks: of every clip, each asks a question of its own.",
+    )
+    ema: tuple[Share, Share] = Field(
+        default=(0.998, 1.0),
+        description="The ema target's momentum at the first step and at the end of the (stretched) schedule, linear; else unused.",
+    )
+
+    @model_validator(mode="after")
+    def masks_fit_the_grid(self) -> Self:
+        for masks in self.masks:
+            masks.check_grid(self.encoder.clip_grid)
+        return self
+
+    def check_views(self, sizes: list[int]) -> None:
+        """Refuse views of several sizes, or of another than the encoder's, whose grid the masks are drawn on."""
+        if set(sizes) != {self.encoder.image_size}:
+            raise ValueError(
+                f"views.crops makes views of {sizes} pixels, but {self.name} takes clips of {self.encoder.image_size}: "
+                "give kinds of crops without image_size"
+            )
+
+
+class VJepa2Config(VJepaConfig):
+    """V-JEPA 2 (Assran et al. 2025): the same with a constant momentum; its encoders have rotary positions."""
+
+    name: Literal["vjepa2"] = Field(description="Which method.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    ema: tuple[Share, Share] = Field(
+        default=(0.99925, 0.99925),
+        description="The ema target's momentum at the first step and at the end of the (stretched) schedule, linear; else unused.",
+    )
 
 
 class JointEmbeddingConfig(Section):
@@ -218,6 +277,8 @@ class SimSiamConfig(SelfPredictionConfig):
 
 MethodConfig = (
     IJepaConfig
+    | VJepaConfig
+    | VJepa2Config
     | VICRegConfig
     | BarlowTwinsConfig
     | LeJEPAConfig

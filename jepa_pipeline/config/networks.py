@@ -10,6 +10,7 @@ Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_hu
 
 
 Width = Annotated[int, Field(ge=1)]
+Positions = Literal["sincos", "sincos_uniform", "rope", "rope_tiled"]
 Argument = bool | int | float | str | tuple[int, ...]
 """Of a network of timm."""
 
@@ -40,10 +41,18 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
 
 
 class EncoderConfig(Section):
-    """A vision transformer without class token: an `arch` by name, or the four sizes spelled out."""
+    """A vision transformer without class token for images or clips: an `arch` by name, or the four sizes spelled out."""
 
     image_size: int = Field(default=224, ge=1, description="Height and width of the input, in pixels.")
     patch_size: int = Field(default=16, ge=1, description="Height and width of a patch, in pixels.")
+    frames: int = Field(default=1, ge=1, description="Frames of the clips it is trained on; 1: images.")
+    tubelet_size: int = Field(default=1, ge=1, description="Frames that a token spans; the papers' video encoders have 2.")
+    positions: Positions = Field(
+        default="sincos",
+        description="sincos: fixed, added to the tokens, of a clip half of the channels for time and a quarter each for row and "
+        "column; sincos_uniform: a third for each (V-JEPA); rope: rotary, in every attention (V-JEPA 2); rope_tiled: as V-JEPA 2 "
+        "was released, in which attention does not depend on relative positions alone; for its weights only.",
+    )
     arch: Architecture | None = Field(default=None, description="The papers' sizes by name; leave it out to give the sizes below.")
     embed_dim: int | None = Field(default=None, ge=4, description="Width of a token.")
     depth: int | None = Field(default=None, ge=1, description="Number of transformer blocks.")
@@ -63,8 +72,31 @@ class EncoderConfig(Section):
             raise ValueError(f"{', '.join(missing)} missing: give arch (one of {', '.join(SIZES)}) or all three sizes")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.frames % self.tubelet_size:
+            raise ValueError(f"frames {self.frames} is not a multiple of tubelet_size {self.tubelet_size}")
         check_heads(self.size.embed_dim, self.size.num_heads)
+        self.check_rotary(self.size.embed_dim // self.size.num_heads)
         return self
+
+    def check_rotary(self, head_dim: int) -> None:
+        """Refuse heads, of this encoder or of its predictor, whose channels cannot be rotated along three axes."""
+        if self.rotary and head_dim < 6:
+            raise ValueError(f"heads of {head_dim} channels are too narrow for rotary positions, which rotate 2 for each of 3 axes")
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys instead of being added to the tokens."""
+        return self.positions in ("rope", "rope_tiled")
+
+    @property
+    def clips(self) -> bool:
+        """Whether it is given clips rather than images."""
+        return self.frames > 1 or self.tubelet_size > 1
+
+    @property
+    def clip_grid(self) -> tuple[int, int, int]:
+        """Time steps, rows and columns of patches; an image is a clip with one time step."""
+        return self.frames // self.tubelet_size, *self.grid
 
     @property
     def size(self) -> Size:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.section import Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -84,6 +85,9 @@ class ViewsConfig(Section):
         ge=1,
         description="Where the trainer cuts the views, images of a longer side than this are shrunk to it first, in pixels; "
         "their views differ more from those of the workers.",
+    )
+    clip: ClipConfig = Field(
+        default_factory=ClipConfig, description="Which frames of a video make a clip, for encoders of more than one frame."
     )
     mean: RGB = Field(default=IMAGENET_MEAN, description="Subtracted per channel, on pixels scaled to 0..1.")
     std: RGB = Field(default=IMAGENET_STD, description="Divided by per channel, on pixels scaled to 0..1.")
