@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageStream, as_batch
-from jepa_pipeline.data.decode import DecodeError, decode
+from jepa_pipeline.data.collate import SampleStream, as_batch, picture
+from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.parallel import available_cores
-from jepa_pipeline.data.random import Stream
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.data.rivals import Rivals, Team, crop_all, read_images, timed
 from jepa_pipeline.data.shards import SampleError
@@ -113,7 +112,7 @@ def bench(
 def measure_process(rivals: Rivals, seconds: float, progress: Console) -> tuple[dict[str, float], Speeds]:
     """Seconds an image takes in each part of the whole path, and the three rivals with a batch a round, all in this process."""
     stream = rivals.loader(workers=0).dataset
-    assert isinstance(stream, ImageStream)
+    assert isinstance(stream, SampleStream)
     plain, size, speeds, parts = rivals.webdataset(0), rivals.batch, [], []
     for turn in turns(seconds, in_words(0), progress):
         first, second = (list(range(start, start + size)) for start in (2 * turn * size, (2 * turn + 1) * size))
@@ -137,7 +136,7 @@ def turns(seconds: float, title: str, progress: Console) -> Iterator[int]:
             yield number
 
 
-def whole_batch(stream: ImageStream, numbers: list[int]) -> int:
+def whole_batch(stream: SampleStream, numbers: list[int]) -> int:
     return len(stream.__getitems__(numbers).keys)
 
 
@@ -154,8 +153,8 @@ class Stopwatch:
         self.last = now
 
 
-def time_parts(stream: ImageStream, numbers: list[int]) -> dict[str, float]:
-    """Seconds of each part of what ImageStream does for a batch. Damaged samples have no stand-ins here."""
+def time_parts(stream: SampleStream, numbers: list[int]) -> dict[str, float]:
+    """Seconds of each part of what SampleStream does for a batch. Damaged samples have no stand-ins here."""
     samples, watch = [], Stopwatch()
     found = stream.mixture.samples(numbers[0], numbers[-1] + 1)
     stream.fetch_ahead(found)
@@ -168,7 +167,7 @@ def time_parts(stream: ImageStream, numbers: list[int]) -> dict[str, float]:
             watch.mark("batch")
             sample = stream.sources[0].read(shard, member)
             watch.mark("read")
-            image = decode(sample.image)
+            image = picture(stream.sources[0], sample)
             watch.mark("decode")
             views.add(image, stream.view_generators(0, epoch, number))
             watch.mark("crop")
@@ -176,7 +175,7 @@ def time_parts(stream: ImageStream, numbers: list[int]) -> dict[str, float]:
     watch.mark("batch")
     finished = views.finish()
     watch.mark("views")
-    masks = [stream.masks([stream.generator(Stream.MASK, 0, *who) for who in whose], 0)] if stream.masks else []
+    masks = stream.draw_masks([(0, *who) for who in whose], 0)
     watch.mark("masks")
     as_batch(*finished, masks, samples, [])
     watch.mark("batch")

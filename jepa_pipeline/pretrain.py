@@ -11,9 +11,10 @@ from rich.table import Table
 
 import jepa_pipeline
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.methods import IJepaConfig, JointEmbeddingConfig
+from jepa_pipeline.config.methods import JepaConfig, JointEmbeddingConfig
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageStream
+from jepa_pipeline.data.collate import SampleStream
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.distributed import world_size
@@ -52,7 +53,7 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         check_folder(config, data, accelerator, tell=partial(say, console))
         torch.manual_seed(config.seed)
         module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
-        optimizer_state = restore(module, console)
+        optimizer_state = restore(module, console) or begin_from(module, console)
         describe_run(config, data)
         if module.step < config.optim.total_steps:
             steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
@@ -125,10 +126,42 @@ def restore(module: Pretraining, console: Console) -> State | None:
     return loaded.state["optimizer"]
 
 
+def begin_from(module: Pretraining, console: Console) -> State | None:
+    """Put the newest checkpoint of the run named by init_from into the networks; the optimiser's state is returned.
+
+    Raises:
+        UserError: there is none, or its networks are others than this run's.
+    """
+    folder = module.config.init_from
+    if folder is None:
+        return None
+    loaded = load_last(folder / "checkpoints", tell=partial(say, console))
+    if loaded is None:
+        raise UserError(f"init_from is {folder}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
+    prefix = "method."
+    state = {name.removeprefix(prefix): value for name, value in loaded.state["module"].items() if name.startswith(prefix)}
+    ours = module.method.state_dict()
+    positions = {name for name in ours if name.endswith("pos_embed")}  # fixed, and of another length for another grid
+    differing = sorted(
+        name
+        for name in (ours.keys() | state.keys()) - positions
+        if name not in ours or name not in state or ours[name].shape != state[name].shape
+    )
+    if differing:
+        raise UserError(
+            f"init_from is {folder}, whose networks are others than this run's (first difference: {differing[0]}): "
+            "make method.encoder, method.predictor and the number of method.masks as there"
+        )
+    module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
+    say(console, f"begins with the networks of {loaded.path}")
+    return loaded.state["optimizer"]
+
+
 def make_card(module: Pretraining, data: str) -> EncoderCard:
     config = module.config
     return EncoderCard(
         encoder=config.method.encoder,
+        clip=config.views.clip if isinstance(config.method.encoder, EncoderConfig) and config.method.encoder.clips else None,
         mean=config.views.mean,
         std=config.views.std,
         name=config.name,
@@ -160,13 +193,15 @@ def fit(module: Pretraining, checkpoints: Checkpoints, accelerator: str, console
     config = module.config
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    masks, uncut = method_masks(config.method), config.views.on_trainer(accelerator)
+    masks, encoder = method_masks(config.method), config.method.encoder
+    clips = isinstance(encoder, EncoderConfig) and encoder.clips
+    uncut = config.views.on_trainer(accelerator) and not clips
     loader = train_loader(config, masks, start_samples=module.samples, uncut=uncut, pin_memory=accelerator == "cuda")
     log, clock = RunLog(config, module.step), DataClock()
     callbacks = [
         DamageReport(console),
         HealthMeter(log),
-        Meter(log, cast(ImageStream, loader.dataset).mixture, clock, console),
+        Meter(log, cast(SampleStream, loader.dataset).mixture, clock, console),
         *([Hashes(config.log.hashes_every_steps)] if config.log.hashes_every_steps else []),
         checkpoints,
         clock,
@@ -214,7 +249,7 @@ def summarise(config: RunConfig, console: Console) -> None:
         "skipped_samples": "samples skipped as damaged",
         "data_wait_share": "share of time waiting for data",
         "loss": "loss",
-        **({"health/predictor_r2": "1 - loss / loss of the best constant"} if isinstance(config.method, IJepaConfig) else {}),
+        **({"health/predictor_r2": "1 - loss / loss of the best constant"} if isinstance(config.method, JepaConfig) else {}),
         "health/target_rankme": "effective rank of the targets",
         "health/feature_rankme": "effective rank of the features",
     }

@@ -344,8 +344,8 @@ def test_no_pickle_is_loaded_by_any_reader(folder: Path, tiny, jepa):
     assert jepa("shards", "index", folder)[:2] == (0, ["bad.tar: t: its json is not readable JSON"])
     assert jepa("shards", "check", folder)[0] == 0
     jepa("shards", "stats", folder)
-    assert Shards(folder).read(0, 3).image == png(9)
-    next(iter(train_loader(tiny(f"data.train={folder}"), None)))
+    assert Shards(folder).read(0, 3).media == png(9)
+    next(iter(train_loader(tiny(f"data.train={folder}"), [])))
     assert not ran.exists()
     pickle.loads(payload)
     assert ran.exists(), "the payload works"

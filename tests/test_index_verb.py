@@ -60,7 +60,7 @@ def test_foreign_shards_are_read_like_our_own(folder: Path):
     assert manifest.location is None and manifest == load_manifest(folder)
     read = [Shards(folder).read(shard, member) for shard in range(2) for member in range(2)]
     assert [(sample.key, sample.label) for sample in read] == [("a/0", 1), ("a/1", 0), ("2", 2), ("3", 0)]
-    assert [sample.image for sample in read] == [picture(0, "JPEG"), picture(1, "JPEG"), picture(2, "WEBP"), picture(3)]
+    assert [sample.media for sample in read] == [picture(0, "JPEG"), picture(1, "JPEG"), picture(2, "WEBP"), picture(3)]
     report = check(folder, workers=2)
     assert report.problems == report.warnings == []
     assert report.parts[0].classes == {"0": 2, "1": 1, "2": 1}
@@ -104,7 +104,7 @@ def test_with_out_nothing_is_written_beside_the_tars(folder: Path, tmp_path: Pat
     assert sorted(folder.iterdir()) == before
     assert manifest.location == str(folder)
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [MANIFEST, "train-0.index.json", "train-1.index.json"]
-    assert Shards(tmp_path / "index").read(1, 1).image == picture(3)
+    assert Shards(tmp_path / "index").read(1, 1).media == picture(3)
     assert check(tmp_path / "index", workers=1).ok
 
 

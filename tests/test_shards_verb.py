@@ -48,7 +48,7 @@ def test_images_of_any_nesting_are_stored_byte_for_byte(images: Path, tmp_path: 
     assert folder == tmp_path / "out"
     assert (manifest.samples, manifest.classes, manifest.skipped) == (31, ("cat", "dog", "zebra"), ())
     assert manifest.extensions == ("cls", "jpg", "png", "webp")
-    assert sorted(sample.image for sample in stored) == sorted(
+    assert sorted(sample.media for sample in stored) == sorted(
         p.read_bytes() for p in images.rglob("*.*") if p.is_file() and p.suffix != ".txt"
     )
     assert Counter(sample.label for sample in stored) == {0: 20, 1: 10, 2: 1}
@@ -67,7 +67,7 @@ def test_a_build_depends_on_the_seed_and_not_on_the_workers(images: Path, tmp_pa
 
 def test_size_shrinks_the_shorter_side_and_never_enlarges(images: Path, tmp_path: Path):
     _, manifest, stored = only(build(images, tmp_path / "out", size=10, workers=1))
-    sizes = {(sample.label, decode(sample.image).size) for sample in stored}
+    sizes = {(sample.label, decode(sample.media).size) for sample in stored}
     assert sizes == {(0, (12, 9)), (1, (10, 13)), (2, (12, 9))}
     assert manifest.made["size"] == 10
     big = save(tmp_path / "big" / "a.webp", size=(40, 20)).parent
@@ -82,7 +82,7 @@ def test_split_takes_its_share_of_every_class_once(images: Path, tmp_path: Path)
     assert Counter(sample.label for sample in samples(test)) == {0: 4, 1: 2}
     assert Counter(sample.label for sample in samples(train)) == {0: 16, 1: 8, 2: 1}
     assert manifests[train].classes == manifests[test].classes
-    assert not {sample.image for sample in samples(train)} & {sample.image for sample in samples(test)} - {samples(train)[0].image}
+    assert not {sample.media for sample in samples(train)} & {sample.media for sample in samples(test)} - {samples(train)[0].media}
 
 
 def test_one_folder_or_none_is_no_class(images: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ it goes by. Every second step is marked at its end alone, so that what marking c
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from itertools import islice, pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import MaskSampler
 from jepa_pipeline.data.loader import loader, train_loader
@@ -168,21 +169,22 @@ class Report(NamedTuple):
 class OneBatch(Dataset[Batch]):
     """Random pixels and real masks, the same batch for every number."""
 
-    def __init__(self, config: RunConfig, masks: MaskSampler | None) -> None:
+    def __init__(self, config: RunConfig, masks: Sequence[MaskSampler]) -> None:
         sizes = config.views.sizes(config.method.encoder.image_size)
         images = config.optim.batch_size_global // config.optim.accumulate_steps
-        views = [torch.randint(256, (images, 3, size, size), dtype=torch.uint8) for size in sizes]
+        encoder = config.method.encoder
+        time = [encoder.frames] if isinstance(encoder, EncoderConfig) and encoder.clips else []
+        views = [torch.randint(256, (images, 3, *time, size, size), dtype=torch.uint8) for size in sizes]
         self.batch = Batch(views, draw_masks(config, masks, images), None, [str(number) for number in range(images)], [])
 
     def __getitems__(self, numbers: list[int]) -> Batch:
         return self.batch
 
 
-def draw_masks(config: RunConfig, masks: MaskSampler | None, images: int) -> list[Masks]:
+def draw_masks(config: RunConfig, masks: Sequence[MaskSampler], images: int) -> list[Masks]:
     """Those of a batch; none for a method without masks."""
-    if masks is None:
-        return []
-    return [masks([keyed_generator(config.seed, Stream.MASK, 0, number) for number in range(images)], 0)]
+    generators = [keyed_generator(config.seed, Stream.MASK, 0, number) for number in range(images)]
+    return [sampler(generators, 0) for sampler in masks]
 
 
 def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention | None) -> Report:
@@ -240,7 +242,7 @@ def combine(steps: list[dict[str, float]], flops: dict[str, float]) -> dict[str,
     return {part: Part(median(step[part] for step in steps), flops.get(part, 0.0)) for part in parts}
 
 
-def time_masks(config: RunConfig, masks: MaskSampler | None, repeats: int) -> float:
+def time_masks(config: RunConfig, masks: Sequence[MaskSampler], repeats: int) -> float:
     """Milliseconds in which one process draws the masks of a global batch."""
     return median(elapsed(lambda: draw_masks(config, masks, config.optim.batch_size_global)) for _ in range(repeats))
 

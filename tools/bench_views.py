@@ -21,7 +21,7 @@ import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageStream
+from jepa_pipeline.data.collate import SampleStream
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.resample import cut
 from jepa_pipeline.data.views import normalize
@@ -66,10 +66,10 @@ def measure(config: RunConfig, images: int, device: torch.device) -> Report:
     return Report(workers, decoding, cutting, float(differences.max()), float(differences.mean()))
 
 
-def stream(config: RunConfig, uncut: bool) -> ImageStream:
+def stream(config: RunConfig, uncut: bool) -> SampleStream:
     """The images of the run without their masks."""
-    dataset = train_loader(config, None, uncut=uncut).dataset
-    assert isinstance(dataset, ImageStream)
+    dataset = train_loader(config, [], uncut=uncut).dataset
+    assert isinstance(dataset, SampleStream)
     return dataset
 
 

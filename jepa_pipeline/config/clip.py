@@ -32,7 +32,7 @@ class ClipConfig(Section):
     @model_validator(mode="after")
     def the_rate_is_said_once(self) -> Self:
         if self.fps is not None and self.stride is not None:
-            raise ValueError(f"fps {self.fps:g} and stride {self.stride} both say which frames are taken: give one of them")
+            raise ValueError(f"fps {self.fps:g} and stride {self.stride} both say which frames are taken: set one of them to null")
         if self.fps is None and self.stride is None:
             raise ValueError("neither fps nor stride says which frames are taken: give one of them")
         return self

@@ -155,6 +155,7 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
     section, around = follow(model, details["loc"][:-1])
     _, key = follow(model, details["loc"])
     dotted, where = ".".join(map(str, key)), source.place(key)
+    names = names_in(model, details["loc"]) if details["type"].startswith("union_tag") else []
     match details["type"]:
         case "extra_forbidden":
             near = nearest(model, section, around, str(key[-1]))
@@ -165,10 +166,11 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
             field = section.model_fields.get(str(key[-1])) if section else None
             return Mistake(where, f"key '{dotted}' is missing: {((field and field.description) or '').rstrip('.')}")
         case "union_tag_not_found":
-            return Mistake(where, f"key '{dotted}.name' is missing: it is one of {', '.join(names_in(model, key))}")
+            return Mistake(where, f"key '{dotted}.name' is missing: it is one of {', '.join(names_in(model, details['loc']))}")
         case "union_tag_invalid":
             return Mistake(
-                source.place((*key, "name")), unknown_name(dotted, str(details.get("ctx", {})["tag"]), names_in(model, key))
+                source.place((*key, "name")),
+                unknown_name(dotted, str(details.get("ctx", {})["tag"]), names),
             )
         case "string_pattern_mismatch":
             return Mistake(
@@ -231,10 +233,12 @@ def follow(model: type[BaseModel], location: Key) -> tuple[type[BaseModel] | Non
     return section, key
 
 
-def names_in(model: type[BaseModel], key: Key) -> list[str]:
-    """The names of the kinds a section can be of."""
-    section, _ = follow(model, key[:-1])
-    return [kind_name(kind) for kind in sections_in(section.model_fields[str(key[-1])].annotation)] if section else []
+def names_in(model: type[BaseModel], location: Key) -> list[str]:
+    """The names of the kinds that a section, or the entry of a list, at a location of pydantic's can be of."""
+    while isinstance(location[-1], int):
+        location = location[:-1]
+    section, _ = follow(model, location[:-1])
+    return [kind_name(kind) for kind in sections_in(section.model_fields[str(location[-1])].annotation)] if section else []
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -96,6 +96,11 @@ class IJepaConfig(JepaConfig):
             )
         return self
 
+    @property
+    def mask_sets(self) -> tuple[MultiBlockConfig]:
+        """The masks of each question that is asked of an image: one."""
+        return (self.masks,)
+
     @model_validator(mode="after")
     def masks_fit_the_grid(self) -> Self:
         self.masks.check_grid(self.encoder.grid)
@@ -123,6 +128,11 @@ class VJepaConfig(JepaConfig):
         default=(0.998, 1.0),
         description="The ema target's momentum at the first step and at the end of the (stretched) schedule, linear; else unused.",
     )
+
+    @property
+    def mask_sets(self) -> tuple[VideoMasksConfig, ...]:
+        """The masks of each question that is asked of a clip."""
+        return self.masks
 
     @model_validator(mode="after")
     def masks_fit_the_grid(self) -> Self:

@@ -10,7 +10,7 @@ from jepa_pipeline.config.section import Section
 PeakRate = Annotated[float, Field(gt=0, description="Peak learning rate, before the factor of lr_rule.")]
 StartRate = Annotated[float, Field(ge=0, description="Learning rate the warm-up rises from, before the factor of lr_rule.")]
 FinalRate = Annotated[
-    float, Field(ge=0, description="Learning rate at the end of the (stretched) cosine, before the factor of lr_rule.")
+    float, Field(ge=0, description="Learning rate at the end of the (stretched) schedule, before the factor of lr_rule.")
 ]
 Decay = Annotated[float, Field(ge=0, description="Weight decay at the start; norms and biases have none.")]
 FinalDecay = Annotated[
@@ -21,7 +21,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1, description="Share of its last ste
 
 
 class ScheduleConfig(Section):
-    """A warm-up-then-cosine rate and a cosine weight decay; every horizon is a number of samples said here."""
+    """A rate that warms up, may stay, and decays; a cosine weight decay. Every horizon is a number of samples said here."""
 
     batch_size_global: int = Field(
         default=2048, ge=1, description="Samples per optimiser step, over all devices and accumulated parts."
@@ -34,6 +34,12 @@ class ScheduleConfig(Section):
     )
     total_samples: int = Field(ge=1, description="Samples the run sees before it stops, repeats counted.")
     warmup_samples: int = Field(default=0, ge=0, description="Samples over which the rate rises linearly from start_lr to lr.")
+    constant_samples: int = Field(
+        default=0, ge=0, description="Samples after the warm-up during which the rate stays at lr, before it decays."
+    )
+    decay: Literal["cosine", "linear"] = Field(
+        default="cosine", description="How the rate falls from lr to final_lr, from there to the end of the (stretched) schedule."
+    )
     schedule_stretch: float = Field(
         default=1.0,
         ge=1.0,
@@ -61,6 +67,11 @@ class ScheduleConfig(Section):
             )
         if self.warmup_samples >= self.total_samples * self.schedule_stretch:
             raise ValueError(f"warmup_samples {self.warmup_samples} leaves nothing of total_samples {self.total_samples}")
+        if self.warmup_samples + self.constant_samples > self.total_samples * self.schedule_stretch:
+            raise ValueError(
+                f"warmup_samples {self.warmup_samples} and constant_samples {self.constant_samples} are more than total_samples "
+                f"{self.total_samples}: lower one"
+            )
         if self.batch_size_global % self.accumulate_steps:
             raise ValueError(
                 f"batch_size_global {self.batch_size_global} cannot be split into accumulate_steps "
@@ -77,6 +88,11 @@ class ScheduleConfig(Section):
     def warmup_steps(self) -> int:
         """Optimiser steps of the warm-up."""
         return self.warmup_samples // self.batch_size_global
+
+    @property
+    def decay_from(self) -> int:
+        """Optimiser steps before the rate begins to fall."""
+        return (self.warmup_samples + self.constant_samples) // self.batch_size_global
 
     @property
     def schedule_steps(self) -> int:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, TrainerConfig
@@ -37,6 +38,11 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its folder.")
     output: Path = Field(default=Path("runs"), description="The run folder is made in here.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Key of every random number: weights, order, crops, masks.")
+    init_from: Path | None = Field(
+        default=None,
+        description="Run folder whose newest checkpoint this run begins with: networks, target and the optimiser's moments, at "
+        "step 0 of schedules and data. Sizes of images and lengths of clips may differ. Null: untrained networks.",
+    )
     data: DataConfig = Field(description="The shards.")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="How a view of an image is made.")
     method: MethodConfig = Field(discriminator="name", description="What is learned.")
@@ -61,6 +67,20 @@ class RunConfig(Section):
     def the_method_is_given_its_views(self) -> Self:
         sizes = self.views.sizes(self.method.encoder.image_size)
         self.method.check_views(sizes)
+        return self
+
+    @model_validator(mode="after")
+    def clips_are_cropped_by_workers(self) -> Self:
+        encoder = self.method.encoder
+        if not (isinstance(encoder, EncoderConfig) and encoder.clips):
+            return self
+        for number, crop in enumerate(self.views.crops):
+            if crop.colours:
+                raise ValueError(f"views.crops.{number} changes colours, but clips are only cropped and mirrored: leave that out")
+        if self.views.device == "trainer":
+            raise ValueError(
+                "views.device is trainer, but clips are cut by the workers that decode them: set it to auto or workers"
+            )
         return self
 
     @property

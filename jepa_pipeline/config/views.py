@@ -78,7 +78,8 @@ class ViewsConfig(Section):
     device: Literal["auto", "workers", "trainer"] = Field(
         default="auto",
         description="Who cuts and colours views: the workers, each image by itself; or the device that trains, a whole batch at "
-        "once, so that workers only decode; auto: the device if it is a GPU. The two agree to 1 of 255 levels, 4 after jitter.",
+        "once, so that workers only decode; auto: the device if it is a GPU. The two agree to 1 of 255 levels, 4 after jitter. "
+        "Clips are always cut by the workers.",
     )
     largest_side: int = Field(
         default=640,

@@ -11,13 +11,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jepa_pipeline.batch import Batch, Damaged, Masks, Uncut
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.views import ViewsConfig
+from jepa_pipeline.data.clips import ClipViews
 from jepa_pipeline.data.decode import DecodeError, decode
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Positions
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.shards import Sample, SampleError, Shards
+from jepa_pipeline.data.video import Video, open_video
 from jepa_pipeline.data.views import TrainerViews, WorkerViews, centre_view, empty_pixels
+
+Views = WorkerViews | TrainerViews | ClipViews
+Who = tuple[int, int, int]
+"""Number of a data set, its epoch, and a sample's number in it: whose random numbers are drawn."""
+AnyEncoderConfig = EncoderConfig | BackboneConfig
 
 STAND_INS = 1000
 """Samples that are tried in a damaged one's place, so that no stretch of damage is searched for ever."""
@@ -30,11 +38,12 @@ class MaskSampler(Protocol):
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks: ...
 
 
-class ImageStream(Dataset[Batch]):
+class SampleStream(Dataset[Batch]):
     """The n-th sample of a run for any n, as random views with masks. What comes is a function of seed, mixture and n alone.
 
-    sources: the shards of each data set of the mixture; skip: whether others stand in for samples that cannot be used;
-    uncut: whether views are left for the trainer to cut.
+    sources: the shards of each data set of the mixture; encoder: whose images or clips the views are; masks: one sampler for every
+    set of masks, of which each draws for all views; skip: whether others stand in for samples that cannot be used; uncut: whether
+    views are left for the trainer to cut.
     """
 
     def __init__(
@@ -42,8 +51,8 @@ class ImageStream(Dataset[Batch]):
         sources: Sequence[Shards],
         mixture: Mixture,
         views: ViewsConfig,
-        image_size: int,
-        masks: MaskSampler | None,
+        encoder: AnyEncoderConfig,
+        masks: Sequence[MaskSampler],
         skip: bool,
         uncut: bool = False,
     ) -> None:
@@ -51,7 +60,7 @@ class ImageStream(Dataset[Batch]):
         self.mixture = mixture
         self.views = views
         self.view_count = len(views.kinds)
-        self.image_size = image_size
+        self.encoder = encoder
         self.masks = masks
         self.skip = skip
         self.uncut = uncut
@@ -68,23 +77,37 @@ class ImageStream(Dataset[Batch]):
         places = zip(positions.index.tolist(), positions.shard.tolist(), positions.member.tolist(), strict=True)
         samples, damaged, views = [], [], self.empty_views(len(numbers))
         for (source, epoch, number), (index, shard, member) in zip(whose, places, strict=True):
+            who = (source, epoch, number)
             try:
-                sample, image = read_image(self.sources[source], shard, member)
+                samples.append(self.add_views(views, source, shard, member, who))
             except SampleError as error:
                 damaged.append(Damaged(source, number, str(error)))
-                sample, image = self.stand_in(source, index, error)
-            views.add(image, self.view_generators(source, epoch, number))
-            samples.append(sample)
-        masks = []
-        if self.masks is not None:
-            generators = [self.generator(Stream.MASK, *who) for who in whose]
-            masks.append(self.masks(generators, numbers[0] // len(numbers)))
-        return as_batch(*views.finish(), masks, samples, damaged)
+                samples.append(self.stand_in(views, source, index, who, error))
+        return as_batch(*views.finish(), self.draw_masks(whose, numbers[0] // len(numbers)), samples, damaged)
 
-    def empty_views(self, count: int) -> WorkerViews | TrainerViews:
-        return (TrainerViews if self.uncut else WorkerViews)(self.views, self.image_size, count)
+    def empty_views(self, count: int) -> Views:
+        if isinstance(self.encoder, EncoderConfig) and self.encoder.clips:
+            return ClipViews(self.views, self.encoder.image_size, self.encoder.frames, count)
+        return (TrainerViews if self.uncut else WorkerViews)(self.views, self.encoder.image_size, count)
 
-    def stand_in(self, source: int, index: int, error: SampleError) -> tuple[Sample, Image.Image]:
+    def add_views(self, views: Views, source: int, shard: int, member: int, who: Who) -> Sample:
+        """Read a sample and add its views, drawn as those of `who`."""
+        shards = self.sources[source]
+        sample = shards.read(shard, member)
+        try:
+            views.add(picture(shards, sample), self.view_generators(*who))
+        except DecodeError as error:
+            raise shards.error(shard, sample.key, str(error)) from error
+        return sample
+
+    def draw_masks(self, whose: Sequence[Who], batch_number: int) -> list[Masks]:
+        """Of every set, those of the first view of all samples, then those of the second, as views are concatenated."""
+        if not self.masks:
+            return []
+        generators = [self.generator(Stream.MASK, *who, view=view) for view in range(self.view_count) for who in whose]
+        return [sampler(generators, batch_number) for sampler in self.masks]
+
+    def stand_in(self, views: Views, source: int, index: int, who: Who, error: SampleError) -> Sample:
         """The next whole sample of the same data set. It is cut and masked as the damaged one would have been, so that
         nothing else in the run moves.
         """
@@ -93,7 +116,7 @@ class ImageStream(Dataset[Batch]):
         for following in range(index + 1, index + 1 + STAND_INS):
             position = self.mixture.orders[source].samples(following, following + 1)
             try:
-                return read_image(self.sources[source], int(position.shard[0]), int(position.member[0]))
+                return self.add_views(views, source, int(position.shard[0]), int(position.member[0]), who)
             except SampleError as again:
                 error = again
         raise SampleError(f"{STAND_INS} samples in a row cannot be used, the last for this: {error}")
@@ -103,8 +126,8 @@ class ImageStream(Dataset[Batch]):
         for source, index in dict(zip(positions.source.tolist(), positions.index.tolist(), strict=True)).items():
             self.sources[source].fetch_ahead(self.mixture.orders[source].shards_from(index))
 
-    def generator(self, stream: Stream, source: int, epoch: int, sample: int) -> np.random.Generator:
-        return keyed_generator(self.mixture.seed, stream, epoch, sample, source=source)
+    def generator(self, stream: Stream, source: int, epoch: int, sample: int, view: int = 0) -> np.random.Generator:
+        return keyed_generator(self.mixture.seed, stream, epoch, sample, view, source)
 
     def view_generators(self, source: int, epoch: int, sample: int) -> list[np.random.Generator]:
         """One for each view of a sample."""
@@ -139,9 +162,18 @@ class ImageList(Dataset[Batch]):
 def read_image(shards: Shards, shard: int, member: int) -> tuple[Sample, Image.Image]:
     sample = shards.read(shard, member)
     try:
-        return sample, decode(sample.image)
+        return sample, decode(sample.media)
     except DecodeError as error:
         raise shards.error(shard, sample.key, str(error)) from error
+
+
+def picture(shards: Shards, sample: Sample) -> Image.Image | Video:
+    """A sample's image, or its video opened.
+
+    Raises:
+        DecodeError: it is none that can be read.
+    """
+    return open_video(sample.media) if shards.manifest.kind == "videos" else decode(sample.media)
 
 
 def as_batch(

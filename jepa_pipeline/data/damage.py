@@ -64,7 +64,7 @@ class ShardReport:
         self.labels[sample.label] += 1
         self.extensions.update(sample.places.keys())
         try:
-            image = decode(sample.image)
+            image = decode(sample.media)
         except DecodeError as error:
             self.problem("decode", f"sample {shown(sample.key)} does not decode ({error})", sample.key)
             return
@@ -108,7 +108,7 @@ def read_shard(folder: str, location: str, classes: int | None, shard: Shard) ->
                     faults.append(result)
                 else:
                     report.look(result)
-                    samples.append(result._replace(image=b""))
+                    samples.append(result._replace(media=b""))
             index = as_index(samples)
         except ShardError as error:
             report.problem("tar", f"{error}; {len(samples)} of its {shard.samples} samples are whole")

@@ -1,4 +1,4 @@
-"""A folder of images: which there are, which class each has, and how they are dealt to train and test."""
+"""A folder of images or videos: which there are, which class each has, and how they are dealt to train and test."""
 
 import os
 from collections import Counter
@@ -9,37 +9,63 @@ from typing import NamedTuple
 import numpy as np
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.samples import IMAGES, VIDEOS, Kind
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+IMAGE_SUFFIXES = {f".{extension}" for extension in IMAGES}
+VIDEO_SUFFIXES = {f".{extension}" for extension in VIDEOS}
 
 
 class Source(NamedTuple):
-    """An image file and its label."""
+    """An image or video file and its label."""
 
     path: Path
     label: int | None
 
+    @property
+    def kind(self) -> Kind:
+        return "videos" if self.path.suffix.lower() in VIDEO_SUFFIXES else "images"
 
-def find_images(images: Path) -> tuple[list[Source], tuple[str, ...] | None]:
-    """Every image file under a folder in the order of the names, labelled if first-level folders are classes; the class names."""
-    if not images.is_dir():
-        raise UserError(f"{images} is not a folder: name the folder that holds the images")
-    paths = sorted(walk(images))
+
+def find_sources(folder: Path) -> tuple[list[Source], tuple[str, ...] | None]:
+    """Every image or every video file under a folder in the order of the names, labelled if first-level folders are classes; the
+    class names.
+
+    Raises:
+        UserError: there are none, or there are both.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name the folder that holds the images or videos")
+    paths = sorted(walk(folder))
     if not paths:
-        raise UserError(f"{images} holds no {', '.join(sorted(SUFFIXES))} file at any depth: name the folder that holds the images")
-    parents = [path.relative_to(images).parts[:-1] for path in paths]
+        images, videos = (", ".join(sorted(suffixes)) for suffixes in (IMAGE_SUFFIXES, VIDEO_SUFFIXES))
+        raise UserError(
+            f"{folder} holds no {images} file and no {videos} file at any depth: name the folder that holds the images or videos"
+        )
+    parents = [path.relative_to(folder).parts[:-1] for path in paths]
     tops = sorted({parts[0] for parts in parents if parts})
-    if len(tops) < 2 or not all(parents):
-        return [Source(path, None) for path in paths], None
+    classes = tuple(map(printable, tops)) if len(tops) > 1 and all(parents) else None
     numbers = {top: number for number, top in enumerate(tops)}
-    return [Source(path, numbers[parts[0]]) for path, parts in zip(paths, parents, strict=True)], tuple(map(printable, tops))
+    sources = [Source(path, numbers[parts[0]] if classes else None) for path, parts in zip(paths, parents, strict=True)]
+    check_kind(sources, folder)
+    return sources, classes
 
 
-def walk(images: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(images, followlinks=True):
+def check_kind(sources: Sequence[Source], folder: Path) -> None:
+    """Raises UserError if some sources are images and others videos."""
+    examples = {source.kind: source.path.relative_to(folder) for source in sources}
+    if len(examples) > 1:
+        counts = Counter(source.kind for source in sources)
+        raise UserError(
+            f"{folder} holds {counts['images']} images, such as {examples['images']}, and {counts['videos']} videos, such as "
+            f"{examples['videos']}: move them into two folders, build those apart, and mix them in data.train"
+        )
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder, followlinks=True):
         here = Path(root)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX")) and not leads_above(here, name)]
-        yield from (here / name for name in files if Path(name).suffix.lower() in SUFFIXES)
+        yield from (here / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
 
 
 def leads_above(folder: Path, name: str) -> bool:
@@ -47,9 +73,9 @@ def leads_above(folder: Path, name: str) -> bool:
     return folder.resolve().is_relative_to((folder / name).resolve())
 
 
-def stray(sources: Sequence[Source], images: Path) -> Path | None:
-    """The first image that lies beside folders of images, for want of which they would be classes."""
-    beside = [source.path for source in sources if source.path.parent == images]
+def stray(sources: Sequence[Source], folder: Path) -> Path | None:
+    """The first file that lies beside folders of such files, for want of which they would be classes."""
+    beside = [source.path for source in sources if source.path.parent == folder]
     return beside[0] if 0 < len(beside) < len(sources) else None
 
 
@@ -66,7 +92,7 @@ def deal(sources: Sequence[Source], split: float, seed: int) -> dict[str, list[S
         parts[part].append(source)
     for part, files in parts.items():
         if not files:
-            raise UserError(f"split {split:g} of {len(sources)} images leaves none for {part}: choose another share")
+            raise UserError(f"split {split:g} of {len(sources)} {sources[0].kind} leaves none for {part}: choose another share")
     return parts
 
 

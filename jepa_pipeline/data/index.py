@@ -9,9 +9,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard
-from jepa_pipeline.data.samples import IMAGES, LABEL, Fault, Found, Place, find_samples
+from jepa_pipeline.data.samples import IMAGES, LABEL, VIDEOS, Fault, Found, Place, find_samples
 from jepa_pipeline.data.tar import Passing, Readable, ShardError, shown
+from jepa_pipeline.data.video import VideoFacts, video_facts
 
 MAX_EXTENSIONS = 64
 """Kinds of members in a shard, each of which is a list as long as the shard has samples."""
@@ -25,17 +27,24 @@ class ShardIndex(Section):
         description="By extension, where each sample's member lies; null if it has none."
     )
     labels: list[int | None] = Field(description="Label of each sample; null if it has none.")
+    videos: list[VideoFacts | None] | None = Field(None, description="Facts of each video; null: the samples are images.")
 
     @model_validator(mode="after")
     def lists_agree(self) -> "ShardIndex":
         lengths = {len(self.keys), len(self.labels), *map(len, self.members.values())}
+        lengths |= set() if self.videos is None else {len(self.videos)}
         if len(lengths) > 1:
             raise ValueError(f"its lists are of different lengths: {sorted(lengths)}")
         return self
 
-    def image_place(self, member: int) -> Place | None:
-        """Where the image of a sample lies, None if it has none."""
-        places = (self.members[ext][member] for ext in IMAGES if ext in self.members)
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Extensions of the members that are images, or videos where samples are those."""
+        return IMAGES if self.videos is None else VIDEOS
+
+    def media_place(self, member: int) -> Place | None:
+        """Where the image or video of a sample lies, None if it has none."""
+        places = (self.members[ext][member] for ext in self.media if ext in self.members)
         return next(filter(None, places), None)
 
     def unlabelled(self) -> "ShardIndex":
@@ -66,7 +75,7 @@ def load_index(tar: Path) -> ShardIndex:
 def save_index(index: ShardIndex, tar: Path) -> None:
     """Write an index in place of the one that may be there."""
     partial = index_path(tar).with_suffix(".partial")
-    partial.write_text(index.model_dump_json())
+    partial.write_text(index.model_dump_json(exclude={"videos"} if index.videos is None else None))
     partial.replace(index_path(tar))
 
 
@@ -86,20 +95,47 @@ class Indexed(NamedTuple):
     labelled_by: Counter[str | None]
 
 
-def index_shard(file: Readable, name: str, classes: int | None = None) -> Indexed:
+def index_shard(file: Readable, name: str, classes: int | None = None, *, open_videos: bool = True) -> Indexed:
     """Read a shard once, for its index and its SHA-256. With `classes`, samples need a label below that number.
 
+    Videos are opened for their facts, unless the caller knows those; one that does not open is left out.
+
     Raises:
-        ShardError: it is no whole tar, or holds no sample that can be used.
+        ShardError: it is no whole tar, holds no sample that can be used, or holds both images and videos.
     """
     passing = Passing(file)
-    samples, faults = part(find_samples(passing, classes))
+    found = find_samples(passing, classes, read=VIDEOS if open_videos else ())
+    samples, faults = part(map(opened, found))
     left_out = [fault for fault in faults if fault.left_out]
     if not samples:
         first = f" ({shown(left_out[0].name)}: {left_out[0].reason})" if left_out else ""
         raise ShardError(f"it holds no sample that can be used{first}")
+    check_kind(samples)
+    if samples[0].is_video:
+        faults = [fault._replace(reason=fault.reason.replace(", ".join(IMAGES), ", ".join(VIDEOS))) for fault in faults]
     shard = Shard(file=name, samples=len(samples), bytes=passing.bytes, sha256=passing.sha256.hexdigest())
     return Indexed(shard, as_index(samples), faults, Counter(sample.labelled_by for sample in samples))
+
+
+def opened(result: Found | Fault) -> Found | Fault:
+    """A video with its facts in place of its bytes, or why it is left out."""
+    if isinstance(result, Fault) or not result.media:
+        return result
+    try:
+        return result._replace(media=b"", facts=video_facts(result.media))
+    except DecodeError as error:
+        return Fault("video", result.key, f"its video cannot be read ({error})")
+
+
+def check_kind(samples: list[Found]) -> None:
+    """Raises ShardError if some samples are images and others videos."""
+    examples = {sample.is_video: sample.key for sample in samples}
+    if len(examples) > 1:
+        videos = sum(sample.is_video for sample in samples)
+        raise ShardError(
+            f"it holds {len(samples) - videos} images, such as {shown(examples[False])}, and {videos} videos, such as "
+            f"{shown(examples[True])}: pack them into tars of their own, index those apart, and mix them in data.train"
+        )
 
 
 def part(results: Iterable[Found | Fault]) -> tuple[list[Found], list[Fault]]:
@@ -123,4 +159,5 @@ def as_index(samples: list[Found]) -> ShardIndex:
             "an extension begins at the first dot of a name, so names need one dot only"
         )
     members = {extension: [sample.places.get(extension) for sample in samples] for extension in extensions}
-    return ShardIndex(keys=[s.key for s in samples], members=members, labels=[s.label for s in samples])
+    videos = [s.facts for s in samples] if any(s.facts for s in samples) else None
+    return ShardIndex(keys=[s.key for s in samples], members=members, labels=[s.label for s in samples], videos=videos)

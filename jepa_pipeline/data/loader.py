@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageList, ImageStream, MaskSampler
+from jepa_pipeline.data.collate import ImageList, MaskSampler, SampleStream
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Deal, Order
+from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.data.shards import Shards
 
 PR_SET_PDEATHSIG = 1
@@ -23,7 +27,7 @@ PR_SET_PDEATHSIG = 1
 
 def train_loader(
     config: RunConfig,
-    masks: MaskSampler | None,
+    masks: Sequence[MaskSampler],
     *,
     start_samples: int = 0,
     rank: int = 0,
@@ -34,18 +38,30 @@ def train_loader(
     """This rank's micro-batches from sample start_samples of the run to its end, in order.
 
     uncut: the batches hold whole images in place of views, for the device to cut; config.views.on_trainer says when.
-    Masks are drawn in the workers, so a mask sampler must be picklable where workers are spawned.
+    Masks are drawn in the workers, so mask samplers must be picklable where workers are spawned.
 
     Raises:
-        UserError: the data is no whole data set; a sample cannot be used, as SampleError, while iterating.
+        UserError: the data is no whole data set, or holds videos for an encoder of images; a sample cannot be used, as
+            SampleError, while iterating.
     """
-    data, size = config.data, config.method.encoder.image_size
+    data, encoder = config.data, config.method.encoder
     sources = [Shards(source.path, max_open=2 * data.window_shards, cache=data.cache) for source in data.train]
+    if not (isinstance(encoder, EncoderConfig) and encoder.clips):
+        refuse_videos(sources, config.method.name)
     skip = data.damage.policy == "skip"
-    stream = ImageStream(sources, mixture(config, sources), config.views, size, masks, skip, uncut)
+    stream = SampleStream(sources, mixture(config, sources), config.views, encoder, masks, skip, uncut)
     optim = config.optim
     deal = Deal(optim.batch_size_global, optim.accumulate_steps, rank, world_size, start_samples, optim.total_samples)
     return loader(stream, deal, config.data.workers, config.data.prefetch_batches, pin_memory)
+
+
+def refuse_videos(sources: list[Shards], method: str) -> None:
+    for shards in sources:
+        if shards.manifest.kind == "videos":
+            raise UserError(
+                f"{without_secrets(shards.location)} holds videos, but this run's {method} trains an encoder of images: "
+                "choose vjepa or vjepa2, or other data"
+            )
 
 
 def mixture(config: RunConfig, sources: list[Shards]) -> Mixture:

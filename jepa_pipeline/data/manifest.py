@@ -13,6 +13,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.remote import is_remote, join, read_file, without_secrets
+from jepa_pipeline.data.samples import Kind
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -40,7 +41,7 @@ class Manifest(Section):
 
     version: Literal[1] = Field(default=VERSION, description="Of this format.")
     created_by: str = Field(description="The package and its version.")
-    kind: Literal["images"] = Field(default="images", description="What a sample is.")
+    kind: Kind = Field(default="images", description="What a sample is.")
     shards: tuple[Shard, ...] = Field(min_length=1, description="In the order in which samples are numbered.")
     samples: int = Field(ge=1, description="Samples in all shards.")
     extensions: tuple[str, ...] = Field(description="Extensions of the samples' members.")
@@ -53,7 +54,8 @@ class Manifest(Section):
     made: dict[str, str | int | float | None] = Field(description="How the shards were made.")
     skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
     mean: RGB | None = Field(
-        None, description="Mean of the images' channels on pixels scaled to 0..1; every image counts the same."
+        None,
+        description="Mean of the images' channels on pixels scaled to 0..1; every image counts the same, as does a video's first frame.",
     )
     std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
 
@@ -152,4 +154,4 @@ def no_manifest(folder: Path) -> str:
         return f"{folder} holds no {MANIFEST} but {' and '.join(parts)} in it do: name one of them, such as {folder / parts[-1]}"
     if any(folder.glob("*.tar")):
         return f"{folder} holds tars but no {MANIFEST}: make it with `jepa shards index {folder}`"
-    return f"{folder} holds no {MANIFEST}: make shards of a folder of images with `jepa shards build IMAGES {folder}`"
+    return f"{folder} holds no {MANIFEST}: make shards of a folder of images or videos with `jepa shards build IMAGES {folder}`"

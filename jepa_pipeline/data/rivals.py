@@ -46,7 +46,7 @@ class Rivals:
     those. Where the trainer is to cut (uncut), all three only decode, and the webdataset pipeline pads.
     """
 
-    def __init__(self, config: RunConfig, masks: MaskSampler | None, uncut: bool = False) -> None:
+    def __init__(self, config: RunConfig, masks: Sequence[MaskSampler], uncut: bool = False) -> None:
         self.config = config
         self.masks = masks
         self.uncut = uncut
@@ -104,7 +104,7 @@ def read_images(shards: Shards, numbers: Sequence[int], members: Sequence[int]) 
     images = []
     for shard, member in zip(numbers, members, strict=True):
         with suppress(SampleError):
-            images.append(shards.read(shard, member).image)
+            images.append(shards.read(shard, member).media)
     return images
 
 
@@ -137,10 +137,10 @@ def crop_for_ever(crop: Callable[[bytes], object], images: Sequence[bytes], batc
 
 
 def collate(
-    rows: Sequence[tuple[list[UInt8[np.ndarray, "H W C"]]]], masks: MaskSampler | None, uncut: bool
-) -> tuple[list[UInt8[Tensor, "B C _ _"]], Masks | None]:
+    rows: Sequence[tuple[list[UInt8[np.ndarray, "H W C"]]]], masks: Sequence[MaskSampler], uncut: bool
+) -> tuple[list[UInt8[Tensor, "B C _ _"]], list[Masks]]:
     stacked = [padded(images, len(images)) if uncut else stack(images) for images in zip(*(row for (row,) in rows), strict=True)]
-    return stacked, None if masks is None else masks([GENERATOR] * len(rows), 0)
+    return stacked, [sampler([GENERATOR] * len(rows), 0) for sampler in masks]
 
 
 def stack(views: Sequence[UInt8[np.ndarray, "S S C"]]) -> UInt8[Tensor, "B C S S"]:

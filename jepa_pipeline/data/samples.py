@@ -2,16 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import NonNegativeInt
 
 from jepa_pipeline.data.tar import Passing, shown, tar_members
+from jepa_pipeline.data.video import VideoFacts
 
+Kind = Literal["images", "videos"]
 IMAGES = ("jpg", "jpeg", "png", "webp")
+VIDEOS = ("mp4", "mkv", "webm", "avi", "gif")
+MEDIA = (*VIDEOS, *IMAGES)
+"""The first of these that a sample has is its medium: beside a video an image is a thumbnail."""
 LABEL = "cls"
 JSON = "json"
 LABEL_KEYS = ("label", "cls")
@@ -23,8 +28,8 @@ META = re.compile(r"__[^/]*__(/|$)")
 
 MAX_TEXT = 1_000_000
 """Bytes of the longest member that is read for a label."""
-MAX_IMAGE = 1 << 30
-"""Bytes of the longest image that is read."""
+MAX_MEDIA = 1 << 30
+"""Bytes of the longest image or video that is read."""
 MAX_CLASSES = 1_000_000
 
 Place = tuple[NonNegativeInt, NonNegativeInt]
@@ -32,19 +37,27 @@ Place = tuple[NonNegativeInt, NonNegativeInt]
 
 
 class Found(NamedTuple):
-    """A sample met in a tar: where its members lie, its label and what named it (cls or json); the image if it was asked for."""
+    """A sample met in a tar: where its members lie, its label and what named it (cls or json).
+
+    media: the compressed image or video, if it was asked for; facts: of a video, if it was opened.
+    """
 
     key: str
     places: dict[str, Place]
     label: int | None
     labelled_by: str | None
-    image: bytes
+    media: bytes
+    facts: VideoFacts | None = None
+
+    @property
+    def is_video(self) -> bool:
+        return not self.places.keys().isdisjoint(VIDEOS)
 
 
 class Fault(NamedTuple):
     """Something in a tar that is not as it should be: a sample or member, why, and whether it is left out therefore.
 
-    kind: "name", "key", "missing", "image", "label" or "member".
+    kind: "name", "key", "missing", "image", "video", "label" or "member".
     """
 
     kind: str
@@ -57,7 +70,7 @@ class Fault(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A file in a tar; the bytes only of those that hold labels, and of images where they are asked for."""
+    """A file in a tar; the bytes only of those that hold labels, and of media where they are asked for."""
 
     key: str
     extension: str
@@ -66,36 +79,40 @@ class Piece(NamedTuple):
     holes: bool
 
 
-def find_samples(passing: Passing, classes: int | None = None, *, images: bool = False) -> Iterator[Found | Fault]:
+def find_samples(
+    passing: Passing, classes: int | None = None, *, media: tuple[str, ...] = MEDIA, read: tuple[str, ...] = ()
+) -> Iterator[Found | Fault]:
     """The samples of a tar in their order, and what is wrong between them. No member is decoded; JSON is parsed for labels.
 
-    A sample is left out if it has no image, if its key has come before, or if its name leads out of a folder; with `classes`
-    also if it has no label below that number.
+    A sample is left out if it has no image or video, if its key has come before, or if its name leads out of a folder; with
+    `classes` also if it has no label below that number. media: the extensions of images and videos that count, the first that a
+    sample has is its medium; read: those whose bytes are read.
 
     Raises:
         ShardError: it is no whole tar.
     """
     no_files: list[str] = []
     seen: dict[str, bool] = {}
-    for key, group in groupby(pieces(passing, no_files, images), key=lambda piece: piece.key):
+    for key, group in groupby(pieces(passing, no_files, read), key=lambda piece: piece.key):
         sample: dict[str, Piece] = {}
         for piece in group:
             if piece.extension in sample:
                 yield Fault("key", f"{key}.{piece.extension}", "its name comes twice, the first member counts", left_out=False)
             sample.setdefault(piece.extension, piece)
-        image = next((sample[extension] for extension in IMAGES if extension in sample), None)
-        fault = why_left_out(key, sample, image, seen)
-        seen.setdefault(key, image is not None)
+        medium = next((sample[extension] for extension in media if extension in sample), None)
+        fault = unusable(medium) if medium else Fault("missing", key, lacks(sample, media))
+        fault = misplaced(key, seen, medium is not None) or fault
+        seen.setdefault(key, medium is not None)
         if fault:
             yield fault
-        elif image:
-            yield from labelled(key, sample, image, classes)
+        elif medium:
+            yield from labelled(key, sample, medium, classes)
     if no_files:
         more = f" and {len(no_files) - 1} more" if len(no_files) > 1 else ""
         yield Fault("member", no_files[0], f"this member{more} is a link or a device and not followed", left_out=False)
 
 
-def pieces(passing: Passing, no_files: list[str], images: bool) -> Iterator[Piece]:
+def pieces(passing: Passing, no_files: list[str], read: tuple[str, ...]) -> Iterator[Piece]:
     """The files of a tar that belong to samples. Others are passed over, links and devices are listed in `no_files`."""
     for member, stream in tar_members(passing):
         name = member.name.encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8 cannot go into JSON
@@ -105,32 +122,42 @@ def pieces(passing: Passing, no_files: list[str], images: bool) -> Iterator[Piec
             no_files.append(name)
         elif match := MEMBER.fullmatch(name):
             key, extension = match[1], match[2].lower()
-            limit = MAX_TEXT if extension in (LABEL, JSON) else MAX_IMAGE if images and extension in IMAGES else -1
+            limit = MAX_TEXT if extension in (LABEL, JSON) else MAX_MEDIA if extension in read else -1
             data = stream.read(member.size) if member.size <= limit and not member.issparse() else None
             yield Piece(key, extension, (member.offset_data, member.size), data, member.issparse())
 
 
-def why_left_out(key: str, sample: dict[str, Piece], image: Piece | None, seen: dict[str, bool]) -> Fault | None:
-    """What makes a sample unusable; `seen` holds the keys that came before and whether each had an image."""
+def misplaced(key: str, seen: dict[str, bool], has_medium: bool) -> Fault | None:
+    """What makes a key unusable; `seen` holds the keys that came before and whether each had an image or video."""
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts:
         return Fault("name", key, "its name leads out of the folder it would be unpacked to: rename it")
-    if key in seen and seen[key] and image:
+    if key in seen and seen[key] and has_medium:
         return Fault("key", key, "its key has come before in this shard, the first sample counts")
     if key in seen:
         return Fault("key", key, "its members do not lie next to each other: pack the shard anew, sorted by name")
-    if image is None:
-        dotted = next((extension for extension in sample if extension.rpartition(".")[2] in IMAGES), None)
-        cure = ": an extension begins at the first dot of a name, so rename its members to have one dot" if dotted else ""
-        return Fault("missing", key, f"it has no {', '.join(IMAGES)}, only {shown(', '.join(sample))}{cure}")
-    if image.holes:
-        return Fault("image", key, "its image is stored with holes (a sparse file): pack the shard anew without them")
-    if not 0 < image.place[1] <= MAX_IMAGE:
-        return Fault("image", key, f"its image has {image.place[1]} bytes, but an image has 1 to {MAX_IMAGE}")
     return None
 
 
-def labelled(key: str, sample: dict[str, Piece], image: Piece, classes: int | None) -> Iterator[Found | Fault]:
+def unusable(medium: Piece) -> Fault | None:
+    """What makes an image or video unusable, before it is decoded."""
+    kind, article = ("video", "a") if medium.extension in VIDEOS else ("image", "an")
+    if medium.holes:
+        return Fault(kind, medium.key, f"its {kind} is stored with holes (a sparse file): pack the shard anew without them")
+    if not 0 < medium.place[1] <= MAX_MEDIA:
+        reason = f"its {kind} has {medium.place[1]} bytes, but {article} {kind} has 1 to {MAX_MEDIA}"
+        return Fault(kind, medium.key, reason)
+    return None
+
+
+def lacks(sample: Iterable[str], media: tuple[str, ...]) -> str:
+    """Why members with these extensions are no sample."""
+    dotted = next((extension for extension in sample if extension.rpartition(".")[2] in media), None)
+    cure = ": an extension begins at the first dot of a name, so rename its members to have one dot" if dotted else ""
+    return f"it has no {', '.join(VIDEOS if media == VIDEOS else IMAGES)}, only {shown(', '.join(sample))}{cure}"
+
+
+def labelled(key: str, sample: dict[str, Piece], medium: Piece, classes: int | None) -> Iterator[Found | Fault]:
     """A usable sample with its label; where labels are needed and this one has none, why it is left out."""
     label = by = None
     try:
@@ -139,7 +166,7 @@ def labelled(key: str, sample: dict[str, Piece], image: Piece, classes: int | No
         yield Fault("label", key, str(error), left_out=classes is not None)
         if classes is not None:
             return
-    yield Found(key, {extension: piece.place for extension, piece in sample.items()}, label, by, image.data or b"")
+    yield Found(key, {extension: piece.place for extension, piece in sample.items()}, label, by, medium.data or b"")
 
 
 def read_label(sample: dict[str, Piece], classes: int | None) -> tuple[int | None, str | None]:

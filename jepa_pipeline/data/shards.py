@@ -15,17 +15,17 @@ from jepa_pipeline.data.cache import Cache
 from jepa_pipeline.data.index import ShardIndex, index_path, load_index
 from jepa_pipeline.data.manifest import read_manifest, tar_location
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
-from jepa_pipeline.data.samples import IMAGES, MAX_IMAGE
+from jepa_pipeline.data.samples import MAX_MEDIA, VIDEOS
 
 NOWHERE, NO_LABEL = (-1, -1), -(2**63)
-"""What stands in arrays for a sample without an image, and for one without a label."""
+"""What stands in arrays for a sample without an image or video, and for one without a label."""
 
 
 class Sample(NamedTuple):
-    """What a shard holds of one sample: the image still compressed."""
+    """What a shard holds of one sample: the image or video still compressed."""
 
     key: str
-    image: bytes
+    media: bytes
     label: int | None
 
 
@@ -68,7 +68,7 @@ class Shards:
         """One sample.
 
         Raises:
-            SampleError: it has no image, its shard ends early or is gone, or that has no whole index; the sentence names the
+            SampleError: it has no image or video, its shard ends early or is gone, or that has no whole index; the sentence names the
                 sample, the shard and the cure.
             UserError: its shard could not be fetched, or the system does not read it for a reason that may pass: a run that
                 skipped it would not be the run it should be.
@@ -77,7 +77,7 @@ class Shards:
         try:
             opened = self.open(shard)
             key = opened.key(member)
-            return Sample(key, opened.image(member), opened.label(member))
+            return Sample(key, opened.media(member), opened.label(member))
         except ValueError as error:
             raise self.error(shard, key, str(error)) from error
         except OSError as error:
@@ -153,9 +153,10 @@ class OpenShard:
 
     def __init__(self, fd: int, index: ShardIndex) -> None:
         self.keys = np.array([key.encode(errors="surrogatepass") for key in index.keys])
-        places = [index.image_place(member) or NOWHERE for member in range(len(index.keys))]
+        places = [index.media_place(member) or NOWHERE for member in range(len(index.keys))]
         self.places = np.array(places, np.int64).reshape(-1, 2)
         self.labels = np.array([NO_LABEL if label is None else label for label in index.labels], np.int64)
+        self.extensions = index.media
         self.fd = fd  # last: whoever meets an error above still owns it
 
     def key(self, member: int) -> str:
@@ -165,21 +166,22 @@ class OpenShard:
         label = int(self.labels[member])
         return None if label == NO_LABEL else label
 
-    def image(self, member: int) -> bytes:
-        """The compressed image of a sample.
+    def media(self, member: int) -> bytes:
+        """The compressed image or video of a sample.
 
         Raises:
-            ValueError: it has none, its index gives it more bytes than an image has, or the shard ends before it does.
+            ValueError: it has none, its index gives it more bytes than are read, or the shard ends before it does.
         """
         offset, size = self.places[member].tolist()
         if (offset, size) == NOWHERE:
-            raise ValueError(f"it has no {', '.join(IMAGES)}")
-        if size > MAX_IMAGE:
-            raise ValueError(f"its index gives its image {size} bytes, but an image has up to {MAX_IMAGE}")
-        image = os.pread(self.fd, size, offset)
-        if len(image) < size:
+            raise ValueError(f"it has no {', '.join(self.extensions)}")
+        if size > MAX_MEDIA:
+            kind, article = ("video", "a") if self.extensions == VIDEOS else ("image", "an")
+            raise ValueError(f"its index gives its {kind} {size} bytes, but {article} {kind} has up to {MAX_MEDIA}")
+        media = os.pread(self.fd, size, offset)
+        if len(media) < size:
             raise ValueError("its shard is truncated")
-        return image
+        return media
 
     def __del__(self) -> None:
         if self.fd >= 0:

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Float64
 from rich.console import Console
 
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.remote import is_remote
+from jepa_pipeline.data.samples import Kind
 from jepa_pipeline.data.tar import shown
+from jepa_pipeline.data.video import VideoFacts
 
 PARTS = ("train", "test")
 SENTENCES_SHOWN = 20
 """Of each kind of problem."""
 CLASSES_SHOWN = 10
 """Of the most frequent and of the least frequent classes."""
-
+SIZES_SHOWN = 5
+"""Of the most frequent."""
 
 Item = TypeVar("Item")
 
@@ -26,12 +30,24 @@ Item = TypeVar("Item")
 class Spread(Section):
     """Smallest, middle and largest of some numbers."""
 
-    min: int
-    median: int
-    max: int
+    min: int | float
+    median: int | float
+    max: int | float
 
     def __str__(self) -> str:
         return f"{self.min} to {self.max}, median {self.median}"
+
+
+class Videos(Section):
+    """What videos there are. fps: frames a second; sizes: how many are of each, such as 320x240, the most frequent first."""
+
+    videos: int
+    hours: float
+    frames: Spread
+    fps: Spread
+    shorter_side: Spread
+    sizes: dict[str, int]
+    under_1s: int
 
 
 def parts(folder: str) -> list[str]:
@@ -47,11 +63,47 @@ def add(counters: Iterable[Counter[Item]]) -> Counter[Item]:
     return total
 
 
-def spread(values: Mapping[int, int]) -> Spread:
+def spread(values: Mapping[int, int] | Mapping[float, int]) -> Spread:
     """Of values that occur as often as is said."""
     ordered = sorted(values)
     reached = np.cumsum([values[value] for value in ordered])
     return Spread(min=ordered[0], median=ordered[np.searchsorted(reached, reached[-1] / 2)], max=ordered[-1])
+
+
+def facts_table(facts: Iterable[VideoFacts | None] | None) -> Float64[np.ndarray, "N 5"]:
+    """Seconds, frames a second, width, height and frames of videos: a row each, which takes little memory."""
+    rows = [(f.duration_s, f.fps, f.width, f.height, f.frames) for f in facts or () if f]
+    return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def count_videos(tables: Iterable[Float64[np.ndarray, "_ 5"]]) -> Videos | None:
+    """What videos there are in the shards that have these tables; None if there are none."""
+    table = np.concatenate([np.empty((0, 5)), *tables])
+    if not len(table):
+        return None
+    seconds, fps = table[:, 0], table[:, 1].round(2)
+    widths, heights, frames = table[:, 2:].astype(int).T
+    sizes = Counter(zip(widths.tolist(), heights.tolist(), strict=True))
+    return Videos(
+        videos=len(table),
+        hours=round(float(seconds.sum()) / 3600, 6),
+        frames=spread(Counter(frames.tolist())),
+        fps=spread(Counter(fps.tolist())),
+        shorter_side=spread(Counter(np.minimum(widths, heights).tolist())),
+        sizes={f"{width}x{height}": count for (width, height), count in sizes.most_common()},
+        under_1s=int((seconds < 1).sum()),
+    )
+
+
+def video_lines(found: Videos) -> list[str]:
+    length = f"{found.hours:,.1f} hours" if found.hours >= 1 else f"{60 * found.hours:.1f} minutes"
+    sizes = [f"{size} ({count})" for size, count in list(found.sizes.items())[:SIZES_SHOWN]]
+    more = f" and {len(found.sizes) - SIZES_SHOWN} more sizes" if len(found.sizes) > SIZES_SHOWN else ""
+    return [
+        f"{found.videos} videos, {length}; shorter than 1 s: {found.under_1s}",
+        f"frames: {found.frames}; frames a second: {found.fps}",
+        f"shorter side: {found.shorter_side} pixels; {', '.join(sizes)}{more}",
+    ]
 
 
 def say(lines: Iterable[str]) -> None:
@@ -72,9 +124,10 @@ def abridged(sentences: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"... and {len(same) - SENTENCES_SHOWN} more of this kind ({kind})"
 
 
-def normalisation(mean: Iterable[float], std: Iterable[float]) -> str:
-    """The settings of a run that would normalise the images exactly."""
-    return f"views.mean={short(mean)} views.std={short(std)} would normalise them exactly"
+def normalisation(mean: Iterable[float], std: Iterable[float], kind: Kind = "images") -> str:
+    """The settings of a run that would normalise the images, or the first frames of the videos, exactly."""
+    them = "them" if kind == "images" else "their first frames"
+    return f"views.mean={short(mean)} views.std={short(std)} would normalise {them} exactly"
 
 
 def short(values: Iterable[float]) -> str:

@@ -1,6 +1,7 @@
 """Writing a data set: shards that plain webdataset reads too, an index beside each, and the manifest last."""
 
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -17,20 +18,25 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import index_shard, save_index, save_manifest
 from jepa_pipeline.data.manifest import Manifest, Shard, Skipped
 from jepa_pipeline.data.moments import Moments, mean_and_std, moments
-from jepa_pipeline.data.samples import LABEL
+from jepa_pipeline.data.samples import LABEL, Kind
+from jepa_pipeline.data.video import VideoFacts, open_video
 
 SHARD_SAMPLES = 10_000
 """Most samples of a shard, however small they are, so that its index stays small."""
 
 
 class Record(NamedTuple):
-    """A sample to be written: key without dots or slashes, compressed image, its extension, label if there are classes."""
+    """A sample to be written: key without dots or slashes, compressed image or video, its extension, label if there are classes.
+
+    moments: of the image, or of a video's first frame; facts: of a video.
+    """
 
     key: str
-    image: bytes
+    media: bytes
     extension: str
     label: int | None
     moments: Moments
+    facts: VideoFacts | None = None
 
 
 def png_record(key: str, image: Image.Image, label: int | None) -> Record:
@@ -38,6 +44,13 @@ def png_record(key: str, image: Image.Image, label: int | None) -> Record:
     stream = BytesIO()
     image.save(stream, "PNG")
     return Record(key, stream.getvalue(), "png", label, moments(image.convert("RGB")))
+
+
+def video_record(key: str, data: bytes, extension: str, label: int | None) -> Record:
+    """A video as it is, with its facts and the moments of its first frame. Raises DecodeError if that does not decode."""
+    video = open_video(data)
+    (first,) = video.frames(np.zeros(1, np.int64))
+    return Record(key, data, extension, label, moments(Image.fromarray(first)), video.facts)
 
 
 @contextmanager
@@ -90,7 +103,7 @@ def write_shards(
         f"{folder.resolve()}/".replace("%", "%%") + "shard-%06d.tar",
         maxcount=SHARD_SAMPLES,
         maxsize=shard_size * 1e6,
-        post=lambda name: shards.append(seal(Path(name))),
+        post=lambda name: shards.append(seal(Path(name), tally.facts)),
         verbose=0,
         encoder=False,
         mtime=0,
@@ -100,6 +113,7 @@ def write_shards(
     mean, std = mean_and_std(tally.moments, tally.samples)
     manifest = Manifest(
         created_by=f"jepa_pipeline {__version__}",
+        kind=tally.kind,
         shards=tuple(shards),
         samples=tally.samples,
         extensions=tuple(sorted(tally.extensions)),
@@ -119,6 +133,9 @@ class Tally:
 
     def __init__(self) -> None:
         self.samples = 0
+        self.kind: Kind = "images"
+        self.facts: deque[VideoFacts | None] = deque()
+        """Of the samples that are in no finished shard yet."""
         self.extensions: set[str] = set()
         self.skipped: list[Skipped] = []
         self.moments = np.zeros((2, 3))
@@ -129,6 +146,8 @@ class Tally:
                 self.skipped.append(sample)
                 continue
             self.samples += 1
+            self.kind = "images" if sample.facts is None else "videos"
+            self.facts.append(sample.facts)
             self.extensions |= members(sample).keys() - {"__key__"}
             self.moments += sample.moments
             yield sample
@@ -142,18 +161,19 @@ class Tally:
 
 def members(record: Record) -> dict[str, str | bytes]:
     label = {} if record.label is None else {LABEL: str(record.label).encode()}
-    return {"__key__": record.key, record.extension: record.image, **label}
+    return {"__key__": record.key, record.extension: record.media, **label}
 
 
-def seal(tar: Path) -> Shard:
-    """Write the index of a finished shard; its line of the manifest.
+def seal(tar: Path, facts: deque[VideoFacts | None]) -> Shard:
+    """Write the index of a finished shard, whose samples' facts come first in `facts` and are taken; its line of the manifest.
 
     Raises:
         UserError: its samples cannot all be told apart or found again, such as two of one key.
     """
     with tar.open("rb", buffering=1 << 20) as file:
-        indexed = index_shard(file, tar.name)
+        indexed = index_shard(file, tar.name, open_videos=False)
     if indexed.faults:
         raise UserError(f"{tar.name} cannot be written: {indexed.faults[0]}")
-    save_index(indexed.index, tar)
+    videos = [facts.popleft() for _ in indexed.index.keys]
+    save_index(indexed.index.model_copy(update={"videos": videos if any(videos) else None}), tar)
     return indexed.shard

@@ -12,6 +12,11 @@ def smooth_l1(predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]
     return {"prediction": F.smooth_l1_loss(predictions.float(), targets.float(), beta=1.0)}
 
 
+def l1(predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> dict[str, Float[Tensor, ""]]:
+    """V-JEPA's distance (Bardes et al. 2024, equation 1): the absolute error, averaged over everything, in fp32."""
+    return {"prediction": F.l1_loss(predictions.float(), targets.float())}
+
+
 def cosine(predictions: Float[Tensor, "*S E"], targets: Float[Tensor, "*S E"], weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
     """The squared distance of normalised vectors, 2 - 2 cos, averaged: BYOL's eq. 2, and SimSiam's eq. 1 up to scale and offset.
 

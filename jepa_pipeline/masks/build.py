@@ -1,9 +1,15 @@
 """From a configuration to the masks it names."""
 
 from jepa_pipeline.config.masks import MultiBlockConfig
-from jepa_pipeline.config.methods import IJepaConfig, MethodConfig
+from jepa_pipeline.config.methods import IJepaConfig, MethodConfig, VJepaConfig
+from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig, Grid
+from jepa_pipeline.masks.blocks import Blocks
+from jepa_pipeline.masks.causal import Causal
 from jepa_pipeline.masks.legacy import LegacyMultiBlock
+from jepa_pipeline.masks.legacy_blocks import LegacyBlocks
 from jepa_pipeline.masks.multiblock import MultiBlock
+
+Sampler = MultiBlock | LegacyMultiBlock | Blocks | LegacyBlocks | Causal
 
 
 def build_masks(config: MultiBlockConfig, grid: tuple[int, int]) -> MultiBlock | LegacyMultiBlock:
@@ -11,6 +17,17 @@ def build_masks(config: MultiBlockConfig, grid: tuple[int, int]) -> MultiBlock |
     return LegacyMultiBlock(config, grid) if config.legacy else MultiBlock(config, grid)
 
 
-def method_masks(config: MethodConfig) -> MultiBlock | LegacyMultiBlock | None:
-    """The mask sampler of a method; None where it has no masks."""
-    return build_masks(config.masks, config.encoder.grid) if isinstance(config, IJepaConfig) else None
+def build_video_masks(config: BlocksConfig | CausalConfig, grid: Grid) -> Blocks | LegacyBlocks | Causal:
+    """The mask sampler of one set, for the tokens of a clip."""
+    if isinstance(config, CausalConfig):
+        return Causal(config, grid)
+    return LegacyBlocks(config, grid) if config.legacy else Blocks(config, grid)
+
+
+def method_masks(config: MethodConfig) -> list[Sampler]:
+    """The mask samplers of a method, one a set of masks; they are asked in this order, each with the same generators."""
+    if isinstance(config, IJepaConfig):
+        return [build_masks(config.masks, config.encoder.grid)]
+    if isinstance(config, VJepaConfig):
+        return [build_video_masks(masks, config.encoder.clip_grid) for masks in config.masks]
+    return []

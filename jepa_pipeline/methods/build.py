@@ -1,6 +1,6 @@
 """From a configuration to the method it names."""
 
-from jepa_pipeline.config.methods import BYOLConfig, IJepaConfig, LeJEPAConfig, MethodConfig, SimSiamConfig, SwAVConfig
+from jepa_pipeline.config.methods import BYOLConfig, IJepaConfig, LeJEPAConfig, MethodConfig, SimSiamConfig, SwAVConfig, VJepaConfig
 from jepa_pipeline.methods.byol import BYOL, SimSiam
 from jepa_pipeline.methods.jepa import TARGETS
 from jepa_pipeline.methods.joint_embedding import OBJECTIVES, JointEmbedding, LeJEPA
@@ -11,7 +11,7 @@ from jepa_pipeline.methods.swav import SwAV
 def build_method(config: MethodConfig) -> Method:
     """The method a configuration names."""
     match config:
-        case IJepaConfig():
+        case IJepaConfig() | VJepaConfig():
             return TARGETS[config.target](config)
         case LeJEPAConfig():
             return LeJEPA(config)

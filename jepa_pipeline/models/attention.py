@@ -1,6 +1,40 @@
-"""Which of timm's two ways to compute attention."""
+"""The transformer between the tokens and the final norm, and which of timm's two ways to compute attention it takes."""
 
-from torch import nn
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import jepa_pipeline._torchvision  # noqa: F401  # before timm
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import Block
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Blocks(nn.Sequential):
+    """timm's pre-norm blocks of a ViT, or of a ViT with rotary positions; the names of the weights are the same in both."""
+
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: float, rotary: bool) -> None:
+        kind = partial(EvaBlock, attn_type="rope", num_prefix_tokens=0) if rotary else Block
+        super().__init__(
+            *(kind(dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))  # pyright: ignore[reportArgumentType]
+        )
+
+    def forward(self, input: Float[Tensor, "B N D"], rope: Float[Tensor, "*_ N E"] | None = None) -> Float[Tensor, "B N D"]:
+        """Tokens after the last block; rope (rotary.py) turns the queries and keys of rotary blocks."""
+        return self.last(input, rope, 1)[0]
+
+    def last(
+        self, tokens: Float[Tensor, "B N D"], rope: Float[Tensor, "*_ N E"] | None, count: int
+    ) -> list[Float[Tensor, "B N D"]]:
+        """Tokens after each of the last blocks, in order of depth."""
+        outputs, turned = [], {} if rope is None else {"rope": rope}
+        for number, block in enumerate(self, start=1):
+            tokens = block(tokens, **turned)
+            if number > len(self) - count:
+                outputs.append(tokens)
+        return outputs
 
 
 def use_attention(network: nn.Module, fused: bool) -> None:

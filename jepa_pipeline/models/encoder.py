@@ -1,6 +1,8 @@
 """The vision transformer that is pretrained."""
 
-from functools import partial
+from collections.abc import Sequence
+from math import prod
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
@@ -8,59 +10,109 @@ from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.models.positions import sincos_2d
-from jepa_pipeline.models.tokens import init_weights, take
+from jepa_pipeline.models.attention import Blocks, LayerNorm
+from jepa_pipeline.models.positions import Grid, begins, resize, sincos
+from jepa_pipeline.models.rotary import rope_table, take_rope
+from jepa_pipeline.models.tokens import TubeletEmbed, init_weights, take
 from timm.layers import PatchEmbed, resample_abs_pos_embed
-from timm.models.vision_transformer import Block
-
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Encoder(nn.Module):
-    """A ViT without class token (Dosovitskiy et al. 2021) on fixed 2-D sine-cosine positions.
+    """A ViT without class token (Dosovitskiy et al. 2021) of images or of clips; an image is a clip of one time step.
 
-    Its state has exactly the keys of timm's `VisionTransformer(class_token=False, fc_norm=False, num_classes=0)`.
+    One of images, with positions that are added, has exactly the state of timm's
+    `VisionTransformer(class_token=False, fc_norm=False, num_classes=0)`; one of clips has the names and shapes of V-JEPA's.
     """
 
-    pos_embed: Float[Tensor, "1 N D"]
+    pos_embed: Float[Tensor, "1 N D"] | None
+    rope: Float[Tensor, "N E"] | None
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.grid = config.grid
+        self.grid, self.clips, self.tiled = config.clip_grid, config.clips, config.positions == "rope_tiled"
+        self.span = config.tubelet_size, config.patch_size, config.patch_size
         dim, depth, heads, ratio = config.size
-        self.patch_embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=dim, strict_img_size=False)
-        self.register_buffer("pos_embed", sincos_2d(self.grid, dim)[None])
-        self.blocks = nn.Sequential(
-            *(Block(dim, heads, mlp_ratio=ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))  # pyright: ignore[reportArgumentType]
+        self.patch_embed = (
+            TubeletEmbed(self.span, dim)
+            if config.clips
+            else PatchEmbed(config.image_size, config.patch_size, embed_dim=dim, strict_img_size=False)
         )
+        self.register_buffer("pos_embed", None if config.rotary else sincos(config, dim)[None])
+        rope = rope_table(self.grid, dim // heads, self.tiled) if config.rotary else None
+        self.register_buffer("rope", rope, persistent=False)
+        self.blocks = Blocks(dim, depth, heads, ratio, config.rotary)
         self.norm = LayerNorm(dim)
         init_weights(self, config.init_std)
 
-    def forward(self, pixels: Float[Tensor, "B C H W"], keep: Int[Tensor, "B K"] | None = None) -> Float[Tensor, "B N D"]:
-        """Tokens of the kept patches, or of all of them.
+    @overload
+    def forward(self, pixels: Float[Tensor, "B C *T H W"], keep: None = None) -> Float[Tensor, "B N D"]: ...
 
-        Patches are embedded and placed before the choice is made, and only the kept ones pass through the blocks.
-        """
-        tokens = self.embed(pixels)
-        if keep is not None:
-            tokens = take(tokens, keep)
-        return self.norm(self.blocks(tokens))
+    @overload
+    def forward(self, pixels: Float[Tensor, "B C *T H W"], keep: Sequence[Int[Tensor, "B _"]]) -> list[Float[Tensor, "B _ D"]]: ...
 
-    def embed(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
-        """Patches with their positions; positions are interpolated for an image of another size than the configured one.
+    def forward(
+        self, pixels: Float[Tensor, "B C *T H W"], keep: Sequence[Int[Tensor, "B _"]] | None = None
+    ) -> Float[Tensor, "B N D"] | list[Float[Tensor, "B _ D"]]:
+        """All tokens; or, for each choice of patches, the tokens of these alone.
+
+        Patches are embedded and placed once, and then each choice passes through the blocks by itself.
 
         Raises:
-            ValueError: the image is not a whole number of patches.
+            ValueError: the image or clip is not a whole number of patches or tubelets.
         """
-        patch = self.config.patch_size
-        height, width = pixels.shape[-2:]
+        tokens, rope = self.embed(pixels)
+        if keep is None:
+            return self.norm(self.blocks(tokens, rope))
+        return [self.norm(self.blocks(take(tokens, index), None if rope is None else take_rope(rope, index))) for index in keep]
+
+    def embed(self, pixels: Float[Tensor, "B C *T H W"]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
+        """Patches with their positions; or patches, and the angles of their positions.
+
+        Positions that are added are interpolated for an image or clip of another size or a greater length than the configured one.
+        """
+        clip = self.as_clip(pixels)
+        grid = self.divide(*clip.shape[2:])
+        tokens = self.patch_embed(clip if self.clips else clip.squeeze(2))
+        if self.pos_embed is not None:
+            return tokens + self.added(self.pos_embed, grid), None
+        assert self.rope is not None
+        # under autocast patches are bf16; what the blocks add up stays fp32, as it does where positions are added
+        return tokens.to(self.norm.weight.dtype), self.angles(self.rope, grid)
+
+    def as_clip(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B C _ H W"]:
+        """With a dimension of time; a single frame lasts as long as a token does."""
+        clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)
+        return clip.expand(-1, -1, self.span[0], -1, -1) if clip.shape[2] == 1 else clip
+
+    def divide(self, frames: int, height: int, width: int) -> Grid:
+        """Time steps, rows and columns of tokens.
+
+        Raises:
+            ValueError: there is no whole number of them, or time passes and the encoder is one of images.
+        """
+        tubelet, patch, _ = self.span
         if height % patch or width % patch:
             raise ValueError(f"an image of {height}x{width} pixels is not a whole number of {patch}x{patch} patches")
-        positions, grid = self.pos_embed, (height // patch, width // patch)
-        if grid != self.grid:
-            positions = resample_abs_pos_embed(positions, list(grid), list(self.grid), num_prefix_tokens=0)
-        return self.patch_embed(pixels) + positions
+        if frames % tubelet:
+            raise ValueError(f"a clip of {frames} frames is not a whole number of tubelets of {tubelet} frames")
+        if frames > 1 and not self.clips:
+            raise ValueError(f"a clip of {frames} frames was given to an encoder of images")
+        return frames // tubelet, height // patch, width // patch
+
+    def added(self, positions: Float[Tensor, "1 _ D"], grid: Grid) -> Float[Tensor, "1 _ D"]:
+        """The positions of a grid, from those of the encoder's own."""
+        if grid == self.grid:
+            return positions
+        if self.clips:
+            return resize(positions, self.grid, grid)
+        return resample_abs_pos_embed(positions, list(grid[1:]), list(self.grid[1:]), num_prefix_tokens=0)
+
+    def angles(self, rope: Float[Tensor, "_ E"], grid: Grid) -> Float[Tensor, "_ E"]:
+        """The angles of a grid: those of the first time steps, or, where rows or columns differ, its own."""
+        if begins(grid, self.grid):
+            return rope[: prod(grid)]
+        return rope_table(grid, rope.shape[1] // 2, self.tiled, rope.device)
 
     @property
     def width(self) -> int:
@@ -72,19 +124,19 @@ class Encoder(nn.Module):
         """Number of blocks."""
         return len(self.blocks)
 
-    def pooled(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """One vector per image: the mean of all its tokens."""
+    def pooled(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
+        """One vector per image or clip: the mean of all its tokens."""
         return self(pixels).mean(1)
 
     def pooled_and_intermediates(
-        self, pixels: Float[Tensor, "B C H W"], last: int
+        self, pixels: Float[Tensor, "B C *T H W"], last: int
     ) -> tuple[Float[Tensor, "B D"], list[Float[Tensor, "B N D"]]]:
         """What pooled and what intermediates give, in one pass."""
         blocks = self.intermediates(pixels, last)
         return blocks[-1].mean(1), blocks
 
     @torch.no_grad()
-    def intermediates(self, pixels: Float[Tensor, "B C H W"], last: int) -> list[Float[Tensor, "B N D"]]:
+    def intermediates(self, pixels: Float[Tensor, "B C *T H W"], last: int) -> list[Float[Tensor, "B N D"]]:
         """Tokens after each of the last blocks, every one through the final norm, in order of depth.
 
         Raises:
@@ -92,8 +144,4 @@ class Encoder(nn.Module):
         """
         if not 1 <= last <= len(self.blocks):
             raise ValueError(f"the last {last} blocks of an encoder of {len(self.blocks)}")
-        tokens, outputs = self.embed(pixels), []
-        for block in self.blocks:
-            tokens = block(tokens)
-            outputs.append(tokens)
-        return [self.norm(tokens) for tokens in outputs[-last:]]
+        return [self.norm(tokens) for tokens in self.blocks.last(*self.embed(pixels), last)]

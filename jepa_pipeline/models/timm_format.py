@@ -80,8 +80,13 @@ def check_nameable(encoder: AnyEncoder, run: str | Path) -> None:
     """Refuse an encoder that no name and arguments of timm's describe.
 
     Raises:
-        UserError: it has a small stem.
+        UserError: it has a small stem, or is of clips, or has rotary positions.
     """
+    if isinstance(encoder, Encoder) and (encoder.config.clips or encoder.config.rotary):
+        kind = "is one of clips" if encoder.config.clips else f"has rotary positions ({encoder.config.positions})"
+        raise UserError(
+            f"the encoder of {run} {kind}, and timm has no such network: load it with jepa_pipeline.load_encoder('{run}')"
+        )
     if isinstance(encoder, Backbone) and encoder.config.small_stem:
         raise UserError(
             f"the encoder of {run} has a small_stem, which timm's {encoder.config.timm} cannot be told to have: "

@@ -1,7 +1,22 @@
-"""Choosing tokens by their index, and the initialisation every transformer here shares."""
+"""Tokens out of clips, choosing tokens by their index, and the initialisation every transformer here shares."""
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+
+class TubeletEmbed(nn.Module):
+    """Tokens of a clip: a linear map of each tubelet, so many frames of a patch (Arnab et al. 2021).
+
+    span: frames, height and width of a tubelet, in frames and pixels.
+    """
+
+    def __init__(self, span: tuple[int, int, int], dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(3, dim, kernel_size=span, stride=span)
+
+    def forward(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
+        """Row-major: time, then rows, then columns."""
+        return self.proj(clip).flatten(2).transpose(1, 2)
 
 
 def take(tokens: Float[Tensor, "B N D"], index: Int[Tensor, "B *K"]) -> Float[Tensor, "B *K D"]:
@@ -20,7 +35,7 @@ def init_weights(network: nn.Module, std: float | None) -> None:
     initialises them again, so that no published weight started from the rescaled values; they are left out here.
     """
     for layer in network.modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
             continue
         if std is None:
             nn.init.xavier_uniform_(layer.weight.view(len(layer.weight), -1))

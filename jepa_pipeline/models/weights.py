@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.section import Section
@@ -42,6 +43,7 @@ class EncoderCard(Section):
     )
     mean: RGB = Field(description="To subtract per channel from pixels scaled to 0..1.")
     std: RGB = Field(description="To divide by per channel.")
+    clip: ClipConfig | None = Field(default=None, description="Which frames of a video it was trained on; null for images.")
     name: str = Field(description="The run it comes from.")
     method: str = Field(description="The method that trained it.")
     step: int = Field(description="Optimiser steps it was trained for.")

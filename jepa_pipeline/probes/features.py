@@ -1,6 +1,6 @@
-"""Features of frozen encoders, and of the raw pixels beside them, in one pass over the images."""
+"""Features of frozen encoders, and of the raw pixels beside them, in one pass over the images or videos."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,14 +14,27 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.models.build import AnyEncoder
+from jepa_pipeline.probes.readers import Reader
 
 PIXELS = "pixels"
 PIXELS_SIDE = 32
 """Larger images are shrunk to this many pixels a side for the baseline: it would not fit into memory else."""
+PIXELS_FRAMES, PIXELS_CLIP_SIDE = 4, 16
+"""Of a clip, so many frames at most, evenly spaced, shrunk to so many pixels a side: no more values than an image has."""
 
 Kinds = dict[str, Float[Tensor, "_ _"]]
-"""Feature vectors of the same images by kind: "last" and "last4", or "pixels"."""
+"""Feature vectors of the same samples by kind: "last" and "last4", or "pixels"."""
+
+
+class Lens(NamedTuple):
+    """How pixels come before encoders: mean and std of the channels as they were trained with, and their arithmetic."""
+
+    mean: RGB
+    std: RGB
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 class Features(NamedTuple):
@@ -39,69 +52,73 @@ def compute_device() -> torch.device:
 
 @torch.no_grad()  # and not inference_mode, whose tensors no head could be trained on
 def extract(
-    encoders: Mapping[str, AnyEncoder],
-    loader: DataLoader[Batch],
-    samples: int,
-    mean: RGB,
-    std: RGB,
-    precision: Literal["fp32", "bf16"] = "fp32",
-    title: str = "features",
+    readers: Mapping[str, Reader], loader: DataLoader[Batch], samples: int, lens: Lens, title: str = "features"
 ) -> Features:
-    """Pass all images through all encoders, decoding each image once; "pixels" is added as if it were an encoder.
+    """Pass all samples through all encoders, decoding each once; "pixels" is added as if it were an encoder. Features are fp32.
 
     Args:
-        encoders: by name; they are moved to the device available.
-        loader: gives each of `samples` images exactly once.
-        samples: how many images there are.
-        mean: of the channels, as the encoders were trained with.
-        std: of the channels, likewise.
-        precision: arithmetic of the encoders; features are kept in fp32.
-        title: what the progress bar calls the images.
+        readers: by name; their encoders are moved to the device available.
+        loader: gives each of `samples` samples exactly once, in order; its views are a sample's clips.
+        samples: how many there are.
+        lens: how the encoders see pixels.
+        title: what the progress bar calls the samples.
 
     Raises:
-        UserError: an image has no label.
+        UserError: a sample has no label.
     """
     device = compute_device()
-    for encoder in encoders.values():
-        encoder.to(device).eval()
-    found: dict[str, Kinds] = {name: {} for name in [*encoders, PIXELS]}
+    for reader in readers.values():
+        reader.encoder.to(device).eval()
+    found: dict[str, Kinds] = {name: {} for name in [*readers, PIXELS]}
     labels, keys = torch.empty(samples, dtype=torch.long), []
     for batch in track(loader, title, len(loader)):
-        rows = slice(len(keys), len(keys) + len(batch.keys))
-        if batch.labels is None:
-            raise UserError(f"not every sample from {batch.keys[0]} to {batch.keys[-1]} has a label: probes need labelled shards")
-        labels[rows] = batch.labels
+        numbers = range(len(keys), len(keys) + len(batch.keys))
+        rows = slice(numbers.start, numbers.stop)
+        labels[rows] = labels_of(batch)
         keys += batch.keys
-        pixels = batch.views[0].to(device, non_blocking=True)
-        normalized = normalize(pixels, mean, std)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            for name, encoder in encoders.items():
-                store(found[name], rows, samples, pool(encoder, normalized))
-        store(found[PIXELS], rows, samples, {PIXELS: flat_pixels(pixels)})
+        for segment, view in enumerate(batch.views):
+            pixels = view.to(device, non_blocking=True)
+            normalized = normalize(pixels, lens.mean, lens.std)
+            for name, reader in readers.items():
+                with lens.autocast(device):
+                    kinds = pool(reader, normalized, numbers, segment)
+                add_share(found[name], rows, samples, kinds, len(batch.views))
+            add_share(found[PIXELS], rows, samples, {PIXELS: flat_pixels(pixels)}, len(batch.views))
     if len(keys) != samples:
         raise RuntimeError(f"the loader gave {len(keys)} of {samples} samples")
     return Features(found, labels, keys)
 
 
-def pool(encoder: AnyEncoder, pixels: Float[Tensor, "B C H W"]) -> Kinds:
+def labels_of(batch: Batch) -> Int[Tensor, "B"]:
+    if batch.labels is None:
+        raise UserError(f"not every sample from {batch.keys[0]} to {batch.keys[-1]} has a label: probes need labelled shards")
+    return batch.labels
+
+
+def pool(reader: Reader, pixels: Float[Tensor, "B C *T H W"], numbers: Sequence[int], segment: int) -> Kinds:
     """The encoder's pooled features, and the mean tokens of its last four blocks or stages (or all, if there are fewer).
 
     Those four are concatenated in order of depth. Of an Encoder, the pooled features are the last block's mean tokens.
     """
-    pooled, blocks = encoder.pooled_and_intermediates(pixels, last=min(4, encoder.depth))
+    pooled, blocks = reader.pooled_and_intermediates(pixels, numbers, segment, last=min(4, reader.encoder.depth))
     return {"last": pooled.float(), "last4": torch.cat([tokens.float().mean(1) for tokens in blocks], 1)}
 
 
-def flat_pixels(pixels: Num[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-    """The image itself as a vector of values in 0..1."""
+def flat_pixels(pixels: Num[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
+    """The image or clip itself as a vector of values in 0..1, of PIXELS_SIDE² * 3 = 3072 at most."""
+    side = PIXELS_SIDE
+    if pixels.ndim == 5:
+        frames = torch.linspace(0, pixels.shape[2] - 1, min(PIXELS_FRAMES, pixels.shape[2])).round().long()
+        pixels, side = pixels[:, :, frames.to(pixels.device)].flatten(1, 2), PIXELS_CLIP_SIDE
     scaled = pixels.float() / 255
-    if max(scaled.shape[-2:]) > PIXELS_SIDE:
-        scaled = F.interpolate(scaled, size=(PIXELS_SIDE, PIXELS_SIDE), mode="bilinear", antialias=True)
+    if max(scaled.shape[-2:]) > side:
+        scaled = F.interpolate(scaled, size=(side, side), mode="bilinear", antialias=True)
     return scaled.flatten(1)
 
 
-def store(found: Kinds, rows: slice, samples: int, kinds: Kinds) -> None:
+def add_share(found: Kinds, rows: slice, samples: int, kinds: Kinds, shares: int) -> None:
+    """Add one clip's part to the mean over a sample's clips."""
     for kind, vectors in kinds.items():
         if kind not in found:
-            found[kind] = torch.empty(samples, vectors.shape[1])
-        found[kind][rows] = vectors
+            found[kind] = torch.zeros(samples, vectors.shape[1])
+        found[kind][rows] += vectors.cpu() / shares

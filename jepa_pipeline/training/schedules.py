@@ -10,16 +10,26 @@ def cosine(share: float, start: float, end: float) -> float:
     return end + (start - end) * (1 + cos(pi * min(share, 1.0))) / 2
 
 
-def learning_rate(step: int, config: OptimConfig) -> float:
-    """Linear from start_lr to lr over the warm-up, then a cosine to final_lr at the end of the stretched schedule.
+def line(share: float, start: float, end: float) -> float:
+    """From start to end along a line, as share goes from 0 to 1; end beyond it."""
+    return start + (end - start) * min(share, 1.0)
 
-    All three are multiplied by the factor of the configuration's lr_rule.
+
+DECAYS = {"cosine": cosine, "linear": line}
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """Linear from start_lr to lr over the warm-up, lr while it is constant, then a cosine or a line to final_lr at the end of the
+    stretched schedule. A constant stretch with a linear decay is warm-up-stable-decay, as V-JEPA 2 is trained in two runs.
+
+    All three rates are multiplied by the factor of the configuration's lr_rule.
     """
     start, peak, final = (rate * config.lr_factor for rate in (config.start_lr, config.lr, config.final_lr))
     warmup = config.warmup_steps
     if step < warmup:
         return start + (peak - start) * step / warmup
-    return cosine((step - warmup) / max(1, config.schedule_steps - warmup), peak, final)
+    share = (step - config.decay_from) / max(1, config.schedule_steps - config.decay_from)
+    return DECAYS[config.decay](max(0.0, share), peak, final)
 
 
 def weight_decay(step: int, config: OptimConfig) -> float:

@@ -170,9 +170,9 @@ def test_a_section_of_several_kinds_is_told_by_its_name(write):
     assert mistakes(path, "method.name=vicregg") == [
         "command line 'method.name=vicregg': 'method.name' is 'vicregg' - did you mean 'vicreg'?"
     ]
-    assert "'method.name' is 'x': it is one of ijepa, vicreg" in mistakes(path, "method.name=x")[0]
+    assert "'method.name' is 'x': it is one of ijepa, vjepa" in mistakes(path, "method.name=x")[0]
     nameless = write(GOOD.replace("  name: ijepa\n", ""), "nameless.yaml")
-    assert mistakes(nameless)[0].startswith("FILE:4: key 'method.name' is missing: it is one of ijepa, vicreg")
+    assert mistakes(nameless)[0].startswith("FILE:4: key 'method.name' is missing: it is one of ijepa, vjepa")
     regularizer = "method.regularizer={name: vicreg, weigth: 2}"
     assert mistakes(path, regularizer)[0].endswith(
         "unknown key 'method.regularizer.weigth' - did you mean 'method.regularizer.weight'?"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageStream
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.data.collate import SampleStream
 from jepa_pipeline.data.loader import eval_loader, train_loader
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Order
@@ -57,7 +58,7 @@ def run_config(folder: Path, workers: int = 0, accumulate: int = 1, **changes: o
 def stream(folder: Path, workers: int = 0, accumulate: int = 1, world: int = 1, start: int = 0) -> list[Batch]:
     """Every micro-batch of every rank, in the order of the global stream."""
     config = run_config(folder, workers, accumulate)
-    loaders = [train_loader(config, Masker(), start_samples=start, rank=rank, world_size=world) for rank in range(world)]
+    loaders = [train_loader(config, [Masker()], start_samples=start, rank=rank, world_size=world) for rank in range(world)]
     return [batch for parts in zip(*loaders, strict=True) for batch in parts]
 
 
@@ -92,7 +93,7 @@ def test_a_run_continued_anywhere_sees_the_same_remainder(folder: Path, start: i
 
 def test_epochs_hold_every_sample_once_with_new_views(folder: Path):
     mixture = Mixture([Order([4] * 7 + [2], 0, 3)], [1.0])
-    stream = ImageStream([Shards(folder)], mixture, run_config(folder).views, 16, Masker(), skip=True)
+    stream = SampleStream([Shards(folder)], mixture, run_config(folder).views, EncoderConfig(image_size=16, arch="vit_tiny"), [Masker()], skip=True)
     first, second = stream.__getitems__([*range(TOTAL)]), stream.__getitems__([*range(TOTAL, 2 * TOTAL)])
     assert sorted(first.keys) == sorted(second.keys) == [f"k{n:02d}" for n in range(TOTAL)]
     assert first.keys != second.keys
@@ -103,7 +104,7 @@ def test_epochs_hold_every_sample_once_with_new_views(folder: Path):
 
 
 def test_a_batch_is_whole_and_moves_as_it_is(folder: Path):
-    batch = next(iter(train_loader(run_config(folder), None)))
+    batch = next(iter(train_loader(run_config(folder), [])))
     assert batch.views[0].shape == (BATCH, 3, 16, 16)
     assert batch.views[0].dtype == torch.uint8
     assert batch.views[0].is_contiguous()
@@ -114,14 +115,14 @@ def test_a_batch_is_whole_and_moves_as_it_is(folder: Path):
 
 def test_iterating_leaves_the_global_generator_alone(folder: Path):
     before = torch.get_rng_state()
-    list(train_loader(run_config(folder, workers=1), None))
+    list(train_loader(run_config(folder, workers=1), []))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_spawned_workers_read_the_same_stream(folder: Path):
-    loader = train_loader(run_config(folder, workers=1), None)
+    loader = train_loader(run_config(folder, workers=1), [])
     loader.multiprocessing_context = "spawn"
-    views = [torch.equal(a.views[0], b.views[0]) for a, b in zip(loader, train_loader(run_config(folder), None), strict=True)]
+    views = [torch.equal(a.views[0], b.views[0]) for a, b in zip(loader, train_loader(run_config(folder), []), strict=True)]
     assert views == [True] * 5
 
 
@@ -155,7 +156,7 @@ def test_a_sample_that_does_not_decode_is_named_with_its_cure(tmp_path: Path, wo
 def test_workers_outlive_signals_that_are_not_the_parents(folder: Path, name: str):
     previous = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
-        batches = iter(train_loader(run_config(folder, workers=1), None))
+        batches = iter(train_loader(run_config(folder, workers=1), []))
         keys = next(batches).keys
         (worker,) = batches._workers
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
@@ -178,7 +179,7 @@ def test_a_users_mistake_in_a_worker_stays_one_sentence():
 def test_ranks_never_share_a_sample_in_an_epoch_and_miss_none(folder: Path, world: int):
     """Epochs of 30 samples end inside batches of 12; each sample still comes once an epoch, at one rank."""
     config = run_config(folder, total_samples=5 * BATCH)
-    loaders = [train_loader(config, None, rank=rank, world_size=world) for rank in range(world)]
+    loaders = [train_loader(config, [], rank=rank, world_size=world) for rank in range(world)]
     read = [[key for batch in loader for key in batch.keys] for loader in loaders]
     size = BATCH // world
     epochs: list[list[tuple[str, int]]] = [[], []]

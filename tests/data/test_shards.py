@@ -42,7 +42,7 @@ def test_every_sample_is_read_back(folder: Path):
     for number in np.random.default_rng(0).permutation(20).tolist():
         sample = shards.read(number // 8, number % 8)
         assert (sample.key, sample.label) == (f"k{number:02d}", number % 2)
-        assert (np.asarray(decode(sample.image)) == PIXELS[number]).all()
+        assert (np.asarray(decode(sample.media)) == PIXELS[number]).all()
 
 
 def test_plain_webdataset_reads_the_same_samples(folder: Path):

@@ -19,7 +19,7 @@ TOTAL, BATCH = 24, 8
 def write(folder: Path, broken: set[int]) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (TOTAL, 12, 12, 3), np.uint8)
     records = [png_record(f"k{n:02d}", Image.fromarray(image), n % 3) for n, image in enumerate(pixels)]
-    damaged = [record._replace(image=b"no image") if n in broken else record for n, record in enumerate(records)]
+    damaged = [record._replace(media=b"no image") if n in broken else record for n, record in enumerate(records)]
     assert all(isinstance(record, Record) for record in damaged)
     write_shards(damaged, folder, classes=("a", "b", "c"), made={})
     return folder
@@ -40,7 +40,7 @@ def config(folder: Path, **data: object) -> RunConfig:
 
 def read(run: RunConfig, start: int = 0, world: int = 1) -> dict[str, list]:
     """Everything of the stream, sample by sample."""
-    masks = build_masks(run.method.masks, run.method.encoder.grid)
+    masks = [build_masks(run.method.masks, run.method.encoder.grid)]
     loaders = [train_loader(run, masks, start_samples=start, rank=rank, world_size=world) for rank in range(world)]
     batches = [batch for parts in zip(*loaders, strict=True) for batch in parts]
     return {

@@ -43,7 +43,7 @@ def soak(folder: str, samples: int) -> list[int]:
             "optim": {"batch_size_global": BATCH, "total_samples": samples},
         }
     )
-    loader = train_loader(config, build_masks(config.method.masks, config.method.encoder.grid))
+    loader = train_loader(config, [build_masks(config.method.masks, config.method.encoder.grid)])
     apart, sizes, seen = len(loader) // READINGS, [], 0
     for number, batch in enumerate(loader):
         seen += len(batch.keys)

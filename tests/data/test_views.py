@@ -227,9 +227,9 @@ def test_workers_do_not_change_views(folder, uncut: bool):
     alone, team, later = (
         [cut(batch.uncut) if batch.uncut else batch.views for batch in loader]
         for loader in (
-            train_loader(run(folder, 0), None, uncut=uncut),
-            train_loader(run(folder, 2), None, uncut=uncut),
-            train_loader(run(folder, 0), None, start_samples=16, uncut=uncut),
+            train_loader(run(folder, 0), [], uncut=uncut),
+            train_loader(run(folder, 2), [], uncut=uncut),
+            train_loader(run(folder, 0), [], start_samples=16, uncut=uncut),
         )
     )
     assert len(alone) == len(team) == 6
@@ -239,7 +239,7 @@ def test_workers_do_not_change_views(folder, uncut: bool):
 
 
 def test_uncut_batches_hold_decoded_images_and_no_views(folder):
-    batch = next(iter(train_loader(run(folder, 0), None, uncut=True)))
+    batch = next(iter(train_loader(run(folder, 0), [], uncut=True)))
     assert batch.views == [] and len(batch.keys) == 8
     assert batch.uncut.images.dtype == torch.uint8
     assert batch.uncut.images.shape == (8, 3, *batch.uncut.extents.amax(0).int().tolist())

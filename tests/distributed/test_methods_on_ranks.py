@@ -42,12 +42,11 @@ def make_batch(config, step, part):
     """The images of one rank's share of a global batch."""
     generator = torch.Generator().manual_seed(step)
     sizes = config.views.sizes(config.method.encoder.image_size)
-    views = [torch.randn(IMAGES, 3, side, side, generator=generator, dtype=torch.float64)[part] for side in sizes]
-    sampler = method_masks(config.method)
-    if sampler is None:
-        return Batch(views, [], None, [], [])
-    masks = sampler([np.random.default_rng([step, n]) for n in range(IMAGES)], 0)
-    return Batch(views, [Masks(masks.context[part], masks.targets[part])], None, [], [])
+    encoder = config.method.encoder
+    time = [encoder.frames] if getattr(encoder, "clips", False) else []
+    views = [torch.randn(IMAGES, 3, *time, side, side, generator=generator, dtype=torch.float64)[part] for side in sizes]
+    sets = [sampler([np.random.default_rng([step, n]) for n in range(IMAGES)], 0) for sampler in method_masks(config.method)]
+    return Batch(views, [Masks(masks.context[part], masks.targets[part]) for masks in sets], None, [], [])
 
 
 def train(config, part, wrap):

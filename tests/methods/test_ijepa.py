@@ -1,6 +1,7 @@
-"""One I-JEPA step equals the paper told slowly, through three updates of encoder, predictor and target."""
+"""One step of I-JEPA, V-JEPA and V-JEPA 2 equals the papers told slowly, through three updates of encoder, predictor and target."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,16 +9,20 @@ import torch
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import build_masks, method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.methods.jepa import linear_momentum
 from jepa_pipeline.training.module import Pretraining
 
 
 class PlainViT:
-    """A transformer from the definition: explicit softmax attention, one image and one token list at a time, in float64."""
+    """A transformer from the definition: explicit softmax attention, one image or clip at a time, in float64.
 
-    def __init__(self, state, prefix, heads):
+    turns: whether queries and keys are rotated by the places (time, row, column) of their tokens.
+    """
+
+    def __init__(self, state, prefix, heads, turns=False):
+        self.turns = turns
         self.state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         self.heads = heads
         self.depth = 1 + max(int(name.split(".")[1]) for name in self.state if name.startswith("blocks."))
@@ -30,10 +35,12 @@ class PlainViT:
         unit = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
         return unit * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
 
-    def attend(self, x, name):
+    def attend(self, x, name, where):
         n, d = x.shape
         q, k, v = self.linear(x, f"{name}.qkv").split(d, dim=1)
         size = d // self.heads
+        if self.turns:
+            q, k = (rotated(vectors, where, size) for vectors in (q, k))
         outputs = []
         for head in range(self.heads):
             part = slice(head * size, (head + 1) * size)
@@ -41,14 +48,54 @@ class PlainViT:
             outputs.append(torch.softmax(scores, dim=1) @ v[:, part])
         return self.linear(torch.cat(outputs, dim=1), f"{name}.proj")
 
-    def blocks(self, x):
+    def blocks(self, x, where):
         for index in range(self.depth):
             name = f"blocks.{index}"
-            x = x + self.attend(self.norm(x, f"{name}.norm1"), f"{name}.attn")
+            x = x + self.attend(self.norm(x, f"{name}.norm1"), f"{name}.attn", where)
             hidden = self.linear(self.norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")
             gelu = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
             x = x + self.linear(gelu, f"{name}.mlp.fc2")
         return self.norm(x, "norm")
+
+
+def rotated(vectors, where, size):
+    """Every head of every token turned: a third of its channels, in pairs, by time, a third by row and a third by column."""
+    third = 2 * (size // 3 // 2)
+    turned = [[*row] for row in vectors]
+    for token, place in enumerate(where):
+        for head in range(0, vectors.shape[1], size):
+            for axis in range(3):
+                for pair in range(third // 2):
+                    angle = place[axis] * 10_000 ** (-pair / (third / 2))
+                    first = head + axis * third + 2 * pair
+                    x, y = vectors[token, first], vectors[token, first + 1]
+                    turned[token][first] = x * math.cos(angle) - y * math.sin(angle)
+                    turned[token][first + 1] = y * math.cos(angle) + x * math.sin(angle)
+    return torch.stack([torch.stack(row) for row in turned])
+
+
+def turns(grid, size):
+    """Sines and cosines of the angles of a head's channels, as the networks keep them, in float64."""
+    third = 2 * (size // 3 // 2)
+    angles = torch.zeros(math.prod(grid), size, dtype=torch.float64)
+    for token, place in enumerate(product(*map(range, grid))):
+        for channel in range(3 * third):
+            axis, inside = divmod(channel, third)
+            angles[token, channel] = place[axis] * 10_000 ** (-(inside // 2) / (third / 2))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def clip_positions(grid, dim, kind):
+    """Of every token of a clip: time in the first channels, then row, then column; sines of an axis, then its cosines."""
+    widths = {"sincos": (dim // 2, dim // 4, dim // 4), "sincos_uniform": (2 * math.ceil(dim / 6),) * 3}[kind]
+    table = []
+    for place in product(*map(range, grid)):
+        channels = []
+        for index, width in zip(place, widths, strict=True):
+            angles = [index / 10_000 ** (k / (width / 2)) for k in range(width // 2)]
+            channels += [*map(math.sin, angles), *map(math.cos, angles)]
+        table.append(channels[:dim])
+    return torch.tensor(table, dtype=torch.float64)
 
 
 def positions(rows, columns, dim):
@@ -66,36 +113,63 @@ def positions(rows, columns, dim):
     return table
 
 
-def patches(image, patch, vit):
-    side = image.shape[1] // patch
-    weight, bias = vit.state["patch_embed.proj.weight"], vit.state["patch_embed.proj.bias"]
-    cut = [image[:, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch] for r in range(side) for c in range(side)]
-    return torch.stack([(weight * piece).sum((1, 2, 3)) + bias for piece in cut])
+def table(config, dim):
+    """What is added to the tokens for their places."""
+    if config.rotary:
+        return torch.zeros(math.prod(config.clip_grid), dim, dtype=torch.float64)
+    return clip_positions(config.clip_grid, dim, config.positions) if config.clips else positions(*config.grid, dim)
 
 
-def paper_loss(state, images, masks, config):
-    """Equation 1 of Assran et al. 2023 with the smooth-L1 distance of the release."""
-    side = config.encoder.grid[0]
-    dim, width = config.encoder.size.embed_dim, config.predictor.embed_dim
-    encoder = PlainViT(state, "encoder.", config.encoder.size.num_heads)
-    target = PlainViT(state, "target.", config.encoder.size.num_heads)
-    predictor = PlainViT(state, "predictor.", config.predictor.num_heads)
-    errors = []
-    for image, context, blocks in zip(images, masks.context, masks.targets, strict=True):
-        with torch.no_grad():
-            everything = target.blocks(patches(image, config.encoder.patch_size, target) + positions(side, side, dim))
-            centred = everything - everything.mean(1, keepdim=True)
-            everything = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-5)
-        seen = (patches(image, config.encoder.patch_size, encoder) + positions(side, side, dim))[context]
-        seen = encoder.blocks(seen)
-        place = positions(side, side, width)
-        for block in blocks:
-            asked = predictor.state["mask_token"][0, 0] + place[block]
-            tokens = torch.cat([predictor.linear(seen, "embed") + place[context], asked])
-            answers = predictor.linear(predictor.blocks(tokens)[len(context) :], "proj")
-            difference = (answers - everything[block]).abs()
-            errors.append(torch.where(difference < 1, 0.5 * difference.square(), difference - 0.5).mean())
-    return torch.stack(errors).mean()
+def patches(view, config, vit):
+    """Tokens of an image "C H W" or a clip "C T H W"; an image is a clip of one frame."""
+    clip = view if view.ndim == 4 else view[:, None]
+    weight, bias, (length, side) = vit.state["patch_embed.proj.weight"], vit.state["patch_embed.proj.bias"], (0, config.patch_size)
+    weight = weight if weight.ndim == 5 else weight[:, :, None]
+    length = config.tubelet_size
+    return torch.stack(
+        [
+            (weight * clip[:, t * length : (t + 1) * length, r * side : (r + 1) * side, c * side : (c + 1) * side]).sum(
+                (1, 2, 3, 4)
+            )
+            + bias
+            for t, r, c in product(*map(range, config.clip_grid))
+        ]
+    )
+
+
+def distance(config, difference):
+    """Smooth L1 in I-JEPA's release; the absolute error in V-JEPA (Bardes et al. 2024, equation 1)."""
+    if config.name == "ijepa":
+        return torch.where(difference < 1, 0.5 * difference.square(), difference - 0.5).mean()
+    return difference.mean()
+
+
+def paper_loss(state, views, sets, config):
+    """Equation 1 of Assran et al. 2023 and of Bardes et al. 2024, averaged over the sets of masks."""
+    encoder_config = config.encoder
+    where = list(product(*map(range, encoder_config.clip_grid)))
+    dim, width, turns = encoder_config.size.embed_dim, config.predictor.embed_dim, encoder_config.rotary
+    encoder = PlainViT(state, "encoder.", encoder_config.size.num_heads, turns)
+    target = PlainViT(state, "target.", encoder_config.size.num_heads, turns)
+    predictor = PlainViT(state, "predictor.", config.predictor.num_heads, turns)
+    added, place = table(encoder_config, dim), table(encoder_config, width)
+    of_sets = []
+    for number, masks in enumerate(sets):
+        errors = []
+        for view, context, blocks in zip(views, masks.context, masks.targets, strict=True):
+            with torch.no_grad():
+                everything = target.blocks(patches(view, encoder_config, target) + added, where)
+                centred = everything - everything.mean(1, keepdim=True)
+                everything = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-5)
+            seen = (patches(view, encoder_config, encoder) + added)[context]
+            seen = encoder.blocks(seen, [where[token] for token in context])
+            for block in blocks:
+                asked = predictor.state["mask_token"][number, 0] + place[block]
+                tokens = torch.cat([predictor.linear(seen, "embed") + place[context], asked])
+                answers = predictor.blocks(tokens, [where[token] for token in [*context, *block]])[len(context) :]
+                errors.append(distance(config, (predictor.linear(answers, "proj") - everything[block]).abs()))
+        of_sets.append(torch.stack(errors).mean())
+    return torch.stack(of_sets).mean()
 
 
 def adamw(state, gradients, memory, step, lr, decay, betas, eps):
@@ -119,24 +193,42 @@ def schedule(step, total, warmup, config):
     return lr, decay
 
 
-def test_three_steps_equal_the_paper_told_slowly(tiny):
-    config = tiny("optim={batch_size_global: 4, total_samples: 24, warmup_samples: 8, final_weight_decay: 0.4}")
+CLIPS = "image_size: 12, patch_size: 4, frames: 6, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2"
+SETS = "method.masks=[{name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.3, target_keep: 0.3}, {name: causal}]"
+CASES = {
+    "ijepa": ((0.996, 1.0), []),
+    "vjepa": ((0.998, 1.0), ["method.name=vjepa", f"method.encoder={{{CLIPS}, positions: sincos}}", SETS]),
+    "vjepa, uniform positions": (
+        (0.998, 1.0),
+        ["method.name=vjepa", f"method.encoder={{{CLIPS}, positions: sincos_uniform}}", SETS],
+    ),
+    "vjepa2": ((0.99925, 0.99925), ["method.name=vjepa2", f"method.encoder={{{CLIPS}, positions: rope}}", SETS]),
+}
+
+
+@pytest.mark.parametrize(("ema", "overrides"), CASES.values(), ids=CASES.keys())
+def test_three_steps_equal_the_paper_told_slowly(tiny, ema, overrides):
+    config = tiny("optim={batch_size_global: 4, total_samples: 24, warmup_samples: 8, final_weight_decay: 0.4}", *overrides)
     torch.manual_seed(0)
     method = build_method(config.method).double()
     with torch.no_grad():  # positions in float64 too, as the slow telling has them
-        for network in (method.encoder, method.target):
-            network.pos_embed.copy_(positions(4, 4, 24)[None])
-        method.predictor.pos_embed.copy_(positions(4, 4, 16))
+        for network, dim in ((method.encoder, 24), (method.target, 24), (method.predictor, 16)):
+            if config.method.encoder.rotary:
+                network.rope.copy_(turns(config.method.encoder.clip_grid, dim // 2))
+            else:
+                network.pos_embed.copy_(table(config.method.encoder, dim))
         for parameter in method.encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)  # away from zero biases
     module = Pretraining(config, method)
     optimizer = module.configure_optimizers()
     state = {name: value.clone() for name, value in method.state_dict().items()}
     trained = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
-    sampler, memory = build_masks(config.method.masks, (4, 4)), {}
+    samplers, memory = method_masks(config.method), {}
     for step in (1, 2, 3):
-        pixels = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(step), dtype=torch.uint8)
-        masks = sampler([np.random.default_rng([step, n]) for n in range(4)], 0)
+        time, side = [config.method.encoder.frames] if config.method.encoder.clips else [], config.method.encoder.image_size
+        shape = (4, 3, *time, side, side)
+        pixels = torch.randint(256, shape, generator=torch.Generator().manual_seed(step), dtype=torch.uint8)
+        masks = [sampler([np.random.default_rng([step, n]) for n in range(4)], 0) for sampler in samplers]
         images = normalize(pixels, config.views.mean, config.views.std).double()
 
         leaves = {name: state[name].requires_grad_(name in trained) for name in state}
@@ -145,7 +237,7 @@ def test_three_steps_equal_the_paper_told_slowly(tiny):
         state = {name: value.detach() for name, value in leaves.items()}
         lr, decay = schedule(step, 6, 2, config.optim)
         adamw(state, gradients, memory, step, lr, decay, config.optim.betas, config.optim.eps)
-        momentum = 0.996 + (1 - 0.996) * (step - 1) / 6
+        momentum = ema[0] + (ema[1] - ema[0]) * (step - 1) / 6
         for name in trained:
             if name.startswith("encoder."):
                 twin = name.replace("encoder.", "target.", 1)
@@ -153,7 +245,7 @@ def test_three_steps_equal_the_paper_told_slowly(tiny):
 
         def closure(images=images, masks=masks):
             optimizer.zero_grad()
-            loss = sum(module.method(Batch([images], [masks], None, [], [])).losses.values())
+            loss = sum(module.method(Batch([images], masks, None, [], [])).losses.values())
             loss.backward()
             return loss
 

@@ -24,7 +24,7 @@ def damaged(tiny, tmp_path):
     """A function that makes the configuration of a run over 20 images of which the third and the fifth are no images."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
     records = [png_record(f"k{n:02d}", Image.fromarray(image), None) for n, image in enumerate(pixels)]
-    records = [record._replace(image=b"no image") if n in (2, 4) else record for n, record in enumerate(records)]
+    records = [record._replace(media=b"no image") if n in (2, 4) else record for n, record in enumerate(records)]
     write_shards(records, tmp_path / "damaged", classes=None, made={})
 
     def make(*overrides):

@@ -1,0 +1,324 @@
+"""Compressed bytes to frames of a video, any of them, without decoding more than it takes."""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+from PIL import Image
+from pydantic import Field
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.decode import DecodeError
+
+if TYPE_CHECKING:
+    import av
+
+FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc"
+"""FFmpeg's readers of what may hold a video. The others would read text and images, and lists that name other files."""
+
+UNTRUSTED = {"gif"}
+"""Formats that call frames key frames which need the frames before them."""
+
+PRESET = "veryfast"
+"""Of x264: a third of the time of its default for files a tenth larger, which are decoded faster."""
+
+
+class VideoFacts(Section):
+    """What is known of a video without decoding it."""
+
+    duration_s: float = Field(description="From the start of the first frame to the end of the last, in seconds.")
+    fps: float = Field(description="Mean rate, in frames a second.")
+    width: int = Field(description="Of a frame that is upright, in pixels.")
+    height: int = Field(description="Of a frame that is upright, in pixels.")
+    frames: int = Field(description="Number of frames.")
+
+
+class Lost(Exception):
+    """A frame did not come where it should have."""
+
+
+class Video:
+    """A video in memory, whose frames are decoded when asked for; not by several threads at once.
+
+    times: seconds from the first frame to each, ascending, whatever the rate does; duration_s: to the end of the last one.
+    Frames are numbered in the order in which they are shown.
+    """
+
+    def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, trusted: bool) -> None:
+        import av
+
+        self._packets, self._context = packets, context
+        self.coded_size = context.width, context.height
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        shown = [packet for packet in packets if not packet.is_discard and not is_hidden(packet, context.name)]
+        if not shown:
+            raise DecodeError("its video stream is empty")
+        stamps = {packet.pts: packet.duration or 0 for packet in shown if packet.pts is not None}
+        self._counted = len(stamps) < len(shown)
+        if self._counted:
+            self.time_base, stamps = 1 / rate, dict.fromkeys(range(len(shown)), 1)
+        else:
+            self.time_base, stamps = packets[0].time_base, dict(sorted(stamps.items()))
+        self.stamps: Int64[np.ndarray, " N"] = np.array(list(stamps))
+        self.times: Float64[np.ndarray, " N"] = (self.stamps - self.stamps[0]) * float(self.time_base)
+        self.last_lasts = stamps[int(self.stamps[-1])] or max(1, round(1 / rate / self.time_base))
+        self.duration_s = float(self.times[-1] + self.last_lasts * self.time_base)
+        self._keys = [0] if self._counted or not trusted else key_places(packets)
+        self._firsts = [packets[key].pts or 0 for key in self._keys]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def width(self) -> int:
+        """Of a frame that is upright, in pixels."""
+        return self._first.shape[1]
+
+    @property
+    def height(self) -> int:
+        """Of a frame that is upright, in pixels."""
+        return self._first.shape[0]
+
+    @cached_property
+    def facts(self) -> VideoFacts:
+        fps = len(self) / self.duration_s
+        return VideoFacts(duration_s=self.duration_s, fps=fps, width=self.width, height=self.height, frames=len(self))
+
+    @cached_property
+    def _first(self) -> UInt8[np.ndarray, "H W 3"]:
+        return self.frames(np.zeros(1, np.int64))[0]
+
+    def frames(self, numbers: Int64[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames by number, in any order, RGB and upright, of square pixels. Each is decoded and converted once.
+
+        Raises:
+            DecodeError: one of them cannot be decoded.
+            IndexError: there is no frame of that number.
+        """
+        wanted, places = np.unique(numbers, return_inverse=True)
+        if wanted[0] < 0 or wanted[-1] >= len(self):
+            raise IndexError(f"there are frames 0 to {len(self) - 1}, not {wanted[0]} to {wanted[-1]}")
+        pixels = self._pixels(wanted.tolist())
+        return pixels if len(wanted) == len(numbers) and (np.diff(places) > 0).all() else pixels[places]
+
+    def _pixels(self, wanted: list[int]) -> UInt8[np.ndarray, "T H W 3"]:
+        with as_decode_error():
+            try:
+                return self._converted(wanted, self._keys)
+            except Exception:  # a key flag lied: from the first frame on everything can be decoded, or nothing can
+                if self._keys == [0]:
+                    raise
+                return self._converted(wanted, [0])
+
+    def _converted(self, wanted: list[int], keys: list[int]) -> UInt8[np.ndarray, "T H W 3"]:
+        pixels = np.empty(0, np.uint8)
+        for row, frame in enumerate(self.decoded(wanted, keys)):
+            picture = upright(self.converted(frame, *self.coded_size), frame)
+            if not row:
+                pixels = np.empty((len(wanted), *picture.shape), np.uint8)
+            pixels[row] = picture
+        return pixels
+
+    def upright(self, size: tuple[int, int]) -> "Iterator[UInt8[np.ndarray, 'H W 3']]":
+        """All frames one after the other, upright, resized to a width and height; each lives until the next one."""
+        with as_decode_error():
+            for frame in self.decoded(range(len(self))):
+                yield upright(self.converted(frame, *size), frame)
+
+    def converted(self, frame: "av.VideoFrame", width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
+        """A decoded frame as RGB, resized to width and height; it lives as long as nothing else is converted."""
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
+        plane = rgb.planes[0]
+        return np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : width * 3].reshape(height, width, 3)
+
+    def decoded(self, wanted: Sequence[int], keys: Sequence[int] = (0,)) -> "Iterator[av.VideoFrame]":
+        """Frames by ascending numbers, as FFmpeg has them. keys: the packets from which decoding may begin.
+
+        Raises:
+            Lost: one of them does not come.
+        """
+        import av
+
+        stamps = deque(self.stamps[list(wanted)].tolist())
+        place, count, start = -1, 0, 0
+        while stamps:
+            key = max(0, bisect_right(firsts, stamps[0]) - 1)
+            if place < 0 or keys[key] > place:
+                self._context.flush_buffers()
+                place, count, start = keys[key], 0, key
+            if place > len(self._packets):
+                raise Lost(f"the frame at {float((stamps[0] - self.stamps[0]) * self.time_base):.2f} s cannot be decoded")
+            for frame in self._context.decode(self._packets[place] if place < len(self._packets) else None):
+                stamp, count = count if self._counted else frame.pts, count + 1
+                if start and stamp == firsts[start] and not frame.key_frame:
+                    raise Lost("a key frame is none")
+                if stamps and stamp == stamps[0]:
+                    if frame.is_corrupt:
+                        raise Lost("a frame is damaged")
+                    stamps.popleft()
+                    yield frame
+            place += 1
+
+
+def open_video(data: bytes) -> Video:
+    """The first video stream of a file.
+
+    Raises:
+        DecodeError: it holds none that FFmpeg reads, is truncated or damaged, or has frames of more pixels than
+            Image.MAX_IMAGE_PIXELS.
+        UserError: PyAV is not installed.
+    """
+    av = imported()
+    with as_decode_error(), av.open(BytesIO(data), options={"format_whitelist": FORMATS}) as container:
+        stream = next((s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic), None)
+        if stream is None:
+            raise DecodeError("it has no video stream")
+        context = stream.codec_context
+        check_size(context.width, context.height)
+        check_whole(data, stream)
+        context.thread_count = 1
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        if any(packet.is_corrupt for packet in packets):
+            raise DecodeError("it is truncated or damaged")
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        return Video(packets, context, rate, trusted=container.format.name not in UNTRUSTED)
+
+
+def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:
+    """Whether a packet is a frame that is never shown: of VP8, by its header (RFC 6386, 9.1)."""
+    return codec == "vp8" and not memoryview(packet)[0] >> 4 & 1
+
+
+def key_places(packets: "Sequence[av.Packet[Any]]") -> list[int]:
+    """The packets from which on all later frames can be decoded, by place and time ascending, and the first in any case."""
+    places = [0]
+    for place, packet in enumerate(packets):
+        if packet.is_keyframe and packet.pts > packets[places[-1]].pts:
+            places.append(place)
+    return places
+
+
+def imported() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("reading videos needs PyAV: pip install 'jepa_pipeline[video]'") from error
+    return av
+
+
+@contextmanager
+def as_decode_error() -> Iterator[None]:
+    """Whatever PyAV raises on damaged bytes, which is almost anything, as a DecodeError."""
+    try:
+        yield
+    except (DecodeError, UserError):
+        raise
+    except Exception as error:
+        raise DecodeError(str(getattr(error, "strerror", None) or error or type(error).__name__)) from error
+
+
+def check_size(width: int, height: int) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if not width or not height:
+        raise DecodeError("its frames have no size")
+    if limit is not None and width * height > limit:
+        raise DecodeError(f"its frames have {width}x{height} pixels, more than the limit of {limit}")
+
+
+def check_whole(data: bytes, stream: "av.VideoStream") -> None:
+    """Refuse a file that is shorter than it says: FFmpeg would read it as a shorter video."""
+    ends = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if max(ends, declared_size(data)) > len(data):
+        raise DecodeError("it is truncated")
+
+
+def declared_size(data: bytes) -> int:
+    """Bytes that a RIFF or Matroska file says it has, 0 if it does not say."""
+    if data.startswith(b"RIFF"):
+        return 8 + int.from_bytes(data[4:8], "little")
+    if not data.startswith(b"\x1aE\xdf\xa3"):
+        return 0
+    header, size = ebml_size(data, 4)
+    segment, size = ebml_size(data, header + size + 4)
+    return segment + size
+
+
+def ebml_size(data: bytes, place: int) -> tuple[int, int]:
+    """Where an element of Matroska begins whose size is written at place, and that size, 0 if it is unknown (RFC 8794, 4 and 6)."""
+    width = 9 - data[place].bit_length()
+    most = (1 << 7 * width) - 1
+    size = int.from_bytes(data[place : place + width]) & most
+    return place + width, 0 if size == most else size
+
+
+def video_facts(data: bytes) -> VideoFacts:
+    """Duration, rate, size and number of frames, from the packets and one decoded frame. Raises as open_video does."""
+    return open_video(data).facts
+
+
+def upright(pixels: UInt8[np.ndarray, "H W 3"], frame: "av.VideoFrame") -> UInt8[np.ndarray, "_ _ 3"]:
+    """Turned and mirrored as the display matrix of the frame has it: [a b u; c d v; x y w] takes (1, 0) to (a, b)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    turned = abs(b) > abs(a)
+    right, down = (c, b) if turned else (a, d)
+    return (pixels.transpose(1, 0, 2) if turned else pixels)[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+
+
+def encode_video(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, gop: int = 12, crf: int = 18) -> bytes:
+    """An mp4 file (H.264, yuv420p) of frames of even sides. The same frames make the same bytes.
+
+    gop: frames from one key frame to the next at most; crf: x264's quality, 0 the best.
+
+    Raises:
+        ValueError: a side is odd, or there is no frame.
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    return encode(((pixels, number, 1) for number, pixels in enumerate(frames)), rate, 1 / rate, gop, crf)
+
+
+def reencode(data: bytes, *, size: int | None, gop: int, crf: int) -> bytes:
+    """A video as an mp4 file, upright, without sound, its times kept, its shorter side no longer than size. Sides are made even.
+
+    Raises:
+        DecodeError: one of its frames cannot be decoded.
+    """
+    video = open_video(data)
+    scale = min(1.0, size / min(video.coded_size)) if size else 1.0
+    width, height = (max(2, round(side * scale / 2) * 2) for side in video.coded_size)
+    stamps = video.stamps - video.stamps[0]
+    lasts = np.diff(stamps, append=stamps[-1] + video.last_lasts)
+    timed = zip(video.upright((width, height)), stamps.tolist(), lasts.tolist(), strict=True)
+    return encode(timed, Fraction(video.facts.fps).limit_denominator(1001), video.time_base, gop, crf)
+
+
+def encode(
+    frames: Iterable[tuple[UInt8[np.ndarray, "H W 3"], int, int]], rate: Fraction, time_base: Fraction, gop: int, crf: int
+) -> bytes:
+    """An mp4 file of frames, each with its time and how long it lasts, in units of time_base."""
+    av = imported()
+    file = BytesIO()
+    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        options = {"preset": PRESET, "crf": str(crf), "threads": "1"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.pix_fmt, stream.codec_context.gop_size, stream.codec_context.time_base = "yuv420p", gop, time_base
+        for pixels, stamp, lasts in frames:
+            height, width = pixels.shape[:2]
+            if height % 2 or width % 2:
+                raise ValueError(f"frames have {width}x{height} pixels: H.264 with its colours halved needs even sides")
+            stream.width, stream.height = width, height
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            frame.pts, frame.duration, frame.time_base = stamp, lasts, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()

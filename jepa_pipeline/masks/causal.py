@@ -1,0 +1,32 @@
+"""The future from the past."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+
+from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.video_masks import CausalConfig, Grid
+from jepa_pipeline.masks.blocks import indices, lowest
+from jepa_pipeline.masks.multiblock import draw
+
+
+class Causal:
+    """Context from the first time steps, one target from all others, a random subset of each; every length fixed."""
+
+    def __init__(self, config: CausalConfig, grid: Grid) -> None:
+        self.tokens, self.past = prod(grid), config.past(grid)
+        self.context_tokens, self.target_tokens = config.kept(grid)
+
+    def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
+        """Masks of a batch.
+
+        Args:
+            generators: one per clip; nothing else decides its masks.
+            batch_number: unused here.
+        """
+        past, future = np.split(draw(generators, self.tokens), [self.past], axis=1)
+        context = indices(lowest(past, self.context_tokens))
+        target = self.past + indices(lowest(future, self.target_tokens))
+        return Masks(torch.from_numpy(context), torch.from_numpy(target[:, None]))
