@@ -15,14 +15,28 @@ from jepa_pipeline.data.manifest import Manifest, read_manifest, tar_location
 from jepa_pipeline.data.moments import mean_and_std
 from jepa_pipeline.data.parallel import available_cores, in_order, progress
 from jepa_pipeline.data.remote import without_secrets
-from jepa_pipeline.data.summary import Spread, abridged, add, by_class, class_table, normalisation, parts, spread
+from jepa_pipeline.data.samples import Kind
+from jepa_pipeline.data.summary import (
+    Spread,
+    Videos,
+    abridged,
+    add,
+    by_class,
+    class_table,
+    count_videos,
+    normalisation,
+    parts,
+    spread,
+    video_lines,
+)
 from jepa_pipeline.data.tar import shown
 
 
 class PartReport(Section):
-    """What `check` found in one folder. mean, std: on pixels scaled to 0..1, every image counts the same."""
+    """What `check` found in one folder. mean, std: on pixels scaled to 0..1, every image, or first frame, counts the same."""
 
     folder: str
+    kind: Kind
     samples: int
     shards: int
     problems: tuple[Finding, ...]
@@ -30,6 +44,7 @@ class PartReport(Section):
     extensions: dict[str, int]
     classes: dict[str, int] | None
     shorter_side: Spread | None
+    videos: Videos | None
     mean: RGB | None
     std: RGB | None
 
@@ -62,7 +77,7 @@ class Report(Section):
 
 
 def check(folder: str | Path, *, workers: int | None = None, json: bool = False) -> Report:
-    """Read every byte of a data set, or of the train/ and test/ in it, decode every image, and print what was found.
+    """Read every byte of a data set, or of the train/ and test/ in it, decode every image or frame, and print what was found.
 
     workers: processes, all cores unless said; json: print one JSON object.
 
@@ -82,13 +97,14 @@ def check(folder: str | Path, *, workers: int | None = None, json: bool = False)
 
 def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) -> PartReport:
     names = manifest.classes
-    work = partial(check_shard, folder, tar_location(folder, manifest), None if names is None else len(names))
+    work = partial(check_shard, folder, tar_location(folder, manifest), manifest.kind, None if names is None else len(names))
     checked = in_order(pool, workers, work, manifest.shards)
     shards = list(progress(checked, f"checking {without_secrets(str(folder))}", len(manifest.shards)))
     decoded = sum(shard.decoded for shard in shards)
     mean, std = mean_and_std(sum((shard.moments for shard in shards), np.zeros((2, 3))), decoded) if decoded else (None, None)
     return PartReport(
         folder=without_secrets(folder),
+        kind=manifest.kind,
         samples=manifest.samples,
         shards=len(shards),
         problems=tuple(problem for shard in shards for problem in shard.problems),
@@ -96,6 +112,7 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
         extensions=dict(sorted(add(shard.extensions for shard in shards).items())),
         classes=None if names is None else by_class(names, add(shard.labels for shard in shards)),
         shorter_side=spread(add(shard.sides for shard in shards)) if decoded else None,
+        videos=count_videos(shard.videos for shard in shards),
         mean=mean,
         std=std,
     )
@@ -107,9 +124,10 @@ def report_lines(part: PartReport) -> Iterator[str]:
     counts = f"problems: {len(part.problems)}, warnings: {len(part.warnings)}"
     yield f"{part.folder}: samples: {part.samples}, shards: {part.shards}, {counts}"
     yield f"  members: {', '.join(f'{count} {shown(extension)}' for extension, count in part.extensions.items())}"
-    if part.shorter_side:
+    yield from (f"  {line}" for line in video_lines(part.videos))
+    if part.kind == "images" and part.shorter_side:
         yield f"  shorter side of the images: {part.shorter_side} pixels"
     if part.mean and part.std:
-        yield f"  {normalisation(part.mean, part.std)}"
+        yield f"  {normalisation(part.mean, part.std, part.kind)}"
     if part.classes:
         yield from (f"  {line}" for line in class_table(part.classes))

@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float64
+
 from jepa_pipeline import __version__
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import Indexed, index_shard, load_index, save_index, save_manifest
@@ -16,21 +19,22 @@ from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard, Skipped, read
 from jepa_pipeline.data.parallel import available_cores, in_order, progress
 from jepa_pipeline.data.patterns import find_tars
 from jepa_pipeline.data.remote import TRIES, is_remote, join, retried, without_secrets
-from jepa_pipeline.data.samples import LABEL, Fault
-from jepa_pipeline.data.summary import abridged, say
+from jepa_pipeline.data.samples import LABEL, Fault, Kind
+from jepa_pipeline.data.summary import abridged, count_videos, facts_table, say, video_lines
 from jepa_pipeline.data.tar import ShardError, open_tar, shown
 
 MADE_BY = "jepa shards index"
 
 
 class Tar(NamedTuple):
-    """What is kept of an indexed tar; labelled_by: how many samples have a label from where."""
+    """What is kept of an indexed tar; labelled_by: how many samples have a label from where; videos: a table of their facts."""
 
     shard: Shard
     extensions: set[str]
     labelled_by: Counter[str | None]
     largest_label: int
     faults: list[Fault]
+    videos: Float64[np.ndarray, "N 5"]
 
 
 class Indexing(NamedTuple):
@@ -43,12 +47,15 @@ class Indexing(NamedTuple):
 def index(tars: Sequence[str], *, out: Path | None = None, classes: Path | None = None, workers: int | None = None) -> Indexing:
     """Read tars once each and write an index for each and a manifest, in `out` or beside them. They are not changed.
 
+    A sample with a video is a video, whatever images lie beside it. Videos are opened for their facts, and left out if they do not.
+
     tars: a folder of *.tar, files, glob patterns, or URLs; names in braces, such as {000000..000099}, are expanded. classes: a file
     with the name of a class in each line; then samples without a label below their number are left out. Without it the classes
     are numbers, and if not all samples have labels then none has. workers: processes, all cores unless said.
 
     Raises:
-        UserError: there are no tars or none can be used, the manifest that is there was made otherwise, or a value is wrong.
+        UserError: there are no tars or none can be used, some hold images and others videos, the manifest that is there was made
+            otherwise, or a value is wrong.
     """
     names = None if classes is None else read_classes(classes)
     location, files = find_tars(tars)
@@ -62,6 +69,7 @@ def index(tars: Sequence[str], *, out: Path | None = None, classes: Path | None 
         say(f"left out {shown(tar.file)}: {tar.reason}" for tar in left_out)
         if not indexed:
             raise UserError(f"none of {len(left_out)} tars could be used ({left_out[0].file}: {left_out[0].reason})")
+        kind = one_kind(indexed)
         labelled_by = sum((tar.labelled_by for tar in indexed), Counter[str | None]())
         if names is None and None in labelled_by:
             some = [tar.shard.file for tar in indexed if tar.largest_label >= 0]
@@ -71,6 +79,7 @@ def index(tars: Sequence[str], *, out: Path | None = None, classes: Path | None 
     labels = " and ".join(sorted(filter(None, labelled_by))) or None
     manifest = Manifest(
         created_by=f"jepa_pipeline {__version__}",
+        kind=kind,
         shards=tuple(tar.shard for tar in indexed),
         samples=labelled_by.total(),
         extensions=tuple(sorted({extension for tar in indexed for extension in tar.extensions})),
@@ -122,6 +131,21 @@ def is_ours(manifest: Path) -> bool:
         return False
 
 
+def one_kind(tars: list[Tar]) -> Kind:
+    """What the samples of tars are.
+
+    Raises:
+        UserError: in some they are images, in others videos.
+    """
+    examples: dict[Kind, str] = {("videos" if len(tar.videos) else "images"): tar.shard.file for tar in tars}
+    if len(examples) > 1:
+        raise UserError(
+            f"{shown(examples['images'])} holds images and {shown(examples['videos'])} videos: index them apart, each with a "
+            "folder of its own as --out, and mix them in data.train"
+        )
+    return next(iter(examples))
+
+
 def index_tar(folder: Path, location: str, classes: int | None, file: str) -> Tar | Skipped:
     """Read one tar and write its index to `folder`, or say why it is left out."""
     try:
@@ -139,7 +163,7 @@ def index_tar(folder: Path, location: str, classes: int | None, file: str) -> Ta
     save_index(indexed.index, folder / file)
     extensions = {*indexed.index.members, *({LABEL} if indexed.labelled_by[LABEL] else ())}
     largest = max((label for label in indexed.index.labels if label is not None), default=-1)
-    return Tar(indexed.shard, extensions, indexed.labelled_by, largest, indexed.faults)
+    return Tar(indexed.shard, extensions, indexed.labelled_by, largest, indexed.faults, facts_table(indexed.index.videos))
 
 
 def read_tar(location: str, file: str, classes: int | None) -> Indexed | ShardError:
@@ -166,6 +190,7 @@ def summary(folder: Path, manifest: Manifest, tars: list[Tar], labelled: int) ->
     size, lost = sum(shard.bytes for shard in manifest.shards) / 1e6, sum(fault.left_out for _, fault in faults)
     yield f"{folder}: {manifest.samples} samples, shards: {len(manifest.shards)}, {size:.1f} MB"
     yield f"  members: {', '.join(map(shown, manifest.extensions))}"
+    yield from (f"  {line}" for line in video_lines(count_videos(tar.videos for tar in tars)))
     if manifest.classes:
         yield f"  {len(manifest.classes)} classes, labels from {manifest.made['labels']}"
     elif labelled:

@@ -138,6 +138,9 @@ def begin_from(module: Pretraining, console: Console) -> State | None:
     loaded = load_last(folder / "checkpoints", tell=partial(say, console))
     if loaded is None:
         raise UserError(f"init_from is {folder}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
+    before, now = loaded.about.results.get("optim.name"), module.config.optim.name
+    if before != now:
+        raise UserError(f"init_from is {folder}, whose optimiser is {before}, and this run's is {now}: make optim.name the same")
     prefix = "method."
     state = {name.removeprefix(prefix): value for name, value in loaded.state["module"].items() if name.startswith(prefix)}
     ours = module.method.state_dict()

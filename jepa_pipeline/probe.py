@@ -6,25 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from jaxtyping import Int
+from torch import Tensor
 
 from jepa_pipeline import __version__
+from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
-from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.loader import eval_loader
+from jepa_pipeline.config.probe import ProbeConfig, Protocol
+from jepa_pipeline.data.clip_list import ClipList
+from jepa_pipeline.data.collate import ImageList
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.models.build import AnyEncoder, build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card
-from jepa_pipeline.probes.features import PIXELS, Features, Kinds, extract
+from jepa_pipeline.probes.attentive import AttentiveTrial, attention_heads, attentive_probe
+from jepa_pipeline.probes.features import PIXELS, PIXELS_FRAMES, Features, Kinds, Lens, extract
+from jepa_pipeline.probes.feed import Feed
 from jepa_pipeline.probes.health import rankme
 from jepa_pipeline.probes.interval import wilson_interval
 from jepa_pipeline.probes.knn import knn_probe
 from jepa_pipeline.probes.linear import Trial, linear_probe
-from jepa_pipeline.probes.report import EncoderName, ProbeReport, Protocol, Row, Settings, save_report
+from jepa_pipeline.probes.readers import Reader
+from jepa_pipeline.probes.report import EncoderName, ProbeReport, Row, Settings, save_report
+from jepa_pipeline.probes.table import show
+from jepa_pipeline.probes.tokens import FreshTokens, kept_if_small
 
 RANKED = 10_000
 """Training samples whose features' rank is measured, or all if there are fewer; the singular values wait for no more."""
@@ -33,7 +40,7 @@ RANKED = 10_000
 def probe(
     run: str | Path, data: str | Path, test: str | Path | None = None, config: ProbeConfig | None = None, out: Path | None = None
 ) -> list[Row]:
-    """Linear and k-NN accuracies of a run's encoder and of its baselines.
+    """Linear, k-NN and attentive accuracies of a run's encoder and of its baselines.
 
     Args:
         run: a run folder, or the folder of an encoder.
@@ -43,21 +50,25 @@ def probe(
         out: folder of the JSON; RUN/probes unless given.
 
     Raises:
-        UserError: there is no encoder, no data, no labels, or the two sets do not belong together.
+        UserError: there is no encoder, no data, no labels, or two of these do not belong together.
     """
     config = config or ProbeConfig.model_validate({})
     card, encoder = read_card(run), load_encoder(run)
     before = hash_weights(encoder)
     train_set, test_set = open_sets(str(data), None if test is None else str(test))
-    names: tuple[EncoderName, ...] = (card.kept, "random_init", "pixels")
-    encoders = {card.kept: encoder, "random_init": random_encoder(card.encoder, config.seed)}
-    train = extract_set(encoders, train_set, card, config, "training set")
-    unseen = extract_set(encoders, test_set, card, config, "test set")
-    if hash_weights(encoder.cpu()) != before:
-        raise RuntimeError("the probe changed the encoder's weights: its numbers would not be this encoder's")
+    check_media(card, train_set, test_set)
+    readers = readers_of(card, encoder, config.seed, clips=train_set.manifest.kind == "videos")
+    names: list[EncoderName] = [*readers, "pixels"]
+    train = extract_set(readers, train_set, card, config, "training set")
+    unseen = extract_set(readers, test_set, card, config, "test set")
+    check_unchanged(encoder, before)
 
-    classes = len(train_set.manifest.classes or ())
-    rows, selection = judge(names, train, unseen, classes, config)
+    rows, selection = judge(names, train, unseen, card, config, train_set)
+    attentive = {}
+    if "attentive" in config.protocols:
+        more, attentive = judge_attentive(readers, train_set, test_set, train.labels, card, config)
+        rows += more
+        check_unchanged(encoder, before)
     name = without_secrets(str(data)).rstrip("/").rpartition("/")[2] if is_remote(str(data)) else Path(data).resolve().name
     report = ProbeReport(
         data=name,
@@ -70,11 +81,17 @@ def probe(
         rows=rows,
         rankme=ranks(names, train),
         selection=selection,
+        attentive_selection=attentive,
     )
     path = (out or Path(run) / "probes") / f"{name}-{report_key(report)}.json"
     save_report(path, report)
-    show(report, path)
+    show(report, train_set.manifest.kind, path)
     return rows
+
+
+def check_unchanged(encoder: AnyEncoder, before: str) -> None:
+    if hash_weights(encoder.cpu()) != before:
+        raise RuntimeError("the probe changed the encoder's weights: its numbers would not be this encoder's")
 
 
 def report_key(report: ProbeReport) -> str:
@@ -112,6 +129,35 @@ def list_some(classes: tuple[str, ...] | None) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
+def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
+    """Refuse videos for an encoder of images, and sets of which one holds videos and the other images."""
+    ours, theirs = train_set.manifest.kind, test_set.manifest.kind
+    train, test = without_secrets(train_set.location), without_secrets(test_set.location)
+    if ours != theirs:
+        raise UserError(f"{train} holds {ours} but {test} holds {theirs}: name two sets of the same kind")
+    if ours == "videos" and not reads_clips(card):
+        raise UserError(
+            f"{card.name} takes images, but {train} holds videos: probe it on images, or probe an encoder of clips, such as vjepa's"
+        )
+    if ours == "videos" and card.clip is None:
+        raise UserError(
+            f"the card of {card.name} does not say which frames of a video are a clip: write its clip, as ClipConfig has it"
+        )
+
+
+def reads_clips(card: EncoderCard) -> bool:
+    return isinstance(card.encoder, EncoderConfig) and card.encoder.clips
+
+
+def readers_of(card: EncoderCard, encoder: AnyEncoder, seed: int, clips: bool) -> dict[EncoderName, Reader]:
+    """The encoder, its untrained twin and, of clips, itself without knowledge of the order of frames."""
+    readers: dict[EncoderName, Reader] = {card.kept: Reader(encoder), "random_init": Reader(random_encoder(card.encoder, seed))}
+    if clips:
+        readers["frames_shuffled"] = Reader(encoder, "shuffled", seed)
+        readers["frames_apart"] = Reader(encoder, "apart")
+    return readers
+
+
 def random_encoder(config: EncoderConfig | BackboneConfig, seed: int) -> AnyEncoder:
     """An encoder of the same shape that has learned nothing: its batch norms, too, have the statistics they begin with, 0 and 1."""
     with torch.random.fork_rng():
@@ -119,28 +165,83 @@ def random_encoder(config: EncoderConfig | BackboneConfig, seed: int) -> AnyEnco
         return build_encoder(config).requires_grad_(False).eval()
 
 
-def extract_set(encoders: dict[str, AnyEncoder], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str) -> Features:
-    loader = eval_loader(shards, card.encoder.image_size, config.batch_size, config.workers)
-    return extract(encoders, loader, shards.manifest.samples, card.mean, card.std, config.precision, title)
+def feed(shards: Shards, card: EncoderCard, config: ProbeConfig, segments: int, views: int) -> Feed:
+    """All samples of a data set as its encoder takes them; images have one segment and one view."""
+    encoder, samples = card.encoder, shards.manifest.samples
+    if not (isinstance(encoder, EncoderConfig) and encoder.clips):
+        return Feed(ImageList(shards, encoder.image_size), samples, 1, config.batch_size, config.workers)
+    if shards.manifest.kind == "images":
+        segments, views = 1, 1
+    clip = card.clip or ClipConfig.model_validate({})  # of images any frame is the same
+    dataset = ClipList(shards, encoder.frames, clip, segments, views, encoder.image_size)
+    return Feed(dataset, samples, views, max(1, config.batch_size // encoder.frames), config.workers)
+
+
+def lens(card: EncoderCard, config: ProbeConfig) -> Lens:
+    return Lens(card.mean, card.std, config.precision)
+
+
+def extract_set(readers: dict[EncoderName, Reader], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str) -> Features:
+    samples = feed(shards, card, config, config.segments, 1)
+    return extract({**readers}, samples.load(samples.passes()), samples.samples, lens(card, config), title)
 
 
 def judge(
-    names: Sequence[EncoderName], train: Features, test: Features, classes: int, config: ProbeConfig
+    names: Sequence[EncoderName], train: Features, test: Features, card: EncoderCard, config: ProbeConfig, shards: Shards
 ) -> tuple[list[Row], dict[str, list[Trial]]]:
-    """Every number, and by encoder the heads its linear one was chosen from."""
-    rows, selection = [], {}
+    """Every number of pooled features, and by encoder the heads its linear one was chosen from."""
+    rows, selection, classes = [], {}, len(shards.manifest.classes or ())
+    clips: Settings = {"segments": config.segments} if shards.manifest.kind == "videos" else {}
     for name in names:
         kinds, unseen = wanted(train.encoders[name], config), test.encoders[name]
-        started = time.perf_counter()
-        linear = linear_probe(kinds, train.labels, unseen, test.labels, classes, config)
-        selection[name] = linear.trials
-        size = {"side": round((kinds[PIXELS].shape[1] / 3) ** 0.5)} if name == PIXELS else {}
-        rows.append(row(name, "linear", linear.chosen.model_dump() | size, linear.correct, len(test.labels), config.seed, started))
-        for kind, vectors in kinds.items():
+        more = clips | (pixels_size(kinds[PIXELS].shape[1], card) if name == PIXELS else {})
+        if "linear" in config.protocols:
+            started = time.perf_counter()
+            linear = linear_probe(kinds, train.labels, unseen, test.labels, classes, config)
+            selection[name] = linear.trials
+            settings = linear.chosen.model_dump() | more
+            rows.append(row(name, "linear", settings, linear.correct, len(test.labels), config.seed, started))
+        for kind, vectors in kinds.items() if "knn" in config.protocols else ():
             started = time.perf_counter()
             counts = knn_probe(vectors, train.labels, unseen[kind], test.labels, classes, config.k)
             for k, correct in counts.items():
-                rows.append(row(name, "knn", {"features": kind, "k": k} | size, correct, len(test.labels), config.seed, started))
+                rows.append(row(name, "knn", {"features": kind, "k": k} | more, correct, len(test.labels), config.seed, started))
+    return rows, selection
+
+
+def pixels_size(width: int, card: EncoderCard) -> Settings:
+    """Of the images or clips that were shrunk to vectors of this width."""
+    if not reads_clips(card):
+        return {"side": round((width / 3) ** 0.5)}
+    assert isinstance(card.encoder, EncoderConfig)
+    frames = min(PIXELS_FRAMES, card.encoder.frames)
+    return {"frames": frames, "side": round((width / 3 / frames) ** 0.5)}
+
+
+def judge_attentive(
+    readers: dict[EncoderName, Reader],
+    train_set: Shards,
+    test_set: Shards,
+    labels: Int[Tensor, "S"],
+    card: EncoderCard,
+    config: ProbeConfig,
+) -> tuple[list[Row], dict[str, list[AttentiveTrial]]]:
+    """The number of each encoder that has tokens, and by encoder the heads it was chosen from."""
+    rows, selection, settings = [], {}, config.attentive
+    classes, through = len(train_set.manifest.classes or ()), lens(card, config)
+    train, test = (
+        feed(train_set, card, config, settings.segments, 1),
+        feed(test_set, card, config, settings.segments, settings.views),
+    )
+    clips = {"segments": settings.segments, "views": settings.views} if train_set.manifest.kind == "videos" else {}
+    for name, reader in readers.items():
+        started = time.perf_counter()
+        tokens = kept_if_small(FreshTokens(reader, train, through), settings.memory_gb, f"tokens of {name}")
+        unseen, limit = FreshTokens(reader, test, through), attention_heads(reader.encoder, settings)
+        result = attentive_probe(tokens, labels, unseen, classes, limit, config, f"attentive heads of {name}")
+        selection[name] = result.trials
+        chosen: Settings = {"form": settings.form, "epochs": settings.epochs} | result.chosen.model_dump() | clips
+        rows.append(row(name, "attentive", chosen, result.correct, test.samples, config.seed, started))
     return rows, selection
 
 
@@ -166,19 +267,3 @@ def ranks(names: Sequence[EncoderName], train: Features) -> dict[str, float]:
 
 def wanted(kinds: Kinds, config: ProbeConfig) -> Kinds:
     return {kind: vectors for kind, vectors in kinds.items() if kind in (*config.features, PIXELS)}
-
-
-def show(report: ProbeReport, path: Path) -> None:
-    """Print each encoder's rows, best first, the ranks, and where they were written."""
-    names, title = list(report.rankme), f"{report.rows[0].n_test} test images"
-    caption = "RankMe of the last features: " + ", ".join(f"{name} {rank:.1f}" for name, rank in report.rankme.items())
-    table = Table("encoder", "protocol", "settings", "top-1 %", "95 % interval", "seconds", title=title, caption=caption)
-    for row in sorted(report.rows, key=lambda row: (names.index(row.encoder), -row.top1)):
-        strength = f"k {row.settings['k']}" if row.protocol == "knn" else f"decay {row.settings['weight_decay']:g}"
-        side = f" {row.settings['side']}x{row.settings['side']}" if "side" in row.settings else ""
-        settings = f"{row.settings['features']}{side}, {strength}"
-        interval = f"{100 * row.ci95[0]:.2f} - {100 * row.ci95[1]:.2f}"
-        table.add_row(row.encoder, row.protocol, settings, f"{100 * row.top1:.2f}", interval, f"{row.seconds:.1f}")
-    console = Console()
-    console.print(table)
-    console.print(f"written to {path}", soft_wrap=True, markup=False, highlight=False)

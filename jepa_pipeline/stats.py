@@ -7,6 +7,9 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float64
+
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.views import RGB
@@ -14,7 +17,19 @@ from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Shard, read_manifest, tar_location
 from jepa_pipeline.data.parallel import available_cores, in_order
 from jepa_pipeline.data.remote import is_remote, without_secrets
-from jepa_pipeline.data.summary import Spread, add, by_class, class_table, normalisation, parts, spread
+from jepa_pipeline.data.samples import Kind
+from jepa_pipeline.data.summary import (
+    Spread,
+    Videos,
+    by_class,
+    class_table,
+    count_videos,
+    facts_table,
+    normalisation,
+    parts,
+    spread,
+    video_lines,
+)
 from jepa_pipeline.data.tar import shown
 
 
@@ -22,6 +37,7 @@ class Contents(Section):
     """What `stats` read of one folder. left_out: files or samples that the manifest names as unusable."""
 
     folder: str
+    kind: Kind
     hash: str
     created_by: str
     location: str
@@ -31,6 +47,7 @@ class Contents(Section):
     samples_per_shard: Spread
     extensions: tuple[str, ...]
     classes: dict[str, int] | None
+    videos: Videos | None
     left_out: int
     mean: RGB | None
     std: RGB | None
@@ -57,13 +74,18 @@ def stats(folder: str | Path, *, workers: int | None = None, json: bool = False)
 
 def contents_of(pool: Executor, workers: int, folder: str, manifest: Manifest) -> Contents:
     names, shards = manifest.classes, manifest.shards
-    if names and is_remote(folder):
+    needed = "labels" if names else "facts of videos" if manifest.kind == "videos" else None
+    if needed and is_remote(folder):
         raise UserError(
-            f"{without_secrets(folder)} has no index files, which hold the labels: `jepa shards check` reads its shards"
+            f"{without_secrets(folder)} has no index files, which hold the {needed}: `jepa shards check` reads its shards"
         )
-    labels = add(in_order(pool, workers, partial(count_labels, folder), shards)) if names else Counter()
+    labels, tables = Counter(), []
+    for counted, table in in_order(pool, workers, partial(read_index, folder), shards if needed else ()):
+        labels.update(counted)
+        tables.append(table)
     return Contents(
         folder=without_secrets(folder),
+        kind=manifest.kind,
         hash=manifest.hash(),
         created_by=manifest.created_by,
         location=without_secrets(tar_location(folder, manifest)),
@@ -73,22 +95,26 @@ def contents_of(pool: Executor, workers: int, folder: str, manifest: Manifest) -
         samples_per_shard=spread(Counter(shard.samples for shard in shards)),
         extensions=manifest.extensions,
         classes=by_class(names, labels) if names else None,
+        videos=count_videos(tables),
         left_out=len(manifest.skipped),
         mean=manifest.mean,
         std=manifest.std,
     )
 
 
-def count_labels(folder: str, shard: Shard) -> Counter[int | None]:
-    return Counter(load_index(Path(folder) / shard.file).labels)
+def read_index(folder: str, shard: Shard) -> tuple[Counter[int | None], Float64[np.ndarray, "N 5"]]:
+    """How many samples of a shard have each label, and the facts of its videos."""
+    index = load_index(Path(folder) / shard.file)
+    return Counter(index.labels), facts_table(index.videos)
 
 
 def contents_lines(part: Contents) -> Iterator[str]:
     yield f"{part.folder}: samples: {part.samples}, shards: {part.shards}, {part.bytes / 1e6:.1f} MB, hash {part.hash}"
     yield f"  made by {shown(part.created_by)}; the shards lie in {shown(part.location)}"
     yield f"  samples a shard: {part.samples_per_shard}; members: {', '.join(map(shown, part.extensions))}"
+    yield from (f"  {line}" for line in video_lines(part.videos))
     if part.left_out:
         yield f"  left out: {part.left_out}, all named in the manifest"
     if part.mean and part.std:
-        yield f"  {normalisation(part.mean, part.std)}"
+        yield f"  {normalisation(part.mean, part.std, part.kind)}"
     yield from (f"  {line}" for line in (class_table(part.classes) if part.classes else ["no classes"]))

@@ -10,7 +10,7 @@ from rich.console import Console
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, load_config, read_overrides
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.preview import coverage, preview_masks, preview_views, sample
 
 ROOT = Path(__file__).parents[1]
@@ -20,17 +20,56 @@ def test_a_png_is_written_and_described(tiny, tmp_path):
     console = Console(record=True, width=200)
     out = preview_masks(tiny(), tmp_path / "masks.png", console)
     assert Image.open(out).size > (500, 500)
-    assert "5 context tokens and 2 target blocks of 4 of 16 tokens" in console.export_text()
+    assert "2 multiblock: the first batch has 5 context tokens and 2 target blocks of 4 of 16 tokens" in console.export_text()
 
 
 def test_coverage_shows_the_published_bias_and_its_absence(tiny):
-    grid = (16, 16)
+    grid = (1, 16, 16)
     recipe = "method.encoder={image_size: 32, patch_size: 2, embed_dim: 24, depth: 1, num_heads: 2}"
     ours, published = (tiny(recipe, f"method.masks={{legacy: {legacy}}}", "optim.total_samples=64") for legacy in ("false", "true"))
-    use = coverage([masks.context for masks in sample(published, build_masks(published.method.masks, grid))], grid)
+    use = coverage([masks.context for masks in sample(published, method_masks(published.method))[0]], grid)[0]
     assert (use[-1] == 0).all() and (use[:, -1] == 0).all() and use[0].mean() > 2 * use[-2].mean()
-    use = coverage([masks.context for masks in sample(ours, build_masks(ours.method.masks, grid))], grid)
+    use = coverage([masks.context for masks in sample(ours, method_masks(ours.method))[0]], grid)[0]
     assert (use > 0).all() and np.isclose(use[0].mean(), use[-1].mean(), rtol=0.1)
+
+
+CLIPS = [
+    "method.name=vjepa",
+    "method.encoder={image_size: 16, patch_size: 4, frames: 8, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2}",
+]
+SETS = "method.masks=[{name: blocks, num_blocks: 4, scale: [0.2, 0.3], legacy: true}, {name: causal, context_keep: 0.5}]"
+
+
+def test_every_set_of_masks_of_clips_is_drawn_and_described_by_time_step(tiny, tmp_path):
+    console = Console(record=True, width=200)
+    out = preview_masks(tiny(*CLIPS, SETS), tmp_path / "masks.png", console)
+    assert Image.open(out).size > (500, 500)
+    said = console.export_text().replace("\n", " ")
+    assert "4 blocks, legacy: the first batch has" in said and "causal: the first batch has 16 context tokens and 32 target" in said
+    assert "target with 0.000 (step 0) to 1.000 (step 2)" in said
+
+
+def test_masks_that_starve_the_end_of_clips_show_in_the_bars(tiny):
+    ours, published = (
+        tiny(
+            *CLIPS,
+            f"method.masks=[{{name: blocks, num_blocks: 4, scale: [0.2, 0.3], context_keep: 0.2, target_keep: 0.4, legacy: {legacy}}}]",
+        )
+        for legacy in ("false", "true")
+    )
+    uses = [
+        coverage([masks.context for masks in sample(config, method_masks(config.method))[0]], (4, 4, 4)).mean((1, 2))
+        for config in (ours, published)
+    ]
+    assert uses[0].min() > 0.9 * uses[0].max() and uses[1][-1] < 0.5 * uses[1][0]
+
+
+def test_clips_are_drawn_frame_by_frame(tiny, tmp_path):
+    """On images, which are clips that stand still."""
+    console = Console(record=True, width=200)
+    out = preview_views(tiny(*CLIPS, SETS), tmp_path / "views.png", console)
+    assert Image.open(out).size > (500, 500)
+    assert "each in 1 view(s), 8 frames of 16x16 pixels" in console.export_text()
 
 
 def test_views_are_drawn_beside_their_images(tiny, tmp_path):

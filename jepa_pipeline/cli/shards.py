@@ -14,18 +14,36 @@ shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_
 
 @shards.command("build")
 def shards_build(
-    images: Annotated[Path, typer.Argument(help="A folder of JPEG, PNG and WebP images of any nesting.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="A folder of JPEG, PNG and WebP images, or of mp4, mkv, webm, avi and gif videos, of any nesting."),
+    ],
     out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
-    size: Annotated[int | None, typer.Option(min=1, help="Shrink the shorter side to this many pixels.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Shrink the shorter side to this many pixels; of videos with --reencode.")
+    ] = None,
+    reencode: Annotated[
+        bool, typer.Option("--reencode", help="Encode videos anew, as H.264 in mp4, for fast access to any frame.")
+    ] = False,
+    gop: Annotated[
+        int | None, typer.Option(min=1, help="With --reencode: frames from one key frame to the next; 12 unless said.")
+    ] = None,
+    crf: Annotated[
+        int | None, typer.Option(min=0, max=51, help="With --reencode: x264's quality, 0 the best; 18 unless said.")
+    ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Megabytes per shard.")] = 256,
-    split: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the images for OUT/test, the rest for OUT/train.")] = 0.0,
+    split: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the files for OUT/test, the rest for OUT/train.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Key of the shuffle and the split.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
 ) -> None:
-    """Pack a folder of images into shards; the first-level folders are the classes where there are several."""
-    from jepa_pipeline.shards import build
+    """Pack a folder of images, or of videos, into shards; the first-level folders are the classes where there are several.
 
-    build(images, out, size=size, shard_size=shard_size, split=split, seed=seed, workers=workers)
+    Files are stored byte for byte unless --size or --reencode changes them.
+    """
+    from jepa_pipeline.shards import build, reencoding
+
+    how = reencoding(reencode, gop, crf)
+    build(folder, out, size=size, reencode=how, shard_size=shard_size, split=split, seed=seed, workers=workers)
 
 
 @shards.command("demo")
@@ -40,6 +58,18 @@ def shards_demo(
     demo(out, images, seed)
 
 
+@shards.command("demo-video")
+def shards_demo_video(
+    out: Annotated[Path, typer.Argument(help="A new folder for train/ and test/.")],
+    videos: Annotated[int, typer.Option(min=1, help="Videos in all; a fifth of them is the test set.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the videos.")] = 0,
+) -> None:
+    """Draw a small labelled data set of moving shapes, for a first try and for the recipes in configs/debug."""
+    from jepa_pipeline.demo import demo_video
+
+    demo_video(out, videos, seed)
+
+
 @shards.command("index")
 def shards_index(
     tars: Annotated[
@@ -51,7 +81,7 @@ def shards_index(
     classes: Annotated[Path | None, typer.Option(help="A file with one class name a line; labels count from 0.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
 ) -> None:
-    """Make tar shards of any writer a data set; they are read once and not changed.
+    """Make tar shards of any writer, of images or of videos, a data set; they are read once and not changed.
 
     A manifest of an earlier `index` is replaced, one that `build` wrote is not. Exit code 1 if tars had to be left out.
     """
@@ -67,7 +97,7 @@ def shards_check(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all problems.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
 ) -> None:
-    """Read every byte and decode every image; exit code 1 if anything is damaged."""
+    """Read every byte and decode every image or frame; exit code 1 if anything is damaged."""
     from jepa_pipeline.check import check
 
     if check(folder, workers=workers, json=json).problems:

@@ -34,7 +34,7 @@ class AttentiveConfig(Section):
         default=2, ge=1, description="Clips taken from a video, evenly spaced, whose tokens are one set; an image has one."
     )
     views: int = Field(
-        default=3, ge=1, description="Crops of a test video whose answers are averaged; training has the centre one, as images have."
+        default=3, ge=1, description="Crops of a test video whose answers are averaged; in training, and of images, the centre one."
     )
     memory_gb: float = Field(
         default=4.0,

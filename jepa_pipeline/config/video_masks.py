@@ -1,7 +1,7 @@
 """The question a video JEPA is asked: which tokens of a clip are hidden, which are seen."""
 
 from collections.abc import Sequence
-from math import ceil, prod
+from math import ceil, floor, log10, prod
 from random import Random
 from typing import Annotated, Literal, Self
 
@@ -43,7 +43,7 @@ class BlocksConfig(Section):
     )
     rest: Literal["hidden", "target", "context"] = Field(
         default="hidden",
-        description="What tokens are that are neither among those kept as context nor among those kept as target: hidden from both, "
+        description="What tokens are that are kept neither as context nor as target: hidden from both, "
         "predicted too (V-JEPA 2's full_complement), or seen too (its pred_full_complement).",
     )
     inverse: bool = Field(
@@ -51,8 +51,8 @@ class BlocksConfig(Section):
     )
     legacy: bool = Field(
         default=False,
-        description="The published collator index for index: one block size a batch, and lengths cut to the batch's shortest from the "
-        "tail, which starves the last frames.",
+        description="The published collator index for index: one block size a batch, and lengths cut to the batch's shortest from "
+        "the tail, which starves the last frames.",
     )
 
     @model_validator(mode="after")
@@ -111,25 +111,29 @@ class BlocksConfig(Section):
             ValueError: blocks of these shapes do not, or most clips' leave a smaller context or cover a smaller target than asked.
         """
         self.check_shapes(grid)
-        size, tokens, most = f"the {grid[0]}x{grid[1]}x{grid[2]} grid", prod(grid), TRIAL_CLIPS // 2 + 1
+        tokens, most = prod(grid), TRIAL_CLIPS // 2 + 1
+        size = f"the {tokens} tokens of the {grid[0]}x{grid[1]}x{grid[2]} grid"
         context, target = self.kept(grid)
         free = sorted(self.sample_free(grid))
-        if tokens - free[most - 1] < target:
-            covered = tokens - free[most - 1]
+        seen, asked = [n for n in free if n >= context], [n for n in free if n <= tokens - target]
+        if len([n for n in seen if n <= tokens - target]) >= most:
+            return
+        if len(seen) < most:
+            left = (asked if len(asked) >= most else free)[-most]
+            beside = f" beside the {target} of target_keep" if target > 1 and len(asked) >= most else ""
+            if left < 1:
+                raise ValueError(f"the blocks of most clips leave none of {size} as context{beside}: have fewer or smaller blocks")
             raise ValueError(
-                f"target_keep {self.target_keep:g} asks for {target} of the {tokens} tokens of {size}, but the blocks of most clips "
-                f"cover {covered} or fewer: lower target_keep to {floor_share(covered, tokens)} or less, or have more or larger blocks"
+                f"context_keep {self.context_keep:g} asks for {context} of {size}, but the blocks of most clips leave {left} or "
+                f"fewer{beside}: lower context_keep to {rounded_down(left / tokens)} or less, or have fewer or smaller blocks"
+                f"{', or raise context_time' if self.context_time < 1 else ''}"
             )
-        left = [count for count in free if tokens - count >= target][-most]
-        if left < 1:
-            raise ValueError(f"the blocks of most clips leave no context on {size}: have fewer or smaller blocks")
-        if left < context:
-            beside = "" if self.rest == "target" else f" beside the {target} of target_keep"
-            raise ValueError(
-                f"context_keep {self.context_keep:g} asks for {context} of the {tokens} tokens of {size}, but the blocks of most clips "
-                f"leave {left} or fewer{beside}: lower context_keep to {floor_share(left, tokens)} or less, or have fewer or smaller "
-                f"blocks{', or raise context_time' if self.context_time < 1 else ''}"
-            )
+        covered = tokens - seen[most - 1]
+        beside = f" beside the {context} of context_keep" if context > 1 else ""
+        raise ValueError(
+            f"target_keep {self.target_keep:g} asks for {target} of {size}, but the blocks of most clips cover {covered} or "
+            f"fewer{beside}: lower target_keep to {rounded_down(covered / tokens)} or less, or have more or larger blocks"
+        )
 
     def check_shapes(self, grid: Grid) -> None:
         """Refuse blocks of less than a token, and blocks that fit a frame with no aspect that is allowed."""
@@ -144,7 +148,7 @@ class BlocksConfig(Section):
         if high > largest and not self.legacy:
             raise ValueError(
                 f"a block of scale {high:g} with an aspect of {self.aspect[0]:g} to {self.aspect[1]:g} does not fit a frame of "
-                f"{rows}x{columns} tokens: lower scale to {int(1000 * largest) / 1000:g} or less, or widen aspect"
+                f"{rows}x{columns} tokens: lower scale to {rounded_down(largest)} or less, or widen aspect"
             )
 
     def sample_free(self, grid: Grid) -> list[int]:
@@ -173,8 +177,10 @@ def repeated(bits: int, times: int, stride: int) -> int:
     return bits * (((1 << times * stride) - 1) // ((1 << stride) - 1))
 
 
-def floor_share(tokens: int, whole: int) -> str:
-    return f"{int(1000 * tokens / whole) / 1000:g}"
+def rounded_down(share: float) -> str:
+    """To three digits."""
+    step = 10.0 ** (floor(log10(share)) - 2)
+    return f"{floor(share / step) * step:.3g}"
 
 
 class CausalConfig(Section):

@@ -50,8 +50,3 @@ class ClipList(Dataset[Batch]):
             clips[:, row] = taken.reshape(count, *taken.shape[2:])
             samples.append(sample)
         return Batch(list(torch.from_numpy(clips)), [], as_labels(samples), [sample.key for sample in samples], [])
-
-
-def in_order(samples: int, batch_size: int) -> list[list[int]]:
-    """The numbers of all samples in batches, of which the last may be smaller."""
-    return [list(range(start, min(start + batch_size, samples))) for start in range(0, samples, batch_size)]

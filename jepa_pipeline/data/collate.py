@@ -177,7 +177,7 @@ def picture(shards: Shards, sample: Sample) -> Image.Image | Video:
 
 
 def as_batch(
-    views: list[UInt8[Tensor, "B C _ _"]], uncut: Uncut | None, masks: list[Masks], samples: list[Sample], damaged: list[Damaged]
+    views: list[UInt8[Tensor, "B C ... _ _"]], uncut: Uncut | None, masks: list[Masks], samples: list[Sample], damaged: list[Damaged]
 ) -> Batch:
     return Batch(views, masks, as_labels(samples), [sample.key for sample in samples], damaged, uncut)
 

@@ -124,7 +124,11 @@ def opened(result: Found | Fault) -> Found | Fault:
     try:
         return result._replace(media=b"", facts=video_facts(result.media))
     except DecodeError as error:
-        return Fault("video", result.key, f"its video cannot be read ({error})")
+        return unreadable(result.key, error)
+
+
+def unreadable(key: str, error: DecodeError) -> Fault:
+    return Fault("video", key, f"its video cannot be read ({error})")
 
 
 def check_kind(samples: list[Found]) -> None:

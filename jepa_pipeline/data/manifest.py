@@ -55,7 +55,7 @@ class Manifest(Section):
     skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
     mean: RGB | None = Field(
         None,
-        description="Mean of the images' channels on pixels scaled to 0..1; every image counts the same, as does a video's first frame.",
+        description="Mean of the images' channels on pixels scaled to 0..1; every image counts the same, of a video the first.",
     )
     std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
 

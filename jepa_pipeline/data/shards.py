@@ -68,8 +68,8 @@ class Shards:
         """One sample.
 
         Raises:
-            SampleError: it has no image or video, its shard ends early or is gone, or that has no whole index; the sentence names the
-                sample, the shard and the cure.
+            SampleError: it has no image or video, its shard ends early or is gone, or that has no whole index; the sentence names
+                the sample, the shard and the cure.
             UserError: its shard could not be fetched, or the system does not read it for a reason that may pass: a run that
                 skipped it would not be the run it should be.
         """

@@ -25,6 +25,7 @@ SIZES_SHOWN = 5
 """Of the most frequent."""
 
 Item = TypeVar("Item")
+Number = TypeVar("Number", int, float)
 
 
 class Spread(Section):
@@ -63,7 +64,7 @@ def add(counters: Iterable[Counter[Item]]) -> Counter[Item]:
     return total
 
 
-def spread(values: Mapping[int, int] | Mapping[float, int]) -> Spread:
+def spread(values: Mapping[Number, int]) -> Spread:
     """Of values that occur as often as is said."""
     ordered = sorted(values)
     reached = np.cumsum([values[value] for value in ordered])
@@ -95,12 +96,15 @@ def count_videos(tables: Iterable[Float64[np.ndarray, "_ 5"]]) -> Videos | None:
     )
 
 
-def video_lines(found: Videos) -> list[str]:
+def video_lines(found: Videos | None) -> list[str]:
+    """What is found of videos, in words."""
+    if found is None:
+        return []
     length = f"{found.hours:,.1f} hours" if found.hours >= 1 else f"{60 * found.hours:.1f} minutes"
     sizes = [f"{size} ({count})" for size, count in list(found.sizes.items())[:SIZES_SHOWN]]
     more = f" and {len(found.sizes) - SIZES_SHOWN} more sizes" if len(found.sizes) > SIZES_SHOWN else ""
     return [
-        f"{found.videos} videos, {length}; shorter than 1 s: {found.under_1s}",
+        f"{length} of video; shorter than 1 s: {found.under_1s}",
         f"frames: {found.frames}; frames a second: {found.fps}",
         f"shorter side: {found.shorter_side} pixels; {', '.join(sizes)}{more}",
     ]

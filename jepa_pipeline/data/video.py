@@ -27,6 +27,9 @@ FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,
 UNTRUSTED = {"gif"}
 """Formats that call frames key frames which need the frames before them."""
 
+SKIPPING = "h264"
+"""The codec whose frames say whether others need them; those of HEVC may be needed all the same."""
+
 PRESET = "veryfast"
 """Of x264: a third of the time of its default for files a tenth larger, which are decoded faster."""
 
@@ -41,36 +44,29 @@ class VideoFacts(Section):
     frames: int = Field(description="Number of frames.")
 
 
-class Lost(Exception):
-    """A frame did not come where it should have."""
-
-
 class Video:
     """A video in memory, whose frames are decoded when asked for; not by several threads at once.
 
-    times: seconds from the first frame to each, ascending, whatever the rate does; duration_s: to the end of the last one.
-    Frames are numbered in the order in which they are shown.
+    times: seconds from the first frame to each, ascending, whatever the rate does; duration_s: to the end of the last one, which
+    is taken to last as long as the others on average: what files say of it is not to be relied upon. Frames are numbered in the
+    order in which they are shown.
     """
 
     def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, trusted: bool) -> None:
-        import av
+        from av.video.reformatter import VideoReformatter
 
         self._packets, self._context = packets, context
         self.coded_size = context.width, context.height
-        self._reformatter = av.video.reformatter.VideoReformatter()
+        self._reformatter = VideoReformatter()
         shown = [packet for packet in packets if not packet.is_discard and not is_hidden(packet, context.name)]
         if not shown:
             raise DecodeError("its video stream is empty")
-        stamps = {packet.pts: packet.duration or 0 for packet in shown if packet.pts is not None}
+        stamps = {packet.pts for packet in shown if packet.pts is not None}
         self._counted = len(stamps) < len(shown)
-        if self._counted:
-            self.time_base, stamps = 1 / rate, dict.fromkeys(range(len(shown)), 1)
-        else:
-            self.time_base, stamps = packets[0].time_base, dict(sorted(stamps.items()))
-        self.stamps: Int64[np.ndarray, " N"] = np.array(list(stamps))
+        self.time_base = 1 / rate if self._counted else packets[0].time_base
+        self.stamps: Int64[np.ndarray, " N"] = np.arange(len(shown)) if self._counted else np.array(sorted(stamps))
         self.times: Float64[np.ndarray, " N"] = (self.stamps - self.stamps[0]) * float(self.time_base)
-        self.last_lasts = stamps[int(self.stamps[-1])] or max(1, round(1 / rate / self.time_base))
-        self.duration_s = float(self.times[-1] + self.last_lasts * self.time_base)
+        self.duration_s = float(self.times[-1] / (len(shown) - 1) * len(shown) if len(shown) > 1 else 1 / rate)
         self._keys = [0] if self._counted or not trusted else key_places(packets)
         self._firsts = [packets[key].pts or 0 for key in self._keys]
 
@@ -110,21 +106,21 @@ class Video:
         return pixels if len(wanted) == len(numbers) and (np.diff(places) > 0).all() else pixels[places]
 
     def _pixels(self, wanted: list[int]) -> UInt8[np.ndarray, "T H W 3"]:
-        with as_decode_error():
-            try:
-                return self._converted(wanted, self._keys)
-            except Exception:  # a key flag lied: from the first frame on everything can be decoded, or nothing can
-                if self._keys == [0]:
-                    raise
-                return self._converted(wanted, [0])
+        try:
+            return self._converted(wanted, quick=True)
+        except DecodeError:  # a key flag may have lied: from the first frame on everything can be decoded, or nothing can
+            if len(self._keys) == 1:
+                raise
+            return self._converted(wanted, quick=False)
 
-    def _converted(self, wanted: list[int], keys: list[int]) -> UInt8[np.ndarray, "T H W 3"]:
+    def _converted(self, wanted: list[int], quick: bool) -> UInt8[np.ndarray, "T H W 3"]:
         pixels = np.empty(0, np.uint8)
-        for row, frame in enumerate(self.decoded(wanted, keys)):
-            picture = upright(self.converted(frame, *self.coded_size), frame)
-            if not row:
-                pixels = np.empty((len(wanted), *picture.shape), np.uint8)
-            pixels[row] = picture
+        with as_decode_error():
+            for row, frame in enumerate(self.decoded(wanted, quick)):
+                picture = upright(self.converted(frame, *self.coded_size), frame)
+                if not row:
+                    pixels = np.empty((len(wanted), *picture.shape), np.uint8)
+                pixels[row] = picture
         return pixels
 
     def upright(self, size: tuple[int, int]) -> "Iterator[UInt8[np.ndarray, 'H W 3']]":
@@ -137,32 +133,37 @@ class Video:
         """A decoded frame as RGB, resized to width and height; it lives as long as nothing else is converted."""
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
         plane = rgb.planes[0]
-        return np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : width * 3].reshape(height, width, 3)
+        return np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[:, : width * 3].reshape(height, width, 3)
 
-    def decoded(self, wanted: Sequence[int], keys: Sequence[int] = (0,)) -> "Iterator[av.VideoFrame]":
-        """Frames by ascending numbers, as FFmpeg has them. keys: the packets from which decoding may begin.
+    def decoded(self, wanted: Sequence[int], quick: bool = False) -> "Iterator[av.VideoFrame]":
+        """Frames by ascending numbers, as FFmpeg has them. quick: whether to begin at key frames, and to leave out frames that
+        no other needs, which is right unless the file lies.
 
         Raises:
-            Lost: one of them does not come.
+            DecodeError: one of them does not come.
         """
-        import av
-
+        firsts = self._firsts if quick else self._firsts[:1]
         stamps = deque(self.stamps[list(wanted)].tolist())
-        place, count, start = -1, 0, 0
+        wanted_stamps, place, count, start = set(stamps), -1, 0, 0
+        skips = quick and self._context.name == SKIPPING and not self._counted
+        self._context.skip_frame = "DEFAULT"
         while stamps:
             key = max(0, bisect_right(firsts, stamps[0]) - 1)
-            if place < 0 or keys[key] > place:
+            if place < 0 or self._keys[key] > place:
                 self._context.flush_buffers()
-                place, count, start = keys[key], 0, key
+                place, count, start = self._keys[key], 0, key
             if place > len(self._packets):
-                raise Lost(f"the frame at {float((stamps[0] - self.stamps[0]) * self.time_base):.2f} s cannot be decoded")
-            for frame in self._context.decode(self._packets[place] if place < len(self._packets) else None):
+                raise DecodeError(f"the frame at {float((stamps[0] - self.stamps[0]) * self.time_base):.2f} s cannot be decoded")
+            packet = self._packets[place] if place < len(self._packets) else None
+            if skips and packet:
+                self._context.skip_frame = "DEFAULT" if packet.pts in wanted_stamps else "NONREF"
+            for frame in self._context.decode(packet):
                 stamp, count = count if self._counted else frame.pts, count + 1
                 if start and stamp == firsts[start] and not frame.key_frame:
-                    raise Lost("a key frame is none")
+                    raise DecodeError("a key frame is none")
                 if stamps and stamp == stamps[0]:
                     if frame.is_corrupt:
-                        raise Lost("a frame is damaged")
+                        raise DecodeError("a frame is damaged")
                     stamps.popleft()
                     yield frame
             place += 1
@@ -177,10 +178,13 @@ def open_video(data: bytes) -> Video:
         UserError: PyAV is not installed.
     """
     av = imported()
-    with as_decode_error(), av.open(BytesIO(data), options={"format_whitelist": FORMATS}) as container:
+    options = {"format_whitelist": FORMATS}
+    with as_decode_error(), av.open(BytesIO(data), options=options, metadata_errors="replace") as container:
         stream = next((s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic), None)
         if stream is None:
             raise DecodeError("it has no video stream")
+        if stream.codec_context is None:
+            raise DecodeError("it has a video stream of a kind that FFmpeg does not decode")
         context = stream.codec_context
         check_size(context.width, context.height)
         check_whole(data, stream)
@@ -199,10 +203,11 @@ def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:
 
 def key_places(packets: "Sequence[av.Packet[Any]]") -> list[int]:
     """The packets from which on all later frames can be decoded, by place and time ascending, and the first in any case."""
-    places = [0]
+    places, latest = [0], packets[0].pts or 0
     for place, packet in enumerate(packets):
-        if packet.is_keyframe and packet.pts > packets[places[-1]].pts:
+        if packet.is_keyframe and packet.pts is not None and packet.pts > latest:
             places.append(place)
+            latest = packet.pts
     return places
 
 
@@ -216,12 +221,14 @@ def imported() -> Any:
 
 @contextmanager
 def as_decode_error() -> Iterator[None]:
-    """Whatever PyAV raises on damaged bytes, which is almost anything, as a DecodeError."""
+    """What PyAV raises on damaged bytes as a DecodeError."""
     try:
         yield
-    except (DecodeError, UserError):
+    except DecodeError:
         raise
-    except Exception as error:
+    except imported().error.InvalidDataError as error:
+        raise DecodeError("it is not a video of a format that is read, or is damaged") from error
+    except (imported().FFmpegError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
         raise DecodeError(str(getattr(error, "strerror", None) or error or type(error).__name__)) from error
 
 
@@ -236,7 +243,8 @@ def check_size(width: int, height: int) -> None:
 def check_whole(data: bytes, stream: "av.VideoStream") -> None:
     """Refuse a file that is shorter than it says: FFmpeg would read it as a shorter video."""
     ends = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    if max(ends, declared_size(data)) > len(data):
+    cut_gif = data.startswith(b"GIF8") and not data.rstrip(b"\0").endswith(b";")
+    if max(ends, declared_size(data)) > len(data) or cut_gif:
         raise DecodeError("it is truncated")
 
 
@@ -281,7 +289,7 @@ def encode_video(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, go
     gop: frames from one key frame to the next at most; crf: x264's quality, 0 the best.
 
     Raises:
-        ValueError: a side is odd, or there is no frame.
+        ValueError: a side is odd.
     """
     rate = Fraction(fps).limit_denominator(1001)
     return encode(((pixels, number, 1) for number, pixels in enumerate(frames)), rate, 1 / rate, gop, crf)
@@ -297,7 +305,7 @@ def reencode(data: bytes, *, size: int | None, gop: int, crf: int) -> bytes:
     scale = min(1.0, size / min(video.coded_size)) if size else 1.0
     width, height = (max(2, round(side * scale / 2) * 2) for side in video.coded_size)
     stamps = video.stamps - video.stamps[0]
-    lasts = np.diff(stamps, append=stamps[-1] + video.last_lasts)
+    lasts = np.diff(stamps, append=round(video.duration_s / video.time_base))
     timed = zip(video.upright((width, height)), stamps.tolist(), lasts.tolist(), strict=True)
     return encode(timed, Fraction(video.facts.fps).limit_denominator(1001), video.time_base, gop, crf)
 
@@ -312,13 +320,19 @@ def encode(
         options = {"preset": PRESET, "crf": str(crf), "threads": "1"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt, stream.codec_context.gop_size, stream.codec_context.time_base = "yuv420p", gop, time_base
+        stream.codec_context.flags |= av.codec.context.Flags.frame_duration
         for pixels, stamp, lasts in frames:
-            height, width = pixels.shape[:2]
-            if height % 2 or width % 2:
-                raise ValueError(f"frames have {width}x{height} pixels: H.264 with its colours halved needs even sides")
-            stream.width, stream.height = width, height
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = even_sides(pixels)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
             frame.pts, frame.duration, frame.time_base = stamp, lasts, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def even_sides(pixels: UInt8[np.ndarray, "H W 3"]) -> tuple[int, int]:
+    height, width = pixels.shape[:2]
+    if height % 2 or width % 2:
+        raise ValueError(f"frames have {width}x{height} pixels, but H.264 halves the sides of its colours: give even sides")
+    return height, width

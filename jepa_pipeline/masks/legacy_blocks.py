@@ -20,7 +20,7 @@ TRIES = 1000
 
 
 class LegacyBlocks:
-    """Blocks of space and time as published: sizes seeded by the batch's number, places by a generator of the batch's first clip."""
+    """Blocks as published: sizes seeded by the batch's number, places by a generator of the batch's first clip."""
 
     def __init__(self, config: BlocksConfig, grid: Grid) -> None:
         self.config, self.grid = config, grid

@@ -26,15 +26,15 @@ Kinds = dict[str, Float[Tensor, "_ _"]]
 """Feature vectors of the same samples by kind: "last" and "last4", or "pixels"."""
 
 
+Precision = Literal["fp32", "bf16"]
+
+
 class Lens(NamedTuple):
     """How pixels come before encoders: mean and std of the channels as they were trained with, and their arithmetic."""
 
     mean: RGB
     std: RGB
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    precision: Precision = "fp32"
 
 
 class Features(NamedTuple):
@@ -48,6 +48,10 @@ class Features(NamedTuple):
 def compute_device() -> torch.device:
     """The CUDA GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @torch.no_grad()  # and not inference_mode, whose tensors no head could be trained on
@@ -80,7 +84,7 @@ def extract(
             pixels = view.to(device, non_blocking=True)
             normalized = normalize(pixels, lens.mean, lens.std)
             for name, reader in readers.items():
-                with lens.autocast(device):
+                with autocast(device, lens.precision):
                     kinds = pool(reader, normalized, numbers, segment)
                 add_share(found[name], rows, samples, kinds, len(batch.views))
             add_share(found[PIXELS], rows, samples, {PIXELS: flat_pixels(pixels)}, len(batch.views))

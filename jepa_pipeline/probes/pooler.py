@@ -32,23 +32,27 @@ class AttentivePooler(nn.Module):
         self.query = nn.Parameter(torch.empty(1, width))
         self.blocks = nn.Sequential(*(transformer_block(width, heads) for _ in range(SELF_ATTENTION[form])))
         self.norm = nn.LayerNorm(width)
-        self.to_query, self.to_key, self.to_value = nn.Linear(width, width), nn.Linear(width, width, bias=False), nn.Linear(width, width)
+        self.to_query, self.to_value = nn.Linear(width, width), nn.Linear(width, width)
+        self.to_key = nn.Linear(width, width, bias=False)
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.init_weights()
         self.classifier = nn.Linear(width, classes)
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Normal matrices and zero biases; residual projections are scaled down by depth, the last by that of the block before it."""
+        """Normal matrices, zero biases; residual projections are scaled down by depth, the last as those of the block before it."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
         for depth, block in enumerate(self.blocks, 1):
-            for layer in (block.self_attn.out_proj, block.linear2):  # pyright: ignore[reportAttributeAccessIssue]
-                layer.weight.div_(math.sqrt(2 * depth))  # pyright: ignore[reportAttributeAccessIssue]
-        self.mlp[-1].weight.div_(math.sqrt(2 * max(1, len(self.blocks))))  # pyright: ignore[reportCallIssue, reportArgumentType]
+            assert isinstance(block, nn.TransformerEncoderLayer)
+            block.self_attn.out_proj.weight.div_(math.sqrt(2 * depth))
+            block.linear2.weight.div_(math.sqrt(2 * depth))
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.div_(math.sqrt(2 * max(1, len(self.blocks))))
 
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
         """Logits of the classes."""

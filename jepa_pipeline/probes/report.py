@@ -6,13 +6,14 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.config.probe import ProbeConfig, Protocol
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.probes.attentive import AttentiveTrial
 from jepa_pipeline.probes.linear import Trial
 
-EncoderName = Literal["target", "online", "random_init", "pixels"]
-"""Two of a run's networks, one of which it keeps; and the baselines."""
-Protocol = Literal["linear", "knn"]
+EncoderName = Literal["target", "online", "random_init", "frames_shuffled", "frames_apart", "pixels"]
+"""Two of a run's networks, one of which it keeps; and the baselines. frames_*: the one that is kept, shown clips so that it does
+not know the order of their frames."""
 Settings = dict[str, float | int | str]
 
 
@@ -46,6 +47,9 @@ class ProbeReport(Section):
         "reports of before it was measured have none.",
     )
     selection: dict[str, list[Trial]] = Field(description="By encoder, the linear heads the reported one was chosen from.")
+    attentive_selection: dict[str, list[AttentiveTrial]] = Field(
+        default_factory=dict, description="By encoder, the attentive heads the reported one was chosen from."
+    )
 
 
 def save_report(path: Path, report: ProbeReport) -> None:

@@ -37,6 +37,41 @@ def test_without_warmup_the_first_step_is_near_the_peak():
     assert learning_rate(1, config) == pytest.approx(1e-3, rel=1e-3)
 
 
+STABLE = AdamWConfig(  # 15 epochs of 300 steps up, 285 at the peak, 15 down
+    batch_size_global=1,
+    total_samples=94_500,
+    warmup_samples=4_500,
+    constant_samples=85_500,
+    decay="linear",
+    lr=4.25e-4,
+    start_lr=7.5e-5,
+    final_lr=0.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(1, 7.507778e-5), (4_500, 4.25e-4), (50_000, 4.25e-4), (90_000, 4.25e-4), (90_001, 4.249056e-4), (94_500, 0.0)],
+)
+def test_warmup_constant_decay_is_the_published_one(step, rate):
+    assert learning_rate(step, STABLE) == pytest.approx(rate, rel=1e-6, abs=1e-15)
+
+
+def test_two_phases_are_one_schedule_cut_in_two():
+    """V-JEPA 2: a run that ends at the peak, and a cooldown that begins there."""
+    first = STABLE.model_copy(update={"total_samples": 90_000})
+    second = STABLE.model_copy(update={"total_samples": 4_500, "warmup_samples": 0, "constant_samples": 0})
+    for step in (1, 3_000, 4_500, 60_000, 90_000):
+        assert learning_rate(step, first) == learning_rate(step, STABLE)
+    for step in (1, 1_000, 4_500):
+        assert learning_rate(step, second) == pytest.approx(learning_rate(90_000 + step, STABLE), rel=1e-12)
+
+
+def test_no_phase_is_longer_than_the_run():
+    with pytest.raises(ValueError, match="constant_samples 95000 are more than total_samples 94500"):
+        AdamWConfig(**STABLE.model_dump() | {"constant_samples": 95_000})
+
+
 BARLOW = LARSConfig(
     name="lars",
     batch_size_global=2048,

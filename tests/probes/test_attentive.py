@@ -1,0 +1,261 @@
+"""The attentive probe is the published one, its heads are trained side by side and chosen without the test set."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+
+from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
+from jepa_pipeline.data.views import normalize
+from jepa_pipeline.models.build import build_encoder
+from jepa_pipeline.probes.attentive import (
+    attention_heads,
+    attentive_probe,
+    count_correct,
+    new_heads,
+    parameter_groups,
+    rate_factor,
+    shuffled_batches,
+    train_heads,
+)
+from jepa_pipeline.probes.features import Lens
+from jepa_pipeline.probes.feed import Feed
+from jepa_pipeline.probes.pooler import AttentivePooler, largest_divisor
+from jepa_pipeline.probes.readers import Reader
+from jepa_pipeline.probes.tokens import FreshTokens, KeptTokens, kept_if_small
+
+FORMS = pytest.mark.parametrize("form", ["vjepa", "vjepa2"])
+LENS = Lens((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+ENCODER = EncoderConfig(image_size=16, patch_size=8, frames=4, tubelet_size=2, embed_dim=24, depth=2, num_heads=2)
+
+
+def settings(**attentive) -> ProbeConfig:
+    quick = {"lr": (1e-3, 1e-2), "weight_decay": (0.0, 0.1), "epochs": 3, "batch_size": 16, **attentive}
+    return ProbeConfig.model_validate({"attentive": quick})
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def stirred(form, width=12, classes=5, heads=3) -> AttentivePooler:
+    """A pooler none of whose weights is 0 or 1."""
+    torch.manual_seed(0)
+    pooler = AttentivePooler(width, classes, heads, form)
+    with torch.no_grad():
+        for parameter in pooler.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return pooler
+
+
+def plain_attention(queries, keys, values, heads):
+    """Of one sample, head after head."""
+    width = queries.shape[1] // heads
+    found = []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        weights = torch.softmax(queries[:, part] @ keys[:, part].T / math.sqrt(width), 1)
+        found.append(weights @ values[:, part])
+    return torch.cat(found, 1)
+
+
+def plain(pooler, tokens, heads):
+    """The published formula for one sample, every token projected."""
+    for block in pooler.blocks:
+        q, k, v = F.linear(block.norm1(tokens), block.self_attn.in_proj_weight, block.self_attn.in_proj_bias).chunk(3, 1)
+        tokens = tokens + block.self_attn.out_proj(plain_attention(q, k, v, heads))
+        tokens = tokens + block.linear2(F.gelu(block.linear1(block.norm2(tokens))))
+    normed = pooler.norm(tokens)
+    found = plain_attention(pooler.to_query(pooler.query), pooler.to_key(normed), pooler.to_value(normed), heads)
+    pooled = pooler.query + found
+    norm, fc1, _, fc2 = pooler.mlp
+    return pooler.classifier(pooled + fc2(F.gelu(fc1(norm(pooled)))))[0]
+
+
+@FORMS
+def test_the_pooler_is_the_published_formula(form):
+    pooler, tokens = stirred(form), normal(4, 7, 12)
+    expected = torch.stack([plain(pooler, sample, 3) for sample in tokens])
+    assert torch.allclose(pooler(tokens), expected, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(pooler.eval()(tokens), expected, atol=1e-5)
+
+
+@FORMS
+def test_the_order_of_tokens_is_nothing_to_the_pooler(form):
+    pooler, tokens = stirred(form), normal(4, 7, 12)
+    assert torch.allclose(pooler(tokens), pooler(tokens[:, torch.randperm(7)]), atol=1e-5)
+
+
+@FORMS
+def test_every_weight_learns(form):
+    pooler = stirred(form)
+    F.cross_entropy(pooler(normal(4, 7, 12)), torch.arange(4)).backward()
+    assert all(parameter.grad.abs().max() > 1e-6 for parameter in pooler.parameters())
+
+
+def test_first_weights_are_those_published():
+    torch.manual_seed(0)
+    pooler = AttentivePooler(96, 10, 4, "vjepa2")
+    stds = [block.linear2.weight.std().item() for block in pooler.blocks] + [pooler.mlp[-1].weight.std().item()]
+    assert stds == pytest.approx([0.02 / math.sqrt(2 * depth) for depth in (1, 2, 3, 3)], rel=0.05)
+    assert pooler.to_key.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert AttentivePooler(96, 10, 4, "vjepa").mlp[-1].weight.std().item() == pytest.approx(0.02 / math.sqrt(2), rel=0.05)
+    assert not pooler.to_value.bias.any() and not pooler.blocks[1].self_attn.in_proj_bias.any()
+
+
+def test_heads_are_the_encoders_and_divide_the_width():
+    backbone = build_encoder(BackboneConfig(timm="resnet18", image_size=32, args={"channels": (8, 8, 12, 16)}))
+    of = AttentiveConfig.model_validate
+    assert attention_heads(build_encoder(ENCODER), of({})) == 2
+    assert attention_heads(build_encoder(ENCODER), of({"form": "vjepa2"})) == attention_heads(backbone, of({})) == 16
+    assert attention_heads(backbone, of({"heads": 6})) == 6
+    assert [largest_divisor(width, 16) for width in (384, 24, 17, 6)] == [16, 12, 1, 6]
+    with pytest.raises(ValueError, match="12 cannot be shared by 5"):
+        AttentivePooler(12, 2, 5, "vjepa")
+
+
+@FORMS
+def test_what_decays_is_as_published(form):
+    groups = parameter_groups(stirred(form), 1e-3, 0.1, form)
+    free = [parameter for group in groups if group["weight_decay"] == 0 for parameter in group["params"]]
+    assert all(parameter.ndim == 1 for parameter in free)
+    assert bool(free) == (form == "vjepa")
+    assert sum(len(group["params"]) for group in groups) == len(list(stirred(form).parameters()))
+
+
+def test_the_rate_rises_and_falls_to_nothing():
+    assert [rate_factor(step, 4, 104) for step in (0, 3, 4, 54)] == pytest.approx([0.25, 1, 1, 0.5])
+    assert rate_factor(103, 4, 104) < 3e-4
+    assert rate_factor(0, 0, 10) == 1
+
+
+def test_every_sample_comes_once_an_epoch():
+    batches = list(shuffled_batches(range(5, 42), settings().attentive, 0))
+    assert [len(batch) for batch in batches] == [16, 16, 5] * 3
+    epochs = [sum(batches[start : start + 3], []) for start in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(5, 42)) for epoch in epochs)
+    assert epochs[0] != epochs[1] and batches == list(shuffled_batches(range(5, 42), settings().attentive, 0))
+
+
+def hidden(samples, views=1, seed=0, noise=0.5):
+    """Samples of 12 tokens, one of which knows the class; most of its views do."""
+    labels = torch.arange(samples) % 3
+    tokens = noise * normal(samples, views, 12, 8, seed=seed)
+    places = torch.randint(12, (samples, views), generator=torch.Generator().manual_seed(seed))
+    tokens[torch.arange(samples)[:, None], torch.arange(views), places] += 4 * torch.eye(8)[labels][:, None]
+    return KeptTokens(tokens.bfloat16(), labels), labels
+
+
+@FORMS
+def test_one_token_among_many_is_found(form):
+    (train, labels), (test, _) = hidden(150), hidden(60, views=3, seed=1)
+    config = settings(form=form, epochs=12, lr=(3e-3, 1e-2), weight_decay=(0.01,))
+    result = attentive_probe(train, labels, test, 3, 2, config, "heads")
+    assert result.correct >= 57
+    assert {(trial.lr, trial.weight_decay) for trial in result.trials} == {(3e-3, 0.01), (1e-2, 0.01)}
+
+
+@FORMS
+def test_a_head_is_the_same_alone_and_in_company(form):
+    tokens, _ = hidden(70)
+    grid = [(1e-3, 0.0), (1e-2, 0.1), (1e-1, 0.0)]
+    config = settings(form=form)
+    together = new_heads(3, 8, 3, 2, config)
+    train_heads(together, grid, tokens, range(70), config, "heads")
+    for head, pair in zip(together, grid, strict=True):
+        (alone,) = new_heads(1, 8, 3, 2, config)
+        train_heads([alone], [pair], tokens, range(70), config, "heads")
+        for ours, theirs in zip(head.parameters(), alone.parameters(), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(together[0].query, together[1].query, atol=1e-4)
+
+
+def test_the_choice_does_not_hear_of_the_test_set():
+    (train, labels), (test, answers) = hidden(140, noise=1.5), hidden(60, views=3, seed=1, noise=1.5)
+    honest = attentive_probe(train, labels, test, 3, 2, settings(epochs=6), "heads")
+    spoilt = attentive_probe(train, labels, KeptTokens(test.tokens, answers.roll(1)), 3, 2, settings(epochs=6), "heads")
+    assert (honest.chosen, honest.trials) == (spoilt.chosen, spoilt.trials)
+    assert honest.correct != spoilt.correct
+    assert honest.chosen.selection_top1 == max(trial.selection_top1 for trial in honest.trials)
+
+
+class Clips(Dataset):
+    """Random clips of 4 frames in several segments and views, in the order in which ClipList has them."""
+
+    def __init__(self, samples, segments, views):
+        self.labels = torch.arange(samples) % 2
+        shape = (samples, segments * views, 3, 4, 16, 16)
+        self.clips = torch.randint(200, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        self.clips += (50 * self.labels).to(torch.uint8).view(-1, 1, 1, 1, 1, 1)
+        self.seen = []
+
+    def __getitems__(self, numbers):
+        self.seen += numbers
+        return Batch(list(self.clips[numbers].transpose(0, 1)), [], self.labels[numbers], [str(n) for n in numbers], [])
+
+
+def clip_encoder():
+    torch.manual_seed(3)
+    return build_encoder(ENCODER).requires_grad_(False).eval()
+
+
+def fresh(dataset, views, rows, reader=None):
+    return FreshTokens(reader or Reader(clip_encoder()), Feed(dataset, len(dataset.labels), views, rows, 0), LENS)
+
+
+def test_tokens_are_the_encoders_by_view_and_then_by_segment():
+    dataset, encoder = Clips(5, segments=2, views=3), clip_encoder()
+    tokens = fresh(dataset, 3, 2)
+    assert tokens.shape == (5, 3, 2 * 8, 24)
+    (found, labels), (last, _) = tokens.batches([[3, 0, 1], [4]])
+    assert labels.tolist() == [1, 0, 1] and last.shape == (1, 3, 16, 24)
+    with torch.no_grad():
+        for row, number in enumerate((3, 0, 1)):
+            for view in range(3):
+                clips = normalize(dataset.clips[number, [view, 3 + view]], LENS.mean, LENS.std)
+                assert torch.allclose(found[row, view].float().cpu(), encoder(clips).flatten(0, 1), atol=0.02)
+
+
+@FORMS
+def test_every_video_counts_once_whatever_the_batches(form):
+    dataset = Clips(23, segments=3, views=3)
+    tokens, config = fresh(dataset, 3, 4), settings(form=form, batch_size=16)
+    dataset.seen.clear()
+    heads = new_heads(2, 24, 2, 2, config)
+    with torch.no_grad():
+        heads[1].classifier.weight.neg_()
+    counts = count_correct(heads, tokens, list(range(23)), config)
+    assert sorted(dataset.seen) == list(range(23))
+    expected = [0, 0]
+    for number in range(23):
+        ((shown, label),) = tokens.batches([[number]])
+        for place, head in enumerate(heads):
+            answers = [head(shown[:, view]).softmax(1) for view in range(3)]
+            expected[place] += int((sum(answers).argmax(1) == label).sum())
+    assert counts == expected
+
+
+@pytest.mark.parametrize("frames", ["in_order", "shuffled", "apart"])
+def test_tokens_in_memory_and_tokens_computed_anew_give_the_same(frames):
+    train, test = Clips(31, segments=2, views=1), Clips(14, segments=2, views=3)
+    reader, config = Reader(clip_encoder(), frames, seed=1), settings()
+    results = []
+    for memory_gb in (1.0, 0.0):
+        tokens = kept_if_small(fresh(train, 1, 5, reader), memory_gb, "tokens")
+        assert isinstance(tokens, KeptTokens if memory_gb else FreshTokens)
+        results.append(attentive_probe(tokens, train.labels, fresh(test, 3, 4, reader), 2, 2, config, "heads"))
+    assert results[0] == results[1]
+
+
+def test_frozen_encoders_stay_frozen():
+    train, encoder = Clips(20, segments=1, views=1), clip_encoder()
+    before = [parameter.clone() for parameter in encoder.parameters()]
+    tokens = fresh(train, 1, 5, Reader(encoder))
+    attentive_probe(tokens, train.labels, tokens, 2, 2, settings(), "heads")
+    assert all(torch.equal(ours, theirs.cpu()) for ours, theirs in zip(before, encoder.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in encoder.parameters())
