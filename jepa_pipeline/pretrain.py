@@ -248,7 +248,7 @@ def summarise(config: RunConfig, console: Console) -> None:
         "step": "optimiser steps",
         "samples": "samples seen",
         "seconds": "seconds",
-        "images_per_s": "images/s",
+        "samples_per_s": "samples/s",
         "skipped_samples": "samples skipped as damaged",
         "data_wait_share": "share of time waiting for data",
         "loss": "loss",

@@ -227,22 +227,22 @@ def judge_attentive(
     config: ProbeConfig,
 ) -> tuple[list[Row], dict[str, list[AttentiveTrial]]]:
     """The number of each encoder that has tokens, and by encoder the heads it was chosen from."""
-    rows, selection, settings = [], {}, config.attentive
-    classes, through = len(train_set.manifest.classes or ()), lens(card, config)
+    settings, started, through = config.attentive, time.perf_counter(), lens(card, config)
     train, test = (
         feed(train_set, card, config, settings.segments, 1),
         feed(test_set, card, config, settings.segments, settings.views),
     )
-    clips = {"segments": settings.segments, "views": settings.views} if train_set.manifest.kind == "videos" else {}
-    for name, reader in readers.items():
-        started = time.perf_counter()
-        tokens = kept_if_small(FreshTokens(reader, train, through), settings.memory_gb, f"tokens of {name}")
-        unseen, limit = FreshTokens(reader, test, through), attention_heads(reader.encoder, settings)
-        result = attentive_probe(tokens, labels, unseen, classes, limit, config, f"attentive heads of {name}")
-        selection[name] = result.trials
-        chosen: Settings = {"form": settings.form, "epochs": settings.epochs} | result.chosen.model_dump() | clips
-        rows.append(row(name, "attentive", chosen, result.correct, test.samples, config.seed, started))
-    return rows, selection
+    tokens = kept_if_small(FreshTokens({**readers}, train, through), settings.memory_gb)
+    classes, limit = len(train_set.manifest.classes or ()), attention_heads(card.encoder, settings)
+    results = attentive_probe(tokens, labels, FreshTokens({**readers}, test, through), classes, limit, config)
+    given: Settings = {"form": settings.form, "epochs": settings.epochs}
+    if train_set.manifest.kind == "videos":
+        given |= {"segments": settings.segments, "views": settings.views}
+    rows = [
+        row(name, "attentive", given | results[name].chosen.model_dump(), results[name].correct, test.samples, config.seed, started)
+        for name in readers
+    ]
+    return rows, {name: result.trials for name, result in results.items()}
 
 
 def row(encoder: EncoderName, protocol: Protocol, settings: Settings, correct: int, total: int, seed: int, started: float) -> Row:

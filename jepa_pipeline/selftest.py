@@ -31,7 +31,7 @@ IMAGES = 40
 CHECKPOINT_STEPS = 3
 TRIES = 5
 """How often the second run is begun anew because it was over before it could be killed: small steps take milliseconds."""
-TIMINGS = {"seconds", "images_per_s", "data_wait_share"}
+TIMINGS = {"seconds", "samples_per_s", "data_wait_share"}
 """What a line of metrics.jsonl says of the machine and not of the run."""
 
 Row = dict[str, Any]

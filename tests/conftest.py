@@ -39,6 +39,38 @@ def shards(tmp_path_factory):
     return folder
 
 
+def write_moving(folder, count, seed):
+    """Shards of `count` videos of 12 frames of 24x24 pixels, in which a square goes left or right: two classes."""
+    import numpy as np
+    from PIL import Image
+
+    from jepa_pipeline.data.moments import moments
+    from jepa_pipeline.data.video import encode_video
+    from jepa_pipeline.data.writer import Record, write_shards
+
+    generator, records = np.random.default_rng(seed), []
+    for number in range(count):
+        label, frames = number % 2, np.full((12, 24, 24, 3), generator.integers(0, 90), np.uint8)
+        row, start = generator.integers(0, 16), generator.integers(24)
+        for time, frame in enumerate(frames):
+            columns = (start + (2 * label - 1) * 2 * time + np.arange(8)) % 24
+            frame[row : row + 8, columns] = 200
+        records.append(
+            Record(f"{number:04d}", encode_video(frames, 12.0, gop=6), "mp4", label, moments(Image.fromarray(frames[0])))
+        )
+    write_shards(records, folder, classes=["left", "right"], made={"from": "tests"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    """A folder with train/ (24 videos) and test/ (10 videos)."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_moving(folder / "train", 24, seed=0)
+    write_moving(folder / "test", 10, seed=1)
+    return folder
+
+
 TINY = [
     "name=tiny",
     "data.workers=0",

@@ -30,7 +30,7 @@ def accuracy(encoder, protocol, top1, **settings):
     return Row(encoder=encoder, protocol=protocol, settings=settings, top1=top1, **rest)
 
 
-def report_of(weights_hash, top1, kept="target", ks=(5, 20)):
+def report_of(weights_hash, top1, kept="target", ks=(5, 20), video=False):
     kinds = {kept: ("last", "last4"), "random_init": ("last", "last4"), "pixels": ("pixels",)}
     rows = [accuracy(name, "linear", top1 if name == kept else 0.4, features=kinds[name][-1]) for name in kinds]
     rows += [
@@ -39,6 +39,9 @@ def report_of(weights_hash, top1, kept="target", ks=(5, 20)):
         for kind in kinds[name]
         for k in ks
     ]
+    if video:
+        rows += [accuracy(name, "linear", top1 - 0.2, features="last") for name in ("frames_shuffled", "frames_apart")]
+        rows += [accuracy(name, "attentive", top1 + 0.1, lr=1e-3) for name in (kept, "random_init", "frames_apart")]
     return ProbeReport(
         data="shapes",
         data_hash={},
@@ -74,6 +77,10 @@ def make(tiny):
     return run
 
 
+VIDEO = [
+    "method.name=vjepa",
+    "method.masks=[{name: blocks, num_blocks: 2, scale: [0.2, 0.3], context_keep: 0.3, target_keep: 0.3}]",
+]
 VIT = "ViT 24 x 2, patches of 4, 16x16"
 
 
@@ -85,6 +92,21 @@ def test_seeds_are_one_row_and_baselines_come_once(tool, make):
         f"| shapes | untrained | {VIT} |  | 40.00 | 32.00 | 2.2 |  |",
         "| shapes | pixels | 16x16 |  | 40.00 | 32.00 | 7.0 |  |",
     ]
+
+
+def test_what_is_due_to_time_and_attention_has_columns_where_it_was_measured(tool, make):
+    clips = "method.encoder={image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2}"
+    runs = [make("a", 0.5), make("b", 0.6, *VIDEO, clips, video=True)]
+    header, _, *rows = tool.probe_table(runs).splitlines()
+    assert header == (
+        "| data | method | encoder | runs | linear % | k-NN %, k 20 | attentive % | frames shuffled % | frames apart % "
+        "| RankMe | training s |"
+    )
+    ours = "ViT 24 x 2, patches of 2x4x4, 4x16x16"
+    assert rows[0] == f"| shapes | ijepa | {VIT} | a | 50.00 | 52.00 |  |  |  | 11.5 | 20 |"
+    assert rows[1] == f"| shapes | ijepa | {ours} | b | 60.00 | 62.00 | 70.00 | 40.00 | 40.00 | 11.5 | 20 |"
+    assert f"| shapes | untrained | {ours} |  | 40.00 | 32.00 | 70.00 |  |  | 2.2 |  |" in rows
+    assert "| shapes | pixels | 4x16x16 |  | 40.00 | 32.00 |  |  |  | 7.0 |  |" in rows
 
 
 def test_what_was_not_measured_stays_empty(tool, make):

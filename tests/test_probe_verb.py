@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
-from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.writer import png_record, write_shards
+from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
+from jepa_pipeline.data.video import encode_video
+from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
 from jepa_pipeline.probe import probe
@@ -20,6 +22,9 @@ from jepa_pipeline.probes.report import ProbeReport, load_reports
 
 CONFIG = ProbeConfig(batch_size=16, workers=0, weight_decay=(1e-2, 1e-3), k=(1, 3), iterations=20)
 ENCODER = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=4, num_heads=2)
+CLIPS = EncoderConfig(image_size=16, patch_size=8, frames=4, tubelet_size=2, embed_dim=24, depth=2, num_heads=2)
+CLIP = ClipConfig.model_validate({"stride": 2})
+ATTENTIVE = {"lr": (1e-3, 1e-2), "weight_decay": (0.01,), "epochs": 4, "batch_size": 16, "segments": 2, "views": 3}
 RESNET = BackboneConfig(timm="resnet18", image_size=16, small_stem=True, args={"channels": (8, 8, 12, 16)})
 
 
@@ -32,6 +37,18 @@ def write_set(folder, samples, classes=("dark", "light"), seed=0):
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
     write_shards(records, folder, classes=classes, made={})
+
+
+def write_videos(folder, samples, seed=0):
+    """8 frames of noise that gets brighter or darker."""
+    generator = np.random.default_rng(seed)
+    records = []
+    for number in range(samples):
+        label = number % 2
+        ramp = np.linspace(-50, 50, 8) * (2 * label - 1)
+        frames = (generator.integers(0, 60, (8, 20, 24, 3)) + 100 + ramp[:, None, None, None]).astype(np.uint8)
+        records.append(video_record(f"{number:05d}", encode_video(list(frames), 10.0), "mp4", label))
+    write_shards(records, folder, classes=("darker", "brighter"), made={})
 
 
 def make_run(folder, config, **fields) -> Path:
@@ -77,6 +94,75 @@ def test_every_encoder_has_every_row_on_disk_as_returned(run, data, capsys):
     assert set(written["rows"][0]) == {"encoder", "protocol", "settings", "top1", "ci95", "n_test", "seed", "seconds"}
     assert (written["data"], written["config_hash"], written["weights_hash"]) == ("blobs", "c" * 12, before)
     assert path.name in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_videos(folder / "ramps" / "train", 41)
+    write_videos(folder / "ramps" / "test", 23, seed=1)
+    return folder / "ramps"
+
+
+def test_an_encoder_of_clips_is_beside_itself_without_the_order_of_frames(tmp_path, videos, capsys):
+    run = make_run(tmp_path / "clips", CLIPS, clip=CLIP)
+    before = hash_weights(load_encoder(run))
+    config = CONFIG.model_copy(
+        update={"protocols": ("linear", "knn", "attentive"), "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
+    )
+    rows = probe(run, videos, config=config)
+    names = ["target", "random_init", "frames_shuffled", "frames_apart", "pixels"]
+    (report,) = load_reports(run / "probes")
+    assert list(report.rankme) == names and report.rows == rows and report.weights_hash == before
+    protocols = {name: {row.protocol for row in rows if row.encoder == name} for name in names}
+    assert protocols == {name: {"linear", "knn"} | ({"attentive"} if name != "pixels" else set()) for name in names}
+    assert all(row.n_test == 23 and (row.top1 * 23) == pytest.approx(round(row.top1 * 23)) for row in rows)
+    linear = {row.encoder: row for row in rows if row.protocol == "linear"}
+    assert linear["target"].top1 == linear["pixels"].top1 == 1.0
+    assert max(linear["frames_shuffled"].top1, linear["frames_apart"].top1) < 0.8
+    assert (linear["pixels"].settings["frames"], linear["pixels"].settings["side"]) == (4, 16)
+    assert linear["target"].settings["segments"] == 2
+    chosen = next(row for row in rows if row.protocol == "attentive").settings
+    assert (chosen["form"], chosen["segments"], chosen["views"]) == ("vjepa", 2, 3)
+    assert [(trial.lr, trial.weight_decay) for trial in report.attentive_selection["target"]] == [(1e-3, 0.01), (1e-2, 0.01)]
+    out = capsys.readouterr().out
+    assert "23 test videos" in out and "of target's linear 100.0, " in out and "of target's attentive " in out
+
+
+def test_an_encoder_of_clips_reads_images_without_a_word_about_time(tmp_path, data, capsys):
+    run = make_run(tmp_path / "clips", CLIPS, clip=CLIP)
+    rows = probe(run, data, config=CONFIG)
+    assert list(dict.fromkeys(row.encoder for row in rows)) == ["target", "random_init", "pixels"]
+    assert max(row.top1 for row in rows if row.encoder == "target") == 1.0
+    assert "order of frames" not in capsys.readouterr().out
+
+
+def test_an_attentive_probe_of_images(run, data):
+    attentive = AttentiveConfig.model_validate({**ATTENTIVE, "form": "vjepa2", "epochs": 6})
+    config = CONFIG.model_copy(update={"protocols": ("attentive",), "attentive": attentive})
+    for folder in (run, make_run(run / "resnet", RESNET)):
+        rows = probe(folder, data, config=config)
+        assert [(row.encoder, row.protocol) for row in rows] == [("target", "attentive"), ("random_init", "attentive")]
+        assert rows[0].top1 > 0.8 and rows[0].n_test == 23
+        assert {"form", "epochs", "lr", "weight_decay", "selection_top1"} == set(rows[0].settings)
+
+
+def test_videos_are_refused_where_they_do_not_belong(run, data, videos):
+    with pytest.raises(UserError, match=r"tiny takes images, but .*ramps/train holds videos: "):
+        probe(run, videos, config=CONFIG)
+    with pytest.raises(UserError, match=r"ramps/train holds videos but .*test holds images"):
+        write_set(run / "test", 4, classes=("darker", "brighter"))
+        probe(make_run(run / "clips", CLIPS, clip=CLIP), videos / "train", run / "test", config=CONFIG)
+    with pytest.raises(UserError, match="does not say which frames"):
+        probe(make_run(run / "clips", CLIPS), videos, config=CONFIG)
+
+
+def test_reports_of_before_there_were_videos_are_still_read(run, data):
+    probe(run, data, config=CONFIG)
+    (path,) = (run / "probes").glob("*.json")
+    old = json.loads(path.read_text())
+    del old["attentive_selection"], old["probe"]["attentive"], old["probe"]["segments"], old["probe"]["protocols"]
+    assert ProbeReport.model_validate(old).probe == CONFIG
 
 
 def test_a_network_of_timm_trained_itself_is_probed_under_that_name(tmp_path, data, capsys):

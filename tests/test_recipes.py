@@ -27,6 +27,21 @@ def shrunk(config: RunConfig) -> dict:
             "image_size": 32,
             "args": encoder["args"] | small | ({"layers": [1, 1, 1, 1]} if "50" in encoder["timm"] else {}),
         }
+    elif encoder["frames"] > 1:
+        side = min(encoder["image_size"] // encoder["patch_size"], 8) * 2
+        frames = min(encoder["frames"] // encoder["tubelet_size"], 4) * encoder["tubelet_size"]
+        encoder |= {
+            "image_size": side,
+            "patch_size": 2,
+            "frames": frames,
+            "arch": None,
+            "embed_dim": 24,
+            "depth": 1,
+            "num_heads": 2,
+        }
+        method["predictor"] |= {"embed_dim": 16, "depth": 1, "num_heads": 2}
+        for masks in method["masks"]:
+            masks |= {key: masks[key] / 2 for key in ("context_keep", "target_keep") if masks["name"] == "blocks"}
     else:
         side = encoder["image_size"] // encoder["patch_size"] * 2  # the recipe's own grid of patches, of two pixels each
         encoder |= {"image_size": side, "patch_size": 2, "arch": None, "embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -41,11 +56,12 @@ def shrunk(config: RunConfig) -> dict:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
-def test_a_recipe_takes_two_steps(recipe, shards, tmp_path):
+def test_a_recipe_takes_two_steps(recipe, shards, videos, tmp_path):
     config = load_config(recipe)
+    data = videos if getattr(config.method.encoder, "clips", False) else shards
     values = shrunk(config)
     parts = 1 if config.optim.accumulate_steps == 1 else 2
-    values |= {"output": tmp_path, "data": {"train": shards / "train", "workers": 0}, "log": {"every_steps": 1}}
+    values |= {"init_from": None, "output": tmp_path, "data": {"train": data / "train", "workers": 0}, "log": {"every_steps": 1}}
     values["optim"] |= {"accumulate_steps": parts, "batch_size_global": 4 * parts, "total_samples": 8 * parts, "warmup_samples": 4}
     values["trainer"] |= {"accelerator": "cpu", "compile": False, "threads": None}
     folder = pretrain(RunConfig.model_validate(values), Console(quiet=True))

@@ -76,6 +76,8 @@ REMOVALS = {
     "byol": Removal("EMA, stop-gradient", change=with_gradient),
     "simsiam": Removal("stop-gradient", change=with_gradient),
     "ijepa": Removal("EMA, stop-gradient", change=without_average),
+    "vjepa": Removal("EMA, stop-gradient", change=without_average),
+    "vjepa2": Removal("EMA, stop-gradient", change=without_average),
     "ijepa_vicreg": Removal("VICReg", change=unregularized),
     "ijepa_sigreg": Removal("SIGReg", change=unregularized),
 }

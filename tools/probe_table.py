@@ -1,7 +1,8 @@
 """One Markdown table of the probes of several runs: python tools/probe_table.py RUN...
 
 Runs of one recipe that differ in their seed alone are one row, mean ± sample deviation (number of runs). Each encoder's untrained
-twin and the pixels follow once. Only probes of a run's present weights count.
+twin and the pixels follow once. Only probes of a run's present weights count. Linear accuracies with the frames of clips shuffled
+or apart, and attentive ones, have columns where there are any.
 """
 
 import argparse
@@ -19,17 +20,31 @@ from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
 from jepa_pipeline.probes.report import ProbeReport, load_reports
 
 NEIGHBOURS = 20
-HEADER = ("data", "method", "encoder", "runs", "linear %", f"k-NN %, k {NEIGHBOURS}", "RankMe", "training s")
+LABELS = ("data", "method", "encoder", "runs")
+NUMBERS = {
+    "linear %": 2,
+    f"k-NN %, k {NEIGHBOURS}": 2,
+    "attentive %": 2,
+    "frames shuffled %": 2,
+    "frames apart %": 2,
+    "RankMe": 1,
+    "training s": 0,
+}
+"""Columns, and the decimals in each."""
+IF_ANY = ("attentive %", "frames shuffled %", "frames apart %")
+"""Columns that are left out where they would be empty."""
 UNTRAINED = ("random_init", "pixels")
+BLINDED = ("frames_shuffled", "frames_apart")
+"""The trained encoder again, without knowledge of the order of frames: columns of its row."""
 Key = tuple[str, ...]
 
 
 class Result(NamedTuple):
-    """What one run's probe says of one encoder; a number is missing where nobody measured it."""
+    """What one run's probe says of one encoder, in order of NUMBERS; a number is missing where nobody measured it."""
 
     labels: tuple[str, str, str]
     run: str
-    numbers: tuple[float | None, float | None, float | None, float | None]
+    numbers: list[float | None]
 
 
 def main() -> int:
@@ -57,8 +72,11 @@ def probe_table(runs: list[Path]) -> str:
                 untrained.setdefault((name, *key), [result])
             else:
                 trained.setdefault(key, []).append(result)
-    rows = [HEADER, ("---",) * len(HEADER), *(row(same) for same in [*trained.values(), *untrained.values()])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    cells = [row(same) for same in [*trained.values(), *untrained.values()]]
+    header = (*LABELS, *NUMBERS)
+    columns = [column for column in zip(header, *cells, strict=True) if column[0] not in IF_ANY or any(column[1:])]
+    first, *rest = zip(*columns, strict=True)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [first, ["---"] * len(columns), *rest])
 
 
 def results(run: Path) -> Iterator[tuple[str, Key, Result]]:
@@ -68,37 +86,46 @@ def results(run: Path) -> Iterator[tuple[str, Key, Result]]:
     if not reports:
         raise UserError(f"{run} has no probe of its present weights: `jepa probe {run} --data DATA` first")
     del recipe["seed"]
-    encoder, side = describe(card.encoder), f"{card.encoder.image_size}x{card.encoder.image_size}"
+    encoder, side = describe(card.encoder), size(card.encoder)
     for report in reports:
         question = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
-        for name in dict.fromkeys(row.encoder for row in report.rows):
+        for name in dict.fromkeys(row.encoder for row in report.rows if row.encoder not in BLINDED):
             measured = probed(report, name)
             match name:
                 case "random_init":
-                    key, result = card.encoder.model_dump_json(), Result((report.data, "untrained", encoder), "", (*measured, None))
+                    key, result = card.encoder.model_dump_json(), Result((report.data, "untrained", encoder), "", [*measured, None])
                 case "pixels":
-                    key, result = side, Result((report.data, "pixels", side), "", (*measured, None))
+                    key, result = side, Result((report.data, "pixels", side), "", [*measured, None])
                 case _:
                     key = json.dumps(recipe, sort_keys=True)
-                    result = Result((report.data, card.method, encoder), run.resolve().name, (*measured, seconds(run)))
+                    result = Result((report.data, card.method, encoder), run.resolve().name, [*measured, seconds(run)])
             yield name, (*question, key), result
 
 
 def describe(config: EncoderConfig | BackboneConfig) -> str:
     if isinstance(config, BackboneConfig):
-        return f"{config.timm}{' (small stem)' if config.small_stem else ''}, {config.image_size}x{config.image_size}"
+        return f"{config.timm}{' (small stem)' if config.small_stem else ''}, {size(config)}"
     width, depth, *_ = config.size
-    return f"{config.arch or f'ViT {width} x {depth}'}, patches of {config.patch_size}, {config.image_size}x{config.image_size}"
+    patch = f"{config.tubelet_size}x{config.patch_size}x{config.patch_size}" if config.clips else config.patch_size
+    return f"{config.arch or f'ViT {width} x {depth}'}, patches of {patch}, {size(config)}"
 
 
-def probed(report: ProbeReport, name: str) -> tuple[float | None, float | None, float | None]:
-    """Linear and k-NN accuracy in percent, and RankMe. Neighbours are looked for in the pooled features."""
+def size(config: EncoderConfig | BackboneConfig) -> str:
+    """Of what the encoder is given: height and width, before them the frames of a clip."""
+    frames = f"{config.frames}x" if isinstance(config, EncoderConfig) and config.clips else ""
+    return f"{frames}{config.image_size}x{config.image_size}"
+
+
+def probed(report: ProbeReport, name: str) -> list[float | None]:
+    """All numbers but the training time. Neighbours are looked for in the pooled features."""
     top1 = {
-        (row.protocol, row.settings.get("k")): 100 * row.top1
+        (row.encoder, row.protocol, row.settings.get("k")): 100 * row.top1
         for row in report.rows
-        if row.encoder == name and (row.protocol == "linear" or row.settings["features"] != "last4")
+        if row.protocol != "knn" or row.settings["features"] != "last4"
     }
-    return top1.get(("linear", None)), top1.get(("knn", NEIGHBOURS)), report.rankme.get(name)
+    own = [top1.get((name, "linear", None)), top1.get((name, "knn", NEIGHBOURS)), top1.get((name, "attentive", None))]
+    blinded = [None if name in UNTRAINED else top1.get((other, "linear", None)) for other in BLINDED]
+    return [*own, *blinded, report.rankme.get(name)]
 
 
 def seconds(run: Path) -> float | None:
@@ -109,9 +136,10 @@ def seconds(run: Path) -> float | None:
 
 
 def row(same: list[Result]) -> tuple[str, ...]:
-    decimals = (2, 2, 1, 0)
     columns = zip(*(result.numbers for result in same), strict=True)
-    numbers = [spread([n for n in column if n is not None], places) for column, places in zip(columns, decimals, strict=True)]
+    numbers = [
+        spread([n for n in column if n is not None], decimals) for column, decimals in zip(columns, NUMBERS.values(), strict=True)
+    ]
     return (*same[0].labels, ", ".join(result.run for result in same), *numbers)
 
 

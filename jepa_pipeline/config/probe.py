@@ -39,8 +39,8 @@ class AttentiveConfig(Section):
     memory_gb: float = Field(
         default=4.0,
         ge=0.0,
-        description="Most GB of main memory for the tokens of the training samples, as bf16; where they need more, "
-        "they are computed anew in every epoch.",
+        description="Most GB of main memory for the tokens of the training samples from all encoders, as bf16; where they "
+        "need more, they are computed anew in every epoch.",
     )
 
     @model_validator(mode="after")

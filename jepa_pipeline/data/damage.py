@@ -196,7 +196,7 @@ def agree(one: VideoFacts, other: VideoFacts) -> bool:
 
 
 def in_words(facts: VideoFacts) -> str:
-    return f"{facts.frames} frames of {facts.width}x{facts.height} pixels, {facts.fps:.3g} a second for {facts.duration_s:.3g} s"
+    return f"{facts.frames} frames of {facts.width}x{facts.height} pixels, {facts.fps:.6g} a second for {facts.duration_s:.6g} s"
 
 
 def compare_index(stored: ShardIndex, index: ShardIndex, shard: Shard, size: int, report: ShardReport) -> None:

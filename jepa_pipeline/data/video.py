@@ -52,7 +52,7 @@ class Video:
     order in which they are shown.
     """
 
-    def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, trusted: bool) -> None:
+    def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, container: str) -> None:
         from av.video.reformatter import VideoReformatter
 
         self._packets, self._context = packets, context
@@ -62,12 +62,12 @@ class Video:
         if not shown:
             raise DecodeError("its video stream is empty")
         stamps = {packet.pts for packet in shown if packet.pts is not None}
-        self._counted = len(stamps) < len(shown)
+        self._counted = len(stamps) < len(shown) or (container == "avi" and context.has_b_frames)
         self.time_base = 1 / rate if self._counted else packets[0].time_base
         self.stamps: Int64[np.ndarray, " N"] = np.arange(len(shown)) if self._counted else np.array(sorted(stamps))
         self.times: Float64[np.ndarray, " N"] = (self.stamps - self.stamps[0]) * float(self.time_base)
         self.duration_s = float(self.times[-1] / (len(shown) - 1) * len(shown) if len(shown) > 1 else 1 / rate)
-        self._keys = [0] if self._counted or not trusted else key_places(packets)
+        self._keys = [0] if self._counted or container in UNTRUSTED else key_places(packets)
         self._firsts = [packets[key].pts or 0 for key in self._keys]
 
     def __len__(self) -> int:
@@ -193,7 +193,7 @@ def open_video(data: bytes) -> Video:
         if any(packet.is_corrupt for packet in packets):
             raise DecodeError("it is truncated or damaged")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        return Video(packets, context, rate, trusted=container.format.name not in UNTRUSTED)
+        return Video(packets, context, rate, container.format.name)
 
 
 def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:

@@ -50,7 +50,7 @@ class Predictor(nn.Module):
     def predict(self, context: Float[Tensor, "B K D"], masks: Masks, mask_token: Float[Tensor, "1 P"]) -> Float[Tensor, "B G M D"]:
         """The same of one set."""
         samples, blocks, asked_for = masks.targets.shape
-        seen = self.embed(context).to(mask_token.dtype)  # B K P; bf16 under autocast, though what the blocks add up is fp32
+        seen = self.embed(context)  # B K P; bf16 under autocast, fp32 beside the mask tokens
         asked = mask_token.expand(samples, blocks, asked_for, -1)  # B G M P
         if self.pos_embed is not None:
             seen, asked = seen + self.pos_embed[masks.context], asked + self.pos_embed[masks.targets]

@@ -1,6 +1,7 @@
 """The attentive probe: a grid of heads on the same frozen tokens, one chosen on held-out training samples and tested once.
 
-All heads begin with the same weights and see the same batches, so that they differ in learning rate and weight decay alone. Each
+The heads of an encoder begin with the same weights and see the same batches, so that they differ in learning rate and weight decay
+alone. Each
 keeps the weights it was chosen by. Samples are shown in training as they are in a test, but for the number of views: neither
 crops nor clips are random.
 """
@@ -18,10 +19,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.models.build import AnyEncoder
 from jepa_pipeline.probes.features import autocast, compute_device
 from jepa_pipeline.probes.linear import held_out
 from jepa_pipeline.probes.pooler import AttentivePooler, largest_divisor
@@ -31,6 +31,10 @@ CLIP = {"vjepa": 1.0, "vjepa2": math.inf}
 """Norm to which each head's gradient is clipped."""
 HEADS = 16
 """Of V-JEPA 2's probes, whatever the encoder."""
+
+
+Heads = dict[str, list[AttentivePooler]]
+"""By encoder, one for each pair of the grid."""
 
 
 class AttentiveTrial(Section):
@@ -50,9 +54,9 @@ class AttentiveResult(NamedTuple):
 
 
 def attentive_probe(
-    train: Tokens, labels: Int[Tensor, "S"], test: Tokens, classes: int, limit: int, config: ProbeConfig, title: str
-) -> AttentiveResult:
-    """Train, choose and test.
+    train: Tokens, labels: Int[Tensor, "S"], test: Tokens, classes: int, limit: int, config: ProbeConfig
+) -> dict[str, AttentiveResult]:
+    """Train, choose and test, by encoder.
 
     Args:
         train: tokens of the training samples, in one view.
@@ -61,7 +65,6 @@ def attentive_probe(
         classes: how many there are.
         limit: attention heads at most.
         config: the probe's.
-        title: what the progress bar calls the training.
 
     Raises:
         UserError: every class has a single training sample, so that none can be held out.
@@ -69,31 +72,34 @@ def attentive_probe(
     held = held_out(labels, classes, config.selection_share, config.seed)
     if not held.any():
         raise UserError(f"{len(labels)} training samples are one per class at most: an attentive probe needs two of some class")
-    settings, width = config.attentive, train.shape[-1]
-    grid = list(product(settings.lr, settings.weight_decay))
-    heads = new_heads(len(grid), width, classes, largest_divisor(width, limit), config)
+    grid = list(product(config.attentive.lr, config.attentive.weight_decay))
+    heads = {name: new_heads(len(grid), shape[-1], classes, limit, config) for name, shape in train.shapes.items()}
     seen, unseen = numbers_of(~held), numbers_of(held)
-    train_heads(heads, grid, train, seen, config, title)
-    trials = [
-        AttentiveTrial(lr=lr, weight_decay=decay, selection_top1=right / len(unseen))
-        for (lr, decay), right in zip(grid, count_correct(heads, train, unseen, config), strict=True)
-    ]
-    chosen, head = max(zip(trials, heads, strict=True), key=lambda pair: pair[0].selection_top1)
-    (correct,) = count_correct([head], test, list(range(test.shape[0])), config)
-    return AttentiveResult(correct, chosen, trials)
+    train_heads(heads, grid, train, seen, config)
+    trials = {
+        name: [
+            AttentiveTrial(lr=lr, weight_decay=decay, selection_top1=right / len(unseen))
+            for (lr, decay), right in zip(grid, counts, strict=True)
+        ]
+        for name, counts in count_correct(heads, train, unseen, config).items()
+    }
+    best = {name: max(range(len(grid)), key=lambda place: found[place].selection_top1) for name, found in trials.items()}
+    correct = count_correct({name: [heads[name][place]] for name, place in best.items()}, test, list(range(samples(test))), config)
+    return {name: AttentiveResult(correct[name][0], trials[name][place], trials[name]) for name, place in best.items()}
 
 
-def attention_heads(encoder: AnyEncoder, settings: AttentiveConfig) -> int:
+def attention_heads(encoder: EncoderConfig | BackboneConfig, settings: AttentiveConfig) -> int:
     """How many are wanted."""
-    if settings.heads is None and settings.form == "vjepa" and isinstance(encoder.config, EncoderConfig):
-        return encoder.config.size.num_heads
+    if settings.heads is None and settings.form == "vjepa" and isinstance(encoder, EncoderConfig):
+        return encoder.size.num_heads
     return settings.heads or HEADS
 
 
-def new_heads(count: int, width: int, classes: int, attention_heads: int, config: ProbeConfig) -> list[AttentivePooler]:
+def new_heads(count: int, width: int, classes: int, limit: int, config: ProbeConfig) -> list[AttentivePooler]:
+    """Equal ones, with as many attention heads as divide the width."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        head = AttentivePooler(width, classes, attention_heads, config.attentive.form)
+        head = AttentivePooler(width, classes, largest_divisor(width, limit), config.attentive.form)
     return [deepcopy(head).to(compute_device()) for _ in range(count)]
 
 
@@ -101,27 +107,30 @@ def numbers_of(chosen: Bool[Tensor, "S"]) -> list[int]:
     return chosen.nonzero().flatten().tolist()
 
 
+def samples(tokens: Tokens) -> int:
+    return next(iter(tokens.shapes.values()))[0]
+
+
 def train_heads(
-    heads: Sequence[AttentivePooler],
-    grid: Sequence[tuple[float, float]],
-    tokens: Tokens,
-    numbers: Sequence[int],
-    config: ProbeConfig,
-    title: str,
+    heads: Heads, grid: Sequence[tuple[float, float]], tokens: Tokens, numbers: Sequence[int], config: ProbeConfig
 ) -> None:
-    """Train each head with its learning rate and weight decay on the samples of these numbers, all in one pass over the tokens."""
+    """Train the heads of every encoder, each with its learning rate and weight decay, on the samples of these numbers.
+
+    All see a batch before the next one comes, so that tokens that are not kept are computed once an epoch for all of them.
+    """
     settings, device = config.attentive, compute_device()
     batches = list(shuffled_batches(numbers, settings, config.seed))
-    groups = [group for head, pair in zip(heads, grid, strict=True) for group in parameter_groups(head, *pair, settings.form)]
-    optimizer = torch.optim.AdamW(groups, fused=True)
+    pairs = [pair for same in heads.values() for pair in zip(same, grid, strict=True)]
+    optimizer = torch.optim.AdamW([group for pair in pairs for group in parameter_groups(*pair, settings.form)], fused=True)
     warmup = round(len(batches) * settings.warmup_epochs / settings.epochs)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, warmup, len(batches)))
-    for shown, labels in track(tokens.batches(batches), title, len(batches)):
-        for head in heads:
-            with autocast(device, config.precision):
-                loss = F.cross_entropy(head(shown[:, 0]), labels)
-            loss.backward()
-            nn.utils.clip_grad_norm_(head.parameters(), CLIP[settings.form])
+    for shown, labels in track(tokens.batches(batches), "attentive heads", len(batches)):
+        for name, same in heads.items():
+            for head in same:
+                with autocast(device, config.precision):
+                    loss = F.cross_entropy(head(shown[name][:, 0]), labels)
+                loss.backward()
+                nn.utils.clip_grad_norm_(head.parameters(), CLIP[settings.form])
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
@@ -136,8 +145,9 @@ def shuffled_batches(numbers: Sequence[int], settings: AttentiveConfig, seed: in
             yield batch.tolist()
 
 
-def parameter_groups(head: AttentivePooler, lr: float, decay: float, form: Literal["vjepa", "vjepa2"]) -> list[dict[str, Any]]:
-    """For the optimiser. V-JEPA 2 decays biases and norms too."""
+def parameter_groups(head: AttentivePooler, pair: tuple[float, float], form: Literal["vjepa", "vjepa2"]) -> list[dict[str, Any]]:
+    """For the optimiser, by learning rate and weight decay. V-JEPA 2 decays biases and norms too."""
+    lr, decay = pair
     whole = form == "vjepa2"
     matrices = [parameter for parameter in head.parameters() if whole or parameter.ndim > 1]
     vectors = [parameter for parameter in head.parameters() if not whole and parameter.ndim <= 1]
@@ -153,15 +163,16 @@ def rate_factor(step: int, warmup: int, total: int) -> float:
 
 
 @torch.no_grad()
-def count_correct(heads: Sequence[AttentivePooler], tokens: Tokens, numbers: list[int], config: ProbeConfig) -> list[int]:
+def count_correct(heads: Heads, tokens: Tokens, numbers: list[int], config: ProbeConfig) -> dict[str, list[int]]:
     """Right answers of each head on the samples of these numbers; a sample's answer is the mean of those on its views."""
-    device, (_, views, _, _) = compute_device(), tokens.shape
-    correct = torch.zeros(len(heads), dtype=torch.long)
+    device, views = compute_device(), next(iter(tokens.shapes.values()))[1]
+    correct = {name: torch.zeros(len(same), dtype=torch.long) for name, same in heads.items()}
     rows = max(1, config.attentive.batch_size // views)
     for shown, labels in tokens.batches([numbers[start : start + rows] for start in range(0, len(numbers), rows)]):
-        for place, head in enumerate(heads):
-            with autocast(device, config.precision):
-                logits = head.eval()(shown.flatten(0, 1))
-            answers = logits.float().softmax(1).unflatten(0, (-1, views)).mean(1).argmax(1)
-            correct[place] += (answers == labels).sum().cpu()
-    return correct.tolist()
+        for name, same in heads.items():
+            for place, head in enumerate(same):
+                with autocast(device, config.precision):
+                    logits = head.eval()(shown[name].flatten(0, 1))
+                answers = logits.float().softmax(1).unflatten(0, (-1, views)).mean(1).argmax(1)
+                correct[name][place] += (answers == labels).sum().cpu()
+    return {name: counts.tolist() for name, counts in correct.items()}

@@ -27,7 +27,10 @@ class Row(Section):
     ci95: tuple[float, float] = Field(description="95 % Wilson interval of it.")
     n_test: int = Field(ge=1, description="Test samples.")
     seed: int = Field(description="Of the probe.")
-    seconds: float = Field(description="Time the protocol took on these features, without extracting them.")
+    seconds: float = Field(
+        description="Time the protocol took on these features, without extracting them; attentive heads of all encoders, "
+        "which are trained side by side, have all their time, with their tokens'."
+    )
 
 
 class ProbeReport(Section):

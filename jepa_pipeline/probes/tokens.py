@@ -1,7 +1,7 @@
-"""The frozen tokens of a data set's samples, for heads that are trained on all of them."""
+"""The tokens that frozen encoders give for a data set's samples, for heads that are trained on all of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import BFloat16, Int64
@@ -14,19 +14,21 @@ from jepa_pipeline.probes.features import Lens, autocast, compute_device, labels
 from jepa_pipeline.probes.feed import Feed
 from jepa_pipeline.probes.readers import Reader
 
-Labelled = tuple[BFloat16[Tensor, "B V N D"], Int64[Tensor, "B"]]
-"""Of each of a sample's views the tokens of all its segments, one after the other; and the labels."""
+Labelled = tuple[dict[str, BFloat16[Tensor, "B V _ _"]], Int64[Tensor, "B"]]
+"""By encoder, of each of a sample's views the tokens of all its segments, one after the other; and the labels."""
+Shapes = dict[str, torch.Size]
 
 
 class FreshTokens:
-    """Tokens that are computed whenever they are asked for. shape: of them all, "S V N D"."""
+    """Tokens that are computed whenever they are asked for, of all encoders from one decoding. shapes: of all, "S V N D"."""
 
-    def __init__(self, reader: Reader, feed: Feed, lens: Lens) -> None:
-        self.reader, self.feed, self.lens = reader, feed, lens
+    def __init__(self, readers: Mapping[str, Reader], feed: Feed, lens: Lens) -> None:
+        self.readers, self.feed, self.lens = readers, feed, lens
         self.device = compute_device()
-        reader.encoder.to(self.device).eval()
-        one, _ = self.compute([0], feed.dataset.__getitems__([0]))  # pyright: ignore[reportAttributeAccessIssue]
-        self.shape = one.expand(feed.samples, -1, -1, -1).shape
+        for reader in readers.values():
+            reader.encoder.to(self.device).eval()
+        first, _ = self.compute([0], feed.dataset.__getitems__([0]))  # pyright: ignore[reportAttributeAccessIssue]
+        self.shapes: Shapes = {name: torch.Size((feed.samples, *tokens.shape[1:])) for name, tokens in first.items()}
 
     def batches(self, numbers: Sequence[list[int]]) -> Iterator[Labelled]:
         """Those of the samples of each batch, on the device."""
@@ -34,45 +36,54 @@ class FreshTokens:
         passes = [batch[start : start + rows] for batch in numbers for start in range(0, len(batch), rows)]
         computed = map(self.compute, passes, self.feed.load(passes))
         for batch in numbers:
-            parts = [next(computed) for _ in range(-(-len(batch) // rows))]
-            tokens, labels = zip(*parts, strict=True)
-            yield torch.cat(tokens), torch.cat(labels)
+            parts = [next(computed) for _ in range(0, len(batch), rows)]
+            tokens = {name: torch.cat([part[name] for part, _ in parts]) for name in self.readers}
+            yield tokens, torch.cat([labels for _, labels in parts])
 
     @torch.no_grad()
     def compute(self, numbers: list[int], batch: Batch) -> Labelled:
-        views = []
+        found: dict[str, list[Tensor]] = {name: [] for name in self.readers}
         for place, view in enumerate(batch.views):
             pixels = normalize(view.to(self.device, non_blocking=True), self.lens.mean, self.lens.std)
-            with autocast(self.device, self.lens.precision):
-                _, blocks = self.reader.pooled_and_intermediates(pixels, numbers, place // self.feed.views, last=1)
-            views.append(blocks[-1].bfloat16())
-        segments = torch.stack(views, 1).unflatten(1, (-1, self.feed.views))
-        return segments.transpose(1, 2).flatten(2, 3), labels_of(batch).to(self.device)
+            for name, reader in self.readers.items():
+                with autocast(self.device, self.lens.precision):
+                    _, blocks = reader.pooled_and_intermediates(pixels, numbers, place // self.feed.views, last=1)
+                found[name].append(blocks[-1].bfloat16())
+        tokens = {name: by_view(views, self.feed.views) for name, views in found.items()}
+        return tokens, labels_of(batch).to(self.device)
+
+
+def by_view(tokens: list[BFloat16[Tensor, "B _ D"]], views: int) -> BFloat16[Tensor, "B V N D"]:
+    """Of each view the tokens of all segments, from a list in order of segments with all views of each."""
+    return torch.stack(tokens, 1).unflatten(1, (-1, views)).transpose(1, 2).flatten(2, 3)
 
 
 class KeptTokens:
-    """Tokens in main memory. shape: of them all."""
+    """Tokens in main memory. shapes: of all."""
 
-    def __init__(self, tokens: BFloat16[Tensor, "S V N D"], labels: Int64[Tensor, "S"]) -> None:
+    def __init__(self, tokens: dict[str, BFloat16[Tensor, "S V _ _"]], labels: Int64[Tensor, "S"]) -> None:
         self.tokens, self.labels = tokens, labels
-        self.shape = tokens.shape
+        self.shapes: Shapes = {name: kept.shape for name, kept in tokens.items()}
 
     def batches(self, numbers: Sequence[list[int]]) -> Iterator[Labelled]:
         """Those of the samples of each batch, on the device."""
         device = compute_device()
         for batch in numbers:
-            yield self.tokens[batch].to(device), self.labels[batch].to(device)
+            yield {name: kept[batch].to(device) for name, kept in self.tokens.items()}, self.labels[batch].to(device)
 
 
 Tokens = FreshTokens | KeptTokens
 
 
-def kept_if_small(fresh: FreshTokens, memory_gb: float, title: str) -> Tokens:
+def kept_if_small(fresh: FreshTokens, memory_gb: float) -> Tokens:
     """The tokens in memory, or as they were where they need more."""
-    if math.prod(fresh.shape) * torch.bfloat16.itemsize > memory_gb * 1e9:
+    if sum(map(math.prod, fresh.shapes.values())) * torch.bfloat16.itemsize > memory_gb * 1e9:
         return fresh
-    tokens, labels = torch.empty(fresh.shape, dtype=torch.bfloat16), torch.empty(fresh.shape[0], dtype=torch.long)
+    kept = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in fresh.shapes.items()}
+    labels = torch.empty(fresh.feed.samples, dtype=torch.long)
     passes = fresh.feed.passes()
-    for numbers, computed in zip(track(passes, title), fresh.batches(passes), strict=True):
-        tokens[numbers], labels[numbers] = (part.cpu() for part in computed)
-    return KeptTokens(tokens, labels)
+    for numbers, (tokens, right) in zip(track(passes, "training tokens"), fresh.batches(passes), strict=True):
+        labels[numbers] = right.cpu()
+        for name, computed in tokens.items():
+            kept[name][numbers] = computed.cpu()
+    return KeptTokens(kept, labels)

@@ -93,7 +93,7 @@ class Meter(StepCallback):
         means = module.means.pop()  # waits for the device, so that the clock below counts finished work
         now, config = time.perf_counter(), module.config.optim
         elapsed = now - self.reported
-        images = (module.step - self.reported_step) * config.batch_size_global
+        samples = (module.step - self.reported_step) * config.batch_size_global
         self.reported, self.reported_step = now, module.step
         return {
             "step": module.step,
@@ -103,7 +103,7 @@ class Meter(StepCallback):
             **means,
             "lr": learning_rate(module.step, config),
             "weight_decay": weight_decay(module.step, config),
-            "images_per_s": images / elapsed,
+            "samples_per_s": samples / elapsed,
             "data_wait_share": self.clock.pop() / elapsed,
             "seconds": self.run_log.seconds_before + now - self.begun,
         }
@@ -146,11 +146,11 @@ class TrainingProgress:
         self.bar.advance(self.task)
 
     def tell(self, row: dict[str, float | int]) -> None:
-        news = f"loss {row['loss']:.4f}  {row['images_per_s']:.0f} images/s  {row['data_wait_share']:.0%} waiting for data"
+        news = f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  {row['data_wait_share']:.0%} waiting for data"
         self.bar.update(self.task, news=news)
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self.said > QUIET_S or self.step == self.steps):
-            left = (self.steps - self.step) * row["samples"] / row["step"] / row["images_per_s"]
+            left = (self.steps - self.step) * row["samples"] / row["step"] / row["samples_per_s"]
             self.console.print(f"step {self.step}/{self.steps}  {news}  {left / 60:.1f} min left", soft_wrap=True, highlight=False)
             self.said = now
 

@@ -6,13 +6,16 @@ import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from jepa_pipeline.check import check
+from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.folder import Source
@@ -46,9 +49,10 @@ def shapes(frames: int, size: tuple[int, int] = (64, 48), seed: int = 0) -> list
 
 
 def video(extension: str, frames: int | None = None, size: tuple[int, int] = (64, 48), seed: int = 0) -> bytes:
-    file, (form, codec, pixels) = io.BytesIO(), CODECS[extension]
+    file = io.BytesIO()
+    form, codec, pixels = CODECS[extension]
     with av.open(file, "w", format=form) as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream: Any = container.add_stream(codec, rate=FPS)
         (stream.width, stream.height), stream.pix_fmt = size, pixels
         for frame in shapes(frames or FRAMES[extension], size, seed):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
@@ -115,10 +119,10 @@ def test_videos_of_five_formats_are_stored_byte_for_byte_with_their_facts(folder
     out, manifest = only(build(folder, tmp_path / "set", workers=2))
     assert (manifest.kind, manifest.samples, manifest.classes, manifest.skipped) == ("videos", 5, ("run", "walk"), ())
     assert manifest.extensions == tuple(sorted(["cls", *CODECS]))
-    shards, written = Shards(out), load_index(out / "shard-000000.tar")
-    assert shards.manifest.kind == "videos" and written.videos
+    read, written = Shards(out), load_index(out / "shard-000000.tar")
+    assert read.manifest.kind == "videos" and written.videos
     for member, (extension, facts) in enumerate(zip(extensions(written), written.videos, strict=True)):
-        sample = shards.read(0, member)
+        sample = read.read(0, member)
         assert sample.media == data[extension]
         assert sample.label == ("run", "walk").index(("walk", "run")[list(CODECS).index(extension) % 2])
         assert facts and (facts.width, facts.height, facts.frames) == (64, 48, FRAMES[extension])
@@ -144,7 +148,7 @@ def test_a_build_depends_on_the_seed_and_not_on_the_workers(folder: Path, tmp_pa
 
 def test_facts_lie_beside_their_videos_in_every_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 2)
-    records = [video_record(f"{n}", encode_video(shapes(5 + n), FPS), "mp4", None) for n in range(5)]
+    records = [video_record(f"{n}", encode_video(shapes(5 + n), float(FPS)), "mp4", None) for n in range(5)]
     manifest = write_shards(records, tmp_path / "set", classes=None, made={})
     indexes = [load_index(tmp_path / "set" / shard.file) for shard in manifest.shards]
     assert [[facts and facts.frames for facts in one.videos or ()] for one in indexes] == [[5, 6], [7, 8], [9]]
@@ -155,11 +159,11 @@ def test_reencoding_sets_key_frames_and_keeps_the_time(folder: Path, data: dict[
     out, manifest = only(build(folder, tmp_path / "set", size=24, reencode=Reencoding(gop=4, crf=23), workers=1))
     assert manifest.extensions == ("cls", "mp4")
     assert (manifest.made["size"], manifest.made["gop"], manifest.made["crf"]) == (24, 4, 23)
-    shards, written = Shards(out), load_index(out / "shard-000000.tar")
+    read, written = Shards(out), load_index(out / "shard-000000.tar")
     for member, facts in enumerate(written.videos or ()):
         assert facts and (facts.width, facts.height) == (32, 24)
         assert facts.frames in FRAMES.values() and facts.duration_s == pytest.approx(facts.frames / FPS, rel=0.01)
-        with av.open(io.BytesIO(shards.read(0, member).media)) as container:
+        with av.open(io.BytesIO(read.read(0, member).media)) as container:
             assert container.streams.video[0].codec_context.name == "h264"
             packets = sorted((packet for packet in container.demux(video=0) if packet.size), key=lambda packet: packet.pts)
         keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
@@ -214,6 +218,14 @@ def test_options_of_what_is_not_there_are_refused(folder: Path, tmp_path: Path):
         with pytest.raises(UserError, match=sentence):
             reencoding(*values)
     assert not (tmp_path / "set").exists()
+
+
+def test_the_command_line_builds_as_the_function_does(folder: Path, tmp_path: Path):
+    options = ["--reencode", "--gop", "5", "--size", "24", "--workers", "1"]
+    result = CliRunner().invoke(shards, ["build", str(folder), str(tmp_path / "set"), *options])
+    assert result.exit_code == 0 and load_manifest(tmp_path / "set").made["gop"] == 5
+    result = CliRunner().invoke(shards, ["build", str(folder), str(tmp_path / "other"), "--crf", "20"])
+    assert "--crf is 20, but videos are stored as they are" in str(result.exception)
 
 
 def test_a_build_tells_its_length_and_so_does_stats_without_the_shards(

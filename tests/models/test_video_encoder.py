@@ -10,6 +10,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.rotary import rope_table
 from jepa_pipeline.models.timm_format import check_nameable
 from jepa_pipeline.models.weights import EncoderCard, load_encoder, read_card, save_encoder
 
@@ -111,6 +112,14 @@ def test_a_shorter_clip_has_the_first_positions(encoder, clip):
 def test_what_is_no_whole_number_of_tokens_is_refused(fields, shape, message):
     with pytest.raises(ValueError, match=message):
         make(**fields)(torch.randn(1, 3, *shape))
+
+
+@pytest.mark.parametrize("positions", ["rope", "rope_tiled"])
+@pytest.mark.parametrize("grid", [(3, 4, 4), (2, 4, 4), (5, 4, 4), (3, 2, 3), (1, 6, 5)])
+def test_each_size_and_length_has_its_own_angles(positions, grid):
+    encoder = make(**CLIPS, positions=positions)
+    _, rope = encoder.embed(torch.zeros(1, 3, 2 * grid[0], 4 * grid[1], 4 * grid[2]))
+    assert torch.equal(rope, rope_table(grid, 24, tiled=positions == "rope_tiled"))
 
 
 def test_kept_tokens_are_those_of_a_full_pass_in_which_nothing_else_is_seen(encoder, clip):

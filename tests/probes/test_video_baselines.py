@@ -85,6 +85,7 @@ def test_features_are_means_over_a_videos_clips():
     readers = {name: Reader(encoder(), name, seed=2) for name in ("in_order", "shuffled", "apart")}
     found = extract(readers, Loader(pixels, labels), 9, LENS)
     for name, reader in readers.items():
+        reader.encoder.cpu()
         both = [
             reader.pooled_and_intermediates((view / 255 - 0.5) / 0.25, range(9), segment, last=1)[0]
             for segment, view in enumerate((pixels, pixels.flip(3)))
@@ -107,7 +108,7 @@ def test_only_who_knows_the_order_of_frames_tells_brighter_from_darker():
 def video(number, frames=12):
     """Each frame of its own grey."""
     greys = np.linspace(20 + number, 230, frames)
-    return encode_video([np.full((20, 28, 3), grey, np.uint8) for grey in greys], 10)
+    return encode_video([np.full((20, 28, 3), grey, np.uint8) for grey in greys], 10.0)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_images_are_clips_that_stand_still(tmp_path):
 def test_a_damaged_video_is_named(videos, monkeypatch):
     sample = videos.read(0, 1)
     monkeypatch.setattr(videos, "read", lambda *_: sample._replace(media=sample.media[:200]))
-    with pytest.raises(SampleError, match="sample 001 of .* cannot be used"):
+    with pytest.raises(SampleError, match=r"sample 001 of .* cannot be used"):
         ClipList(videos, 4, ClipConfig.model_validate({}), 1, 1, 16).__getitems__([1])
 
 

@@ -45,7 +45,7 @@ def test_a_run_leaves_what_it_says(tiny):
     rows = read_rows(config.folder / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6]
     assert [row["step"] for row in rows if "health/predictor_r2" in row] == [3, 6]
-    assert all(0 <= row["data_wait_share"] <= 1 and row["images_per_s"] > 0 for row in rows if "loss" in row)
+    assert all(0 <= row["data_wait_share"] <= 1 and row["samples_per_s"] > 0 for row in rows if "loss" in row)
     card = read_card(config.folder)
     assert (card.step, card.samples, card.config_hash) == (6, 48, config.hash())
     kept = {f"method.target.{name}": value for name, value in load_encoder(config.folder).state_dict().items()}
