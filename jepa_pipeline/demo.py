@@ -1,6 +1,6 @@
-"""`jepa shards demo`: a small labelled data set drawn on the spot, with nothing to download."""
+"""`jepa shards demo` and `demo-video`: small labelled data sets drawn on the spot, with nothing to download."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,14 @@ from rich.progress import track
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.manifest import Manifest
+from jepa_pipeline.data.moving import DIRECTIONS, draw_moving
 from jepa_pipeline.data.summary import normalisation, say
 from jepa_pipeline.data.synthetic import SHAPES, draw_shape
-from jepa_pipeline.data.writer import Record, new_folder, png_record, write_shards
+from jepa_pipeline.data.video import encode_video
+from jepa_pipeline.data.writer import Record, new_folder, png_record, video_record, write_shards
 
 SIDE, TEST_SHARE = 40, 0.2
+FRAMES, FPS = 24, 12
 
 
 def demo(out: Path, images: int = 5000, seed: int = 0) -> dict[Path, Manifest]:
@@ -26,17 +29,46 @@ def demo(out: Path, images: int = 5000, seed: int = 0) -> dict[Path, Manifest]:
     if test < len(SHAPES):
         raise UserError(f"--images is {images}: a fifth is the test set, with one of each of {len(SHAPES)} shapes: give 50 or more")
     drawn = draw(images, np.random.default_rng(seed))
+    manifests = write_parts(out, drawn, images - test, test, list(SHAPES), {"source": "shapes", "seed": seed})
+    report(manifests, f"images, {len(SHAPES)} classes")
+    return manifests
+
+
+def demo_video(out: Path, videos: int = 2000, seed: int = 0) -> dict[Path, Manifest]:
+    """Draw videos of a shape that moves in one of eight directions, 24 frames of 40x40 pixels at 12 a second, as OUT/train and, a
+    fifth of them, OUT/test; the manifest of each.
+
+    Raises:
+        UserError: there are too few videos for both parts to have every direction, `out` is not empty, or PyAV is missing.
+    """
+    test = round(videos * TEST_SHARE)
+    if test < len(DIRECTIONS):
+        raise UserError(
+            f"--videos is {videos}: a fifth is the test set, with one of each of {len(DIRECTIONS)} directions: give 40 or more"
+        )
+    drawn = draw_videos(videos, np.random.default_rng(seed))
+    manifests = write_parts(out, drawn, videos - test, test, DIRECTIONS, {"source": "moving shapes", "seed": seed})
+    report(manifests, f"videos of {FRAMES} frames, {len(DIRECTIONS)} classes")
+    return manifests
+
+
+def write_parts(
+    out: Path, drawn: Iterator[Record], train: int, test: int, classes: Sequence[str], made: dict[str, str | int | float | None]
+) -> dict[Path, Manifest]:
     manifests = {}
     with new_folder(out) as folder:
-        for part, count in (("train", images - test), ("test", test)):
+        for part, count in (("train", train), ("test", test)):
             records = (next(drawn) for _ in track(range(count), f"drawing {out / part}"))
-            made = {"source": "shapes", "part": part, "seed": seed}
-            manifests[out / part] = write_shards(records, folder / part, classes=list(SHAPES), made=made)
-    say([f"{path}: {manifest.samples} images, {len(SHAPES)} classes" for path, manifest in manifests.items()])
-    train = manifests[out / "train"]
+            manifests[out / part] = write_shards(records, folder / part, classes=classes, made={**made, "part": part})
+    return manifests
+
+
+def report(manifests: dict[Path, Manifest], what: str) -> None:
+    """Print what was drawn and how the first part is normalised."""
+    say([f"{path}: {manifest.samples} {what}" for path, manifest in manifests.items()])
+    train = next(iter(manifests.values()))
     if train.mean and train.std:
         say([f"  {normalisation(train.mean, train.std)}"])
-    return manifests
 
 
 def draw(images: int, generator: np.random.Generator) -> Iterator[Record]:
@@ -45,3 +77,11 @@ def draw(images: int, generator: np.random.Generator) -> Iterator[Record]:
         label = number % len(SHAPES)
         image = Image.fromarray(draw_shape(list(SHAPES)[label], SIDE, generator))
         yield png_record(f"{number:08d}", image, label)
+
+
+def draw_videos(videos: int, generator: np.random.Generator) -> Iterator[Record]:
+    """The directions in turn."""
+    for number in range(videos):
+        label = number % len(DIRECTIONS)
+        frames = draw_moving(label, FRAMES, SIDE, generator)
+        yield video_record(f"{number:08d}", encode_video(frames, FPS), "mp4", label)

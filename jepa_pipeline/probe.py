@@ -60,7 +60,7 @@ def probe(
     readers = readers_of(card, encoder, config.seed, clips=train_set.manifest.kind == "videos")
     names: list[EncoderName] = [*readers, "pixels"]
     train = extract_set(readers, train_set, card, config, "training set")
-    unseen = extract_set(readers, test_set, card, config, "test set")
+    unseen = extract_set(readers, test_set, card, config, "test set", first=train_set.manifest.samples)
     check_unchanged(encoder, before)
 
     rows, selection = judge(names, train, unseen, card, config, train_set)
@@ -165,25 +165,27 @@ def random_encoder(config: EncoderConfig | BackboneConfig, seed: int) -> AnyEnco
         return build_encoder(config).requires_grad_(False).eval()
 
 
-def feed(shards: Shards, card: EncoderCard, config: ProbeConfig, segments: int, views: int) -> Feed:
-    """All samples of a data set as its encoder takes them; images have one segment and one view."""
+def feed(shards: Shards, card: EncoderCard, config: ProbeConfig, segments: int, views: int, first: int) -> Feed:
+    """All samples of a data set as its encoder takes them, numbered from `first`; images have one segment and one view."""
     encoder, samples = card.encoder, shards.manifest.samples
     if not (isinstance(encoder, EncoderConfig) and encoder.clips):
-        return Feed(ImageList(shards, encoder.image_size), samples, 1, config.batch_size, config.workers)
+        return Feed(ImageList(shards, encoder.image_size), samples, 1, config.batch_size, config.workers, first)
     if shards.manifest.kind == "images":
         segments, views = 1, 1
     clip = card.clip or ClipConfig.model_validate({})  # of images any frame is the same
     dataset = ClipList(shards, encoder.frames, clip, segments, views, encoder.image_size)
-    return Feed(dataset, samples, views, max(1, config.batch_size // encoder.frames), config.workers)
+    return Feed(dataset, samples, views, max(1, config.batch_size // encoder.frames), config.workers, first)
 
 
 def lens(card: EncoderCard, config: ProbeConfig) -> Lens:
     return Lens(card.mean, card.std, config.precision)
 
 
-def extract_set(readers: dict[EncoderName, Reader], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str) -> Features:
-    samples = feed(shards, card, config, config.segments, 1)
-    return extract({**readers}, samples.load(samples.passes()), samples.samples, lens(card, config), title)
+def extract_set(
+    readers: dict[EncoderName, Reader], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str, first: int = 0
+) -> Features:
+    samples = feed(shards, card, config, config.segments, 1, first)
+    return extract({**readers}, samples.load(samples.passes()), samples.samples, lens(card, config), title, first)
 
 
 def judge(
@@ -228,10 +230,8 @@ def judge_attentive(
 ) -> tuple[list[Row], dict[str, list[AttentiveTrial]]]:
     """The number of each encoder that has tokens, and by encoder the heads it was chosen from."""
     settings, started, through = config.attentive, time.perf_counter(), lens(card, config)
-    train, test = (
-        feed(train_set, card, config, settings.segments, 1),
-        feed(test_set, card, config, settings.segments, settings.views),
-    )
+    train = feed(train_set, card, config, settings.segments, 1, 0)
+    test = feed(test_set, card, config, settings.segments, settings.views, train.samples)
     tokens = kept_if_small(FreshTokens({**readers}, train, through), settings.memory_gb)
     classes, limit = len(train_set.manifest.classes or ()), attention_heads(card.encoder, settings)
     results = attentive_probe(tokens, labels, FreshTokens({**readers}, test, through), classes, limit, config)

@@ -42,11 +42,9 @@ def shards(tmp_path_factory):
 def write_moving(folder, count, seed):
     """Shards of `count` videos of 12 frames of 24x24 pixels, in which a square goes left or right: two classes."""
     import numpy as np
-    from PIL import Image
 
-    from jepa_pipeline.data.moments import moments
     from jepa_pipeline.data.video import encode_video
-    from jepa_pipeline.data.writer import Record, write_shards
+    from jepa_pipeline.data.writer import video_record, write_shards
 
     generator, records = np.random.default_rng(seed), []
     for number in range(count):
@@ -55,9 +53,7 @@ def write_moving(folder, count, seed):
         for time, frame in enumerate(frames):
             columns = (start + (2 * label - 1) * 2 * time + np.arange(8)) % 24
             frame[row : row + 8, columns] = 200
-        records.append(
-            Record(f"{number:04d}", encode_video(frames, 12.0, gop=6), "mp4", label, moments(Image.fromarray(frames[0])))
-        )
+        records.append(video_record(f"{number:04d}", encode_video(frames, 12.0, gop=6), "mp4", label))
     write_shards(records, folder, classes=["left", "right"], made={"from": "tests"})
     return folder
 

@@ -198,7 +198,7 @@ def test_only_the_kinds_asked_for_are_probed(run, data):
 
 
 def test_an_encoder_that_changes_while_probed_is_no_result(run, data, monkeypatch):
-    def spoil(readers, *_):
+    def spoil(readers, *_, **__):
         next(readers["target"].encoder.parameters()).data.add_(1)
 
     monkeypatch.setattr(sys.modules["jepa_pipeline.probe"], "extract_set", spoil)

@@ -64,10 +64,10 @@ def shards_demo(
 @shards.command("demo-video")
 def shards_demo_video(
     out: Annotated[Path, typer.Argument(help="A new folder for train/ and test/.")],
-    videos: Annotated[int, typer.Option(min=1, help="Videos in all; a fifth of them is the test set.")] = 1000,
+    videos: Annotated[int, typer.Option(min=1, help="Videos in all; a fifth of them is the test set.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Key of the videos.")] = 0,
 ) -> None:
-    """Draw a small labelled data set of moving shapes, for a first try and for the recipes in configs/debug."""
+    """Draw a small labelled data set of videos, shapes that move in eight directions, for a first try of methods for video."""
     from jepa_pipeline.demo import demo_video
 
     demo_video(out, videos, seed)

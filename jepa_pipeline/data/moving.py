@@ -22,8 +22,10 @@ def draw_moving(direction: int, frames: int, side: int, generator: np.random.Gen
     """The frames of one video, side x side pixels, of a shape that moves in a direction, an index of DIRECTIONS."""
     name, radius, angle = generator.choice(list(SHAPES)), generator.uniform(*RADIUS) * side, generator.uniform(0, 2 * np.pi)
     places = path(direction, frames, side, generator)
-    y, x = ((np.arange(side) - at[:, None] + side / 2) % side - side / 2 for at in (places[:, 1], places[:, 0]))
-    x, y = (np.broadcast_to(plane, (frames, side, side)).reshape(-1, side) / radius for plane in (x[:, None], y[:, :, None]))
+    x, y = (
+        ((np.arange(side) - at[:, None] + side / 2) % side - side / 2).astype(np.float32) / np.float32(radius) for at in places.T
+    )
+    x, y = (np.broadcast_to(plane, (frames, side, side)).reshape(-1, side) for plane in (x[:, None], y[:, :, None]))
     inside = SHAPES[name](np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x)
     ink = np.clip(0.5 + inside * radius / 2, 0, 1).reshape(frames, side, side, 1)  # an edge is two pixels wide
     tint, figure = draw_tints(generator)

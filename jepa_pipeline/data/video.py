@@ -16,22 +16,17 @@ from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.containers import FORMATS, UNTRUSTED, check_whole, is_hidden, key_places
 from jepa_pipeline.data.decode import DecodeError
 
 if TYPE_CHECKING:
     import av
 
-FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc"
-"""FFmpeg's readers of what may hold a video. The others would read text and images, and lists that name other files."""
-
-UNTRUSTED = {"gif"}
-"""Formats that call frames key frames which need the frames before them."""
-
 SKIPPING = "h264"
 """The codec whose frames say whether others need them; those of HEVC may be needed all the same."""
 
 PRESET = "veryfast"
-"""Of x264: a third of the time of its default for files a tenth larger, which are decoded faster."""
+"""Of x264: a third of the time of its default, for files as large."""
 
 
 class VideoFacts(Section):
@@ -196,21 +191,6 @@ def open_video(data: bytes) -> Video:
         return Video(packets, context, rate, container.format.name)
 
 
-def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:
-    """Whether a packet is a frame that is never shown: of VP8, by its header (RFC 6386, 9.1)."""
-    return codec == "vp8" and not memoryview(packet)[0] >> 4 & 1
-
-
-def key_places(packets: "Sequence[av.Packet[Any]]") -> list[int]:
-    """The packets from which on all later frames can be decoded, by place and time ascending, and the first in any case."""
-    places, latest = [0], packets[0].pts or 0
-    for place, packet in enumerate(packets):
-        if packet.is_keyframe and packet.pts is not None and packet.pts > latest:
-            places.append(place)
-            latest = packet.pts
-    return places
-
-
 def imported() -> Any:
     try:
         import av
@@ -238,33 +218,6 @@ def check_size(width: int, height: int) -> None:
         raise DecodeError("its frames have no size")
     if limit is not None and width * height > limit:
         raise DecodeError(f"its frames have {width}x{height} pixels, more than the limit of {limit}")
-
-
-def check_whole(data: bytes, stream: "av.VideoStream") -> None:
-    """Refuse a file that is shorter than it says: FFmpeg would read it as a shorter video."""
-    ends = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    cut_gif = data.startswith(b"GIF8") and not data.rstrip(b"\0").endswith(b";")
-    if max(ends, declared_size(data)) > len(data) or cut_gif:
-        raise DecodeError("it is truncated")
-
-
-def declared_size(data: bytes) -> int:
-    """Bytes that a RIFF or Matroska file says it has, 0 if it does not say."""
-    if data.startswith(b"RIFF"):
-        return 8 + int.from_bytes(data[4:8], "little")
-    if not data.startswith(b"\x1aE\xdf\xa3"):
-        return 0
-    header, size = ebml_size(data, 4)
-    segment, size = ebml_size(data, header + size + 4)
-    return segment + size
-
-
-def ebml_size(data: bytes, place: int) -> tuple[int, int]:
-    """Where an element of Matroska begins whose size is written at place, and that size, 0 if it is unknown (RFC 8794, 4 and 6)."""
-    width = 9 - data[place].bit_length()
-    most = (1 << 7 * width) - 1
-    size = int.from_bytes(data[place : place + width]) & most
-    return place + width, 0 if size == most else size
 
 
 def video_facts(data: bytes) -> VideoFacts:
@@ -315,7 +268,7 @@ def encode(
 ) -> bytes:
     """An mp4 file of frames, each with its time and how long it lasts, in units of time_base."""
     av = imported()
-    file = BytesIO()
+    file, reformatter = BytesIO(), av.video.reformatter.VideoReformatter()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         options = {"preset": PRESET, "crf": str(crf), "threads": "1"}
         stream = container.add_stream("libx264", rate=rate, options=options)
@@ -324,7 +277,8 @@ def encode(
         for pixels, stamp, lasts in frames:
             if not stream.codec_context.is_open:
                 stream.height, stream.width = even_sides(pixels)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            frame = reformatter.reformat(rgb, format="yuv420p", threads=1)
             frame.pts, frame.duration, frame.time_base = stamp, lasts, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

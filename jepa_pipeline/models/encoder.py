@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         return resample_abs_pos_embed(positions, list(grid[1:]), list(self.grid[1:]), num_prefix_tokens=0)
 
     def angles(self, rope: Float[Tensor, "_ E"], grid: Grid) -> Float[Tensor, "_ E"]:
-        """The angles of a grid: those of the first time steps, or, where rows or columns differ, its own."""
+        """The angles of a grid: the first ones there are, or, where it is longer or of another size, its own."""
         if begins(grid, self.grid):
             return rope[: prod(grid)]
         return rope_table(grid, rope.shape[1] // 2, self.tiled, rope.device)

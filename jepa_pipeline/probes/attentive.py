@@ -1,9 +1,8 @@
 """The attentive probe: a grid of heads on the same frozen tokens, one chosen on held-out training samples and tested once.
 
 The heads of an encoder begin with the same weights and see the same batches, so that they differ in learning rate and weight decay
-alone. Each
-keeps the weights it was chosen by. Samples are shown in training as they are in a test, but for the number of views: neither
-crops nor clips are random.
+alone. The one that is chosen is tested as it was chosen, not fitted again to all training samples. Samples are shown in training as
+they are in a test, but in one view: neither their crops nor their clips are random.
 """
 
 import math
@@ -31,7 +30,6 @@ CLIP = {"vjepa": 1.0, "vjepa2": math.inf}
 """Norm to which each head's gradient is clipped."""
 HEADS = 16
 """Of V-JEPA 2's probes, whatever the encoder."""
-
 
 Heads = dict[str, list[AttentivePooler]]
 """By encoder, one for each pair of the grid."""

@@ -56,7 +56,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 @torch.no_grad()  # and not inference_mode, whose tensors no head could be trained on
 def extract(
-    readers: Mapping[str, Reader], loader: DataLoader[Batch], samples: int, lens: Lens, title: str = "features"
+    readers: Mapping[str, Reader], loader: DataLoader[Batch], samples: int, lens: Lens, title: str = "features", first: int = 0
 ) -> Features:
     """Pass all samples through all encoders, decoding each once; "pixels" is added as if it were an encoder. Features are fp32.
 
@@ -66,6 +66,7 @@ def extract(
         samples: how many there are.
         lens: how the encoders see pixels.
         title: what the progress bar calls the samples.
+        first: what readers call the first one.
 
     Raises:
         UserError: a sample has no label.
@@ -76,8 +77,8 @@ def extract(
     found: dict[str, Kinds] = {name: {} for name in [*readers, PIXELS]}
     labels, keys = torch.empty(samples, dtype=torch.long), []
     for batch in track(loader, title, len(loader)):
-        numbers = range(len(keys), len(keys) + len(batch.keys))
-        rows = slice(numbers.start, numbers.stop)
+        rows = slice(len(keys), len(keys) + len(batch.keys))
+        numbers = range(first + rows.start, first + rows.stop)
         labels[rows] = labels_of(batch)
         keys += batch.keys
         for segment, view in enumerate(batch.views):

@@ -12,7 +12,7 @@ class Feed(NamedTuple):
     """A data set by numbers 0 to samples - 1.
 
     A batch of it holds tensors in order of segments, `views` of each. samples_per_pass: how many an encoder is given at once, at
-    most; workers: decoding processes.
+    most; workers: decoding processes; first: what readers call sample 0, so that those of two sets have numbers of their own.
     """
 
     dataset: Dataset[Batch]
@@ -20,6 +20,7 @@ class Feed(NamedTuple):
     views: int
     samples_per_pass: int
     workers: int
+    first: int = 0
 
     def passes(self) -> list[list[int]]:
         """The numbers of all samples in order, as many as are given at once; the last may be fewer."""

@@ -30,7 +30,7 @@ class Reader(NamedTuple):
     ) -> tuple[Float[Tensor, "B D"], list[Float[Tensor, "B _ _"]]]:
         """The encoder's pooled features and the tokens of its last blocks, those of frames apart one frame after the other.
 
-        numbers: of the samples in their data set; segment: which of a sample's clips these are.
+        numbers: of the samples, training and test samples counted together; segment: which of a sample's clips these are.
         """
         if self.frames == "in_order":
             return self.encoder.pooled_and_intermediates(pixels, last)
@@ -49,6 +49,9 @@ def shuffle_frames(clips: Float[Tensor, "B C T H W"], orders: Int64[Tensor, "B T
 
 
 def frame_orders(numbers: Sequence[int], segment: int, frames: int, seed: int) -> Int64[Tensor, "B T"]:
-    """A random order of the frames of one clip of each sample: a function of the seed, the sample's number and the clip's."""
+    """A random order of the frames of one clip of each sample: a function of the seed, the sample's number and the clip's.
+
+    Were the order of a test sample that of some training sample, it would tell them to belong together.
+    """
     orders = [keyed_generator(seed, Stream.ORDER, 0, number, segment).permutation(frames) for number in numbers]
     return torch.from_numpy(np.stack(orders))

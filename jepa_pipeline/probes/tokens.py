@@ -43,11 +43,12 @@ class FreshTokens:
     @torch.no_grad()
     def compute(self, numbers: list[int], batch: Batch) -> Labelled:
         found: dict[str, list[Tensor]] = {name: [] for name in self.readers}
+        ours = [self.feed.first + number for number in numbers]
         for place, view in enumerate(batch.views):
             pixels = normalize(view.to(self.device, non_blocking=True), self.lens.mean, self.lens.std)
             for name, reader in self.readers.items():
                 with autocast(self.device, self.lens.precision):
-                    _, blocks = reader.pooled_and_intermediates(pixels, numbers, place // self.feed.views, last=1)
+                    _, blocks = reader.pooled_and_intermediates(pixels, ours, place // self.feed.views, last=1)
                 found[name].append(blocks[-1].bfloat16())
         tokens = {name: by_view(views, self.feed.views) for name, views in found.items()}
         return tokens, labels_of(batch).to(self.device)

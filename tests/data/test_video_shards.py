@@ -20,7 +20,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.folder import Source
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
-from jepa_pipeline.data.manifest import MANIFEST, Manifest, load_manifest
+from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, load_manifest
 from jepa_pipeline.data.moments import moments
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.summary import count_videos, facts_table, video_lines
@@ -58,6 +58,13 @@ def video(extension: str, frames: int | None = None, size: tuple[int, int] = (64
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def packets(data: bytes) -> list[Any]:
+    """The encoded frames of a video in the order in which they lie."""
+    container: Any = av.open(io.BytesIO(data))
+    with container:
+        return [packet for packet in container.demux(video=0) if packet.size]
 
 
 def save(path: Path, data: bytes) -> Path:
@@ -163,11 +170,9 @@ def test_reencoding_sets_key_frames_and_keeps_the_time(folder: Path, data: dict[
     for member, facts in enumerate(written.videos or ()):
         assert facts and (facts.width, facts.height) == (32, 24)
         assert facts.frames in FRAMES.values() and facts.duration_s == pytest.approx(facts.frames / FPS, rel=0.01)
-        with av.open(io.BytesIO(read.read(0, member).media)) as container:
-            assert container.streams.video[0].codec_context.name == "h264"
-            packets = sorted((packet for packet in container.demux(video=0) if packet.size), key=lambda packet: packet.pts)
-        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
-        assert set(range(0, len(packets), 4)) == set(keys)
+        ordered = sorted(packets(read.read(0, member).media), key=lambda packet: packet.pts)
+        assert ordered[0].stream.codec_context.name == "h264"
+        assert [packet.is_keyframe for packet in ordered] == [number % 4 == 0 for number in range(facts.frames)]
     assert sorted(facts.frames for facts in written.videos or () if facts) == sorted(FRAMES.values())
     assert check(out, workers=1).ok
 
@@ -178,18 +183,18 @@ def test_what_is_no_whole_video_is_left_out_and_named(folder: Path, data: dict[s
     for extension in ("mp4", "mkv", "avi"):
         save(folder / f"walk/cut.{extension}", data[extension][: len(data[extension]) // 2])
     (folder / "walk/link.mp4").symlink_to(folder / "walk/deep.er/0.mp4")
-    for options in ({}, {"reencode": Reencoding()}):
-        _, manifest = only(build(folder, tmp_path / f"set{len(options)}", workers=2, **options))
+    for number, how in enumerate((None, Reencoding())):
+        _, manifest = only(build(folder, tmp_path / f"set{number}", reencode=how, workers=2))
         broken = ["run/empty.mp4", "run/text.mp4", "walk/cut.avi", "walk/cut.mkv", "walk/cut.mp4", "walk/link.mp4"]
         assert sorted(skip.file for skip in manifest.skipped) == broken
         assert all(skip.reason for skip in manifest.skipped) and manifest.samples == 5
-    assert "it is a link to another video of the folder" in {skip.reason for skip in manifest.skipped}
+        assert "it is a link to another video of the folder" in {skip.reason for skip in manifest.skipped}
 
 
 def test_a_video_of_more_bytes_than_are_read_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("jepa_pipeline.shards.MAX_MEDIA", 1000)
     skipped = prepare(folder, None, None, ("key", Source(folder / "walk/deep.er/0.mp4", 0)))
-    assert "bytes, but a video has up to 1000: cut it into shorter ones" in skipped.reason
+    assert isinstance(skipped, Skipped) and "bytes, but a video has up to 1000: cut it into shorter ones" in skipped.reason
 
 
 def test_images_and_videos_are_refused_in_one_folder(folder: Path, tmp_path: Path):
@@ -220,12 +225,16 @@ def test_options_of_what_is_not_there_are_refused(folder: Path, tmp_path: Path):
     assert not (tmp_path / "set").exists()
 
 
-def test_the_command_line_builds_as_the_function_does(folder: Path, tmp_path: Path):
+def test_the_command_line_does_as_the_functions_do(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     options = ["--reencode", "--gop", "5", "--size", "24", "--workers", "1"]
     result = CliRunner().invoke(shards, ["build", str(folder), str(tmp_path / "set"), *options])
     assert result.exit_code == 0 and load_manifest(tmp_path / "set").made["gop"] == 5
     result = CliRunner().invoke(shards, ["build", str(folder), str(tmp_path / "other"), "--crf", "20"])
     assert "--crf is 20, but videos are stored as they are" in str(result.exception)
+    drawn = []
+    monkeypatch.setattr("jepa_pipeline.demo.demo_video", lambda *arguments: drawn.append(arguments))
+    CliRunner().invoke(shards, ["demo-video", str(tmp_path / "demo"), "--videos", "40", "--seed", "1"])
+    assert drawn == [(tmp_path / "demo", 40, 1)]
 
 
 def test_a_build_tells_its_length_and_so_does_stats_without_the_shards(
@@ -267,7 +276,7 @@ def in_tar(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         tar = folder / "shard-000000.tar"
         with tarfile.open(tar) as archive:
-            members = {info.name: archive.extractfile(info).read() for info in archive}
+            members = {info.name: (archive.extractfile(info) or io.BytesIO()).read() for info in archive}
         pack(tar, {name: change(data) if name.endswith("mp4") else data for name, data in members.items()})
 
     return damage
@@ -285,9 +294,8 @@ def in_index(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 def noisy(data: bytes) -> bytes:
     """With noise in place of a frame in the middle, and as long as before."""
-    with av.open(io.BytesIO(data)) as container:
-        packet = [packet for packet in container.demux(video=0) if packet.size][FRAMES["mp4"] // 2]
-        place, size = packet.pos, packet.size
+    packet = packets(data)[FRAMES["mp4"] // 2]
+    place, size = packet.pos, packet.size
     return data[:place] + np.random.default_rng(0).bytes(size) + data[place + size :]
 
 
@@ -355,7 +363,7 @@ def test_foreign_shards_of_videos_are_read_like_our_own(foreign: Path, data: dic
     assert [sample.label for sample in read] == [0, 1, 1]
     assert [facts and facts.frames for facts in load_index(foreign / "0.tar").videos or ()] == [FRAMES["mp4"], FRAMES["webm"]]
     assert check(foreign, workers=2).problems == []
-    assert stats(foreign, workers=1)[0].videos.videos == 3
+    assert (videos := stats(foreign, workers=1)[0].videos) and videos.videos == 3
 
 
 def test_a_foreign_video_that_does_not_open_is_left_out_and_named(foreign: Path, data: dict[str, bytes]):

@@ -260,6 +260,15 @@ def test_an_encoder_is_judged_alike_alone_and_beside_others():
         assert attentive_probe(*alone, 2, 2, settings())[name] == both[name]
 
 
+def test_the_tokens_of_two_sets_are_shuffled_differently():
+    dataset, readers = Clips(9, segments=1, views=1), {"x": Reader(clip_encoder(), "shuffled")}
+    feed = Feed(dataset, 9, 1, 4, 0)
+    ((ours, _),) = FreshTokens(readers, feed, LENS).batches([list(range(9))])
+    ((same, _),) = FreshTokens(readers, feed._replace(first=0), LENS).batches([list(range(9))])
+    ((theirs, _),) = FreshTokens(readers, feed._replace(first=9), LENS).batches([list(range(9))])
+    assert torch.equal(ours["x"], same["x"]) and not torch.equal(ours["x"], theirs["x"])
+
+
 def test_frozen_encoders_stay_frozen():
     train, encoder = Clips(20, segments=1, views=1), clip_encoder()
     before = [parameter.clone() for parameter in encoder.parameters()]

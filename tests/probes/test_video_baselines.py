@@ -94,12 +94,21 @@ def test_features_are_means_over_a_videos_clips():
     assert found.encoders["pixels"]["pixels"].shape == (9, 3 * 4 * 16 * 16)
 
 
+def test_test_samples_are_not_shuffled_as_training_samples_are():
+    pixels, labels = clips(9)
+    readers = {"shuffled": Reader(encoder(), "shuffled")}
+    whole = extract(readers, Loader(pixels, labels), 9, LENS).encoders["shuffled"]["last"]
+    rest = extract(readers, Loader(pixels[5:], labels[5:]), 4, LENS, first=5).encoders["shuffled"]["last"]
+    again = extract(readers, Loader(pixels[5:], labels[5:]), 4, LENS).encoders["shuffled"]["last"]
+    assert torch.allclose(whole[5:], rest, atol=1e-5) and not torch.allclose(rest, again, atol=1e-3)
+
+
 def test_only_who_knows_the_order_of_frames_tells_brighter_from_darker():
     config = ProbeConfig.model_validate({"weight_decay": (1e-1, 1e-2)})
     (pixels, labels), (unseen, answers) = clips(160), clips(100, seed=1)
     readers = {name: Reader(encoder(), name) for name in ("in_order", "shuffled", "apart")}
     train = extract(readers, Loader(pixels, labels), 160, LENS).encoders
-    test = extract(readers, Loader(unseen, answers), 100, LENS).encoders
+    test = extract(readers, Loader(unseen, answers), 100, LENS, first=160).encoders
     right = {name: linear_probe(train[name], labels, test[name], answers, 2, config).correct for name in train}
     assert right["in_order"] == right["pixels"] == 100
     assert right["shuffled"] < 70 and right["apart"] < 70
