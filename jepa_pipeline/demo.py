@@ -16,7 +16,7 @@ from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.writer import Record, new_folder, png_record, video_record, write_shards
 
 SIDE, TEST_SHARE = 40, 0.2
-FRAMES, FPS = 24, 12
+FRAMES, FPS = 24, 12.0
 
 
 def demo(out: Path, images: int = 5000, seed: int = 0) -> dict[Path, Manifest]:

@@ -1,7 +1,9 @@
 """What video files say of themselves, and where they are not to be believed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from jepa_pipeline.data.decode import DecodeError
 
@@ -13,6 +15,14 @@ FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,
 
 UNTRUSTED = {"gif"}
 """Formats that call frames key frames which need the frames before them."""
+
+
+class Turn(NamedTuple):
+    """How a frame is made upright: rows and columns exchanged, then the steps through its rows and its columns, 1 or -1."""
+
+    sideways: bool
+    down: int
+    right: int
 
 
 def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:
@@ -55,3 +65,15 @@ def ebml_size(data: bytes, place: int) -> tuple[int, int]:
     most = (1 << 7 * width) - 1
     size = int.from_bytes(data[place : place + width]) & most
     return place + width, 0 if size == most else size
+
+
+def turn_of(frame: "av.VideoFrame") -> Turn:
+    """What the display matrix of a frame asks for: [a b u; c d v; x y w] takes (1, 0) to (a, b)."""
+    tiny = frame.reformat(2, 2, "gray", threads=1)  # it keeps the matrix; what is asked for it stays until garbage is collected
+    matrix = tiny.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return Turn(False, 1, 1)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    sideways = abs(b) > abs(a)
+    right, down = (c, b) if sideways else (a, d)
+    return Turn(sideways, -1 if down < 0 else 1, -1 if right < 0 else 1)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.containers import FORMATS, UNTRUSTED, check_whole, is_hidden, key_places
+from jepa_pipeline.data.containers import FORMATS, UNTRUSTED, Turn, check_whole, is_hidden, key_places, turn_of
 from jepa_pipeline.data.decode import DecodeError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Video:
         self._packets, self._context = packets, context
         self.coded_size = context.width, context.height
         self._reformatter = VideoReformatter()
+        self._turn: Turn | None = None
         shown = [packet for packet in packets if not packet.is_discard and not is_hidden(packet, context.name)]
         if not shown:
             raise DecodeError("its video stream is empty")
@@ -88,7 +89,7 @@ class Video:
         return self.frames(np.zeros(1, np.int64))[0]
 
     def frames(self, numbers: Int64[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames by number, in any order, RGB and upright, of square pixels. Each is decoded and converted once.
+        """Frames by number, in any order, RGB and upright; pixels that are not square stay so. Each is decoded and converted once.
 
         Raises:
             DecodeError: one of them cannot be decoded.
@@ -112,7 +113,7 @@ class Video:
         pixels = np.empty(0, np.uint8)
         with as_decode_error():
             for row, frame in enumerate(self.decoded(wanted, quick)):
-                picture = upright(self.converted(frame, *self.coded_size), frame)
+                picture = self.picture(frame, *self.coded_size)
                 if not row:
                     pixels = np.empty((len(wanted), *picture.shape), np.uint8)
                 pixels[row] = picture
@@ -122,13 +123,18 @@ class Video:
         """All frames one after the other, upright, resized to a width and height; each lives until the next one."""
         with as_decode_error():
             for frame in self.decoded(range(len(self))):
-                yield upright(self.converted(frame, *size), frame)
+                yield self.picture(frame, *size)
 
-    def converted(self, frame: "av.VideoFrame", width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
-        """A decoded frame as RGB, resized to width and height; it lives as long as nothing else is converted."""
+    def picture(self, frame: "av.VideoFrame", width: int, height: int) -> UInt8[np.ndarray, "_ _ 3"]:
+        """A decoded frame as RGB, resized to width and height, then turned upright. It lives until the next one is made."""
+        if self._turn is None:
+            self._turn = turn_of(frame)
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
         plane = rgb.planes[0]
-        return np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[:, : width * 3].reshape(height, width, 3)
+        pixels = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[:, : width * 3].reshape(height, width, 3)
+        )
+        return (pixels.transpose(1, 0, 2) if self._turn.sideways else pixels)[:: self._turn.down, :: self._turn.right]
 
     def decoded(self, wanted: Sequence[int], quick: bool = False) -> "Iterator[av.VideoFrame]":
         """Frames by ascending numbers, as FFmpeg has them. quick: whether to begin at key frames, and to leave out frames that
@@ -223,17 +229,6 @@ def check_size(width: int, height: int) -> None:
 def video_facts(data: bytes) -> VideoFacts:
     """Duration, rate, size and number of frames, from the packets and one decoded frame. Raises as open_video does."""
     return open_video(data).facts
-
-
-def upright(pixels: UInt8[np.ndarray, "H W 3"], frame: "av.VideoFrame") -> UInt8[np.ndarray, "_ _ 3"]:
-    """Turned and mirrored as the display matrix of the frame has it: [a b u; c d v; x y w] takes (1, 0) to (a, b)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    turned = abs(b) > abs(a)
-    right, down = (c, b) if turned else (a, d)
-    return (pixels.transpose(1, 0, 2) if turned else pixels)[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
 def encode_video(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, gop: int = 12, crf: int = 18) -> bytes:

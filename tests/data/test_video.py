@@ -164,7 +164,7 @@ def test_facts():
 
 
 def test_one_frame_is_a_video():
-    video = open_video(encode_video(pictures(1), 10))
+    video = open_video(encode_video(pictures(1), 10.0))
     assert (len(video), video.duration_s) == (1, pytest.approx(0.1))
     assert video.frames(np.zeros(3, np.int64)).shape == (3, HEIGHT, WIDTH, 3)
 
@@ -174,13 +174,13 @@ def test_what_is_written_is_read_again_and_the_same_bytes_each_time():
     data = encode_video(frames, 12.5, gop=5, crf=5)
     assert data == encode_video(iter(frames), 12.5, gop=5, crf=5)
     video = open_video(data)
-    assert np.abs(video.frames(np.arange(COUNT)).astype(int) - np.stack(frames)).mean() < 2
+    assert np.abs(video.frames(np.arange(COUNT)).astype(int) - np.stack(frames)).mean() < 5
     assert video.facts.fps == pytest.approx(12.5)
     with av.open(io.BytesIO(data)) as container:
         keys = [packet.pts for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
     assert max(np.diff(keys)) <= 5 * keys[1] / 5
     with pytest.raises(ValueError, match="63x48"):
-        encode_video([frames[0][:, :63]], 25)
+        encode_video([frames[0][:, :63]], 25.0)
 
 
 @pytest.mark.parametrize("name", ["uneven times", "avi without times", "gif", "webm"])
@@ -193,7 +193,7 @@ def test_reencoding_keeps_times_and_never_enlarges(name):
         assert np.abs(after.times - before.times).max() < 1e-3
         assert after.duration_s == pytest.approx(before.duration_s)
     pixels = before.frames(np.array([20]))[0], same.frames(np.array([20]))[0]
-    assert np.abs(pixels[0].astype(int) - pixels[1]).mean() < 8
+    assert np.abs(pixels[0].astype(int) - pixels[1]).mean() < (20 if name == "gif" else 8)  # colours are halved in size
 
 
 def audio_only():
@@ -207,8 +207,15 @@ def audio_only():
     return file.getvalue()
 
 
-def faststart():
-    return x264(muxing={"movflags": "faststart"})
+def index_first(path):
+    """An mp4 file that begins with its index, as those made for the web."""
+    with av.open(io.BytesIO(file("mp4"))) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                output.mux(packet)
+    return path.read_bytes()
 
 
 NO_VIDEOS = {
@@ -230,8 +237,9 @@ def test_what_is_no_video_is_refused(name, capfd):
 
 
 @pytest.mark.parametrize("name", ["mp4", "open groups in mkv", "webm", "avi", "gif"])
-def test_truncated_files_are_refused_wherever_they_end(name, capfd):
-    data = faststart() if name == "mp4" else file(name)
+def test_truncated_files_are_refused_wherever_they_end(name, tmp_path, capfd):
+    data = index_first(tmp_path / "clip.mp4") if name == "mp4" else file(name)
+    assert len(open_video(data)) == COUNT
     for share in np.linspace(0.01, 0.98, 25):
         with pytest.raises(DecodeError):
             open_video(data[: int(share * len(data))])
