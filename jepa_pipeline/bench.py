@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -167,7 +167,7 @@ def time_parts(stream: SampleStream, numbers: list[int]) -> dict[str, float]:
             watch.mark("batch")
             sample = stream.sources[0].read(shard, member)
             watch.mark("read")
-            image = picture(stream.sources[0], sample)
+            image: Any = picture(stream.sources[0], sample)
             watch.mark("decode")
             views.add(image, stream.view_generators(0, epoch, number))
             watch.mark("crop")

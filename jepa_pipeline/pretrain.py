@@ -11,7 +11,8 @@ from rich.table import Table
 
 import jepa_pipeline
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.methods import JepaConfig, JointEmbeddingConfig
+from jepa_pipeline.config.jepa import JepaConfig
+from jepa_pipeline.config.methods import JointEmbeddingConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import SampleStream

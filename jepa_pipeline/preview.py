@@ -14,8 +14,8 @@ from rich.console import Console
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.jepa import IJepaConfig, JepaConfig, VJepaConfig
 from jepa_pipeline.config.masks import MultiBlockConfig
-from jepa_pipeline.config.methods import IJepaConfig, JepaConfig, VJepaConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig, Grid
 from jepa_pipeline.data.collate import MaskSampler

@@ -133,7 +133,8 @@ def test_files_and_functions_stay_readable():
                 lengths.append(node.end_lineno - node.lineno + 1)
                 assert lengths[-1] <= 80, f"{path}:{node.lineno} {node.name} has {lengths[-1]} lines"
                 arguments = len(node.args.args) + len(node.args.kwonlyargs)
-                assert arguments <= 9, f"{path}:{node.lineno} {node.name} has {arguments} arguments"
+                most = 12 if room(path) == "cli" else 9  # a verb has an argument for each of its options
+                assert arguments <= most, f"{path}:{node.lineno} {node.name} has {arguments} arguments"
     lengths.sort()
     assert lengths[len(lengths) // 2] <= 12 and lengths[len(lengths) * 9 // 10] <= 35
 

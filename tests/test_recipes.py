@@ -62,7 +62,13 @@ def test_a_recipe_takes_two_steps(recipe, shards, videos, tmp_path):
     values = shrunk(config)
     parts = 1 if config.optim.accumulate_steps == 1 else 2
     values |= {"init_from": None, "output": tmp_path, "data": {"train": data / "train", "workers": 0}, "log": {"every_steps": 1}}
-    values["optim"] |= {"accumulate_steps": parts, "batch_size_global": 4 * parts, "total_samples": 8 * parts, "warmup_samples": 4, "constant_samples": 0}
+    values["optim"] |= {
+        "accumulate_steps": parts,
+        "batch_size_global": 4 * parts,
+        "total_samples": 8 * parts,
+        "warmup_samples": 4,
+        "constant_samples": 0,
+    }
     values["trainer"] |= {"accelerator": "cpu", "compile": False, "threads": None}
     folder = pretrain(RunConfig.model_validate(values), Console(quiet=True))
     assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row] == [1, 2]

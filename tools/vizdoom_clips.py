@@ -75,6 +75,7 @@ def record(game: Any, action: int) -> tuple[UInt8[np.ndarray, "T H W 3"], float]
     """The frames while an action is done, and how far the player got; None if the episode ended before."""
     pressed = [int(number == action) for number in range(len(ACTIONS))]
     frames, start = [], np.array(game.get_state().game_variables)
+    last = start
     for _ in range(FRAMES):
         if game.is_episode_finished():
             return None

@@ -14,14 +14,11 @@ shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_
 
 @shards.command("build")
 def shards_build(
-    folder_and_out: Annotated[
-        tuple[Path, Path],
-        typer.Argument(
-            metavar="FOLDER OUT",
-            help="A folder of JPEG, PNG and WebP images, or of mp4, mkv, webm, avi and gif videos, of any nesting; a new folder "
-            "for the shards.",
-        ),
+    folder: Annotated[
+        Path,
+        typer.Argument(help="A folder of JPEG, PNG and WebP images, or of mp4, mkv, webm, avi and gif videos, of any nesting."),
     ],
+    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
     size: Annotated[
         int | None, typer.Option(min=1, help="Shrink the shorter side to this many pixels; of videos with --reencode.")
     ] = None,
@@ -46,7 +43,7 @@ def shards_build(
     from jepa_pipeline.shards import build, reencoding
 
     how = reencoding(reencode, gop, crf)
-    build(*folder_and_out, size=size, reencode=how, shard_size=shard_size, split=split, seed=seed, workers=workers)
+    build(folder, out, size=size, reencode=how, shard_size=shard_size, split=split, seed=seed, workers=workers)
 
 
 @shards.command("demo")

@@ -76,12 +76,21 @@ class EncoderConfig(Section):
             raise ValueError(f"frames {self.frames} is not a multiple of tubelet_size {self.tubelet_size}")
         check_heads(self.size.embed_dim, self.size.num_heads)
         self.check_rotary(self.size.embed_dim // self.size.num_heads)
+        self.check_clip_channels(self.size.embed_dim)
         return self
 
     def check_rotary(self, head_dim: int) -> None:
         """Refuse heads, of this encoder or of its predictor, whose channels cannot be rotated along three axes."""
         if self.rotary and head_dim < 6:
             raise ValueError(f"heads of {head_dim} channels are too narrow for rotary positions, which rotate 2 for each of 3 axes")
+
+    def check_clip_channels(self, embed_dim: int) -> None:
+        """Refuse a width, of this encoder or of its predictor, that time, row and column cannot share."""
+        if self.clips and self.positions == "sincos" and embed_dim % 8:
+            raise ValueError(
+                f"embed_dim {embed_dim} is not a multiple of 8, which positions sincos of clips need: choose one that is, or "
+                "positions sincos_uniform or rope"
+            )
 
     @property
     def rotary(self) -> bool:

@@ -14,6 +14,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, index_shard, load_index, save_index
 from jepa_pipeline.data.manifest import Manifest, Shard
 from jepa_pipeline.data.remote import fetch_file, without_secrets
+from jepa_pipeline.data.samples import IMAGES, VIDEOS
 from jepa_pipeline.data.tar import ShardError
 
 TIDY_SHARE = 0.02
@@ -41,6 +42,7 @@ class Cache:
         self.untidied = self.limit
         """Bytes this process fetched since it last looked at the whole folder, which takes a while where there is much."""
         self.indexed = indexed is not None
+        self.media = VIDEOS if indexed and indexed.kind == "videos" else IMAGES
         self.classes = len(indexed.classes) if indexed and indexed.classes else None
 
     def tar(self, shard: Shard) -> Path:
@@ -116,7 +118,7 @@ class Cache:
         """Make and keep the index of a shard that was fetched to `tar`. If that is no tar it is empty, as no manifest expects."""
         try:
             with tar.open("rb", buffering=1 << 20) as file:
-                index = index_shard(file, shard.file, self.classes).index
+                index = index_shard(file, shard.file, self.classes, media=self.media).index
         except ShardError:
             index = ShardIndex(keys=[], members={}, labels=[])
         index = index if self.classes else index.unlabelled()

@@ -1,7 +1,7 @@
 """Samples to Batch: the two data sets a DataLoader reads, both handed the numbers of a whole batch at once."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from jepa_pipeline.data.shards import Sample, SampleError, Shards
 from jepa_pipeline.data.video import Video, open_video
 from jepa_pipeline.data.views import TrainerViews, WorkerViews, centre_view, empty_pixels
 
+Pixels = UInt8[Tensor, "B C ... _ _"]
 Views = WorkerViews | TrainerViews | ClipViews
 Who = tuple[int, int, int]
 """Number of a data set, its epoch, and a sample's number in it: whose random numbers are drawn."""
@@ -95,7 +96,8 @@ class SampleStream(Dataset[Batch]):
         shards = self.sources[source]
         sample = shards.read(shard, member)
         try:
-            views.add(picture(shards, sample), self.view_generators(*who))
+            shown: Any = picture(shards, sample)  # a video comes to ClipViews only, for the loader refuses it elsewhere
+            views.add(shown, self.view_generators(*who))
         except DecodeError as error:
             raise shards.error(shard, sample.key, str(error)) from error
         return sample
@@ -177,7 +179,11 @@ def picture(shards: Shards, sample: Sample) -> Image.Image | Video:
 
 
 def as_batch(
-    views: list[UInt8[Tensor, "B C ... _ _"]], uncut: Uncut | None, masks: list[Masks], samples: list[Sample], damaged: list[Damaged]
+    views: list[Pixels],
+    uncut: Uncut | None,
+    masks: list[Masks],
+    samples: list[Sample],
+    damaged: list[Damaged],
 ) -> Batch:
     return Batch(views, masks, as_labels(samples), [sample.key for sample in samples], damaged, uncut)
 

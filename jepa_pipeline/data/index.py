@@ -11,7 +11,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard
-from jepa_pipeline.data.samples import IMAGES, LABEL, VIDEOS, Fault, Found, Place, find_samples
+from jepa_pipeline.data.samples import IMAGES, LABEL, MEDIA, VIDEOS, Fault, Found, Place, find_samples
 from jepa_pipeline.data.tar import Passing, Readable, ShardError, shown
 from jepa_pipeline.data.video import VideoFacts, video_facts
 
@@ -27,7 +27,7 @@ class ShardIndex(Section):
         description="By extension, where each sample's member lies; null if it has none."
     )
     labels: list[int | None] = Field(description="Label of each sample; null if it has none.")
-    videos: list[VideoFacts | None] | None = Field(None, description="Facts of each video; null: the samples are images.")
+    videos: list[VideoFacts | None] | None = Field(default=None, description="Facts of each video; null: the samples are images.")
 
     @model_validator(mode="after")
     def lists_agree(self) -> "ShardIndex":
@@ -95,16 +95,19 @@ class Indexed(NamedTuple):
     labelled_by: Counter[str | None]
 
 
-def index_shard(file: Readable, name: str, classes: int | None = None, *, open_videos: bool = True) -> Indexed:
+def index_shard(
+    file: Readable, name: str, classes: int | None = None, *, media: tuple[str, ...] = MEDIA, open_videos: bool = True
+) -> Indexed:
     """Read a shard once, for its index and its SHA-256. With `classes`, samples need a label below that number.
 
-    Videos are opened for their facts, unless the caller knows those; one that does not open is left out.
+    media: extensions of what may be a sample's image or video. Videos are opened for their facts, unless the caller knows those;
+    one that does not open is left out.
 
     Raises:
         ShardError: it is no whole tar, holds no sample that can be used, or holds both images and videos.
     """
     passing = Passing(file)
-    found = find_samples(passing, classes, read=VIDEOS if open_videos else ())
+    found = find_samples(passing, classes, media=media, read=VIDEOS if open_videos else ())
     samples, faults = part(map(opened, found))
     left_out = [fault for fault in faults if fault.left_out]
     if not samples:

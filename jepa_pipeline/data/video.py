@@ -268,6 +268,7 @@ def encode(
         options = {"preset": PRESET, "crf": str(crf), "threads": "1"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt, stream.codec_context.gop_size, stream.codec_context.time_base = "yuv420p", gop, time_base
+        stream.codec_context.max_b_frames = 0  # with them x264 may make other bytes the next time
         stream.codec_context.flags |= av.codec.context.Flags.frame_duration
         for pixels, stamp, lasts in frames:
             if not stream.codec_context.is_open:

@@ -1,7 +1,8 @@
 """From a configuration to the masks it names."""
 
+from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.config.masks import MultiBlockConfig
-from jepa_pipeline.config.methods import IJepaConfig, MethodConfig, VJepaConfig
+from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig, Grid
 from jepa_pipeline.masks.blocks import Blocks
 from jepa_pipeline.masks.causal import Causal

@@ -1,6 +1,7 @@
 """From a configuration to the method it names."""
 
-from jepa_pipeline.config.methods import BYOLConfig, IJepaConfig, LeJEPAConfig, MethodConfig, SimSiamConfig, SwAVConfig, VJepaConfig
+from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
+from jepa_pipeline.config.methods import BYOLConfig, LeJEPAConfig, MethodConfig, SimSiamConfig, SwAVConfig
 from jepa_pipeline.methods.byol import BYOL, SimSiam
 from jepa_pipeline.methods.jepa import TARGETS
 from jepa_pipeline.methods.joint_embedding import OBJECTIVES, JointEmbedding, LeJEPA

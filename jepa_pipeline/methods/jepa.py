@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepa_pipeline.batch import Batch, Output
-from jepa_pipeline.config.methods import IJepaConfig, VJepaConfig
+from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.losses.prediction import l1, smooth_l1
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import build_regularizer

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepa_pipeline.config.methods import NoRegularizer, SIGRegularizer, VICRegularizer
+from jepa_pipeline.config.jepa import NoRegularizer, SIGRegularizer, VICRegularizer
 from jepa_pipeline.config.networks import HeadConfig
 from jepa_pipeline.distributed import gather
 from jepa_pipeline.losses.sigreg import random_slices, sigreg

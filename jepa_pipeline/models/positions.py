@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
 
 BASE = 10_000.0
@@ -15,11 +14,7 @@ Grid = tuple[int, int, int]
 
 
 def sincos(config: EncoderConfig, dim: int) -> Float[Tensor, "N {dim}"]:
-    """Positions of an encoder's grid in so many channels, its own or its predictor's.
-
-    Raises:
-        UserError: time, row and column cannot share the channels.
-    """
+    """Positions of an encoder's grid in so many channels, its own or its predictor's."""
     if config.positions == "sincos_uniform":
         return sincos_uniform(config.clip_grid, dim)
     return sincos_3d(config.clip_grid, dim) if config.clips else sincos_2d(config.grid, dim)
@@ -43,11 +38,8 @@ def sincos_2d(grid: tuple[int, int], dim: int) -> Float[Tensor, "N {dim}"]:
 def sincos_3d(grid: Grid, dim: int) -> Float[Tensor, "N {dim}"]:
     """Positions of a grid in space and time: half of the channels is time, a quarter the row, a quarter the column.
 
-    Raises:
-        UserError: a quarter of the channels is no even number.
+    The width is a multiple of 8.
     """
-    if dim % 8:
-        raise UserError(f"embed_dim {dim} is not a multiple of 8, which sine-cosine positions of clips need: choose one that is")
     return by_axis(grid, (dim // 2, dim // 4, dim // 4))
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from jepa_pipeline.batch import Batch, Masks
-from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import SampleStream
 from jepa_pipeline.data.loader import eval_loader, train_loader
 from jepa_pipeline.data.mixture import Mixture
@@ -93,7 +93,9 @@ def test_a_run_continued_anywhere_sees_the_same_remainder(folder: Path, start: i
 
 def test_epochs_hold_every_sample_once_with_new_views(folder: Path):
     mixture = Mixture([Order([4] * 7 + [2], 0, 3)], [1.0])
-    stream = SampleStream([Shards(folder)], mixture, run_config(folder).views, EncoderConfig(image_size=16, arch="vit_tiny"), [Masker()], skip=True)
+    stream = SampleStream(
+        [Shards(folder)], mixture, run_config(folder).views, EncoderConfig(image_size=16, arch="vit_tiny"), [Masker()], skip=True
+    )
     first, second = stream.__getitems__([*range(TOTAL)]), stream.__getitems__([*range(TOTAL, 2 * TOTAL)])
     assert sorted(first.keys) == sorted(second.keys) == [f"k{n:02d}" for n in range(TOTAL)]
     assert first.keys != second.keys

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.models.positions import resize, sincos_3d, sincos_uniform
 
 
@@ -36,9 +36,10 @@ def test_or_each_axis_has_a_third_and_the_last_is_cut(dim, parts):
 
 
 def test_a_width_that_time_row_and_column_cannot_share_is_refused():
-    with pytest.raises(UserError, match="embed_dim 12 is not a multiple of 8"):
-        sincos_3d((3, 2, 4), 12)
-    assert sincos_uniform((3, 2, 4), 12).shape == (24, 12)
+    sizes = {"image_size": 8, "patch_size": 4, "frames": 4, "tubelet_size": 2, "embed_dim": 12, "depth": 1, "num_heads": 1}
+    with pytest.raises(ValueError, match="embed_dim 12 is not a multiple of 8"):
+        EncoderConfig(**sizes)
+    assert sincos_uniform(EncoderConfig(**sizes, positions="sincos_uniform").clip_grid, 12).shape == (8, 12)
 
 
 def test_fp64_makes_the_tables_and_fp32_holds_them():

@@ -111,7 +111,7 @@ DEBUG = sorted((Path(__file__).parents[2] / "configs" / "debug").glob("*.yaml"))
 @pytest.mark.parametrize("recipe", DEBUG, ids=lambda path: path.stem)
 def test_no_method_waits_for_the_device(recipe, uncut, shards):
     config = load_config(recipe, [f"data.train={shards / 'train'}", "optim.batch_size_global=8", "optim.total_samples=80"])
-    config = config.model_copy(update={"optim": config.optim.model_copy(update={"warmup_samples": 8})})
+    config = config.model_copy(update={"optim": config.optim.model_copy(update={"warmup_samples": 8, "constant_samples": 0})})
     module = Pretraining(config, build_method(config.method))
     optimizer = module.configure_optimizers()
     batches = list(islice(train_loader(config, method_masks(config.method), uncut=uncut), 3))
