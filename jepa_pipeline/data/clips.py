@@ -103,16 +103,17 @@ class ClipViews:
         Raises:
             DecodeError: it is damaged, or too short; the next one takes its place.
         """
-        if isinstance(picture, Video):
-            times, duration_s = picture.times, picture.duration_s
-        else:
-            times, duration_s = np.zeros(1), 1.0
-        numbers = [clip_numbers(times, duration_s, self.frames, self.clip, generator) for generator in generators]
-        images, places = shown(picture, np.stack(numbers))
+        images, places = shown(picture, np.stack([self.choose(picture, generator) for generator in generators]))
         for (kind, clips), which, generator in zip(self.views, places, generators, strict=True):
             box, flipped = random_crop(images[0].size, kind, generator)
             cut(images, which, box, clips[self.added], flipped)
         self.added += 1
+
+    def choose(self, picture: Image.Image | Video, generator: np.random.Generator) -> Numbers:
+        """The frames of one clip; of an image always the one there is, for that is no video cut short."""
+        if isinstance(picture, Image.Image):
+            return np.zeros(self.frames, np.int64)
+        return clip_numbers(picture.times, picture.duration_s, self.frames, self.clip, generator)
 
     def finish(self) -> tuple[list[UInt8[Tensor, "B C T _ _"]], None]:
         """The views."""

@@ -265,10 +265,9 @@ def encode(
     av = imported()
     file, reformatter = BytesIO(), av.video.reformatter.VideoReformatter()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        options = {"preset": PRESET, "crf": str(crf), "threads": "1"}
+        options = {"preset": PRESET, "crf": str(crf), "threads": "1", "mbtree": "0"}  # mbtree may make other bytes the next time
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt, stream.codec_context.gop_size, stream.codec_context.time_base = "yuv420p", gop, time_base
-        stream.codec_context.max_b_frames = 0  # with them x264 may make other bytes the next time
         stream.codec_context.flags |= av.codec.context.Flags.frame_duration
         for pixels, stamp, lasts in frames:
             if not stream.codec_context.is_open:

@@ -233,3 +233,10 @@ def test_clips_come_as_fast_as_the_decoder_gives_them(gop, capsys):
             end="",
         )
     assert ratio > 0.85
+
+
+def test_an_image_in_a_mixture_is_no_video_that_is_too_short():
+    views = ClipViews(ViewsConfig(clip=ClipConfig(stride=2, short="skip")), 8, 4, 1)
+    views.add(Image.fromarray(np.arange(12 * 12 * 3, dtype=np.uint8).reshape(12, 12, 3)), [np.random.default_rng(0)])
+    (clip,), _ = views.finish()
+    assert all(torch.equal(clip[:, :, 0], clip[:, :, time]) for time in range(4))
