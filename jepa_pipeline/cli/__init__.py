@@ -13,7 +13,7 @@ from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 
 app = typer.Typer(
-    help="Pretrain image encoders without labels by joint-embedding prediction, probe them and export them.",
+    help="Pretrain image and video encoders without labels by joint-embedding prediction, probe them and export them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -81,7 +81,11 @@ def probe(
         list[str] | None, typer.Argument(help="Assignments over the probe's defaults, such as iterations=20.")
     ] = None,
 ) -> None:
-    """Judge a run's encoder by linear heads and nearest neighbours, beside a random encoder and raw pixels."""
+    """Judge a run's encoder by linear heads and nearest neighbours, beside a random encoder and raw pixels.
+
+    With 'protocols=[linear,knn,attentive]' also by heads that attend to all tokens. Of videos it is judged too by what it knows of
+    frames apart and of frames in a random order, and a sentence says how much of the accuracy is due to time.
+    """
     from jepa_pipeline.config.load import load_overrides
     from jepa_pipeline.config.probe import ProbeConfig
 

@@ -17,8 +17,8 @@ TRIES = 100
 class Blocks:
     """Blocks of space and time to predict, and what they leave as context (Bardes et al. 2024, section 3.2), for a whole batch.
 
-    It differs from the published collator where that is biased. Every clip draws the shapes and places of its own blocks. All
-    clips have the same number of context and of target tokens, whatever the batch: of a larger set a *random* subset is kept, so
+    It differs from the published collator where that is biased. Every clip draws the shapes and places of its own blocks, which
+    go on at the opposite side where they leave a clip, so that no place is asked for more than another. All clips have the same number of context and of target tokens, whatever the batch: of a larger set a *random* subset is kept, so
     that no time step and no place is starved. The target is one set, the blocks' union: G is 1.
     """
 
@@ -57,10 +57,10 @@ class Blocks:
         """The tokens in a block or in the future, from six uniform numbers a block: three for its shape, three for its place."""
         shape_chance, place_chance = np.split(chance.reshape(len(chance), -1, 6), 2, axis=-1)
         shapes = block_shapes(self.config, self.grid, shape_chance)
-        starts = (place_chance * (np.array(self.grid) - shapes + 1)).astype(np.int64)
+        room = np.array(self.grid) if self.config.edges == "wrap" else np.array(self.grid) - shapes + 1
+        starts = (place_chance * room).astype(np.int64)
         time, rows, columns = (
-            (starts[..., axis, None] <= np.arange(side)) & (np.arange(side) < (starts + shapes)[..., axis, None])
-            for axis, side in enumerate(self.grid)
+            (np.arange(side) - starts[..., axis, None]) % side < shapes[..., axis, None] for axis, side in enumerate(self.grid)
         )
         blocks = time[..., :, None, None] & (rows[..., :, None] & columns[..., None, :])[:, :, None]
         return blocks.any(1).reshape(len(chance), -1) | self.future

@@ -17,12 +17,16 @@ DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 IMAGES, STEPS = 12, 4
 SMALL = ["method.encoder.args={channels: [4, 4, 8, 8], zero_init_last: false}", "method.encoder.image_size=16"]
 EXPANDER = "method.regularizer.expander={hidden: [16], out: 24}"
+VIC = "method.regularizer={name: vicreg, weight: 0.04}"
 MULTI_CROP = "views.crops=[{count: 2}, {count: 3, image_size: 8}]"
 CASES = {
     "ijepa": ("ijepa", []),
     "ijepa, shared target and VICReg": ("ijepa_vicreg", [EXPANDER]),
     "ijepa, shared target and SIGReg": ("ijepa_sigreg", []),
     "ijepa, stopped gradient": ("ijepa", ["method.target=stop_gradient"]),
+    "vjepa": ("vjepa", []),
+    "vjepa, two clips, shared target and VICReg": ("vjepa", ["views.crops=[{count: 2}]", "method.target=shared", VIC]),
+    "vjepa2": ("vjepa2", []),
     "vicreg": ("vicreg", SMALL),
     "barlow_twins": ("barlow_twins", SMALL),
     "lejepa": ("lejepa", SMALL),
@@ -45,8 +49,14 @@ def make_batch(config, step, part):
     encoder = config.method.encoder
     time = [encoder.frames] if getattr(encoder, "clips", False) else []
     views = [torch.randn(IMAGES, 3, *time, side, side, generator=generator, dtype=torch.float64)[part] for side in sizes]
-    sets = [sampler([np.random.default_rng([step, n]) for n in range(IMAGES)], 0) for sampler in method_masks(config.method)]
-    return Batch(views, [Masks(masks.context[part], masks.targets[part]) for masks in sets], None, [], [])
+    generators = [np.random.default_rng([step, view, n]) for view in range(len(views)) for n in range(IMAGES)]
+    sets = [sampler(generators, 0) for sampler in method_masks(config.method)]
+    return Batch(views, [Masks(*(share(rows, part) for rows in masks)) for masks in sets], None, [], [])
+
+
+def share(rows, part):
+    """One rank's rows, of every view."""
+    return rows.unflatten(0, (-1, IMAGES))[:, part].flatten(0, 1)
 
 
 def train(config, part, wrap):
