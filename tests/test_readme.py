@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_pipeline.data.moving import DIRECTIONS, draw_moving
 from jepa_pipeline.data.synthetic import SHAPES, draw_shape
+from jepa_pipeline.data.video import encode_video
 
 ROOT = Path(__file__).parents[1]
 JEPA = [sys.executable, "-c", "from jepa_pipeline.cli import main; main()"]
 SHRINK = [
     "method.encoder={image_size: 28, patch_size: 2, arch: null, embed_dim: 24, depth: 4, num_heads: 2}",
     "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
-    "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 8}",
+    "optim={batch_size_global: 8, accumulate_steps: 1, total_samples: 16, warmup_samples: 8}",
     "data.workers=0",
     "trainer={precision: fp32, accelerator: cpu}",
 ]
@@ -47,6 +49,10 @@ def place(tmp_path_factory):
         Image.fromarray(draw_shape(name, int(generator.integers(30, 60)), generator)).save(
             place / "photos" / name / f"{number}.png"
         )
+    for number in range(20):
+        folder = place / "videos" / DIRECTIONS[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.mp4").write_bytes(encode_video(draw_moving(number % 2, 40, 48, generator), 10.0))
     foreign = place / "shards/imagenet"
     foreign.mkdir(parents=True)
     with tarfile.open(foreign / "train-0.tar", "w") as tar:
