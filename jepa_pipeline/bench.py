@@ -1,4 +1,4 @@
-"""`jepa shards bench`: how fast the images of a run come, where the time goes, and how many workers feed it."""
+"""`jepa shards bench`: how fast the images or clips of a run come, where the time goes, and how many workers feed it."""
 
 import json
 import math
@@ -19,29 +19,37 @@ from jepa_pipeline.data.collate import SampleStream, as_batch, picture
 from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.parallel import available_cores
 from jepa_pipeline.data.remote import without_secrets
-from jepa_pipeline.data.rivals import Rivals, Team, crop_all, read_images, timed
+from jepa_pipeline.data.rivals import Rivals, Team, Unit, crop_all, read_media, timed, unit_of
 from jepa_pipeline.data.shards import SampleError
 from jepa_pipeline.masks.build import method_masks
 
-BATCH = 64
-"""Most images of a batch while measuring; more would only make the rounds coarse."""
+BATCH = {"images": 64, "clips": 16}
+"""Most of a batch while measuring; more would only make the rounds coarse."""
 ROUNDS = 6
 """Fewest rounds, of which the first warms up."""
 TURNS = 20
 """Rounds for which turns are made short enough."""
 PARTS = {
+    "images": ("order", "read", "decode", "crop", "views", "masks", "batch"),
+    "videos": ("order", "read", "demux", "decode_and_crop", "views", "masks", "batch"),
+}
+"""Of the whole path, by what the data set holds. A video is decoded when it is known which frames its views show."""
+WORDS = {
     "order": "finding the samples",
     "read": "reading",
     "decode": "decoding",
     "crop": "cropping",
+    "demux": "demuxing",
+    "decode_and_crop": "decoding and cropping",
     "views": "finishing views",
     "masks": "drawing masks",
     "batch": "filling batches",
 }
+ONE = {"images": "an image", "clips": "a clip"}
 
 
 class Speeds(NamedTuple):
-    """Images/s in one setting and the ratios of whole to the others in the same round, as medians over rounds.
+    """Images/s or clips/s in one setting and the ratios of whole to the others in the same round, as medians over rounds.
 
     workers: processes; 0: in the process itself. per_worker: of the whole path, for each worker that has a core.
     """
@@ -58,13 +66,15 @@ class Speeds(NamedTuple):
 class Report(NamedTuple):
     """What was measured on so many cores.
 
-    parts: seconds an image takes in each part of the whole path in one process; images_per_step: of one device;
-    workers_needed: for step_rate optimiser steps/s, with a core for each; uncut: views were left for the device to cut.
+    unit: what is counted; per_step: how many one device takes in a step; parts: seconds one takes in each part of the whole
+    path in one process; workers_needed: for step_rate optimiser steps/s, with a core for each; uncut: views were left for the
+    device to cut.
     """
 
     data: str
+    unit: Unit
     cores: int
-    images_per_step: int
+    per_step: int
     parts: dict[str, float]
     speeds: list[Speeds]
     step_rate: float | None
@@ -87,21 +97,21 @@ def bench(
         as_json: print the report as JSON and no table.
 
     Raises:
-        UserError: the data is no whole data set, or cannot be fetched.
+        UserError: the data is no whole data set, cannot be fetched, or holds videos for an encoder of images.
     """
     progress, per_step = Console(stderr=True), config.optim.batch_size_global // config.trainer.devices
-    batch = min(BATCH, per_step // config.optim.accumulate_steps)
+    batch = min(BATCH[unit_of(config)], per_step // config.optim.accumulate_steps)
     endless = {"batch_size_global": batch, "accumulate_steps": 1, "total_samples": batch << 32}
     config = config.model_copy(update={"optim": config.optim.model_copy(update=endless)})
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     with progress.status("opening the first shards"):
-        rivals = Rivals(config, method_masks(config.method), uncut=config.views.on_trainer("cuda" if on_gpu else "cpu"))
+        rivals = Rivals(config, method_masks(config.method), on_trainer=config.views.on_trainer("cuda" if on_gpu else "cpu"))
     parts, alone = measure_process(rivals, seconds, progress)
     numbers = sorted({*(workers or [config.data.workers])} - {0})
     speeds = [alone, *(measure_workers(rivals, number, seconds, progress) for number in numbers)]
     needed = math.ceil(step_rate * per_step / speeds[-1].per_worker) if step_rate else None
     source = without_secrets(config.data.train[0].path)
-    report = Report(source, available_cores(), per_step, parts, speeds, step_rate, needed, rivals.uncut)
+    report = Report(source, rivals.unit, available_cores(), per_step, parts, speeds, step_rate, needed, rivals.uncut)
     if as_json:
         print(json.dumps({**report._asdict(), "speeds": [speed._asdict() for speed in speeds]}))
     else:
@@ -110,7 +120,7 @@ def bench(
 
 
 def measure_process(rivals: Rivals, seconds: float, progress: Console) -> tuple[dict[str, float], Speeds]:
-    """Seconds an image takes in each part of the whole path, and the three rivals with a batch a round, all in this process."""
+    """Seconds an image or clip takes in each part of the whole path, and the three rivals, all with a batch a round."""
     stream = rivals.loader(workers=0).dataset
     assert isinstance(stream, SampleStream)
     plain, size, speeds, parts = rivals.webdataset(0), rivals.batch, [], []
@@ -119,10 +129,11 @@ def measure_process(rivals: Rivals, seconds: float, progress: Console) -> tuple[
         parts.append(time_parts(stream, first))
         whole = timed(partial(whole_batch, stream, second))
         found = stream.mixture.samples(second[0], second[-1] + 1)
-        images = read_images(stream.sources[0], found.shard.tolist(), found.member.tolist())
-        bare = timed(partial(next, crop_all(rivals.crop, images, size)))
+        media = read_media(stream.sources[0], found.shard.tolist(), found.member.tolist())
+        bare = timed(partial(next, crop_all(rivals.crop, media, size)))
         speeds.append((whole, bare, timed(partial(next, plain))))
-    return {part: median(times[part] for times in parts[1:]) / size for part in PARTS}, summarise(0, speeds, progress)
+    each = {part: median(times[part] for times in parts[1:]) / size for part in parts[0]}
+    return each, summarise(0, rivals.unit, speeds, progress)
 
 
 def turns(seconds: float, title: str, progress: Console) -> Iterator[int]:
@@ -143,8 +154,8 @@ def whole_batch(stream: SampleStream, numbers: list[int]) -> int:
 class Stopwatch:
     """Seconds by part: a mark gives a part the time since the last mark."""
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+    def __init__(self, parts: Sequence[str]) -> None:
+        self.seconds = dict.fromkeys(parts, 0.0)
         self.last = perf_counter()
 
     def mark(self, part: str) -> None:
@@ -155,7 +166,8 @@ class Stopwatch:
 
 def time_parts(stream: SampleStream, numbers: list[int]) -> dict[str, float]:
     """Seconds of each part of what SampleStream does for a batch. Damaged samples have no stand-ins here."""
-    samples, watch = [], Stopwatch()
+    parts = PARTS[stream.sources[0].manifest.kind]
+    samples, watch, opening, cutting = [], Stopwatch(parts), parts[2], parts[3]
     found = stream.mixture.samples(numbers[0], numbers[-1] + 1)
     stream.fetch_ahead(found)
     whose = list(zip(found.epoch.tolist(), found.sample.tolist(), strict=True))
@@ -167,10 +179,10 @@ def time_parts(stream: SampleStream, numbers: list[int]) -> dict[str, float]:
             watch.mark("batch")
             sample = stream.sources[0].read(shard, member)
             watch.mark("read")
-            image: Any = picture(stream.sources[0], sample)
-            watch.mark("decode")
-            views.add(image, stream.view_generators(0, epoch, number))
-            watch.mark("crop")
+            shown: Any = picture(stream.sources[0], sample)
+            watch.mark(opening)
+            views.add(shown, stream.view_generators(0, epoch, number))
+            watch.mark(cutting)
             samples.append(sample)
     watch.mark("batch")
     finished = views.finish()
@@ -190,14 +202,14 @@ def measure_workers(rivals: Rivals, workers: int, seconds: float, progress: Cons
             running.append(Team(start, workers, turn_s=seconds / (3 * TURNS)))
             teams.callback(running[-1].leave)
         speeds = [tuple(team.speed() for team in running) for _ in turns(seconds, in_words(workers), progress)]
-    return summarise(workers, speeds, progress)
+    return summarise(workers, rivals.unit, speeds, progress)
 
 
-def summarise(workers: int, rounds: list[tuple[float, ...]], progress: Console) -> Speeds:
+def summarise(workers: int, unit: str, rounds: list[tuple[float, ...]], progress: Console) -> Speeds:
     """Medians over all rounds but the first."""
     whole, bare_loop, webdataset = (median(speeds) for speeds in zip(*rounds[1:], strict=True))
     ratios = [median(speeds[0] / speeds[rival] for speeds in rounds[1:]) for rival in (1, 2)]
-    say(progress, f"{in_words(workers)}: {whole:,.0f} images/s in {len(rounds)} rounds")
+    say(progress, f"{in_words(workers)}: {whole:,.0f} {unit}/s in {len(rounds)} rounds")
     return Speeds(workers, whole, bare_loop, webdataset, whole / min(max(workers, 1), available_cores()), *ratios)
 
 
@@ -214,12 +226,12 @@ def show(report: Report, console: Console) -> None:
     total = sum(report.parts.values())
     table = Table(title=f"{report.data}: the whole path by parts")
     table.add_column("one process", no_wrap=True)
-    for column in ("images/s", "µs an image", "share"):
+    for column in (f"{report.unit}/s", f"µs {ONE[report.unit]}", "share"):
         table.add_column(column, justify="right")
     for part, seconds in report.parts.items():
-        table.add_row(PARTS[part], f"{1 / seconds:,.0f}", f"{1e6 * seconds:,.1f}", f"{seconds / total:.1%}")
+        table.add_row(WORDS[part], f"{1 / seconds:,.0f}", f"{1e6 * seconds:,.1f}", f"{seconds / total:.1%}")
     console.print(table)
-    table = Table(title=f"images/s side by side, cores: {report.cores}")
+    table = Table(title=f"{report.unit}/s side by side, cores: {report.cores}")
     table.add_column("", no_wrap=True)
     for column in ("whole", "a worker", "bare loop", "webdataset", "/ bare", "/ webds"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -234,18 +246,18 @@ def show(report: Report, console: Console) -> None:
 
 def sentences(report: Report) -> Iterator[str]:
     """What the numbers mean."""
-    total, images, best = sum(report.parts.values()), report.images_per_step, report.speeds[-1]
+    total, unit, batch, best = sum(report.parts.values()), report.unit, report.per_step, report.speeds[-1]
     if report.uncut:
         yield "all three only decode: the device that trains cuts the views"
     longest = sorted(report.parts, key=report.parts.__getitem__, reverse=True)
-    shares = [f"{PARTS[part]} {report.parts[part] / total:.0%}" for part in longest]
+    shares = [f"{WORDS[part]} {report.parts[part] / total:.0%}" for part in longest]
     yield f"where the time goes: {', '.join(shares)}"
     yield (
-        f"{best.whole:,.0f} images/s by {in_words(best.workers)} feed {best.whole / images:,.2f} steps/s of {images} images; "
-        f"1,000 images/s need data.workers={math.ceil(1000 / best.per_worker)} with a core each"
+        f"{best.whole:,.0f} {unit}/s by {in_words(best.workers)} feed {best.whole / batch:,.2f} steps/s of {batch} {unit}; "
+        f"1,000 {unit}/s need data.workers={math.ceil(1000 / best.per_worker)} with a core each"
     )
     if report.step_rate and report.workers_needed:
         yield (
-            f"{report.step_rate:g} steps/s are {report.step_rate * images:,.0f} images/s: "
+            f"{report.step_rate:g} steps/s are {report.step_rate * batch:,.0f} {unit}/s: "
             f"they need data.workers={report.workers_needed} with a core each"
         )

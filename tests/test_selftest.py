@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,21 @@ def test_any_recipe_can_be_tested(tiny, tmp_path):
     result = selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 9, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "9 steps of" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_video_recipe_can_be_tested(videos, tmp_path):
+    """V-JEPA with two sets of masks and a worker, through four epochs."""
+    from jepa_pipeline.training.tracker import read_rows
+
+    recipe = Path(__file__).parents[1] / "configs" / "debug" / "vjepa.yaml"
+    small = ["optim.batch_size_global=8", "optim.warmup_samples=16", "views.crops=[{flip: 0.5}]", "trainer.accelerator=cpu"]
+    places = [f"data.train={videos / 'train'}", "data.workers=1"]
+    result = selftest(recipe, *places, *small, "--steps", 12, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "12 steps of" in result.stdout and "killed after step" in result.stdout
+    hashed = read_rows(tmp_path / "out" / "killed" / "hashes.jsonl")[0]
+    assert {"batch.0.views.0", "batch.0.masks.0.context", "batch.0.masks.1.targets", "batch.0.keys"} <= hashed.keys()
 
 
 def test_a_run_that_fails_by_itself_is_said(tiny, tmp_path):

@@ -126,7 +126,7 @@ def shards_bench(
     step_rate: Annotated[float | None, typer.Option(min=1e-9, help="Optimiser steps/s of one device that are to be fed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
 ) -> None:
-    """Measure how fast the images of a recipe come, beside a bare loop and plain webdataset, and how many workers feed it."""
+    """Measure how fast the images or clips of a recipe come, beside a bare loop and webdataset, and how many workers feed it."""
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, [*(overrides or []), f"data.train={json.dumps(data)}"])

@@ -68,8 +68,11 @@ class JepaConfig(Section):
 
     @model_validator(mode="after")
     def the_predictor_can_have_the_same_positions(self) -> Self:
-        self.encoder.check_rotary(self.predictor.embed_dim // self.predictor.num_heads)
-        self.encoder.check_clip_channels(self.predictor.embed_dim)
+        try:
+            self.encoder.check_rotary(self.predictor.embed_dim // self.predictor.num_heads)
+            self.encoder.check_clip_channels(self.predictor.embed_dim)
+        except ValueError as error:
+            raise ValueError(f"predictor: {error}") from None
         return self
 
     @model_validator(mode="after")

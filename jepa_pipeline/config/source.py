@@ -36,7 +36,9 @@ class Source:
         empties a section.
         """
         merge(self.values, other.values, [RunConfig])
-        self.places |= other.places
+        self.places = {
+            key: place for key, place in self.places.items() if key not in other.places
+        } | other.places  # the last is last
 
 
 def merge(below: dict[str, Any], above: Mapping[str, Any], kinds: list[type[BaseModel]], prefix: str = "") -> None:

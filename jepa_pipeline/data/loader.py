@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.jepa import VJepaConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import ImageList, MaskSampler, SampleStream
@@ -47,7 +48,7 @@ def train_loader(
     data, encoder = config.data, config.method.encoder
     sources = [Shards(source.path, max_open=2 * data.window_shards, cache=data.cache) for source in data.train]
     if not (isinstance(encoder, EncoderConfig) and encoder.clips):
-        refuse_videos(sources, config.method.name)
+        refuse_videos(sources, config)
     skip = data.damage.policy == "skip"
     stream = SampleStream(sources, mixture(config, sources), config.views, encoder, masks, skip, uncut)
     optim = config.optim
@@ -55,12 +56,14 @@ def train_loader(
     return loader(stream, deal, config.data.workers, config.data.prefetch_batches, pin_memory)
 
 
-def refuse_videos(sources: list[Shards], method: str) -> None:
+def refuse_videos(sources: list[Shards], config: RunConfig) -> None:
+    method = config.method
+    cure = "raise method.encoder.frames" if isinstance(method, VJepaConfig) else "choose vjepa or vjepa2"
     for shards in sources:
         if shards.manifest.kind == "videos":
             raise UserError(
-                f"{without_secrets(shards.location)} holds videos, but this run's {method} trains an encoder of images: "
-                "choose vjepa or vjepa2, or other data"
+                f"{without_secrets(shards.location)} holds videos, but this run's {method.name} trains an encoder of images: "
+                f"{cure}, or other data"
             )
 
 

@@ -12,7 +12,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ from jepa_pipeline.data.views import padded, random_resized_crop_box
 Cut = list[UInt8[np.ndarray, "*T H W C"]]
 """The views of one image or video."""
 
+Unit = Literal["images", "clips"]
+"""What a configuration trains on."""
+
 HELD_BATCHES = 8
 HELD_BYTES = 1 << 28
 """No more is held in memory, for videos may be large."""
@@ -51,17 +54,19 @@ class Rivals:
     micro-batches of its global batch. Making it fetches the first shards of a URL.
 
     The rivals cut every view that the run has, but change no colours: what the run's whole path needs longer is the price of
-    those. Where the trainer is to cut (uncut), all three only decode, and the webdataset pipeline pads.
+    those. Where the trainer is to cut them (on_trainer), which it never does with clips, all three only decode, and the
+    webdataset pipeline pads.
     """
 
-    def __init__(self, config: RunConfig, masks: Sequence[MaskSampler], uncut: bool = False) -> None:
+    def __init__(self, config: RunConfig, masks: Sequence[MaskSampler], on_trainer: bool = False) -> None:
         self.config = config
         self.masks = masks
-        self.uncut = uncut
+        self.unit: Unit = unit_of(config)
+        self.uncut = on_trainer and self.unit == "images"
         self.batch = config.optim.batch_size_global
         source = Shards(config.data.train[0].path, cache=config.data.cache)
         self.videos = source.manifest.kind == "videos"
-        self.crop = bare_image if uncut else bare_crop(config, self.videos)
+        self.crop = bare_image if self.uncut else self.bare_crop()
         order = mixture(config, [source]).orders[0]
         window = order.shards_from(0)[: order.window_shards]
         for shard in window:
@@ -70,6 +75,14 @@ class Rivals:
         self.tars = [source.cache.tar(file) if source.cache else Path(source.tars) / file.file for file in files]
         positions = order.samples(0, HELD_BATCHES * self.batch)
         self.held = read_media(source, positions.shard.tolist(), positions.member.tolist())
+
+    def bare_crop(self) -> Callable[[bytes], Cut]:
+        """What makes all views out of the bytes of an image or video."""
+        views, encoder = self.config.views, self.config.method.encoder
+        sizes = views.sizes(encoder.image_size)
+        if isinstance(encoder, EncoderConfig) and encoder.clips:
+            return partial(bare_clips if self.videos else still_clips, views=views, sizes=sizes, frames=encoder.frames)
+        return partial(bare_views, views=views, sizes=sizes)
 
     def loader(self, workers: int) -> DataLoader[Batch]:
         """That of a run."""
@@ -107,6 +120,11 @@ class Rivals:
         return (len(views[0]) for views, _ in loader)
 
 
+def unit_of(config: RunConfig) -> Unit:
+    encoder = config.method.encoder
+    return "clips" if isinstance(encoder, EncoderConfig) and encoder.clips else "images"
+
+
 def read_media(shards: Shards, numbers: Sequence[int], members: Sequence[int]) -> list[bytes]:
     """The compressed images or videos of samples, of those that can be read, up to HELD_BYTES."""
     media, left = [], HELD_BYTES
@@ -117,15 +135,6 @@ def read_media(shards: Shards, numbers: Sequence[int], members: Sequence[int]) -
         if left < 0:
             break
     return media
-
-
-def bare_crop(config: RunConfig, videos: bool) -> Callable[[bytes], Cut]:
-    """What makes the views of a configuration out of the bytes of an image or video."""
-    views, encoder = config.views, config.method.encoder
-    sizes = views.sizes(encoder.image_size)
-    if not (isinstance(encoder, EncoderConfig) and encoder.clips):
-        return partial(bare_views, views=views, sizes=sizes)
-    return partial(bare_clips if videos else still_clips, views=views, sizes=sizes, frames=encoder.frames)
 
 
 def bare_image(data: bytes) -> Cut:
@@ -164,7 +173,7 @@ def bare_clips(data: bytes, views: ViewsConfig, sizes: Sequence[int], frames: in
         for kind, size in zip(views.kinds, sizes, strict=True):
             numbers = (GENERATOR.random() * max(0.0, count - steps[-1]) + steps).astype(np.int64) % count
             wanted, places = np.unique(numbers, return_inverse=True)
-            container.seek(begin + int(wanted[0] / rate / stream.time_base), stream=stream)
+            container.seek(begin + round(wanted[0] / rate / stream.time_base), stream=stream)
             box, cut = random_resized_crop_box((stream.width, stream.height), kind, GENERATOR), []
             for frame in container.decode(stream):
                 due = bisect_right(wanted, round((frame.pts - begin) * float(stream.time_base) * rate))
@@ -182,7 +191,8 @@ def crop_all(crop: Callable[[bytes], object], media: Sequence[bytes], batch: int
     endless = cycle(media)
     while True:
         for data in islice(endless, batch):
-            crop(data)
+            with suppress(Exception):  # on damaged bytes decoders raise almost anything; webdataset passes over it likewise
+                crop(data)
         yield batch
 
 

@@ -252,3 +252,91 @@ def test_an_entry_of_a_list_is_overridden_by_its_number(write):
 )  # fmt: skip
 def test_a_method_and_its_views_must_fit(write, overrides, rule):
     assert rule in mistakes(write(GOOD), *overrides)[0]
+
+
+VIDEO = """\
+name: clips
+data:
+  train: shards
+method:
+  name: vjepa
+  encoder: {arch: vit_small, image_size: 224, patch_size: 16, frames: 16, tubelet_size: 2}
+  predictor: {embed_dim: 384, num_heads: 12}
+views:
+  crops:
+    - {scale: [0.3, 1.0]}
+  clip:
+    stride: 4
+optim:
+  total_samples: 10_000
+  batch_size_global: 100
+"""
+CROP = "{scale: [0.3, 1.0]}"
+COLOURS = "views.crops.0 changes colours, but clips are only cropped and mirrored: leave that out"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (CROP, "{jitter: {hue: 0.1}}", f"FILE: {COLOURS}"),
+        (CROP, "{grey: 0.2}", f"FILE: {COLOURS}"),
+        (CROP, "{blur: {}}", f"FILE: {COLOURS}"),
+        (CROP, "{}\n    - {solarize: 0.1}", f"FILE: {COLOURS.replace('0', '1')}"),
+        ("  crops", "  device: trainer\n  crops", "FILE: views.device is trainer, but clips are cut by the workers that decode them: set it to auto or workers"),
+        (CROP, "{count: 2, image_size: 96}", "FILE: views.crops makes views of [96, 96] pixels, but vjepa takes clips of 224: give kinds of crops without image_size"),
+        (CROP, "{}\n    - {image_size: 96}", "FILE: views.crops makes views of [224, 96] pixels, but vjepa takes clips of 224: give kinds of crops without image_size"),
+        ("vjepa", "ijepa", "FILE:4: method: ijepa is for images, but encoder.frames is 16 and encoder.tubelet_size 2: set both to 1, or method.name to vjepa"),
+        ("frames: 16", "frames: 15", "FILE:6: method.encoder: frames 15 is not a multiple of tubelet_size 2"),
+        ("frames: 16, ", "", "FILE:6: method.encoder: frames 1 is not a multiple of tubelet_size 2"),
+        ("arch: vit_small", "embed_dim: 36, depth: 2, num_heads: 3", "FILE:6: method.encoder: embed_dim 36 is not a multiple of 8, which positions sincos of clips need: choose one that is, or positions sincos_uniform or rope"),
+        ("arch: vit_small", "embed_dim: 32, depth: 2, num_heads: 8, positions: rope", "FILE:6: method.encoder: heads of 4 channels are too narrow for rotary positions, which rotate 2 for each of 3 axes"),
+        ("stride: 4", "stride: 4\n    fps: 5", "FILE:11: views.clip: fps 5 and stride 4 both say which frames are taken: set one of them to null"),
+        ("stride: 4", "stride: null", "FILE:11: views.clip: neither fps nor stride says which frames are taken: give one of them"),
+        ("stride: 4", "fps: 0", "FILE:12: 'views.clip.fps' is 0: it should be greater than 0"),
+        ("stride: 4", "short: drop", "FILE:12: 'views.clip.short' is 'drop': it should be 'loop' or 'skip'"),
+    ],
+)  # fmt: skip
+def test_what_clips_cannot_have_is_one_sentence_at_its_place(write, old, new, says):
+    assert old in VIDEO and load_config(write(VIDEO)).method.encoder.clips
+    assert mistakes(write(VIDEO.replace(old, new))) == [says]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["method.predictor={embed_dim: 36, num_heads: 3}"], "embed_dim 36 is not a multiple of 8, which positions sincos of clips need"),
+        (["method.predictor={embed_dim: 32, num_heads: 8}", "method.encoder.positions=rope"], "heads of 4 channels are too narrow for rotary positions"),
+        (["method.predictor={embed_dim: 32, num_heads: 8}", "method.encoder.positions=rope_tiled"], "heads of 4 channels are too narrow for rotary positions"),
+    ],
+)  # fmt: skip
+def test_a_predictor_that_cannot_have_the_encoders_positions_is_refused(write, overrides, says):
+    (said,) = mistakes(write(VIDEO), *overrides)
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("positions", "sizes"), [("sincos", "embed_dim: 36, num_heads: 3"), ("rope", "embed_dim: 32, num_heads: 8")]
+)
+def test_a_predictor_that_is_refused_is_named(write, positions, sizes):
+    text = VIDEO.replace("embed_dim: 384, num_heads: 12", sizes).replace("frames: 16", f"frames: 16, positions: {positions}")
+    (said,) = mistakes(write(text))
+    assert "predictor" in said
+
+
+@pytest.mark.parametrize("override", ["method.encoder.frames=15", "method.name=ijepa"])
+def test_an_override_is_blamed_for_the_section_it_spoils(write, override):
+    assert mistakes(write(VIDEO), override)[0].startswith(f"command line '{override}': ")
+
+
+def test_fps_takes_the_place_of_the_stride_that_nobody_gave(write):
+    config = load_config(write(VIDEO.replace("stride: 4", "fps: 7.5")))
+    assert (config.views.clip.fps, config.views.clip.stride) == (7.5, None)
+    assert load_config(write(VIDEO), ["views.clip={fps: 7.5, stride: null}"]).views.clip == config.views.clip
+    for text in (to_yaml(config), annotated_yaml(config)):
+        assert load_config(write(text, "again.yaml")) == config
+
+
+def test_positions_that_need_no_eight_channels_take_a_width_of_twelve(write):
+    for positions in ("sincos_uniform", "rope"):
+        narrow = f"embed_dim: 36, depth: 2, num_heads: 3, positions: {positions}"
+        assert load_config(write(VIDEO.replace("arch: vit_small", narrow))).method.encoder.size.embed_dim == 36
