@@ -34,8 +34,8 @@ class BlocksConfig(Section):
     )
     edges: Literal["wrap", "within"] = Field(
         default="wrap",
-        description="wrap: a block that leaves a clip on one side comes in again on the opposite one, so that every place and time is "
-        "used alike; within: blocks lie whole inside, which asks for the middle most and shows the corners most. Legacy: within.",
+        description="wrap: a block that leaves a clip on one side comes in again on the opposite one, so that every place and time "
+        "is used alike; within: blocks lie whole inside, which asks most for the middle and shows most of the corners.",
     )
     context_time: PositiveShare = Field(
         default=1.0, description="Share of the time steps, the first ones, in which the context may lie; the later ones are target."

@@ -18,8 +18,9 @@ class Blocks:
     """Blocks of space and time to predict, and what they leave as context (Bardes et al. 2024, section 3.2), for a whole batch.
 
     It differs from the published collator where that is biased. Every clip draws the shapes and places of its own blocks, which
-    go on at the opposite side where they leave a clip, so that no place is asked for more than another. All clips have the same number of context and of target tokens, whatever the batch: of a larger set a *random* subset is kept, so
-    that no time step and no place is starved. The target is one set, the blocks' union: G is 1.
+    go on at the opposite side where they leave a clip, so that no place is asked for more than another. All clips have the same
+    number of context and of target tokens, whatever the batch: of a larger set a *random* subset is kept, so that no time step
+    and no place is starved. The target is one set, the blocks' union: G is 1.
     """
 
     def __init__(self, config: BlocksConfig, grid: Grid) -> None:
