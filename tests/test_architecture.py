@@ -24,6 +24,7 @@ MAY_IMPORT = {
 ROOMS = set(MAY_IMPORT)
 VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "_torchvision", "batch", "distributed"}
 DOORS = {
+    "av": {"data"},
     "lightning": {"training"},
     "timm": {"models", "training"},
     "torch.distributed": {"distributed"},
