@@ -2,6 +2,7 @@
 
 No single frame tells the direction, nor do all of them in a random order tell more than its axis: shape, colours, ground and
 speed have nothing to do with it, the shape leaves on one side and comes back on the other, and where it is halfway is uniform.
+Every frame has its own tint and grain, which nothing predicts: most of what changes from frame to frame means nothing.
 """
 
 import numpy as np
@@ -13,6 +14,9 @@ from jepa_pipeline.data.synthetic import SHAPES, draw_tints
 DIRECTIONS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
 SPEED = 0.7, 1.6
 """In pixels a frame."""
+
+FLICKER, GRAIN = 30.0, 20.0
+"""Deviations, in grey levels, of each frame's tint and of each of its pixels."""
 
 RADIUS = 0.15, 0.25
 """Of a shape, over the side of a frame."""
@@ -30,7 +34,8 @@ def draw_moving(direction: int, frames: int, side: int, generator: np.random.Gen
     ink = np.clip(0.5 + inside * radius / 2, 0, 1).reshape(frames, side, side, 1)  # an edge is two pixels wide
     tint, figure = draw_tints(generator)
     ground = tint + draw_texture(side, generator)
-    return np.clip(ground + (figure - ground) * ink, 0, 255).astype(np.uint8)
+    flicker = generator.normal(0, FLICKER, (frames, 1, 1, 3)) + generator.normal(0, GRAIN, (frames, side, side, 3))
+    return np.clip(ground + (figure - ground) * ink + flicker, 0, 255).astype(np.uint8)
 
 
 def path(direction: int, frames: int, side: int, generator: np.random.Generator) -> Float[np.ndarray, "T 2"]:
