@@ -39,8 +39,15 @@ def test_in_every_frame_the_shape_is_anywhere_whatever_the_class():
                 assert np.abs(places / SIDE - (np.arange(3000) + 0.5) / 3000).max() < 2.3 / np.sqrt(3000)
 
 
+@pytest.fixture
+def steady(monkeypatch):
+    """Videos without what belongs to each frame alone."""
+    monkeypatch.setattr("jepa_pipeline.data.moving.FLICKER", 0.0)
+    monkeypatch.setattr("jepa_pipeline.data.moving.GRAIN", 0.0)
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_videos_of_opposite_directions_have_the_same_frames(seed):
+def test_videos_of_opposite_directions_have_the_same_frames(seed, steady):
     videos = [draw_moving(direction, 25, SIDE, np.random.default_rng(seed)).astype(int) for direction in range(8)]
     for direction in range(4):
         assert np.abs(videos[direction] - videos[direction + 4][::-1]).max() <= 1
@@ -48,10 +55,16 @@ def test_videos_of_opposite_directions_have_the_same_frames(seed):
     assert np.abs(videos[0] - videos[2]).max() > 30
 
 
-def test_motion_is_finer_than_a_pixel():
+def test_motion_is_finer_than_a_pixel(steady):
     frames = draw_moving(0, 2, SIDE, np.random.default_rng(3)).astype(int)
     changed = np.abs(frames[1] - frames[0]).max(-1)
     assert ((changed > 3) & (changed < changed.max() / 2)).any()
+
+
+def test_tint_and_grain_are_each_frames_own_whatever_the_class():
+    frames = draw_moving(0, 400, SIDE, np.random.default_rng(0)).astype(float)
+    tints = frames.mean((1, 2)) - frames.mean((0, 1, 2))
+    assert 15 < tints.std() < 35 and abs(np.corrcoef(tints[1:, 0], tints[:-1, 0])[0, 1]) < 0.2
 
 
 def test_demo_video(tmp_path, capsys):
