@@ -16,7 +16,7 @@ from jepa_pipeline.config.methods import JointEmbeddingConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import SampleStream
-from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.data.loader import check_kind, train_loader
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.distributed import world_size
 from jepa_pipeline.masks.build import method_masks
@@ -26,6 +26,7 @@ from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.batch_norm import sync_batch_norm
 from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.training.beginning import begin_from, read_beginning
 from jepa_pipeline.training.callbacks import Checkpoints, DataClock, HealthMeter, Meter
 from jepa_pipeline.training.checkpoint import About, State, load_last
 from jepa_pipeline.training.checkpoint import steps as kept_checkpoints
@@ -54,7 +55,9 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         check_folder(config, data, accelerator, tell=partial(say, console))
         torch.manual_seed(config.seed)
         module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
-        optimizer_state = restore(module, console) or begin_from(module, console)
+        optimizer_state = restore(module, console)
+        if optimizer_state is None and config.init_from is not None:
+            optimizer_state = begin_from(module, config.init_from, tell=partial(say, console))
         describe_run(config, data)
         if module.step < config.optim.total_steps:
             steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
@@ -109,9 +112,12 @@ def name_data(config: RunConfig) -> str:
     """The hash of the data set; of a mixture, the hashes with their weights.
 
     Raises:
-        UserError: one of them is no whole data set.
+        UserError: one of them is no whole data set, or holds videos for an encoder of images.
     """
-    hashes = [load_manifest(source.path).hash() for source in config.data.train]
+    manifests = [load_manifest(source.path) for source in config.data.train]
+    for source, manifest in zip(config.data.train, manifests, strict=True):
+        check_kind(source.path, manifest.kind, config)
+    hashes = [manifest.hash() for manifest in manifests]
     if len(hashes) == 1:
         return hashes[0]
     return " + ".join(f"{source.weight} x {name}" for source, name in zip(config.data.train, hashes, strict=True))
@@ -127,47 +133,14 @@ def restore(module: Pretraining, console: Console) -> State | None:
     return loaded.state["optimizer"]
 
 
-def begin_from(module: Pretraining, console: Console) -> State | None:
-    """Put the newest checkpoint of the run named by init_from into the networks; the optimiser's state is returned.
-
-    Raises:
-        UserError: there is none, or its networks are others than this run's.
-    """
-    folder = module.config.init_from
-    if folder is None:
-        return None
-    loaded = load_last(folder / "checkpoints", tell=partial(say, console))
-    if loaded is None:
-        raise UserError(f"init_from is {folder}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
-    before, now = loaded.about.results.get("optim.name"), module.config.optim.name
-    if before != now:
-        raise UserError(f"init_from is {folder}, whose optimiser is {before}, and this run's is {now}: make optim.name the same")
-    prefix = "method."
-    state = {name.removeprefix(prefix): value for name, value in loaded.state["module"].items() if name.startswith(prefix)}
-    ours = module.method.state_dict()
-    positions = {name for name in ours if name.endswith("pos_embed")}  # fixed, and of another length for another grid
-    differing = sorted(
-        name
-        for name in (ours.keys() | state.keys()) - positions
-        if name not in ours or name not in state or ours[name].shape != state[name].shape
-    )
-    if differing:
-        raise UserError(
-            f"init_from is {folder}, whose networks are others than this run's (first difference: {differing[0]}): "
-            "make method.encoder, method.predictor and the number of method.masks as there"
-        )
-    module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
-    say(console, f"begins with the networks of {loaded.path}")
-    return loaded.state["optimizer"]
-
-
 def make_card(module: Pretraining, data: str) -> EncoderCard:
-    config = module.config
+    config, begun = module.config, read_beginning(module.config.folder)
     return EncoderCard(
         encoder=config.method.encoder,
         clip=config.views.clip if isinstance(config.method.encoder, EncoderConfig) and config.method.encoder.clips else None,
         mean=config.views.mean,
         std=config.views.std,
+        begun_from=None if begun is None else f"{begun.path} ({begun.samples:,} samples, SHA-256 {begun.sha256[:12]})",
         name=config.name,
         method=config.method.name,
         kept=module.method.kept,
@@ -253,7 +226,7 @@ def summarise(config: RunConfig, console: Console) -> None:
         "skipped_samples": "samples skipped as damaged",
         "data_wait_share": "share of time waiting for data",
         "loss": "loss",
-        **({"health/predictor_r2": "1 - loss / loss of the best constant"} if isinstance(config.method, JepaConfig) else {}),
+        **({"health/predictor_r2": "1 - error / error of the best constant"} if isinstance(config.method, JepaConfig) else {}),
         "health/target_rankme": "effective rank of the targets",
         "health/feature_rankme": "effective rank of the features",
     }

@@ -33,10 +33,6 @@ from jepa_pipeline.probes.report import EncoderName, ProbeReport, Row, Settings,
 from jepa_pipeline.probes.table import show
 from jepa_pipeline.probes.tokens import FreshTokens, kept_if_small
 
-RANKED = 10_000
-"""Training samples whose features' rank is measured, or all if there are fewer; the singular values wait for no more."""
-
-
 def probe(
     run: str | Path, data: str | Path, test: str | Path | None = None, config: ProbeConfig | None = None, out: Path | None = None
 ) -> list[Row]:
@@ -57,18 +53,6 @@ def probe(
     before = hash_weights(encoder)
     train_set, test_set = open_sets(str(data), None if test is None else str(test))
     check_media(card, train_set, test_set)
-    readers = readers_of(card, encoder, config.seed, clips=train_set.manifest.kind == "videos")
-    names: list[EncoderName] = [*readers, "pixels"]
-    train = extract_set(readers, train_set, card, config, "training set")
-    unseen = extract_set(readers, test_set, card, config, "test set", first=train_set.manifest.samples)
-    check_unchanged(encoder, before)
-
-    rows, selection = judge(names, train, unseen, card, config, train_set)
-    attentive = {}
-    if "attentive" in config.protocols:
-        more, attentive = judge_attentive(readers, train_set, test_set, train.labels, card, config)
-        rows += more
-        check_unchanged(encoder, before)
     name = without_secrets(str(data)).rstrip("/").rpartition("/")[2] if is_remote(str(data)) else Path(data).resolve().name
     report = ProbeReport(
         data=name,
@@ -78,15 +62,41 @@ def probe(
         step=card.step,
         version=__version__,
         probe=config,
-        rows=rows,
-        rankme=ranks(names, train),
-        selection=selection,
-        attentive_selection=attentive,
+        rows=[],
+        selection={},
     )
     path = (out or Path(run) / "probes") / f"{name}-{report_key(report)}.json"
-    save_report(path, report)
+    with damage_has_a_cure(train_set.manifest.kind):
+        check_sizes(train_set, config)
+        readers = readers_of(card, encoder, config.seed, clips=train_set.manifest.kind == "videos")
+        labels = None
+        if {"linear", "knn"} & {*config.protocols}:
+            labels, pooled = probe_pooled(readers, train_set, test_set, card, config)
+            report = finish(report, pooled, encoder, path)
+        if "attentive" in config.protocols:
+            labels = read_labels(train_set) if labels is None else labels
+            report = finish(report, probe_attentive(readers, train_set, test_set, labels, card, config), encoder, path)
     show(report, train_set.manifest.kind, path)
-    return rows
+    return report.rows
+
+
+class Found(NamedTuple):
+    """What one part of a probe adds to the report."""
+
+    rows: list[Row]
+    rankme: dict[str, float]
+    selection: dict[str, list[Trial]]
+    attentive_selection: dict[str, list[AttentiveTrial]]
+
+
+def finish(report: ProbeReport, found: Found, encoder: AnyEncoder, path: Path) -> ProbeReport:
+    """The report with what was found, saved: what comes later may fail, and hours of work are not lost with it."""
+    check_unchanged(encoder, report.weights_hash)
+    report = report.model_copy(
+        update={field: value or getattr(report, field) for field, value in found._asdict().items()}
+    )
+    save_report(path, report)
+    return report
 
 
 def check_unchanged(encoder: AnyEncoder, before: str) -> None:
@@ -188,38 +198,6 @@ def extract_set(
     return extract({**readers}, samples.load(samples.passes()), samples.samples, lens(card, config), title, first)
 
 
-def judge(
-    names: Sequence[EncoderName], train: Features, test: Features, card: EncoderCard, config: ProbeConfig, shards: Shards
-) -> tuple[list[Row], dict[str, list[Trial]]]:
-    """Every number of pooled features, and by encoder the heads its linear one was chosen from."""
-    rows, selection, classes = [], {}, len(shards.manifest.classes or ())
-    clips: Settings = {"segments": config.segments} if shards.manifest.kind == "videos" else {}
-    for name in names:
-        kinds, unseen = wanted(train.encoders[name], config), test.encoders[name]
-        more = clips | (pixels_size(kinds[PIXELS].shape[1], card) if name == PIXELS else {})
-        if "linear" in config.protocols:
-            started = time.perf_counter()
-            linear = linear_probe(kinds, train.labels, unseen, test.labels, classes, config)
-            selection[name] = linear.trials
-            settings = linear.chosen.model_dump() | more
-            rows.append(row(name, "linear", settings, linear.correct, len(test.labels), config.seed, started))
-        for kind, vectors in kinds.items() if "knn" in config.protocols else ():
-            started = time.perf_counter()
-            counts = knn_probe(vectors, train.labels, unseen[kind], test.labels, classes, config.k)
-            for k, correct in counts.items():
-                rows.append(row(name, "knn", {"features": kind, "k": k} | more, correct, len(test.labels), config.seed, started))
-    return rows, selection
-
-
-def pixels_size(width: int, card: EncoderCard) -> Settings:
-    """Of the images or clips that were shrunk to vectors of this width."""
-    if not reads_clips(card):
-        return {"side": round((width / 3) ** 0.5)}
-    assert isinstance(card.encoder, EncoderConfig)
-    frames = min(PIXELS_FRAMES, card.encoder.frames)
-    return {"frames": frames, "side": round((width / 3 / frames) ** 0.5)}
-
-
 def judge_attentive(
     readers: dict[EncoderName, Reader],
     train_set: Shards,
@@ -243,27 +221,3 @@ def judge_attentive(
         for name in readers
     ]
     return rows, {name: result.trials for name, result in results.items()}
-
-
-def row(encoder: EncoderName, protocol: Protocol, settings: Settings, correct: int, total: int, seed: int, started: float) -> Row:
-    return Row(
-        encoder=encoder,
-        protocol=protocol,
-        settings=settings,
-        top1=correct / total,
-        ci95=wilson_interval(correct, total),
-        n_test=total,
-        seed=seed,
-        seconds=round(time.perf_counter() - started, 3),
-    )
-
-
-def ranks(names: Sequence[EncoderName], train: Features) -> dict[str, float]:
-    """RankMe of each encoder's pooled features and of the pixels, on samples spread evenly over the training set."""
-    count = min(RANKED, len(train.labels))
-    places = torch.arange(count) * len(train.labels) // count
-    return {name: float(rankme(train.encoders[name][PIXELS if name == PIXELS else "last"][places])) for name in names}
-
-
-def wanted(kinds: Kinds, config: ProbeConfig) -> Kinds:
-    return {kind: vectors for kind, vectors in kinds.items() if kind in (*config.features, PIXELS)}

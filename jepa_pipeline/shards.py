@@ -1,6 +1,7 @@
 """jepa shards build: a data set from a folder of images or videos."""
 
 import re
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -12,7 +13,7 @@ from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.decode import DecodeError, decode_as
-from jepa_pipeline.data.folder import Source, deal, find_sources, printable, stray
+from jepa_pipeline.data.folder import Source, by_suffix, deal, find_sources, printable, stray
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Skipped
 from jepa_pipeline.data.moments import moments
@@ -48,8 +49,8 @@ def build(
 ) -> dict[Path, Manifest]:
     """Write the images, or the videos, under a folder, at any depth, as shards; the manifest of each folder written.
 
-    Images are JPEG, PNG and WebP, videos are mp4, mkv, webm, avi and gif files. With several first-level folders that hold some,
-    their names are the classes; else there are none. The files are shuffled by `seed`. With `split`, that share of every class goes
+    Images are JPEG, PNG and WebP, videos are mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are passed over, all others
+    counted. With several first-level folders that hold some, their names are the classes; else there are none. The files are shuffled by `seed`. With `split`, that share of every class goes
     to OUT/test and the rest to OUT/train. With `size`, an image whose shorter side is longer is shrunk to it: JPEG stays JPEG, at
     quality 95, all else becomes PNG. With `reencode`, videos are encoded anew, so that few frames need be decoded to reach any
     other, and shrunk to `size`. All else is stored byte for byte. A file that cannot be decoded, of a video its first frame, or
@@ -60,7 +61,7 @@ def build(
         UserError: there is nothing to build from, or both images and videos, `out` is not empty, or a value is out of range.
     """
     check_values(size, shard_size, split, workers)
-    sources, classes = find_sources(root)
+    sources, classes, others = find_sources(root)
     kind = sources[0].kind
     check_encoding(kind, size, reencode)
     parts = deal(sources, split, seed)
@@ -81,7 +82,7 @@ def build(
                 made={"source": root.resolve().name, "part": part, **made},
                 shard_size=shard_size,
             )
-    summarise(manifests, perf_counter() - began)
+    summarise(manifests, others, perf_counter() - began)
     return manifests
 
 
@@ -180,7 +181,7 @@ def encode(image: Image.Image, extension: str) -> bytes:
     return stream.getvalue()
 
 
-def summarise(manifests: dict[Path, Manifest], seconds: float) -> None:
+def summarise(manifests: dict[Path, Manifest], others: Counter[str], seconds: float) -> None:
     lines = []
     for folder, manifest in manifests.items():
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
@@ -197,4 +198,6 @@ def summarise(manifests: dict[Path, Manifest], seconds: float) -> None:
     files = sum(manifest.samples + len(manifest.skipped) for manifest in manifests.values())
     kind = next(iter(manifests.values())).kind
     lines.append(f"{files} files in {seconds:.1f} s, {files / seconds:.0f} {kind}/s")
+    if others:
+        lines.append(f"not read: {by_suffix(others)}")
     say(lines)

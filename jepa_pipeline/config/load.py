@@ -187,7 +187,7 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a mapping, such as {{key: value}}")
         case "tuple_type" if isinstance(details["input"], dict):
             return Mistake(
-                where, f"'{dotted}' is {details['input']!r}: give the whole list, for there is none yet to change entries of"
+                where, f"'{dotted}' has no entries yet to change: give the whole list, such as {dotted}={as_list(details['input'])}"
             )
         case "tuple_type":
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it is a list, such as [1, 2]")
@@ -198,6 +198,15 @@ def explain(model: type[BaseModel], source: Source, details: ErrorDetails) -> Mi
         case _:
             rule = details["msg"].removeprefix("Input ")
             return Mistake(where, f"'{dotted}' is {details['input']!r}: it {rule}")
+
+
+def as_list(entries: dict[str, Any]) -> str:
+    """Entries by number as the list that was meant, for the command line."""
+    shown = [
+        f"{{{', '.join(f'{key}: {value}' for key, value in entry.items())}}}" if isinstance(entry, dict) else f"{entry}"
+        for entry in entries.values()
+    ]
+    return f"'[{', '.join(shown)}]'"
 
 
 def unknown_name(dotted: str, name: str, known: list[str]) -> str:

@@ -1,11 +1,11 @@
 """Videos to views of them: clips of frames, all cropped and resized alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +20,12 @@ Numbers = Int64[np.ndarray, " T"]
 
 ROUNDING_S = 1e-6
 """Times are sums of fractions: a frame that is shown from this much later on is meant to be shown already."""
+
+
+class TooShort(DecodeError):
+    """A video that is whole, but shorter than a clip where such are to be skipped. cure: what the user can do about it."""
+
+    cure = "set views.clip.short to loop, or views.clip to a shorter span"
 
 
 class Span(NamedTuple):
@@ -40,11 +46,11 @@ def clip_numbers(times: Times, duration_s: float, frames: int, config: ClipConfi
     that fit, or the middle one; a video that is too short begins again at its end. It always draws one number.
 
     Raises:
-        DecodeError: the video is shorter than a clip, and such are to be skipped.
+        TooShort: the video is shorter than a clip, and such are to be skipped.
     """
     span = span_of(times, duration_s, frames, config)
     if span.room <= 0 and config.short == "skip":
-        raise DecodeError(too_short(span, frames, config))
+        raise TooShort(too_short(span, frames, config))
     share = generator.random()
     start = share * max(0.0, span.room) if config.start == "random" else fixed_start(span, 0.5)
     return numbers_from(start, span, times, frames, config)
@@ -68,9 +74,10 @@ def span_of(times: Times, duration_s: float, frames: int, config: ClipConfig) ->
 
 def too_short(span: Span, frames: int, config: ClipConfig) -> str:
     if config.fps is not None:
-        return f"it lasts {span.length:.2f} s, and a clip of {frames} frames at {config.fps:g} a second {frames * span.step:.2f} s"
-    needed = (frames - 1) * span.step + 1
-    return f"it has {span.length} frames, and a clip of {frames} with stride {span.step} spans {needed}"
+        needed = f"a clip of {frames} frames at {config.fps:g} a second needs more than {(frames - 1) * span.step:.2f} s"
+        return f"it lasts {span.length:.2f} s, and {needed}"
+    has = "1 frame" if span.length == 1 else f"{span.length} frames"
+    return f"it has {has}, and a clip of {frames} with stride {span.step} spans {(frames - 1) * span.step + 1}"
 
 
 def fixed_start(span: Span, share: float) -> float:
@@ -98,15 +105,21 @@ class ClipViews:
         ]
 
     def add(self, picture: Image.Image | Video, generators: Sequence[np.random.Generator]) -> None:
-        """The next video, with a generator for each view. A frame that several views show is decoded once.
+        """The next video, with a generator for each view. A frame that several views show is decoded once, and held no longer
+        than it takes to cut it.
 
         Raises:
-            DecodeError: it is damaged, or too short; the next one takes its place.
+            DecodeError: it is damaged; the next one takes its place.
+            TooShort: likewise.
         """
-        images, places = shown(picture, np.stack([self.choose(picture, generator) for generator in generators]))
-        for (kind, clips), which, generator in zip(self.views, places, generators, strict=True):
-            box, flipped = random_crop(images[0].size, kind, generator)
-            cut(images, which, box, clips[self.added], flipped)
+        numbers = np.stack([self.choose(picture, generator) for generator in generators])
+        crops: list[tuple[Box, bool]] = []
+        for number, image in shown(picture, numbers):
+            if not crops:
+                drawn = zip(self.views, generators, strict=True)
+                crops = [random_crop(image.size, kind, generator) for (kind, _), generator in drawn]
+            for (_, clips), which, (box, flipped) in zip(self.views, numbers, crops, strict=True):
+                cut(image, which == number, box, clips[self.added], flipped)
         self.added += 1
 
     def choose(self, picture: Image.Image | Video, generator: np.random.Generator) -> Numbers:
@@ -120,21 +133,21 @@ class ClipViews:
         return [torch.from_numpy(clips) for _, clips in self.views], None
 
 
-def shown(picture: Image.Image | Video, numbers: Int64[np.ndarray, "S T"]) -> tuple[list[Image.Image], Int64[np.ndarray, "S T"]]:
-    """The distinct frames that clips show, and which of them each shows."""
+def shown(picture: Image.Image | Video, numbers: Int64[np.ndarray, "S T"]) -> Iterator[tuple[int, Image.Image]]:
+    """The distinct frames that clips show, one at a time, each with its number; an image is frame 0. Raises as Video.each does."""
     if isinstance(picture, Image.Image):
-        return [picture], np.zeros_like(numbers)
-    distinct, places = np.unique(numbers, return_inverse=True)
-    return [Image.fromarray(frame) for frame in picture.frames(distinct)], places.reshape(numbers.shape)
+        yield 0, picture
+    else:
+        yield from ((number, Image.fromarray(frame)) for number, frame in picture.each(np.unique(numbers)))
 
 
 def cut(
-    images: Sequence[Image.Image], places: Numbers, box: Box, clip: UInt8[np.ndarray, "C T H W"], flipped: bool = False
+    image: Image.Image, places: Bool[np.ndarray, "*S T"], box: Box, clip: UInt8[np.ndarray, "*S C T H W"], flipped: bool = False
 ) -> None:
-    """Fill a clip with images, cropped and resized alike, each of them once."""
-    for place in np.unique(places).tolist():
-        view = resized(images[place], box, clip.shape[-1])
-        clip[:, places == place] = (view[:, :, ::-1] if flipped else view)[:, None]
+    """Put an image, cropped and resized, wherever it is shown in a clip, or in several."""
+    if places.any():
+        view = resized(image, box, clip.shape[-1])
+        clip.swapaxes(-4, -3)[places] = view[:, :, ::-1] if flipped else view
 
 
 def eval_clips(
@@ -150,11 +163,10 @@ def eval_clips(
         numbers = segment_numbers(picture.times, picture.duration_s, frames, config, segments)
     else:
         numbers = np.zeros((segments, frames), np.int64)
-    images, places = shown(picture, numbers)
     clips = np.empty((segments, views, 3, frames, image_size, image_size), np.uint8)
-    for view, box in enumerate(square_boxes(images[0].size, views)):
-        for segment, which in enumerate(places):
-            cut(images, which, box, clips[segment, view])
+    for number, image in shown(picture, numbers):
+        for view, box in enumerate(square_boxes(image.size, views)):
+            cut(image, numbers == number, box, clips[:, view])
     return clips
 
 

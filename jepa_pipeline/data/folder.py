@@ -13,6 +13,8 @@ from jepa_pipeline.data.samples import IMAGES, VIDEOS, Kind
 
 IMAGE_SUFFIXES = {f".{extension}" for extension in IMAGES}
 VIDEO_SUFFIXES = {f".{extension}" for extension in VIDEOS}
+NAMED_SUFFIXES = 8
+"""Suffixes of files that are not read which are named, the most frequent ones."""
 
 
 class Source(NamedTuple):
@@ -26,20 +28,33 @@ class Source(NamedTuple):
         return "videos" if self.path.suffix.lower() in VIDEO_SUFFIXES else "images"
 
 
-def find_sources(folder: Path) -> tuple[list[Source], tuple[str, ...] | None]:
-    """Every image or every video file under a folder in the order of the names, labelled if first-level folders are classes; the
-    class names.
+class Listing(NamedTuple):
+    """What a folder holds: every image or every video file in the order of the names, labelled if first-level folders are
+    classes; the class names; how many other files there are by suffix.
+    """
+
+    sources: list[Source]
+    classes: tuple[str, ...] | None
+    others: Counter[str]
+
+
+def find_sources(folder: Path) -> Listing:
+    """The files under a folder. Hidden ones, whose names begin with a dot, are passed over.
 
     Raises:
         UserError: there are none, or there are both.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the folder that holds the images or videos")
-    paths = sorted(walk(folder))
+    files = sorted(walk(folder))
+    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    others = Counter(path.suffix.lower() for path in files) - Counter(path.suffix.lower() for path in paths)
     if not paths:
+        instead = f", but {by_suffix(others)}" if others else ""
         images, videos = (", ".join(sorted(suffixes)) for suffixes in (IMAGE_SUFFIXES, VIDEO_SUFFIXES))
         raise UserError(
-            f"{folder} holds no {images} file and no {videos} file at any depth: name the folder that holds the images or videos"
+            f"{folder} holds no {images} file and no {videos} file at any depth{instead}: name the folder that holds the images or "
+            "videos"
         )
     parents = [path.relative_to(folder).parts[:-1] for path in paths]
     tops = sorted({parts[0] for parts in parents if parts})
@@ -47,7 +62,14 @@ def find_sources(folder: Path) -> tuple[list[Source], tuple[str, ...] | None]:
     numbers = {top: number for number, top in enumerate(tops)}
     sources = [Source(path, numbers[parts[0]] if classes else None) for path, parts in zip(paths, parents, strict=True)]
     check_kind(sources, folder)
-    return sources, classes
+    return Listing(sources, classes, others)
+
+
+def by_suffix(files: Counter[str]) -> str:
+    """Numbers of files in words, most frequent suffixes first."""
+    common = [f"{count} {printable(suffix) or 'without a suffix'}" for suffix, count in files.most_common(NAMED_SUFFIXES)]
+    rest = files.total() - sum(count for _, count in files.most_common(NAMED_SUFFIXES))
+    return ", ".join([*common, f"{rest} more"] if rest else common)
 
 
 def check_kind(sources: Sequence[Source], folder: Path) -> None:
@@ -62,10 +84,11 @@ def check_kind(sources: Sequence[Source], folder: Path) -> None:
 
 
 def walk(folder: Path) -> Iterator[Path]:
+    """Every file at any depth but hidden ones, such as those that macOS lays beside others on disks that are not its own."""
     for root, folders, files in os.walk(folder, followlinks=True):
         here = Path(root)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX")) and not leads_above(here, name)]
-        yield from (here / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+        yield from (here / name for name in files if not name.startswith("."))
 
 
 def leads_above(folder: Path, name: str) -> bool:

@@ -20,6 +20,7 @@ from jepa_pipeline.data.collate import ImageList, MaskSampler, SampleStream
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Deal, Order
 from jepa_pipeline.data.remote import without_secrets
+from jepa_pipeline.data.samples import Kind
 from jepa_pipeline.data.shards import Shards
 
 PR_SET_PDEATHSIG = 1
@@ -47,8 +48,8 @@ def train_loader(
     """
     data, encoder = config.data, config.method.encoder
     sources = [Shards(source.path, max_open=2 * data.window_shards, cache=data.cache) for source in data.train]
-    if not (isinstance(encoder, EncoderConfig) and encoder.clips):
-        refuse_videos(sources, config)
+    for shards in sources:
+        check_kind(shards.location, shards.manifest.kind, config)
     skip = data.damage.policy == "skip"
     stream = SampleStream(sources, mixture(config, sources), config.views, encoder, masks, skip, uncut)
     optim = config.optim
@@ -56,15 +57,15 @@ def train_loader(
     return loader(stream, deal, config.data.workers, config.data.prefetch_batches, pin_memory)
 
 
-def refuse_videos(sources: list[Shards], config: RunConfig) -> None:
-    method = config.method
-    cure = "raise method.encoder.frames" if isinstance(method, VJepaConfig) else "choose vjepa or vjepa2"
-    for shards in sources:
-        if shards.manifest.kind == "videos":
-            raise UserError(
-                f"{without_secrets(shards.location)} holds videos, but this run's {method.name} trains an encoder of images: "
-                f"{cure}, or other data"
-            )
+def check_kind(location: str, kind: Kind, config: RunConfig) -> None:
+    """Refuse videos for an encoder of images."""
+    method, encoder = config.method, config.method.encoder
+    if kind == "videos" and not (isinstance(encoder, EncoderConfig) and encoder.clips):
+        cure = "raise method.encoder.frames" if isinstance(method, VJepaConfig) else "choose vjepa or vjepa2"
+        raise UserError(
+            f"{without_secrets(location)} holds videos, but this run's {method.name} trains an encoder of images: "
+            f"{cure}, or other data"
+        )
 
 
 def mixture(config: RunConfig, sources: list[Shards]) -> Mixture:

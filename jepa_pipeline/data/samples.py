@@ -14,7 +14,7 @@ from jepa_pipeline.data.video import VideoFacts
 
 Kind = Literal["images", "videos"]
 IMAGES = ("jpg", "jpeg", "png", "webp")
-VIDEOS = ("mp4", "mkv", "webm", "avi", "gif")
+VIDEOS = ("mp4", "mov", "m4v", "mkv", "webm", "avi", "gif")
 MEDIA = (*VIDEOS, *IMAGES)
 """The first of these that a sample has is its medium: beside a video an image is a thumbnail."""
 LABEL = "cls"

@@ -114,10 +114,11 @@ class Shards:
         file = self.manifest.shards[shard].file
         return join(self.tars, file) if self.cache else str(Path(self.tars) / file)
 
-    def error(self, shard: int, key: str, reason: str) -> SampleError:
-        """What to raise for a sample that cannot be used."""
+    def error(self, shard: int, key: str, reason: str, cure: str | None = None) -> SampleError:
+        """What to raise for a sample that cannot be used; without a cure that is known it is damaged, and a check is the way."""
         place, data = map(without_secrets, (self._place(shard), self.location))
-        return SampleError(f"sample {key} of {place} cannot be used ({reason}): `jepa shards check {data}` names all damage")
+        way = cure or f"`jepa shards check {data}` names all damage"
+        return SampleError(f"sample {key} of {place} cannot be used ({reason}): {way}")
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}

@@ -96,28 +96,32 @@ class Video:
             IndexError: there is no frame of that number.
         """
         wanted, places = np.unique(numbers, return_inverse=True)
-        if wanted[0] < 0 or wanted[-1] >= len(self):
-            raise IndexError(f"there are frames 0 to {len(self) - 1}, not {wanted[0]} to {wanted[-1]}")
-        pixels = self._pixels(wanted.tolist())
+        rows = {number: row for row, number in enumerate(wanted.tolist())}
+        pixels = np.empty(0, np.uint8)
+        for number, picture in self.each(wanted):
+            if not pixels.size:
+                pixels = np.empty((len(wanted), *picture.shape), np.uint8)
+            pixels[rows[number]] = picture
         return pixels if len(wanted) == len(numbers) and (np.diff(places) > 0).all() else pixels[places]
 
-    def _pixels(self, wanted: list[int]) -> UInt8[np.ndarray, "T H W 3"]:
+    def each(self, wanted: Int64[np.ndarray, " T"]) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
+        """Frames by ascending numbers with these, one after the other, as `frames` has them; each lives until the next one.
+
+        Of a file that is found to lie all come a second time, and only those count. Raises as `frames` does.
+        """
+        if wanted[0] < 0 or wanted[-1] >= len(self):
+            raise IndexError(f"there are frames 0 to {len(self) - 1}, not {wanted[0]} to {wanted[-1]}")
         try:
-            return self._converted(wanted, quick=True)
+            yield from self._converted(wanted.tolist(), quick=True)
         except DecodeError:  # a key flag may have lied: from the first frame on everything can be decoded, or nothing can
             if len(self._keys) == 1:
                 raise
-            return self._converted(wanted, quick=False)
+            yield from self._converted(wanted.tolist(), quick=False)
 
-    def _converted(self, wanted: list[int], quick: bool) -> UInt8[np.ndarray, "T H W 3"]:
-        pixels = np.empty(0, np.uint8)
+    def _converted(self, wanted: list[int], quick: bool) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
         with as_decode_error():
-            for row, frame in enumerate(self.decoded(wanted, quick)):
-                picture = self.picture(frame, *self.coded_size)
-                if not row:
-                    pixels = np.empty((len(wanted), *picture.shape), np.uint8)
-                pixels[row] = picture
-        return pixels
+            for number, frame in zip(wanted, self.decoded(wanted, quick), strict=True):
+                yield number, self.picture(frame, *self.coded_size)
 
     def upright(self, size: tuple[int, int]) -> "Iterator[UInt8[np.ndarray, 'H W 3']]":
         """All frames one after the other, upright, resized to a width and height; each lives until the next one."""
@@ -244,14 +248,15 @@ def encode_video(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, go
 
 
 def reencode(data: bytes, *, size: int | None, gop: int, crf: int) -> bytes:
-    """A video as an mp4 file, upright, without sound, its times kept, its shorter side no longer than size. Sides are made even.
+    """A video as an mp4 file, upright, without sound, its times kept, its shorter side no longer than size. Sides are made
+    even, and at least 2; none grows but to that.
 
     Raises:
         DecodeError: one of its frames cannot be decoded.
     """
     video = open_video(data)
-    scale = min(1.0, size / min(video.coded_size)) if size else 1.0
-    width, height = (max(2, round(side * scale / 2) * 2) for side in video.coded_size)
+    shorter = min(video.coded_size)
+    width, height = (max(2, side * min(size or shorter, shorter) // shorter // 2 * 2) for side in video.coded_size)
     stamps = video.stamps - video.stamps[0]
     lasts = np.diff(stamps, append=round(video.duration_s / video.time_base))
     timed = zip(video.upright((width, height)), stamps.tolist(), lasts.tolist(), strict=True)

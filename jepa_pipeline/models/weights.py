@@ -44,6 +44,9 @@ class EncoderCard(Section):
     mean: RGB = Field(description="To subtract per channel from pixels scaled to 0..1.")
     std: RGB = Field(description="To divide by per channel.")
     clip: ClipConfig | None = Field(default=None, description="Which frames of a video it was trained on; null for images.")
+    begun_from: str | None = Field(
+        default=None, description="The checkpoint its run began with, whose steps and samples are not counted here; null: none."
+    )
     name: str = Field(description="The run it comes from.")
     method: str = Field(description="The method that trained it.")
     step: int = Field(description="Optimiser steps it was trained for.")

@@ -17,12 +17,11 @@ from jaxtyping import Bool, Int
 from rich.progress import track
 from torch import Tensor, nn
 
-from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.probes.features import autocast, compute_device
-from jepa_pipeline.probes.linear import held_out
+from jepa_pipeline.probes.linear import check_pairs, held_out
 from jepa_pipeline.probes.pooler import AttentivePooler, largest_divisor
 from jepa_pipeline.probes.tokens import Tokens
 
@@ -67,9 +66,8 @@ def attentive_probe(
     Raises:
         UserError: every class has a single training sample, so that none can be held out.
     """
+    check_pairs(labels)
     held = held_out(labels, classes, config.selection_share, config.seed)
-    if not held.any():
-        raise UserError(f"{len(labels)} training samples are one per class at most: an attentive probe needs two of some class")
     grid = list(product(config.attentive.lr, config.attentive.weight_decay))
     heads = {name: new_heads(len(grid), shape[-1], classes, limit, config) for name, shape in train.shapes.items()}
     seen, unseen = numbers_of(~held), numbers_of(held)
@@ -164,7 +162,8 @@ def rate_factor(step: int, warmup: int, total: int) -> float:
 def count_correct(heads: Heads, tokens: Tokens, numbers: list[int], config: ProbeConfig) -> dict[str, list[int]]:
     """Right answers of each head on the samples of these numbers; a sample's answer is the mean of those on its views."""
     device, views = compute_device(), next(iter(tokens.shapes.values()))[1]
-    correct = {name: torch.zeros(len(same), dtype=torch.long) for name, same in heads.items()}
+    # stay on the device: fetching each count would wait for it
+    correct = {name: torch.zeros(len(same), dtype=torch.long, device=device) for name, same in heads.items()}
     rows = max(1, config.attentive.batch_size // views)
     for shown, labels in tokens.batches([numbers[start : start + rows] for start in range(0, len(numbers), rows)]):
         for name, same in heads.items():
@@ -172,5 +171,5 @@ def count_correct(heads: Heads, tokens: Tokens, numbers: list[int], config: Prob
                 with autocast(device, config.precision):
                     logits = head.eval()(shown[name].flatten(0, 1))
                 answers = logits.float().softmax(1).unflatten(0, (-1, views)).mean(1).argmax(1)
-                correct[name][place] += (answers == labels).sum().cpu()
+                correct[name][place] += (answers == labels).sum()
     return {name: counts.tolist() for name, counts in correct.items()}

@@ -56,7 +56,13 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 @torch.no_grad()  # and not inference_mode, whose tensors no head could be trained on
 def extract(
-    readers: Mapping[str, Reader], loader: DataLoader[Batch], samples: int, lens: Lens, title: str = "features", first: int = 0
+    readers: Mapping[str, Reader],
+    loader: DataLoader[Batch],
+    samples: int,
+    lens: Lens,
+    title: str = "features",
+    first: int = 0,
+    stills: bool = False,
 ) -> Features:
     """Pass all samples through all encoders, decoding each once; "pixels" is added as if it were an encoder. Features are fp32.
 
@@ -67,6 +73,7 @@ def extract(
         lens: how the encoders see pixels.
         title: what the progress bar calls the samples.
         first: what readers call the first one.
+        stills: whether clips are images that stand still, of which one frame is all there is to the pixels.
 
     Raises:
         UserError: a sample has no label.
@@ -88,7 +95,7 @@ def extract(
                 with autocast(device, lens.precision):
                     kinds = pool(reader, normalized, numbers, segment)
                 add_share(found[name], rows, samples, kinds, len(batch.views))
-            add_share(found[PIXELS], rows, samples, {PIXELS: flat_pixels(pixels)}, len(batch.views))
+            add_share(found[PIXELS], rows, samples, {PIXELS: flat_pixels(pixels[:, :, 0] if stills else pixels)}, len(batch.views))
     if len(keys) != samples:
         raise RuntimeError(f"the loader gave {len(keys)} of {samples} samples")
     return Features(found, labels, keys)

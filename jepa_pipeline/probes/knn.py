@@ -28,8 +28,7 @@ def knn_probe(
     Raises:
         UserError: there are fewer training samples than neighbours.
     """
-    if max(ks) > len(train):
-        raise UserError(f"k is {max(ks)} but there are {len(train)} training samples: give k no larger than that")
+    check_neighbours(ks, len(train))
     device = compute_device()
     keys, labels = F.normalize(train.to(device), dim=1), train_labels.to(device)
     correct = dict.fromkeys(ks, 0)
@@ -40,6 +39,12 @@ def knn_probe(
             voted = vote(labels[index[:, :k]], similarity[:, :k], classes)
             correct[k] += int((voted.cpu() == answers.cpu()).sum())
     return correct
+
+
+def check_neighbours(ks: Sequence[int], samples: int) -> None:
+    """Refuse to look for more neighbours than there are training samples."""
+    if max(ks) > samples:
+        raise UserError(f"k is {max(ks)} but there are {samples} training samples: give k no larger than that")
 
 
 def vote(labels: Int[Tensor, "Q K"], similarity: Float[Tensor, "Q K"], classes: int) -> Int[Tensor, "Q"]:

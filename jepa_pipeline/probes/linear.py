@@ -54,9 +54,8 @@ def linear_probe(
     Raises:
         UserError: every class has a single training sample, so that none can be held out.
     """
+    check_pairs(train_labels)
     held = held_out(train_labels, classes, config.selection_share, config.seed)
-    if not held.any():
-        raise UserError(f"{len(train_labels)} training samples are one per class at most: a linear probe needs two of some class")
     order = held.long().argsort(stable=True)
     fitted = [
         pair
@@ -84,6 +83,15 @@ def try_decays(
         trial = Trial(features=kind, weight_decay=decay, selection_top1=right / (len(labels) - seen))
         fitted.append((trial, deepcopy(head)))
     return fitted
+
+
+def check_pairs(labels: Int[Tensor, "S"]) -> None:
+    """Refuse training samples of which none can be held out, for every class has a single one."""
+    if labels.unique().numel() == len(labels):
+        raise UserError(
+            f"{len(labels)} training samples are one per class at most: linear and attentive probes need two of some class, "
+            "so add samples, or choose protocols=[knn]"
+        )
 
 
 def held_out(labels: Int[Tensor, "S"], classes: int, share: float, seed: int) -> Bool[Tensor, "S"]:

@@ -8,8 +8,10 @@ from rich.console import Console
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.training.callbacks import StepCallback
+from jepa_pipeline.training.checkpoint import steps as kept_checkpoints
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.tracker import append, trim
 from lightning import Trainer
@@ -55,5 +57,11 @@ class DamageReport(StepCallback):
         ):
             raise UserError(
                 f"{module.skipped} of {module.samples} samples could not be used, more than data.damage.limit {limit:g} allows; "
-                f"they are named in {self.path}: mend the data, or raise the limit and the same command goes on"
+                f"they are named in {self.path}: mend the data, or raise the limit; {continuation(module.config)}"
             )
+
+
+def continuation(config: RunConfig) -> str:
+    """What becomes of a run that ends here when its command is given again."""
+    kept = kept_checkpoints(config.folder / "checkpoints")
+    return f"the same command goes on from {kept[-1].name}" if kept else "there is no checkpoint yet, so it would start anew"

@@ -5,8 +5,12 @@ import torch
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.models.weights import read_card
 from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training.beginning import begin_from
 from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.module import Pretraining
 
 VIDEO = [
     "method.name=vjepa2",
@@ -43,6 +47,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
     steps = {float(moments["step"]) for moments in after["optimizer"]["state"].values()}
     assert steps == {5.0}, "the optimiser's moments go on: four steps of the first phase and one of the second"
     assert after["step"] == 1
+    assert read_card(second).begun_from.startswith(str(first / "checkpoints/step-00000004")) and read_card(first).begun_from is None
     fresh = state_of(pretrain(tiny(*VIDEO, kind, *STILL, *larger[:2], "name=third"), quiet))
     name = "method.encoder.blocks.0.attn.qkv.weight"
     assert not torch.allclose(before["module"][name], fresh["module"][name], atol=1e-3)
@@ -51,12 +56,17 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["method.encoder.depth=3"], "whose networks are others than this run's"),
-        (["method.encoder.tubelet_size=1"], "first difference: encoder.patch_embed.proj.weight"),
-        (["optim.name=sgd", "optim.lr=0.1"], "whose optimiser is adamw, and this run's is sgd"),
-        (["init_from=nowhere"], "nowhere, which holds no checkpoint"),
+        (["method.encoder.depth=3"], "where method.encoder.depth is 2, and here it is 3: make it the same"),
+        (["method.encoder.num_heads=4"], "where method.encoder.num_heads is 2, and here it is 4"),
+        (["method.predictor.num_heads=1"], "where method.predictor.num_heads is 2, and here it is 1"),
+        (["method.encoder.positions=rope_tiled"], "where method.encoder.positions is rope, and here it is rope_tiled"),
+        (["method.target=stop_gradient"], r"first difference: target\..*make method.target, method.regularizer"),
+        (["method.masks=[{name: causal}, {name: causal}]"], "first difference: predictor.mask_token"),
+        (["optim.name=sgd", "optim.lr=0.1"], "where optim.name is adamw, and here it is sgd"),
+        (["init_from=nowhere"], "nowhere, and there is no such folder"),
+        (["init_from=."], "which holds no checkpoint"),
     ],
-    ids=["depth", "tubelet", "optimiser", "no run"],
+    ids=["depth", "heads", "predictor's heads", "rotary form", "target", "sets", "optimiser", "no folder", "no run"],
 )
 def test_a_run_that_does_not_fit_is_refused_and_leaves_nothing(tiny, overrides, sentence):
     quiet = Console(quiet=True)
@@ -65,3 +75,38 @@ def test_a_run_that_does_not_fit_is_refused_and_leaves_nothing(tiny, overrides, 
     with pytest.raises(UserError, match=sentence):
         pretrain(config, quiet)
     assert not config.folder.exists()
+
+
+def test_only_the_moments_come_from_there(tiny):
+    first = pretrain(tiny(*VIDEO, "name=first"), Console(quiet=True))
+    config = tiny(*VIDEO, "optim.betas=[0.5, 0.6]", f"init_from={first}", "name=second")
+    module = Pretraining(config, build_method(config.method))
+    config.folder.mkdir()
+    state = begin_from(module, first, print)
+    optimizer = module.configure_optimizers()
+    optimizer.load_state_dict(state)
+    assert all(group["betas"] == (0.5, 0.6) for group in optimizer.param_groups)
+    saved = state_of(first)["optimizer"]["state"]
+    assert all(torch.equal(saved[number]["exp_avg"], state["state"][number]["exp_avg"]) for number in saved)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_with_the_same_again(tiny):
+    """The first run has gone on meanwhile; what it was then is still there, or its absence is said."""
+    quiet = Console(quiet=True)
+    first = pretrain(tiny(*VIDEO, "name=first", "checkpoint.every_steps=2"), quiet)
+    config = tiny(*VIDEO, f"init_from={first}", "name=second")
+    older, newest = sorted((first / "checkpoints").glob("step-*"))
+    newest.rename(first / "newest")
+
+    def begin():
+        module = Pretraining(config, build_method(config.method))
+        begin_from(module, first, print)
+        return module.method.encoder.norm.weight.clone()
+
+    config.folder.mkdir()
+    before = begin()
+    (first / "newest").rename(newest)
+    assert torch.equal(before, begin())
+    older.rename(first / "older")
+    with pytest.raises(UserError, match="which is no longer in"):
+        begin()

@@ -1,0 +1,93 @@
+"""A run that begins with the networks of another, as a cooldown does."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.section import Section
+from jepa_pipeline.training.checkpoint import Loaded, State, load, load_last, read_about, steps
+from jepa_pipeline.training.folder import replace_text
+from jepa_pipeline.training.module import Pretraining
+
+BEGINNING = "begun_from.json"
+NETWORKS = ("method.encoder.", "method.predictor.", "method.projector.")
+MAY_DIFFER = ("image_size", "frames", "init_std")
+"""Of an encoder: what its weights do not depend on once they are trained."""
+METHOD = "method."
+
+
+class Beginning(Section):
+    """The checkpoint a run began with, in its folder as begun_from.json: killed and started again, it begins with no other."""
+
+    path: str = Field(description="The checkpoint.")
+    step: int = Field(description="Optimiser steps behind it.")
+    samples: int = Field(description="Samples its networks had seen.")
+    sha256: str = Field(description="SHA-256 of its state.")
+
+
+def read_beginning(run: Path) -> Beginning | None:
+    """What a run began with; None if with untrained networks."""
+    path = run / BEGINNING
+    return Beginning.model_validate_json(path.read_text()) if path.is_file() else None
+
+
+def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object]) -> State:
+    """Put the networks of a run's newest checkpoint into the module; the optimiser's state, with the moments from there and
+    everything else from this run.
+
+    Raises:
+        UserError: there is none, it is not the one with which this run began before, or its networks or optimiser are others.
+    """
+    loaded = find(folder, read_beginning(module.config.folder), tell)
+    check_networks(loaded.about.results, module.config.results(), folder)
+    state = {name.removeprefix(METHOD): value for name, value in loaded.state["module"].items() if name.startswith(METHOD)}
+    ours = module.method.state_dict()
+    positions = {name for name in ours if name.endswith("pos_embed")}  # fixed, and of another length for another grid
+    differing = sorted(
+        name
+        for name in (ours.keys() | state.keys()) - positions
+        if name not in ours or name not in state or ours[name].shape != state[name].shape
+    )
+    if differing:
+        raise UserError(
+            f"init_from is {folder}, whose networks are others than this run's (first difference: {differing[0]}): make "
+            "method.target, method.regularizer and the number of method.masks as there"
+        )
+    module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
+    about = loaded.about
+    beginning = Beginning(path=str(loaded.path), step=about.step, samples=about.samples, sha256=about.sha256)
+    replace_text(module.config.folder / BEGINNING, beginning.model_dump_json(indent=1) + "\n")
+    tell(f"begins with the networks of {loaded.path}, which have seen {about.samples:,} samples")
+    groups = module.configure_optimizers().state_dict()["param_groups"]
+    return {"state": loaded.state["optimizer"]["state"], "param_groups": groups}
+
+
+def find(folder: Path, before: Beginning | None, tell: Callable[[str], object]) -> Loaded:
+    """The checkpoint to begin with: the newest, or the one with which this run began before it was killed."""
+    if not folder.is_dir():
+        raise UserError(f"init_from is {folder}, and there is no such folder: name that of a run, such as runs/NAME")
+    if before is None:
+        loaded = load_last(folder / "checkpoints", tell)
+        if loaded is None:
+            raise UserError(f"init_from is {folder}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
+        return loaded
+    same = [checkpoint for checkpoint in steps(folder / "checkpoints") if read_about(checkpoint).sha256 == before.sha256]
+    if not same:
+        raise UserError(
+            f"this run began with {before.path}, which is no longer in {folder}: copy it back, or delete this run's folder to "
+            "begin with the newest one"
+        )
+    return load(same[0])
+
+
+def check_networks(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
+    """Refuse other networks where weights of the same shapes would not show it, and another optimiser."""
+    keys = {key for key in there.keys() | here.keys() if key.startswith(NETWORKS) and not key.endswith(MAY_DIFFER)}
+    for key in sorted(keys | {"optim.name"}):
+        if there.get(key) != here.get(key):
+            raise UserError(
+                f"init_from is {folder}, where {key} is {there.get(key)}, and here it is {here.get(key)}: make it the same"
+            )
