@@ -29,8 +29,7 @@ from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.beginning import begin_from, read_beginning
 from jepa_pipeline.training.callbacks import Checkpoints, DataClock, HealthMeter, Meter
 from jepa_pipeline.training.checkpoint import About, State, load_last
-from jepa_pipeline.training.checkpoint import steps as kept_checkpoints
-from jepa_pipeline.training.damage import DamageReport
+from jepa_pipeline.training.damage import DamageReport, continuation
 from jepa_pipeline.training.folder import check_folder, claimed, describe_run
 from jepa_pipeline.training.hashes import Hashes
 from jepa_pipeline.training.module import Pretraining
@@ -193,7 +192,7 @@ def fit(module: Pretraining, checkpoints: Checkpoints, accelerator: str, console
             raise
         raise UserError(
             f"a decoding process died after step {module.step} ({str(error).splitlines()[0]}), mostly for want of memory or of "
-            f"/dev/shm: lower data.workers or data.prefetch_batches; {how_it_goes_on(config)}"
+            f"/dev/shm: lower data.workers or data.prefetch_batches; {continuation(config)}"
         ) from error
     finally:
         log.close()
@@ -205,11 +204,6 @@ def worker_died(error: Exception) -> bool:
     if text.startswith("Caught "):
         return "in pin memory thread" in text
     return "DataLoader worker" in text or any(frame.name == "_try_get_data" for frame in extract_tb(error.__traceback__))
-
-
-def how_it_goes_on(config: RunConfig) -> str:
-    kept = kept_checkpoints(config.folder / "checkpoints")
-    return f"the same command goes on from {kept[-1].name}" if kept else "there is no checkpoint yet, so it would start anew"
 
 
 def summarise(config: RunConfig, console: Console) -> None:

@@ -2,36 +2,37 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from jepa_pipeline import __version__
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
-from jepa_pipeline.config.probe import ProbeConfig, Protocol
+from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.clip_list import ClipList
 from jepa_pipeline.data.collate import ImageList
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
-from jepa_pipeline.data.shards import Shards
+from jepa_pipeline.data.samples import Kind
+from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.models.build import AnyEncoder, build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card
-from jepa_pipeline.probes.attentive import AttentiveTrial, attention_heads, attentive_probe
-from jepa_pipeline.probes.features import PIXELS, PIXELS_FRAMES, Features, Kinds, Lens, extract
+from jepa_pipeline.probes.attentive import attention_heads, attentive_probe
+from jepa_pipeline.probes.features import Features, Lens, extract
 from jepa_pipeline.probes.feed import Feed
-from jepa_pipeline.probes.health import rankme
-from jepa_pipeline.probes.interval import wilson_interval
-from jepa_pipeline.probes.knn import knn_probe
-from jepa_pipeline.probes.linear import Trial, linear_probe
+from jepa_pipeline.probes.judge import judge, ranks, row
+from jepa_pipeline.probes.knn import check_neighbours
+from jepa_pipeline.probes.labels import read_labels
+from jepa_pipeline.probes.linear import check_pairs
 from jepa_pipeline.probes.readers import Reader
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Row, Settings, save_report
 from jepa_pipeline.probes.table import show
 from jepa_pipeline.probes.tokens import FreshTokens, kept_if_small
+
 
 def probe(
     run: str | Path, data: str | Path, test: str | Path | None = None, config: ProbeConfig | None = None, out: Path | None = None
@@ -50,7 +51,6 @@ def probe(
     """
     config = config or ProbeConfig.model_validate({})
     card, encoder = read_card(run), load_encoder(run)
-    before = hash_weights(encoder)
     train_set, test_set = open_sets(str(data), None if test is None else str(test))
     check_media(card, train_set, test_set)
     name = without_secrets(str(data)).rstrip("/").rpartition("/")[2] if is_remote(str(data)) else Path(data).resolve().name
@@ -58,7 +58,7 @@ def probe(
         data=name,
         data_hash={"train": train_set.manifest.hash(), "test": test_set.manifest.hash()},
         config_hash=card.config_hash,
-        weights_hash=before,
+        weights_hash=hash_weights(encoder),
         step=card.step,
         version=__version__,
         probe=config,
@@ -69,34 +69,15 @@ def probe(
     with damage_has_a_cure(train_set.manifest.kind):
         check_sizes(train_set, config)
         readers = readers_of(card, encoder, config.seed, clips=train_set.manifest.kind == "videos")
-        labels = None
         if {"linear", "knn"} & {*config.protocols}:
-            labels, pooled = probe_pooled(readers, train_set, test_set, card, config)
-            report = finish(report, pooled, encoder, path)
+            report = probe_pooled(report, readers, train_set, test_set, card)
+            save_report(path, report)  # already, for the heads that follow take long and may fail
         if "attentive" in config.protocols:
-            labels = read_labels(train_set) if labels is None else labels
-            report = finish(report, probe_attentive(readers, train_set, test_set, labels, card, config), encoder, path)
+            report = probe_attentive(report, readers, train_set, test_set, card)
+            check_unchanged(encoder, report.weights_hash)
+            save_report(path, report)
     show(report, train_set.manifest.kind, path)
     return report.rows
-
-
-class Found(NamedTuple):
-    """What one part of a probe adds to the report."""
-
-    rows: list[Row]
-    rankme: dict[str, float]
-    selection: dict[str, list[Trial]]
-    attentive_selection: dict[str, list[AttentiveTrial]]
-
-
-def finish(report: ProbeReport, found: Found, encoder: AnyEncoder, path: Path) -> ProbeReport:
-    """The report with what was found, saved: what comes later may fail, and hours of work are not lost with it."""
-    check_unchanged(encoder, report.weights_hash)
-    report = report.model_copy(
-        update={field: value or getattr(report, field) for field, value in found._asdict().items()}
-    )
-    save_report(path, report)
-    return report
 
 
 def check_unchanged(encoder: AnyEncoder, before: str) -> None:
@@ -137,6 +118,29 @@ def open_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
 def list_some(classes: tuple[str, ...] | None) -> str:
     names = classes or ()
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def check_sizes(train_set: Shards, config: ProbeConfig) -> None:
+    """Refuse, before anything is decoded, training sets that are too small for what is asked for."""
+    samples, classes = train_set.manifest.samples, train_set.manifest.classes or ()
+    if "knn" in config.protocols:
+        check_neighbours(config.k, samples)
+    if {"linear", "attentive"} & {*config.protocols} and samples <= len(classes):  # if there are more, some class has two
+        check_pairs(read_labels(train_set))
+
+
+@contextmanager
+def damage_has_a_cure(kind: Kind) -> Iterator[None]:
+    """Say what to do about a damaged sample, for a probe skips none: its accuracy is that of the whole set.
+
+    Raises:
+        UserError: a sample cannot be used.
+    """
+    try:
+        yield
+    except SampleError as error:
+        leave_out = " (with --reencode such are left out)" if kind == "videos" else ""
+        raise UserError(f"{error}; remove it from the {kind} and build the shards anew{leave_out}") from error
 
 
 def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
@@ -195,24 +199,36 @@ def extract_set(
     readers: dict[EncoderName, Reader], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str, first: int = 0
 ) -> Features:
     samples = feed(shards, card, config, config.segments, 1, first)
-    return extract({**readers}, samples.load(samples.passes()), samples.samples, lens(card, config), title, first)
+    stills = reads_clips(card) and shards.manifest.kind == "images"
+    loaded = samples.load(samples.passes())
+    return extract({**readers}, loaded, samples.samples, lens(card, config), title, first, stills)
 
 
-def judge_attentive(
-    readers: dict[EncoderName, Reader],
-    train_set: Shards,
-    test_set: Shards,
-    labels: Int[Tensor, "S"],
-    card: EncoderCard,
-    config: ProbeConfig,
-) -> tuple[list[Row], dict[str, list[AttentiveTrial]]]:
-    """The number of each encoder that has tokens, and by encoder the heads it was chosen from."""
-    settings, started, through = config.attentive, time.perf_counter(), lens(card, config)
+def probe_pooled(
+    report: ProbeReport, readers: dict[EncoderName, Reader], train_set: Shards, test_set: Shards, card: EncoderCard
+) -> ProbeReport:
+    """The report with the numbers of pooled features and of the pixels, and their ranks."""
+    config = report.probe
+    names: list[EncoderName] = [*readers, "pixels"]
+    train = extract_set(readers, train_set, card, config, "training set")
+    unseen = extract_set(readers, test_set, card, config, "test set", first=train_set.manifest.samples)
+    check_unchanged(next(iter(readers.values())).encoder, report.weights_hash)
+    encoder, videos = card.encoder, train_set.manifest.kind == "videos"
+    frames = encoder.frames if videos and isinstance(encoder, EncoderConfig) else None
+    rows, selection = judge(names, train, unseen, len(train_set.manifest.classes or ()), frames, config)
+    return report.model_copy(update={"rows": rows, "rankme": ranks(names, train), "selection": selection})
+
+
+def probe_attentive(
+    report: ProbeReport, readers: dict[EncoderName, Reader], train_set: Shards, test_set: Shards, card: EncoderCard
+) -> ProbeReport:
+    """The report with the number of each encoder that has tokens, and the heads it was chosen from."""
+    config, settings, started, through = report.probe, report.probe.attentive, time.perf_counter(), lens(card, report.probe)
     train = feed(train_set, card, config, settings.segments, 1, 0)
     test = feed(test_set, card, config, settings.segments, settings.views, train.samples)
     tokens = kept_if_small(FreshTokens({**readers}, train, through), settings.memory_gb)
     classes, limit = len(train_set.manifest.classes or ()), attention_heads(card.encoder, settings)
-    results = attentive_probe(tokens, labels, FreshTokens({**readers}, test, through), classes, limit, config)
+    results = attentive_probe(tokens, read_labels(train_set), FreshTokens({**readers}, test, through), classes, limit, config)
     given: Settings = {"form": settings.form, "epochs": settings.epochs}
     if train_set.manifest.kind == "videos":
         given |= {"segments": settings.segments, "views": settings.views}
@@ -220,4 +236,5 @@ def judge_attentive(
         row(name, "attentive", given | results[name].chosen.model_dump(), results[name].correct, test.samples, config.seed, started)
         for name in readers
     ]
-    return rows, {name: result.trials for name, result in results.items()}
+    trials = {name: result.trials for name, result in results.items()}
+    return report.model_copy(update={"rows": report.rows + rows, "attentive_selection": trials})

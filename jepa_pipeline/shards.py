@@ -50,11 +50,12 @@ def build(
     """Write the images, or the videos, under a folder, at any depth, as shards; the manifest of each folder written.
 
     Images are JPEG, PNG and WebP, videos are mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are passed over, all others
-    counted. With several first-level folders that hold some, their names are the classes; else there are none. The files are shuffled by `seed`. With `split`, that share of every class goes
-    to OUT/test and the rest to OUT/train. With `size`, an image whose shorter side is longer is shrunk to it: JPEG stays JPEG, at
-    quality 95, all else becomes PNG. With `reencode`, videos are encoded anew, so that few frames need be decoded to reach any
-    other, and shrunk to `size`. All else is stored byte for byte. A file that cannot be decoded, of a video its first frame, or
-    is a link to another one of the folder, is left out and named in the manifest.
+    counted. With several first-level folders that hold some, their names are the classes; else there are none. The files are
+    shuffled by `seed`. With `split`, that share of every class goes to OUT/test and the rest to OUT/train. With `size`, an image
+    whose shorter side is longer is shrunk to it: JPEG stays JPEG, at quality 95, all else becomes PNG. With `reencode`, videos are
+    encoded anew, so that few frames need be decoded to reach any other, and shrunk to `size`. All else is stored byte for byte. A
+    file that cannot be decoded, of a video its first frame, or is a link to another one of the folder, is left out and named in
+    the manifest.
     `shard_size` is in MB; `workers` is the number of processes, all cores unless said.
 
     Raises:

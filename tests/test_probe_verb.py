@@ -13,6 +13,7 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
+from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
@@ -126,7 +127,7 @@ def test_an_encoder_of_clips_is_beside_itself_without_the_order_of_frames(tmp_pa
     assert (chosen["form"], chosen["segments"], chosen["views"]) == ("vjepa", 2, 3)
     assert [(trial.lr, trial.weight_decay) for trial in report.attentive_selection["target"]] == [(1e-3, 0.01), (1e-2, 0.01)]
     out = capsys.readouterr().out
-    assert "23 test videos" in out and "of target's linear 100.0, " in out and "of target's attentive " in out
+    assert "23 test videos" in out and "of target's linear 100.0, " in out and "target's attentive " in out
 
 
 def test_an_encoder_of_clips_reads_images_without_a_word_about_time(tmp_path, data, capsys):
@@ -134,6 +135,7 @@ def test_an_encoder_of_clips_reads_images_without_a_word_about_time(tmp_path, da
     rows = probe(run, data, config=CONFIG)
     assert list(dict.fromkeys(row.encoder for row in rows)) == ["target", "random_init", "pixels"]
     assert max(row.top1 for row in rows if row.encoder == "target") == 1.0
+    assert {(row.settings["side"], "frames" in row.settings) for row in rows if row.encoder == "pixels"} == {(16, False)}
     assert "order of frames" not in capsys.readouterr().out
 
 
@@ -147,6 +149,76 @@ def test_an_attentive_probe_of_images(run, data):
         assert {"form", "epochs", "lr", "weight_decay", "selection_top1"} == set(rows[0].settings)
 
 
+def refuse(*_, **__):
+    raise RuntimeError("this must not be reached")
+
+
+def test_attentive_heads_alone_need_no_pooled_features(run, data, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["jepa_pipeline.probe"], "extract_set", refuse)
+    attentive = AttentiveConfig.model_validate(ATTENTIVE)
+    rows = probe(run, data, config=CONFIG.model_copy(update={"protocols": ("attentive",), "attentive": attentive}))
+    (report,) = load_reports(run / "probes")
+    assert report.rows == rows and report.rankme == {} and report.selection == {}
+    assert "RankMe" not in capsys.readouterr().out
+
+
+def test_linear_numbers_are_kept_where_attentive_heads_fail(run, data, monkeypatch):
+    config = CONFIG.model_copy(
+        update={"protocols": ("linear", "attentive"), "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
+    )
+    with monkeypatch.context() as failing:
+        failing.setattr(sys.modules["jepa_pipeline.probe"], "attentive_probe", refuse)
+        with pytest.raises(RuntimeError, match="reached"):
+            probe(run, data, config=config)
+    (kept,) = load_reports(run / "probes")
+    assert {row.protocol for row in kept.rows} == {"linear"} and list(kept.rankme) == ["target", "random_init", "pixels"]
+    rows = probe(run, data, config=config)
+    (whole,) = load_reports(run / "probes")
+    assert whole.rows == rows and {row.protocol for row in rows} == {"linear", "attentive"}
+    assert [row.top1 for row in rows[:3]] == [row.top1 for row in kept.rows]
+
+
+@pytest.mark.parametrize(
+    ("samples", "update", "message"),
+    [
+        (41, {"k": (5, 42)}, "k is 42 but there are 41 training samples"),
+        (2, {"protocols": ("linear",)}, "2 training samples are one per class at most"),
+        (2, {"protocols": ("attentive",)}, "2 training samples are one per class at most"),
+    ],
+)
+def test_too_few_training_samples_are_refused_before_any_is_decoded(run, data, monkeypatch, samples, update, message):
+    write_set(data / "few", samples)
+    for name in ("extract_set", "feed"):
+        monkeypatch.setattr(sys.modules["jepa_pipeline.probe"], name, refuse)
+    with pytest.raises(UserError, match=message):
+        probe(run, data / "few", data / "test", config=CONFIG.model_copy(update=update))
+
+
+@pytest.mark.parametrize("protocols", [("linear",), ("attentive",)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_sample_is_named_with_the_cure(tmp_path, run, data, protocols, workers):
+    update = {"protocols": protocols, "workers": workers, "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
+    config = CONFIG.model_copy(update=update)
+    damage(data / "train")
+    cure = r"^sample 00007 of .* cannot be used .*`jepa shards check .*train` names all damage; remove it from the {} and build the shards"
+    with pytest.raises(UserError, match=cure.format("images") + " anew$"):
+        probe(run, data, config=config)
+    write_videos(tmp_path / "ramps" / "train", 9)
+    write_videos(tmp_path / "ramps" / "test", 9, seed=1)
+    damage(tmp_path / "ramps" / "train")
+    with pytest.raises(UserError, match=cure.format("videos") + r" anew \(with --reencode such are left out\)$"):
+        probe(make_run(tmp_path / "clips", CLIPS, clip=CLIP), tmp_path / "ramps", config=config.model_copy(update={"k": (1,)}))
+
+
+def damage(folder):
+    """Overwrite the image or video of sample 7."""
+    (tar,) = folder.glob("*.tar")
+    place = load_index(tar).media_place(7)
+    with tar.open("r+b") as file:
+        file.seek(place[0])
+        file.write(bytes(place[1]))
+
+
 def test_videos_are_refused_where_they_do_not_belong(run, data, videos):
     with pytest.raises(UserError, match=r"tiny takes images, but .*ramps/train holds videos: "):
         probe(run, videos, config=CONFIG)
@@ -157,12 +229,13 @@ def test_videos_are_refused_where_they_do_not_belong(run, data, videos):
         probe(make_run(run / "clips", CLIPS), videos, config=CONFIG)
 
 
-def test_reports_of_before_there_were_videos_are_still_read(run, data):
+def test_reports_of_before_there_were_videos_and_ranks_are_still_read(run, data):
     probe(run, data, config=CONFIG)
     (path,) = (run / "probes").glob("*.json")
     old = json.loads(path.read_text())
-    del old["attentive_selection"], old["probe"]["attentive"], old["probe"]["segments"], old["probe"]["protocols"]
-    assert ProbeReport.model_validate(old).probe == CONFIG
+    del old["rankme"], old["attentive_selection"], old["probe"]["attentive"], old["probe"]["segments"], old["probe"]["protocols"]
+    read = ProbeReport.model_validate(old)
+    assert read.probe == CONFIG and read.rankme == {}
 
 
 def test_a_network_of_timm_trained_itself_is_probed_under_that_name(tmp_path, data, capsys):
@@ -174,14 +247,6 @@ def test_a_network_of_timm_trained_itself_is_probed_under_that_name(tmp_path, da
     assert all(1 <= rank <= width for rank, width in zip(report.rankme.values(), (16, 16, 41), strict=True))
     assert report.rankme["online"] != report.rankme["random_init"]
     assert f"RankMe of the last features: online {report.rankme['online']:.1f}" in " ".join(capsys.readouterr().out.split())
-
-
-def test_reports_of_before_the_rank_was_measured_are_still_read(run, data):
-    probe(run, data, config=CONFIG)
-    (path,) = (run / "probes").glob("*.json")
-    old = json.loads(path.read_text())
-    del old["rankme"]
-    assert ProbeReport.model_validate(old).rankme == {}
 
 
 def test_the_same_question_gives_the_same_answer_and_replaces_it(run, data):

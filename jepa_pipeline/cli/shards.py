@@ -16,7 +16,9 @@ shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_
 def shards_build(
     folder: Annotated[
         Path,
-        typer.Argument(help="A folder of JPEG, PNG and WebP images, or of mp4, mkv, webm, avi and gif videos, of any nesting."),
+        typer.Argument(
+            help="A folder of JPEG, PNG and WebP images, or of mp4, mov, m4v, mkv, webm, avi and gif videos, of any nesting."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
     size: Annotated[

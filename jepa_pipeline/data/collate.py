@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from jepa_pipeline.batch import Batch, Damaged, Masks, Uncut
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.views import ViewsConfig
-from jepa_pipeline.data.clips import ClipViews
+from jepa_pipeline.data.clips import ClipViews, TooShort
 from jepa_pipeline.data.decode import DecodeError, decode
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Positions
@@ -99,7 +99,8 @@ class SampleStream(Dataset[Batch]):
             shown: Any = picture(shards, sample)  # a video comes to ClipViews only, for the loader refuses it elsewhere
             views.add(shown, self.view_generators(*who))
         except DecodeError as error:
-            raise shards.error(shard, sample.key, str(error)) from error
+            cure = error.cure if isinstance(error, TooShort) else None
+            raise shards.error(shard, sample.key, str(error), cure) from error
         return sample
 
     def draw_masks(self, whose: Sequence[Who], batch_number: int) -> list[Masks]:

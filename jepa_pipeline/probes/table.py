@@ -3,19 +3,25 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from jepa_pipeline.probes.interval import difference_interval
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Protocol, Row, Settings
 
 
 def show(report: ProbeReport, media: str, path: Path) -> None:
     """Print each encoder's rows, best first, the ranks, what is due to time, and where all was written. media: what samples are."""
-    names, title = list(report.rankme), f"{report.rows[0].n_test} test {media}"
-    caption = "RankMe of the last features: " + ", ".join(f"{name} {rank:.1f}" for name, rank in report.rankme.items())
-    table = Table("encoder", "protocol", "settings", "top-1 %", "95 % interval", "seconds", title=title, caption=caption)
-    for row in sorted(report.rows, key=lambda row: (names.index(row.encoder), -row.top1)):
-        interval = f"{100 * row.ci95[0]:.2f} - {100 * row.ci95[1]:.2f}"
+    names, title = list(dict.fromkeys(row.encoder for row in report.rows)), f"{report.rows[0].n_test} test {media}"
+    ranks = "RankMe of the last features: " + ", ".join(f"{name} {rank:.1f}" for name, rank in report.rankme.items())
+    # without edges and with single gaps all columns are within 80 characters
+    table = Table(title=title, caption=ranks if report.rankme else None, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.padding = (0, 0, 0, 1)
+    for column in ("encoder", "protocol", "settings", "top-1 %", "95 %", "seconds"):
+        table.add_column(column, no_wrap=column != "settings", justify="right" if column == "seconds" else "left")
+    for row in sorted(best_neighbours(report.rows), key=lambda row: (names.index(row.encoder), -row.top1)):
+        interval = f"{100 * row.ci95[0]:.1f} - {100 * row.ci95[1]:.1f}"
         settings = describe(row.protocol, row.settings)
         table.add_row(row.encoder, row.protocol, settings, f"{100 * row.top1:.2f}", interval, f"{row.seconds:.1f}")
     console = Console()
@@ -25,27 +31,48 @@ def show(report: ProbeReport, media: str, path: Path) -> None:
     console.print(f"written to {path}", soft_wrap=True, markup=False, highlight=False)
 
 
+def best_neighbours(rows: Sequence[Row]) -> list[Row]:
+    """The rows, but of k-NN the best k of each encoder's kind of features alone, the first of equals."""
+    best: dict[tuple[str, float | int | str], Row] = {}
+    for row in rows:
+        if row.protocol == "knn":
+            kind = row.encoder, row.settings["features"]
+            best[kind] = max(best.get(kind, row), row, key=lambda row: row.top1)
+    return [row for row in rows if row.protocol != "knn" or row is best[row.encoder, row.settings["features"]]]
+
+
 def describe(protocol: Protocol, settings: Settings) -> str:
     """The settings of a row in a few words."""
     if protocol == "attentive":
         return f"{settings['form']}, lr {settings['lr']:g}, decay {settings['weight_decay']:g}"
-    strength = f"k {settings['k']}" if protocol == "knn" else f"decay {settings['weight_decay']:g}"
+    strength = f"best k {settings['k']}" if protocol == "knn" else f"decay {settings['weight_decay']:g}"
     frames = f"{settings['frames']}x" if "frames" in settings else ""
-    side = f" {frames}{settings['side']}x{settings['side']}" if "side" in settings else ""
-    return f"{settings['features']}{side}, {strength}"
+    features = f"{frames}{settings['side']}x{settings['side']}" if "side" in settings else settings["features"]
+    return f"{features}, {strength}"
 
 
 def due_to_time(rows: Sequence[Row]) -> list[str]:
-    """Of each trained protocol a sentence that says how much of the accuracy is gone where the order of frames is not known."""
+    """Of each trained protocol, how much accuracy is gone with frames shuffled or apart, if that is more than chance may do."""
     sentences = []
     for protocol in ("linear", "attentive"):
-        top1: dict[EncoderName, float] = {row.encoder: 100 * row.top1 for row in rows if row.protocol == protocol}
-        if "frames_shuffled" in top1 and "frames_apart" in top1:
-            shuffled, apart = top1["frames_shuffled"], top1["frames_apart"]
-            name, whole = next((name, number) for name, number in top1.items() if name in ("target", "online"))
-            sentences.append(
-                f"of {name}'s {protocol} {whole:.1f}, {whole - shuffled:.1f} points are due to the order of frames "
-                f"({shuffled:.1f} with frames shuffled) and {whole - apart:.1f} to more than single frames "
-                f"({apart:.1f} with frames apart)"
-            )
+        found: dict[EncoderName, Row] = {row.encoder: row for row in rows if row.protocol == protocol}
+        whole = found.get("target") or found.get("online")
+        for blinded, cause in (("frames_shuffled", "the order of frames"), ("frames_apart", "more than single frames")):
+            if whole and blinded in found:
+                sentences.append(loss(whole, found[blinded], cause))
     return sentences
+
+
+def loss(whole: Row, blinded: Row, cause: str) -> str:
+    """The points between two accuracies in a sentence."""
+    low, high = (100 * end for end in difference_interval(count(whole), count(blinded)))
+    ours, theirs = 100 * whole.top1, 100 * blinded.top1
+    name, shown = f"{whole.encoder}'s {whole.protocol}", f"{theirs:.1f} with {blinded.encoder.replace('_', ' ')}"
+    if low <= 0 <= high:
+        return f"no difference beyond chance between {name} {ours:.1f} and {shown} (95 %: {low:.1f} to {high:.1f} points)"
+    return f"of {name} {ours:.1f}, {ours - theirs:.1f} points (95 %: {low:.1f} to {high:.1f}) are due to {cause} ({shown})"
+
+
+def count(row: Row) -> tuple[int, int]:
+    """Right answers, and all."""
+    return round(row.top1 * row.n_test), row.n_test

@@ -1,7 +1,11 @@
 """A clip is the frames it is said to be, all cut alike, decoded once, at the speed of the decoder itself."""
 
+import gc
 import io
+import pathlib
+import sys
 import time
+import tracemalloc
 
 import av
 import numpy as np
@@ -11,7 +15,7 @@ from PIL import Image
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.views import CropConfig, ViewsConfig
-from jepa_pipeline.data.clips import ClipViews, clip_numbers, eval_clips, segment_numbers
+from jepa_pipeline.data.clips import ClipViews, TooShort, clip_numbers, eval_clips, segment_numbers
 from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.video import Video, encode_video, open_video
@@ -98,8 +102,20 @@ def test_short_videos_begin_again_or_are_skipped():
     assert numbers(whole[1], 50).tolist() == [*range(50)]
     with pytest.raises(DecodeError, match="it has 50 frames, and a clip of 14 with stride 4 spans 53"):
         numbers(whole[0], 14)
-    with pytest.raises(DecodeError, match=r"it lasts 2.00 s, and a clip of 51 frames at 25 a second 2.04 s"):
+    with pytest.raises(DecodeError, match=r"it lasts 2.00 s, and a clip of 51 frames at 25 a second needs more than 2.00 s$"):
         numbers(whole[1], 51)
+    assert len(numbers(whole[1], 51, np.arange(51) / 25)) == 51
+
+
+@pytest.mark.parametrize("config", [ClipConfig(stride=4, short="skip"), ClipConfig(fps=5, short="skip")])
+def test_a_video_that_is_too_short_is_cured_by_the_configuration(config):
+    """Its set is whole, and no check of it would name it."""
+    with pytest.raises(TooShort) as caught:
+        clip_numbers(np.zeros(1), 0.1, 4, config, keyed_generator(0, Stream.VIEW, 0, 0))
+    text, cure = str(caught.value), "set views.clip.short to loop, or views.clip to a shorter span"
+    lasts = "it lasts 0.10 s, and a clip of 4 frames at 5 a second needs more than 0.60 s"
+    assert text == (lasts if config.fps else "it has 1 frame, and a clip of 4 with stride 4 spans 13")
+    assert caught.value.cure == cure
 
 
 @pytest.mark.parametrize("config", [ClipConfig(stride=2), ClipConfig(fps=12.5), ClipConfig(fps=12.5, short="skip")])
@@ -132,8 +148,8 @@ def test_every_frame_of_a_view_is_cut_and_mirrored_alike(video, noise):
 
 
 def test_all_views_of_a_video_come_from_one_decoding(video, monkeypatch):
-    asked, frames = [], Video.frames
-    monkeypatch.setattr(Video, "frames", lambda self, numbers: [asked.append(numbers), frames(self, numbers)][1])
+    asked, each = [], Video.each
+    monkeypatch.setattr(Video, "each", lambda self, numbers: [asked.append(numbers), each(self, numbers)][1])
     ClipViews(ViewsConfig(crops=(CropConfig(count=3),), clip=ClipConfig(stride=1)), 8, 12, 1).add(video, generators(3))
     assert len(asked) == 1
     assert (np.diff(asked[0]) > 0).all()
@@ -181,6 +197,44 @@ def test_evaluation_sees_squares_along_the_longer_side(upright, noise):
     single = eval_clips(opened, 3, ClipConfig(stride=5), 1, 1, 12)
     middle = [centre_view(Image.fromarray(np.ascontiguousarray(frames[number])), 12) for number in (4, 9, 14)]
     assert (single[0, 0] == np.stack(middle, 1)).all()
+
+
+@pytest.fixture(scope="module")
+def long():
+    """64 frames of 640x360, 44 MB as they are."""
+    return encode_video((np.full((360, 640, 3), 3 * number, np.uint8) for number in range(64)), 25.0)
+
+
+def peak_mb():
+    with open("/proc/self/status") as file:  # noqa: PTH123
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_memory_holds_one_frame_and_the_views(long, evaluated):
+    """Of NumPy and, for what others hold, of the process."""
+
+    def clips():
+        if evaluated:
+            return eval_clips(open_video(long), 64, ClipConfig(stride=1), 1, 2, 64)
+        views = ClipViews(ViewsConfig(crops=(CropConfig(count=2),), clip=ClipConfig(stride=1)), 64, 64, 1)
+        views.add(open_video(long), generators(2))
+        return views.finish()
+
+    clips()
+    gc.collect()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_mb()
+    tracemalloc.start()
+    try:
+        clips()
+        arrays = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    views_mb = 2 * 64 * 3 * 64 * 64 / 2**20
+    assert arrays < views_mb + 2
+    assert peak_mb() - before < views_mb + 16
 
 
 def bare_clip(data, which, box, image_size, clip):

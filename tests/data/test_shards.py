@@ -90,6 +90,11 @@ def test_an_unusable_sample_is_named_with_its_cure(folder: Path):
         Shards(folder).read(2, 3)
 
 
+def test_where_a_cure_is_known_no_check_is_advised(folder: Path):
+    error = Shards(folder).error(0, "k", "it is short", "set it to long")
+    assert str(error) == f"sample k of {folder / 'shard-000000.tar'} cannot be used (it is short): set it to long"
+
+
 def test_an_error_that_came_from_a_worker_keeps_its_sentence_only():
     sentence = "sample k of s.tar cannot be used (why): do this"
     assert str(SampleError(f"Caught SampleError in worker 0.\nTraceback\n  raise x\na.b.SampleError: {sentence}\n")) == sentence

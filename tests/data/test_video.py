@@ -72,6 +72,7 @@ FILES = {
     "mpegts": lambda: write("mpegts", "mpeg2video", b_frames=2),
     "gif": lambda: write("gif", "gif", pix_fmt="rgb8"),
 }
+LYING = "no key frames but the first"
 made = {}
 
 
@@ -121,6 +122,23 @@ def test_a_frame_takes_no_more_than_its_group_and_an_honest_file_is_trusted(name
     video.frames(np.array([1, 38]))
     assert len(fed) <= 30
     assert all(quickly)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != LYING])
+def test_frames_come_one_at_a_time_as_they_do_together(name):
+    video = open_video(file(name))
+    numbers = np.array([2, 3, 11, 27])
+    singly = [(number, picture.copy()) for number, picture in video.each(numbers)]
+    assert [number for number, _ in singly] == numbers.tolist()
+    assert (np.stack([picture for _, picture in singly]) == video.frames(numbers)).all()
+    next(video.each(numbers))  # and may be left halfway
+    assert (video.frames(numbers) == played(file(name))[numbers]).all()
+
+
+def test_of_a_file_that_lies_all_frames_come_again_and_are_right():
+    came = [(number, picture.copy()) for number, picture in open_video(file(LYING)).each(np.array([2, 11, 27]))]
+    assert [number for number, _ in came] == [2, 11, 2, 11, 27]
+    assert all((picture == played(file(LYING))[number]).all() for number, picture in came[2:])
 
 
 def test_frames_out_of_range_are_refused():
@@ -194,6 +212,15 @@ def test_reencoding_keeps_times_and_never_enlarges(name):
         assert after.duration_s == pytest.approx(before.duration_s)
     pixels = before.frames(np.array([20]))[0], same.frames(np.array([20]))[0]
     assert np.abs(pixels[0].astype(int) - pixels[1]).mean() < (20 if name == "gif" else 8)  # colours are halved in size
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"), [(103, (136, 102)), (102, (136, 102)), (2, (2, 2)), (None, (160, 120)), (119, (158, 118))]
+)
+def test_the_shorter_side_is_no_longer_than_asked(size, sides):
+    again = open_video(reencode(encode_video(pictures(2, 120, 160), 25.0), size=size, gop=4, crf=18))
+    assert (again.width, again.height) == sides
+    assert size is None or min(sides) <= size
 
 
 def audio_only():

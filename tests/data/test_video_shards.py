@@ -191,6 +191,40 @@ def test_what_is_no_whole_video_is_left_out_and_named(folder: Path, data: dict[s
         assert "it is a link to another video of the folder" in {skip.reason for skip in manifest.skipped}
 
 
+def test_mov_and_m4v_are_videos_too(tmp_path: Path):
+    file = io.BytesIO()
+    with av.open(io.BytesIO(video("mp4"))) as source, av.open(file, "w", format="mov") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    save(tmp_path / "videos/a.MOV", file.getvalue())
+    save(tmp_path / "videos/b.m4v", video("mp4"))
+    out, manifest = only(build(tmp_path / "videos", tmp_path / "set", workers=1))
+    assert (manifest.samples, manifest.extensions, manifest.skipped) == (2, ("m4v", "mov"), ())
+    assert {sample.media for sample in map(Shards(out).read, (0, 0), (0, 1))} == {file.getvalue(), video("mp4")}
+    assert check(out, workers=1).ok
+
+
+def test_files_that_are_not_read_are_counted_and_hidden_ones_passed_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("a.flv", "walk/b.FLV", "walk/c.mpg", "walk/README", "walk/._0.mp4", ".DS_Store", ".hidden/d.mp4"):
+        save(folder / name, b"no video")
+    _, manifest = only(build(folder, tmp_path / "set", workers=1))
+    assert (manifest.samples, manifest.skipped) == (5, ())
+    says = capsys.readouterr()
+    (line,) = (line for line in (says.out + says.err).splitlines() if "not read" in line)
+    counted = line.removeprefix("not read: ").split(", ")
+    assert counted[0] == "2 .flv" and sorted(counted[1:]) == ["1 .mpg", "1 .txt", "1 without a suffix"]
+    for name in range(12):
+        save(tmp_path / f"others/x.{name}", b"")
+    save(tmp_path / "others/y.3", b"")
+    with pytest.raises(UserError, match=r"file at any depth, but 2 \.3, (1 \.\d+, ){7}4 more: name the folder"):
+        build(tmp_path / "others", tmp_path / "none")
+
+
 def test_a_video_of_more_bytes_than_are_read_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("jepa_pipeline.shards.MAX_MEDIA", 1000)
     skipped = prepare(folder, None, None, ("key", Source(folder / "walk/deep.er/0.mp4", 0)))
@@ -338,7 +372,7 @@ def test_a_sample_that_cannot_be_read_is_one_sentence_of_a_video(built: Path):
     for extension in CODECS:
         values["members"][extension] = [None] * 5
     path.write_text(json.dumps(values))
-    with pytest.raises(SampleError, match=r"it has no mp4, mkv, webm, avi, gif"):
+    with pytest.raises(SampleError, match=r"it has no mp4, mov, m4v, mkv, webm, avi, gif"):
         Shards(built).read(0, 0)
 
 
@@ -372,7 +406,7 @@ def test_a_foreign_video_that_does_not_open_is_left_out_and_named(foreign: Path,
     named = {skip.file: skip.reason for skip in manifest.skipped}
     assert manifest.samples == 4 and list(named) == ["2.tar/d", "2.tar/f"]
     assert named["2.tar/d"].startswith("its video cannot be read (")
-    assert named["2.tar/f"] == "it has no mp4, mkv, webm, avi, gif, only txt"
+    assert named["2.tar/f"] == "it has no mp4, mov, m4v, mkv, webm, avi, gif, only txt"
     report = check(foreign, workers=1)
     assert report.problems == [] and len(report.warnings) == 2
 

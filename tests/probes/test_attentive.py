@@ -240,6 +240,16 @@ def test_every_video_counts_once_whatever_the_batches(form):
     assert counts == {"x": expected}
 
 
+def test_counts_stay_on_the_device_until_the_end(monkeypatch):
+    tokens, config, fetched = hidden(40)[0], settings(batch_size=8), []
+    heads, tolist = new_heads(3, 8, 3, 2, config), torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda _: pytest.fail("a count was fetched"))
+    monkeypatch.setattr(torch.Tensor, "item", lambda _: pytest.fail("a count was fetched"))
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda counts: (fetched.append(counts), tolist(counts))[1])
+    count_correct({"x": heads}, tokens, list(range(40)), config)
+    assert len(fetched) == 1
+
+
 def test_tokens_in_memory_and_tokens_computed_anew_give_the_same():
     train, test = Clips(31, segments=2, views=1), Clips(14, segments=2, views=3)
     readers = {name: Reader(clip_encoder(), name, seed=1) for name in ("in_order", "shuffled", "apart")}

@@ -78,6 +78,14 @@ def test_clips_as_pixels_keep_their_order_and_have_no_more_values_than_images():
     assert flat_pixels(clips[:, :, :2, :8, :8]).shape == (2, 3 * 2 * 8 * 8)
 
 
+def test_stills_are_as_pixels_the_image_itself():
+    images = Loader([3, 2], side=64)
+    batches = [batch._replace(views=[batch.views[0][:, :, None].expand(-1, -1, 8, -1, -1)]) for batch in images]
+    clips = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+    found = extract({}, clips, 5, LENS, stills=True).encoders["pixels"]["pixels"]
+    assert found.shape == (5, 3 * 32 * 32) and torch.equal(found, extract({}, images, 5, LENS).encoders["pixels"]["pixels"])
+
+
 def test_bf16_is_close_and_kept_in_fp32():
     lenses = LENS, LENS._replace(precision="bf16")
     exact, rounded = (extract({"target": Reader(encoder(0))}, Loader([5]), 5, lens) for lens in lenses)

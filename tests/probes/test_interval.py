@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jepa_pipeline.probes.interval import Z95, wilson_interval
+from jepa_pipeline.probes.interval import Z95, difference_interval, wilson_interval
 
 
 def test_known_values():
@@ -16,6 +16,18 @@ def test_known_values():
 def test_its_ends_are_just_compatible_with_the_count():
     for end in wilson_interval(843, 1000):
         assert abs(0.843 - end) / math.sqrt(end * (1 - end) / 1000) == pytest.approx(Z95)
+
+
+def test_differences_have_newcombes_intervals():
+    """Those he published for these pairs (1998, table II, method 10)."""
+    published = {
+        ((56, 70), (48, 80)): (0.0524, 0.3339),
+        ((9, 10), (3, 10)): (0.1705, 0.8090),
+        ((10, 10), (0, 10)): (0.6075, 1.0),
+        ((0, 10), (0, 10)): (-0.2775, 0.2775),
+    }
+    for pair, interval in published.items():
+        assert difference_interval(*pair) == pytest.approx(interval, abs=1e-4)
 
 
 def test_no_samples_have_no_interval():

@@ -19,8 +19,6 @@ from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.probes.features import Lens, extract
 from jepa_pipeline.probes.linear import linear_probe
 from jepa_pipeline.probes.readers import Reader, frame_orders, shuffle_frames
-from jepa_pipeline.probes.report import Row
-from jepa_pipeline.probes.table import due_to_time
 
 LENS = Lens((0.5,) * 3, (0.25,) * 3)
 ENCODER = EncoderConfig(image_size=16, patch_size=8, frames=8, tubelet_size=2, embed_dim=24, depth=2, num_heads=2)
@@ -151,19 +149,3 @@ def test_a_damaged_video_is_named(videos, monkeypatch):
     monkeypatch.setattr(videos, "read", lambda *_: sample._replace(media=sample.media[:200]))
     with pytest.raises(SampleError, match=r"sample 001 of .* cannot be used"):
         ClipList(videos, 4, ClipConfig.model_validate({}), 1, 1, 16).__getitems__([1])
-
-
-def accuracy(name, protocol, top1):
-    rest = {"settings": {}, "ci95": (0.0, 1.0), "n_test": 60, "seed": 0, "seconds": 1.0}
-    return Row(encoder=name, protocol=protocol, top1=top1, **rest)
-
-
-def test_what_time_is_worth_is_said_in_words():
-    rows = [accuracy(name, "linear", top1) for name, top1 in (("target", 0.912), ("random_init", 0.3), ("pixels", 0.2))]
-    assert due_to_time(rows) == []
-    rows += [accuracy("frames_shuffled", "linear", 0.528), accuracy("frames_apart", "linear", 0.41)]
-    (sentence,) = due_to_time([*rows, accuracy("target", "knn", 0.5), accuracy("target", "attentive", 0.95)])
-    assert sentence == (
-        "of target's linear 91.2, 38.4 points are due to the order of frames (52.8 with frames shuffled) "
-        "and 50.2 to more than single frames (41.0 with frames apart)"
-    )

@@ -77,10 +77,16 @@ def test_too_much_of_it_stops_the_run_and_a_higher_limit_goes_on(damaged):
     config = damaged("data.damage.limit=0.05")
     with pytest.raises(
         UserError, match=r"of 48 samples could not be used, more than data.damage.limit 0.05 allows; they are named in"
-    ):
+    ) as stopped:
         pretrain(config, QUIET)
+    assert str(stopped.value).endswith(": mend the data, or raise the limit; there is no checkpoint yet, so it would start anew")
     pretrain(damaged("data.damage.limit=0.5"), QUIET)
     assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == 6
+
+
+def test_the_stop_names_the_checkpoint_from_which_it_goes_on(damaged):
+    with pytest.raises(UserError, match=r"raise the limit; the same command goes on from step-00000004$"):
+        pretrain(damaged("data.damage.limit=0.05", "checkpoint.every_steps=2"), QUIET)
 
 
 def test_it_is_judged_early_in_a_long_run(damaged, monkeypatch):

@@ -1,0 +1,40 @@
+"""Labels come from the indexes, of all shards and in the samples' order."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.shards import SampleError, Shards
+from jepa_pipeline.data.writer import png_record, write_shards
+from jepa_pipeline.probes.labels import read_labels
+
+LABELS = [number * 7 % 3 for number in range(11)]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 4)
+
+
+def write_set(folder, labels, classes):
+    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    write_shards((png_record(f"{n:02d}", image, label) for n, label in enumerate(labels)), folder, classes=classes, made={})
+    return Shards(folder)
+
+
+def test_they_are_those_of_the_samples(tmp_path):
+    shards = write_set(tmp_path, LABELS, ("a", "b", "c"))
+    assert len(shards.counts) == 3 and read_labels(shards).tolist() == LABELS
+
+
+def test_unlabelled_samples_are_counted(tmp_path):
+    with pytest.raises(UserError, match=r"11 of 11 samples of .* have no label: probes need labelled shards"):
+        read_labels(write_set(tmp_path, [None] * 11, None))
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path):
+    shards = write_set(tmp_path, LABELS, ("a", "b", "c"))
+    (tmp_path / "shard-000001.tar").unlink()
+    with pytest.raises(SampleError, match=r"shard-000001.tar cannot be used \(its shard is not there\)"):
+        read_labels(shards)
