@@ -32,7 +32,7 @@ MOVED = 60.0
 def new_game(seed: int) -> Any:
     """The maze, from the eyes of the player and without a weapon or a display over it."""
     try:
-        import vizdoom
+        import vizdoom  # pyright: ignore[reportMissingImports]  # no dependency: this tool alone wants it
     except ImportError:
         raise UserError("recording needs ViZDoom: pip install vizdoom") from None
     game = vizdoom.DoomGame()
