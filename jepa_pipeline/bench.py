@@ -99,7 +99,7 @@ def bench(
     Raises:
         UserError: the data is no whole data set, cannot be fetched, or holds videos for an encoder of images.
     """
-    progress, per_step = Console(stderr=True), config.optim.batch_size_global // config.trainer.devices
+    progress, per_step = Console(stderr=True), config.optim.batch_size_global // config.trainer.processes
     batch = min(BATCH[unit_of(config)], per_step // config.optim.accumulate_steps)
     endless = {"batch_size_global": batch, "accumulate_steps": 1, "total_samples": batch << 32}
     config = config.model_copy(update={"optim": config.optim.model_copy(update=endless)})

@@ -1,5 +1,7 @@
 """What many processes share. Each function here is the identity in a single process."""
 
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -7,11 +9,130 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
+from torch.distributed import ProcessGroup, Store
+from torch.distributed.tensor import DTensor
+
+TIMEOUT_S = 1800.0
+"""Seconds after which a collective gives up; whoever is missing has long been named by then."""
+
+
+class Groups:
+    """The groups of this process: `control` for small objects and flags on the host, beside those that carry tensors."""
+
+    control: ProcessGroup | None = None
+    met = False
+    """Whether this process has been one of several. Such a one is to end by os._exit: gloo's threads may abort a normal exit."""
+
+
+def join(store: Store, rank: int, size: int, device: str) -> None:
+    """Become one of `size` processes that meet at a store; tensors on CPUs go by gloo, those on GPUs by NCCL."""
+    timeout = timedelta(seconds=TIMEOUT_S)
+    if device == "cuda":
+        place = torch.device("cuda", torch.cuda.current_device())
+        dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=rank, world_size=size, timeout=timeout, device_id=place)
+    else:
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+    Groups.control, Groups.met = host_group(), True
+
+
+def leave() -> None:
+    """Part from the others, at once."""
+    Groups.control = None
+    dist.destroy_process_group()
+
+
+def host_group() -> ProcessGroup | None:
+    """A group of all processes of its own, on the host, such as a thread needs; None in a single process. All must call it."""
+    if world_size() == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S))
+    assert isinstance(group, ProcessGroup)
+    return group
 
 
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def collect(value: Any, group: ProcessGroup | None = None) -> list[Any]:
+    """Every process's value, of any kind, in order of rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=group or Groups.control)
+    return values
+
+
+def barrier(group: ProcessGroup | None = None) -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier(group=group or Groups.control)
+
+
+def lost_contact(error: Exception) -> bool:
+    """Whether an error is no fault of this process: another one could not be reached any more."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def is_dealt(tensor: Tensor) -> bool:
+    """Whether a tensor is dealt out to several processes."""
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that is dealt out to several, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that is dealt out to several processes, on each. All must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def mean_over_ranks(values: Mapping[str, Float[Tensor, ""]]) -> dict[str, float]:
+    """The mean of each named scalar over all processes, which all name the same ones; waits for the device."""
+    if not values:
+        return {}
+    together = torch.stack([value.double() for value in values.values()]).cpu()
+    if world_size() > 1:
+        dist.all_reduce(together, group=Groups.control)
+        together /= world_size()
+    return dict(zip(values, together.tolist(), strict=True))
+
+
+class Flags:
+    """Whole numbers of which all processes learn the largest, at one call after the one that brought them.
+
+    Nobody waits: what was brought at the last call has arrived by now. In a single process it is what is brought now.
+    """
+
+    def __init__(self) -> None:
+        self.sent: tuple[Tensor, Any] | None = None
+
+    def exchange(self, mine: list[int]) -> list[int]:
+        """Bring these, and learn what all brought at the call before; zeros at the first."""
+        if world_size() == 1:
+            return mine
+        arrived = [0] * len(mine)
+        if self.sent is not None:
+            flags, work = self.sent
+            work.wait()
+            arrived = flags.tolist()
+        flags = torch.tensor(mine)
+        self.sent = flags, dist.all_reduce(flags, dist.ReduceOp.MAX, group=Groups.control, async_op=True)
+        return arrived
+
+    def settle(self) -> None:
+        """Wait for what is on its way, so that the processes may part."""
+        if self.sent is not None:
+            self.sent[1].wait()
+            self.sent = None
 
 
 def gather(part: Float[Tensor, "..."], dim: int = 0) -> Float[Tensor, "..."]:

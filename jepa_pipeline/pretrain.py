@@ -1,5 +1,7 @@
 """`jepa pretrain`: from shards to an encoder."""
 
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
@@ -10,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jepa_pipeline
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.jepa import JepaConfig
 from jepa_pipeline.config.methods import JointEmbeddingConfig
 from jepa_pipeline.config.networks import EncoderConfig
@@ -18,61 +20,115 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import SampleStream
 from jepa_pipeline.data.loader import check_kind, train_loader
 from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.distributed import world_size
+from jepa_pipeline.distributed import barrier, rank, world_size
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.backbone import Backbone
-from jepa_pipeline.models.batch_norm import sync_batch_norm
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.beginning import begin_from, read_beginning
-from jepa_pipeline.training.callbacks import Checkpoints, DataClock, HealthMeter, Meter
-from jepa_pipeline.training.checkpoint import About, State, load_last
+from jepa_pipeline.training.boundary import Checkpoints, Stages, places, restore
+from jepa_pipeline.training.callbacks import DataClock, HealthMeter, Meter
+from jepa_pipeline.training.checkpoint import About, load_last
 from jepa_pipeline.training.damage import DamageReport, continuation
 from jepa_pipeline.training.folder import check_folder, claimed, describe_run
 from jepa_pipeline.training.hashes import Hashes
+from jepa_pipeline.training.launch import start_here
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.parallel import SHARDED, parallelise
+from jepa_pipeline.training.processes import Crew, check_agreement, find_world, joined, together, watched
+from jepa_pipeline.training.requeue import requeue_after_stop
+from jepa_pipeline.training.saving import Saver
 from jepa_pipeline.training.signals import Stop, StopSignals
 from jepa_pipeline.training.tracker import RunLog, read_rows
 from jepa_pipeline.training.trainer import build_trainer
+from jepa_pipeline.training.watch import Watch
 
 
 def pretrain(config: RunConfig, console: Console | None = None) -> Path:
     """Run a configuration to its end, from the last checkpoint if its run folder holds one.
 
+    One of the processes that torchrun or Slurm started does its share. Where nobody did and there are to be several, they are
+    started here.
+
     Returns:
         The run folder: resolved config, environment, metrics.jsonl, checkpoints and the encoder to keep.
 
     Raises:
-        UserError: the shards, the device or the run folder do not allow it, or a step was not finite.
+        UserError: the shards, the devices or the run folder do not allow it, or a step was not finite.
+        SystemExit: one of the processes started here failed, and has said why.
     """
-    console = console or Console()
-    data = name_data(config)
+    world = find_world(config.trainer)
+    try:
+        config.check_processes(world.size)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if world.started_by == "hand" and world.size > 1:
+        name_data(config)  # what is wrong with it is said once, before anything is started
+        if code := start_here(config, world):
+            raise SystemExit(code)
+        return config.folder
     accelerator = choose_accelerator(config)
-    with claimed(config), StopSignals(config.checkpoint.leave_within_s) as stop:
-        check_folder(config, data, accelerator, tell=partial(say, console))
-        torch.manual_seed(config.seed)
-        module = Pretraining(config, prepare(build_method(config.method), config, accelerator))
-        optimizer_state = restore(module, console)
-        if optimizer_state is None and config.init_from is not None:
-            optimizer_state = begin_from(module, config.init_from, tell=partial(say, console))
-        describe_run(config, data)
-        if module.step < config.optim.total_steps:
-            steps = f"from step {module.step} (sample {module.samples:,}) to {config.optim.total_steps}"
-            say(console, f"{config.folder}: {steps} on {accelerator}, {config.trainer.precision}, {config.optim.describe_rate()}")
-            if config.optim.accumulate_steps > 1 and isinstance(config.method, JointEmbeddingConfig):
-                seen = config.optim.batch_size_global // config.optim.accumulate_steps
-                say(
-                    console,
-                    f"{config.method.name} and batch norm see {seen} images at a time, a part of a batch: this is another loss",
-                )
-            checkpoints = Checkpoints(make_card(module, data), make_about(config, data, accelerator), optimizer_state, stop)
-            fit(module, checkpoints, accelerator, console)
-        else:
-            say(console, f"{config.folder}: finished before, at step {module.step}; nothing to do")
-    summarise(config, console)
+    console = console or Console(quiet=world.rank > 0)
+    with joined(world, accelerator, alone=config.trainer.strategy in SHARDED) as crew, watched(crew, config) as watch:
+        train(config, crew, watch, accelerator, console)
+    if world.rank == 0:
+        summarise(config, console)
     return config.folder
+
+
+def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console: Console) -> None:
+    """This process's share of a run."""
+    first, tell = crew.world.rank == 0, partial(say, console)
+    with together():
+        data = name_data(config)
+    check_agreement(crew, config, data)
+    with ExitStack() as stack:
+        with together():
+            if first:
+                stack.enter_context(claimed(config))
+                check_folder(config, data, accelerator, tell)
+        stop = stack.enter_context(StopSignals(config.checkpoint.leave_within_s))
+        with together():
+            torch.manual_seed(config.seed)
+            method = prepare(build_method(config.method), config, accelerator, crew.world.local_size)
+        module = Pretraining(config, method)
+        like = places(module)
+        loaded = load_last(config.folder / "checkpoints", tell, like)
+        optimizer_state = None if loaded is None else restore(module, loaded)
+        if optimizer_state is None and config.init_from is not None:
+            optimizer_state = begin_from(module, config.init_from, tell, like)
+        with together():
+            if first:
+                describe_run(config, data)
+        if module.step == config.optim.total_steps:
+            tell(f"{config.folder}: finished before, at step {module.step}; nothing to do")
+            return
+        introduce(module, crew, accelerator, tell)
+        saver = Saver(config.folder / "checkpoints", config.checkpoint)
+        card, about = make_card(module, data), make_about(config, data, accelerator)
+        checkpoints = Checkpoints(saver, card, about, optimizer_state, stop, watch)
+        try:
+            fit(module, checkpoints, crew, accelerator, console)
+        except Interrupted:
+            if first and stop.asked is not None:
+                requeue_after_stop(config.folder, stop.asked.name, module.step, tell)
+            watch.at("end", module.step)
+            barrier()  # they end only when the job is on its way back, or Slurm would take it for ended
+            raise
+
+
+def introduce(module: Pretraining, crew: Crew, accelerator: str, tell: Callable[[str], None]) -> None:
+    """Say what begins."""
+    config, optim, size = module.config, module.config.optim, crew.world.size
+    steps = f"from step {module.step} (sample {module.samples:,}) to {optim.total_steps}"
+    strategy = "ddp" if config.trainer.strategy == "auto" else config.trainer.strategy
+    machines = len(set(crew.hosts))
+    where = f"{accelerator} x {size} ({strategy}{f', {machines} machines' * (machines > 1)})" if size > 1 else accelerator
+    tell(f"{config.folder}: {steps} on {where}, {config.trainer.precision}, {optim.describe_rate()}")
+    if optim.accumulate_steps > 1 and isinstance(config.method, JointEmbeddingConfig):
+        seen = optim.batch_size_global // optim.accumulate_steps
+        tell(f"{config.method.name} and batch norm see {seen} images at a time, a part of a batch: this is another loss")
 
 
 def choose_accelerator(config: RunConfig) -> str:
@@ -80,13 +136,11 @@ def choose_accelerator(config: RunConfig) -> str:
     wanted, available = config.trainer.accelerator, torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError("trainer.accelerator is cuda, but torch finds no CUDA device: set it to auto or cpu")
-    if config.trainer.devices > 1:
-        raise UserError(f"trainer.devices is {config.trainer.devices}: this version trains on one device")
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 
-def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
-    """What is done to the networks before they train: batch norm over all processes, how attention is computed, compilation.
+def prepare(method: Method, config: RunConfig, accelerator: str, local_size: int) -> Method:
+    """The method with its networks spread over the devices.
 
     Raises:
         UserError: the encoder does not take a view of a size that views.crops makes.
@@ -97,14 +151,7 @@ def prepare(method: Method, config: RunConfig, accelerator: str) -> Method:
                 method.kept_encoder.try_size(side)
             except UserError as error:
                 raise UserError(f"views.crops makes views of {side} pixels, but {error}") from None
-    if world_size() > 1:
-        sync_batch_norm(method)
-    use_attention(method, fused=accelerator != "cpu")
-    if config.trainer.compile:
-        for network in method.children():
-            if next(network.parameters(), None) is not None:
-                network.compile()
-    return method
+    return parallelise(method, config.trainer, accelerator, local_size)
 
 
 def name_data(config: RunConfig) -> str:
@@ -120,16 +167,6 @@ def name_data(config: RunConfig) -> str:
     if len(hashes) == 1:
         return hashes[0]
     return " + ".join(f"{source.weight} x {name}" for source, name in zip(config.data.train, hashes, strict=True))
-
-
-def restore(module: Pretraining, console: Console) -> State | None:
-    """Put the newest whole checkpoint into the module; the optimiser's state is returned for when there is one."""
-    loaded = load_last(module.config.folder / "checkpoints", tell=partial(say, console))
-    if loaded is None:
-        return None
-    module.load_state_dict(loaded.state["module"], strict=True)
-    module.step = loaded.state["step"]
-    return loaded.state["optimizer"]
 
 
 def make_card(module: Pretraining, data: str) -> EncoderCard:
@@ -164,38 +201,42 @@ def make_about(config: RunConfig, data: str, accelerator: str) -> About:
     )
 
 
-def fit(module: Pretraining, checkpoints: Checkpoints, accelerator: str, console: Console) -> None:
-    """Lightning's loop over the stream, from the module's step to the last."""
+def fit(module: Pretraining, checkpoints: Checkpoints, crew: Crew, accelerator: str, console: Console) -> None:
+    """Lightning's loop over this process's share of the stream, from the module's step to the last."""
     config = module.config
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     masks, encoder = method_masks(config.method), config.method.encoder
     clips = isinstance(encoder, EncoderConfig) and encoder.clips
     uncut = config.views.on_trainer(accelerator) and not clips
-    loader = train_loader(config, masks, start_samples=module.samples, uncut=uncut, pin_memory=accelerator == "cuda")
-    log, clock = RunLog(config, module.step), DataClock()
+    deal = {"start_samples": module.samples, "rank": rank(), "world_size": world_size()}
+    loader = train_loader(config, masks, **deal, uncut=uncut, pin_memory=accelerator == "cuda")
+    log, clock, damage = RunLog(config, module.step), DataClock(), DamageReport(console, checkpoints.saver.settle)
+    checkpoints.before_save.append(damage.tell)
     callbacks = [
-        DamageReport(console),
+        damage,
         HealthMeter(log),
         Meter(log, cast(SampleStream, loader.dataset).mixture, clock, console),
         *([Hashes(config.log.hashes_every_steps)] if config.log.hashes_every_steps else []),
         checkpoints,
+        Stages(checkpoints.watch),
         clock,
     ]
-    trainer = build_trainer(config, accelerator, config.optim.total_steps - module.step, callbacks)
-    try:
-        trainer.fit(module, loader)
-    except Stop:  # while it waited for data between two steps
-        raise checkpoints.leave(module) from None
-    except (RuntimeError, OSError, EOFError) as error:
-        if not worker_died(error):
-            raise
-        raise UserError(
-            f"a decoding process died after step {module.step} ({str(error).splitlines()[0]}), mostly for want of memory or of "
-            f"/dev/shm: lower data.workers or data.prefetch_batches; {continuation(config)}"
-        ) from error
-    finally:
-        log.close()
+    trainer = build_trainer(config, accelerator, crew.world, config.optim.total_steps - module.step, callbacks)
+    with closing(log), checkpoints:
+        try:
+            trainer.fit(module, loader)
+        except Stop:  # while it waited for data between two steps
+            raise checkpoints.leave(module) from None
+        except (RuntimeError, OSError, EOFError) as error:
+            if not worker_died(error):
+                raise
+            if world_size() == 1:
+                checkpoints.saver.settle()  # so that it can be named
+            raise UserError(
+                f"a decoding process died after step {module.step} ({str(error).splitlines()[0]}), mostly for want of memory or of "
+                f"/dev/shm: lower data.workers or data.prefetch_batches; {continuation(config)}"
+            ) from error
 
 
 def worker_died(error: Exception) -> bool:

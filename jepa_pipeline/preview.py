@@ -88,7 +88,7 @@ def describe_set(masks: MultiBlockConfig | BlocksConfig | CausalConfig) -> str:
 
 def sample(config: RunConfig, samplers: Sequence[MaskSampler]) -> list[list[Masks]]:
     """Of every set, the masks of the run's own first samples, in batches as large as one device computes."""
-    size = config.optim.batch_size_global // (config.optim.accumulate_steps * config.trainer.devices)
+    size = config.optim.batch_size_global // (config.optim.accumulate_steps * config.trainer.processes)
     size = min(size, 256)
     keyed = [[keyed_generator(config.seed, Stream.MASK, 0, batch * size + n) for n in range(size)] for batch in range(BATCHES)]
     batches = [[masks(generators, number) for masks in samplers] for number, generators in enumerate(keyed)]

@@ -18,8 +18,10 @@ MAY_IMPORT = {
     "masks": {"config", "batch"},
     "data": {"config", "batch"},
     "methods": FOUNDATION | {"losses", "models"},
+    "cluster": {"config"},
     "probes": FOUNDATION | {"models", "data"},
-    "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes"},
+    "checks": FOUNDATION | {"models", "data", "methods", "cluster"},
+    "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "cluster"},
 }
 ROOMS = set(MAY_IMPORT)
 VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "_torchvision", "batch", "distributed"}
@@ -27,7 +29,8 @@ DOORS = {
     "av": {"data"},
     "lightning": {"training"},
     "timm": {"models", "training"},
-    "torch.distributed": {"distributed"},
+    "submitit": {"cluster"},
+    "torch.distributed": {"distributed", "training"},
     "torchvision": {"_torchvision"},
     "wandb": {"training"},
     "webdataset": {"data", "shards"},
@@ -61,10 +64,13 @@ def test_the_rooms_are_all_on_the_plan():
     assert {room(path) for path in FILES if path.parent != PACKAGE} == (ROOMS | {"cli"}) - {"batch", "distributed"}
     assert {
         "bench",
+        "benchmark",
         "check",
         "demo",
+        "doctor",
         "export",
         "index",
+        "jobs",
         "pretrain",
         "preview",
         "probe",
@@ -72,6 +78,8 @@ def test_the_rooms_are_all_on_the_plan():
         "selftest",
         "shards",
         "stats",
+        "submit",
+        "table",
     } == VERBS
 
 

@@ -13,6 +13,7 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
+from jepa_pipeline.config.show import to_yaml
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
@@ -154,7 +155,7 @@ def refuse(*_, **__):
 
 
 def test_attentive_heads_alone_need_no_pooled_features(run, data, monkeypatch, capsys):
-    monkeypatch.setattr(sys.modules["jepa_pipeline.probe"], "extract_set", refuse)
+    monkeypatch.setattr(sys.modules["jepa_pipeline.probes.examine"], "extract_set", refuse)
     attentive = AttentiveConfig.model_validate(ATTENTIVE)
     rows = probe(run, data, config=CONFIG.model_copy(update={"protocols": ("attentive",), "attentive": attentive}))
     (report,) = load_reports(run / "probes")
@@ -167,7 +168,7 @@ def test_linear_numbers_are_kept_where_attentive_heads_fail(run, data, monkeypat
         update={"protocols": ("linear", "attentive"), "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
     )
     with monkeypatch.context() as failing:
-        failing.setattr(sys.modules["jepa_pipeline.probe"], "attentive_probe", refuse)
+        failing.setattr(sys.modules["jepa_pipeline.probes.examine"], "attentive_probe", refuse)
         with pytest.raises(RuntimeError, match="reached"):
             probe(run, data, config=config)
     (kept,) = load_reports(run / "probes")
@@ -189,7 +190,7 @@ def test_linear_numbers_are_kept_where_attentive_heads_fail(run, data, monkeypat
 def test_too_few_training_samples_are_refused_before_any_is_decoded(run, data, monkeypatch, samples, update, message):
     write_set(data / "few", samples)
     for name in ("extract_set", "feed"):
-        monkeypatch.setattr(sys.modules["jepa_pipeline.probe"], name, refuse)
+        monkeypatch.setattr(sys.modules["jepa_pipeline.probes.examine"], name, refuse)
     with pytest.raises(UserError, match=message):
         probe(run, data / "few", data / "test", config=CONFIG.model_copy(update=update))
 
@@ -262,11 +263,53 @@ def test_only_the_kinds_asked_for_are_probed(run, data):
     assert {row.settings["features"] for row in rows} == {"last", "pixels"}
 
 
+def write_recipe(run, config):
+    (run / "config.yaml").write_text(to_yaml(config))
+
+
+def test_without_data_it_is_the_folder_around_what_the_run_was_trained_on(run, data, tiny, capsys):
+    write_recipe(run, tiny(f"data.train={data / 'train'}"))
+    rows = probe(run, config=CONFIG)
+    assert f"probing on {data}, around the shards it was trained on" in capsys.readouterr().out
+    assert [row.top1 for row in rows] == [row.top1 for row in probe(run, data, config=CONFIG)]
+    assert len(load_reports(run / "probes")) == 1
+
+
+def test_without_data_around_it_what_was_looked_for_is_named(run, data, tiny, tmp_path):
+    with pytest.raises(UserError, match=r"run holds no config.yaml .*: name labelled shards with --data$"):
+        probe(run, config=CONFIG)
+    with pytest.raises(UserError, match=r"--test names .*: give them with --data$"):
+        probe(run, test=data / "test", config=CONFIG)
+    write_recipe(run, tiny(f"data.train={tmp_path / 'alone/train'}"))
+    write_set(tmp_path / "alone" / "train", 9)
+    sentence = r"^looked for labelled shards in .*alone/train and /test, .* but {}/ has none: name labelled shards with --data$"
+    with pytest.raises(UserError, match=sentence.format("test")):
+        probe(run, config=CONFIG)
+    write_set(tmp_path / "alone" / "test", 9, classes=None, seed=1)
+    with pytest.raises(UserError, match=sentence.format("test")):
+        probe(run, config=CONFIG)
+    assert not (run / "probes").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "encoder"])
+def test_a_snapshot_reports_into_its_run_under_its_step(run, data, tiny, monkeypatch, inside):
+    write_recipe(run, tiny(f"data.train={data / 'train'}"))
+    snapshot = run / "snapshots" / "step-00000002"
+    make_run(run / "made", ENCODER, step=2)
+    (snapshot / inside).parent.mkdir(parents=True)
+    (run / "made" / "encoder").rename(snapshot) if not inside else (run / "made").rename(snapshot)
+    probe(snapshot, config=CONFIG)
+    monkeypatch.chdir(snapshot.parent)
+    probe(snapshot.name, config=CONFIG)
+    (path,) = (run / "probes").glob("*.json")
+    assert path.name.startswith("blobs-step-00000002-") and load_reports(run / "probes")[0].step == 2
+
+
 def test_an_encoder_that_changes_while_probed_is_no_result(run, data, monkeypatch):
     def spoil(readers, *_, **__):
         next(readers["target"].encoder.parameters()).data.add_(1)
 
-    monkeypatch.setattr(sys.modules["jepa_pipeline.probe"], "extract_set", spoil)
+    monkeypatch.setattr(sys.modules["jepa_pipeline.probes.examine"], "extract_set", spoil)
     with pytest.raises(RuntimeError, match="changed the encoder"):
         probe(run, data, config=CONFIG)
 

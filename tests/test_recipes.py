@@ -12,7 +12,7 @@ from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.tracker import read_rows
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "parts")
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("parts", "suites"))
 NAMES = [str(path.relative_to(CONFIGS)) for path in RECIPES]
 
 

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
-from jepa_pipeline.probes.report import ProbeReport, load_reports
+from jepa_pipeline.probes.report import EncoderName, ProbeReport, load_reports
+from jepa_pipeline.probes.sheet import Sheet, markdown
+from jepa_pipeline.probes.table import NEIGHBOURS, headline
+from jepa_pipeline.probes.untrained import describe, input_size
 
-NEIGHBOURS = 20
 LABELS = ("data", "method", "encoder", "runs")
 NUMBERS = {
     "linear %": 2,
@@ -34,7 +35,7 @@ NUMBERS = {
 IF_ANY = ("attentive %", "frames shuffled %", "frames apart %")
 """Columns that are left out where they would be empty."""
 UNTRAINED = ("random_init", "pixels")
-BLINDED = ("frames_shuffled", "frames_apart")
+BLINDED: tuple[EncoderName, ...] = ("frames_shuffled", "frames_apart")
 """The trained encoder again, without knowledge of the order of frames: columns of its row."""
 Key = tuple[str, ...]
 
@@ -76,20 +77,20 @@ def probe_table(runs: list[Path]) -> str:
     header = (*LABELS, *NUMBERS)
     columns = [column for column in zip(header, *cells, strict=True) if column[0] not in IF_ANY or any(column[1:])]
     first, *rest = zip(*columns, strict=True)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [first, ["---"] * len(columns), *rest])
+    return markdown(Sheet(first, rest))
 
 
-def results(run: Path) -> Iterator[tuple[str, Key, Result]]:
+def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
     """Of each probe each encoder's, with what it has in common with those that belong into the same row."""
     card, recipe, weights = read_card(run), load_config(run).results(), hash_weights(load_encoder(run))
     reports = [report for report in load_reports(run / "probes") if report.weights_hash == weights]
     if not reports:
         raise UserError(f"{run} has no probe of its present weights: `jepa probe {run} --data DATA` first")
     del recipe["seed"]
-    encoder, side = describe(card.encoder), size(card.encoder)
+    encoder, side = describe(card.encoder), input_size(card.encoder)
     for report in reports:
         question = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
-        for name in dict.fromkeys(row.encoder for row in report.rows if row.encoder not in BLINDED):
+        for name in filter(lambda name: name not in BLINDED, report.encoders):
             measured = probed(report, name)
             match name:
                 case "random_init":
@@ -102,30 +103,16 @@ def results(run: Path) -> Iterator[tuple[str, Key, Result]]:
             yield name, (*question, key), result
 
 
-def describe(config: EncoderConfig | BackboneConfig) -> str:
-    if isinstance(config, BackboneConfig):
-        return f"{config.timm}{' (small stem)' if config.small_stem else ''}, {size(config)}"
-    width, depth, *_ = config.size
-    patch = f"{config.tubelet_size}x{config.patch_size}x{config.patch_size}" if config.clips else config.patch_size
-    return f"{config.arch or f'ViT {width} x {depth}'}, patches of {patch}, {size(config)}"
-
-
-def size(config: EncoderConfig | BackboneConfig) -> str:
-    """Of what the encoder is given: height and width, before them the frames of a clip."""
-    frames = f"{config.frames}x" if isinstance(config, EncoderConfig) and config.clips else ""
-    return f"{frames}{config.image_size}x{config.image_size}"
-
-
-def probed(report: ProbeReport, name: str) -> list[float | None]:
+def probed(report: ProbeReport, name: EncoderName) -> list[float | None]:
     """All numbers but the training time. Neighbours are looked for in the pooled features."""
-    top1 = {
-        (row.encoder, row.protocol, row.settings.get("k")): 100 * row.top1
-        for row in report.rows
-        if row.protocol != "knn" or row.settings["features"] != "last4"
-    }
-    own = [top1.get((name, "linear", None)), top1.get((name, "knn", NEIGHBOURS)), top1.get((name, "attentive", None))]
-    blinded = [None if name in UNTRAINED else top1.get((other, "linear", None)) for other in BLINDED]
-    return [*own, *blinded, report.rankme.get(name)]
+    neighbours = headline(report.rows, name, "knn")
+    found = [
+        headline(report.rows, name, "linear"),
+        neighbours if neighbours and neighbours.settings["k"] == NEIGHBOURS else None,
+        headline(report.rows, name, "attentive"),
+        *(None if name in UNTRAINED else headline(report.rows, other, "linear") for other in BLINDED),
+    ]
+    return [*(row and 100 * row.top1 for row in found), report.rankme.get(name)]
 
 
 def seconds(run: Path) -> float | None:

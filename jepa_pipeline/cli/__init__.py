@@ -1,7 +1,9 @@
 """The command line: one function a verb, no logic. A verb's file is imported when the verb is called."""
 
 import errno
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,9 @@ import typer
 
 from jepa_pipeline import __version__
 from jepa_pipeline.cli.arguments import Overrides, Recipe, Run
+from jepa_pipeline.cli.benchmark import benchmark, table
+from jepa_pipeline.cli.cluster import cancel, jobs, logs, submit
+from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 
@@ -74,8 +79,12 @@ def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
 def probe(
     run: Run,
     data: Annotated[
-        str, typer.Option(help="Labelled shards: a folder or URL with train/ and test/ in it, or that of the training shards.")
-    ],
+        str | None,
+        typer.Option(
+            help="Labelled shards: a folder or URL with train/ and test/ in it, or that of the training shards; the folder around "
+            "those the run was trained on unless said."
+        ),
+    ] = None,
     test: Annotated[str | None, typer.Option(help="Test shards, where DATA holds only the training shards.")] = None,
     settings: Annotated[
         list[str] | None, typer.Argument(help="Assignments over the probe's defaults, such as iterations=20.")
@@ -198,15 +207,46 @@ def selftest_resume(
         raise typer.Exit(1)
 
 
+app.command(context_settings={"ignore_unknown_options": True})(submit)
+app.command()(jobs)
+app.command()(logs)
+app.command()(cancel)
+app.command()(benchmark)
+app.command()(table)
+app.command()(doctor)
+
+
 def main() -> None:
     """The `jepa` command. A user's mistake is one sentence a line on stderr, and exit code 2."""
     try:
         app()
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        leave(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno not in REFUSED_BY_DISK:
             raise
         print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        leave(2)
+    except SystemExit as exit:
+        leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
+    except BaseException:
+        if not was_one_of_several():
+            raise
+        traceback.print_exc()
+        leave(1)
+
+
+def leave(code: int) -> None:
+    """Exit; at once, where the normal way may end in an abort of gloo's threads."""
+    if was_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def was_one_of_several() -> bool:
+    """Whether this process trained with others."""
+    distributed = sys.modules.get("jepa_pipeline.distributed")
+    return distributed is not None and distributed.Groups.met

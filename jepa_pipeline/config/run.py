@@ -25,6 +25,11 @@ FREE = (
     "data.damage.",
     "data.cache.",
     "trainer.devices",
+    "trainer.nodes",
+    "trainer.strategy",
+    "trainer.checkpoint_activations",
+    "trainer.silent_s",
+    "trainer.stuck_s",
     "log.",
     "health.every_steps",
     "checkpoint.",
@@ -54,14 +59,22 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def devices_share_the_batch(self) -> Self:
-        parts = self.optim.accumulate_steps * self.trainer.devices
-        if self.optim.batch_size_global % parts:
-            raise ValueError(
-                f"optim.batch_size_global {self.optim.batch_size_global} cannot be dealt evenly to trainer.devices "
-                f"{self.trainer.devices} in optim.accumulate_steps {self.optim.accumulate_steps}"
-            )
-        self.method.check_part(self.optim.batch_size_global // parts)
+        self.check_processes(self.trainer.processes)
         return self
+
+    def check_processes(self, count: int) -> None:
+        """Whether so many processes can share a batch.
+
+        Raises:
+            ValueError: not evenly.
+        """
+        optim = self.optim
+        if optim.batch_size_global % (count * optim.accumulate_steps):
+            raise ValueError(
+                f"optim.batch_size_global {optim.batch_size_global} cannot be dealt evenly to {count} devices (trainer.devices x "
+                f"trainer.nodes) in optim.accumulate_steps {optim.accumulate_steps}"
+            )
+        self.method.check_part(optim.batch_size_global // (count * optim.accumulate_steps))
 
     @model_validator(mode="after")
     def the_method_is_given_its_views(self) -> Self:

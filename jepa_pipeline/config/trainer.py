@@ -11,7 +11,20 @@ class TrainerConfig(Section):
     """The machine."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a CUDA GPU if there is one.")
-    devices: int = Field(default=1, ge=1, description="Devices per node.")
+    devices: int | None = Field(
+        default=None, ge=1, description="Devices per node, a process each; null: as many as Slurm or torchrun started, else 1."
+    )
+    nodes: int | None = Field(default=None, ge=1, description="Machines; null: as many as Slurm or torchrun started, else 1.")
+    strategy: Literal["auto", "ddp", "fsdp2", "hsdp"] = Field(
+        default="auto",
+        description="How several devices share the work: ddp, each has all weights; fsdp2, weights, moments and the EMA target are "
+        "dealt out to all devices, block by block; hsdp, dealt out within a node and alike on all nodes. auto: ddp.",
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="Compute the inside of each transformer block again on the way back in place of keeping it: less memory, about "
+        "a third more time.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16 computes the networks in bfloat16; weights stay fp32."
     )
@@ -21,7 +34,21 @@ class TrainerConfig(Section):
     deterministic: bool = Field(
         default=False, description="Only deterministic kernels, so that CUDA runs repeat bit for bit too; some are slower."
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of the training process; null leaves torch's choice.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a training process; null leaves torch's choice.")
+    silent_s: float = Field(
+        default=60.0, gt=0, description="Seconds without a sign of life after which a process is taken for dead and the run ends."
+    )
+    stuck_s: float | None = Field(
+        default=1800.0,
+        gt=0,
+        description="Seconds without a step, on any process, after which the run ends and says where each process is; null: never.",
+    )
+
+
+    @property
+    def processes(self) -> int:
+        """How many processes are asked for, over all nodes; 1 where it is left to who starts them."""
+        return (self.devices or 1) * (self.nodes or 1)
 
 
 class LogConfig(Section):
@@ -51,6 +78,9 @@ class CheckpointConfig(Section):
     )
     every_minutes: float | None = Field(
         default=15.0, gt=0, description="Minutes after which one is written at the next step even so; null: only by steps."
+    )
+    background: bool = Field(
+        default=True, description="Write while training goes on, from a copy in the host's memory; false waits for every write."
     )
     keep_last: int = Field(default=2, ge=1, description="Newest checkpoints that are kept.")
     keep_every: int | None = Field(

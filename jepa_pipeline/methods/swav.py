@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from jepa_pipeline.batch import Batch, Output
 from jepa_pipeline.config.methods import SwAVConfig
-from jepa_pipeline.distributed import gather
+from jepa_pipeline.distributed import gather, local
 from jepa_pipeline.losses.arithmetic import unit
 from jepa_pipeline.losses.swapped import sinkhorn, swapped_prediction
 from jepa_pipeline.methods.method import Method
@@ -29,6 +29,7 @@ class SwAV(Method):
         self.encoder = Backbone(config.encoder)
         self.projector = MLP(self.encoder.width, config.projector)
         self.prototypes = nn.Linear(width, config.prototypes, bias=False)
+        self.normalise_prototypes()
         self.register_buffer("queue", torch.zeros(config.code_views, config.queue_length, width))
         self.queued = 0
         """Embeddings that have been put into the queue so far, of each view."""
@@ -38,7 +39,7 @@ class SwAV(Method):
         embeddings = unit(self.projector(torch.cat(features))).unflatten(0, (len(features), -1))  # V B E
         whole = gather(embeddings, dim=1)  # V S E
         with torch.autocast(whole.device.type, enabled=False):  # the scores are divided by 0.05: half precision would not do
-            scores = whole @ self.unit_prototypes().T  # V S P
+            scores = whole @ self.moving_prototypes().T  # V S P
             codes = self.codes(scores)  # C S P
         self.enqueue(whole)
         scale = whole.shape[2] ** 0.5  # so that a dimension of vectors spread over the sphere has deviation 1
@@ -50,13 +51,19 @@ class SwAV(Method):
             metrics={},
         )
 
-    def unit_prototypes(self) -> Float[Tensor, "P E"]:
-        """The prototypes, brought back to the unit sphere in place, with a gradient of zero as long as they are frozen."""
-        weight = self.prototypes.weight
-        with torch.no_grad():
-            weight.copy_(unit(weight))
-        moving = float(self.step >= self.config.frozen_steps)
+    def moving_prototypes(self) -> Float[Tensor, "P E"]:
+        """The prototypes, with a gradient of zero as long as they are frozen."""
+        weight, moving = self.prototypes.weight, float(self.step >= self.config.frozen_steps)
         return moving * weight + (1 - moving) * weight.detach()
+
+    @torch.no_grad()
+    def normalise_prototypes(self) -> None:
+        """Bring the prototypes back to the unit sphere, in place; dealt out to several processes, each its rows."""
+        rows = local(self.prototypes.weight)
+        rows.copy_(unit(rows))
+
+    def after_step(self, step: int, schedule_steps: int) -> None:
+        self.normalise_prototypes()
 
     @torch.no_grad()
     def codes(self, scores: Float[Tensor, "V S P"]) -> Float[Tensor, "_ S P"]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
+from jepa_pipeline.distributed import local
 from timm.layers import DropPath
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -28,9 +29,10 @@ def make_target(online: Network) -> Network:
 
 @torch.no_grad()
 def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Target <- momentum * target + (1 - momentum) * online, over the parameters.
+    """Target <- momentum * target + (1 - momentum) * online, over the parameters; dealt out to several processes, each its part.
 
     Buffers are left alone: positions are constants, and the statistics of batch norms are each network's own. A target with batch
     norm runs in train mode, so that it is normalised by its own batches and gathers their statistics, as BYOL's does.
     """
-    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1.0 - momentum)
+    slow, fast = ([local(parameter) for parameter in network.parameters()] for network in (target, online))
+    torch._foreach_lerp_(slow, fast, 1.0 - momentum)

@@ -15,6 +15,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.views import RGB
+from jepa_pipeline.distributed import rank, whole
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.build import AnyEncoder, build_encoder
 
@@ -56,24 +57,42 @@ class EncoderCard(Section):
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
 
 
+Weights = dict[str, torch.Tensor]
+
+
+def encoder_weights(encoder: AnyEncoder) -> Weights:
+    """A copy of all of an encoder's weights in the host's memory, by their names on disk. Of several processes all must ask, and
+    the first is given it.
+    """
+    weights: Weights = {}
+    for name, tensor in timm_named(encoder).state_dict().items():
+        together = whole(tensor.detach())
+        if rank() == 0:
+            weights[name] = together.to("cpu", copy=True).contiguous()
+    return weights
+
+
 def save_encoder(folder: Path, encoder: AnyEncoder, card: EncoderCard) -> None:
-    """Write an encoder. Each file is replaced whole, so that a reader never meets half of one.
+    """Write an encoder; see save_weights."""
+    save_weights(folder, encoder_weights(encoder), card)
+
+
+def save_weights(folder: Path, weights: Weights, card: EncoderCard) -> None:
+    """Write an encoder's weights. Each file is replaced whole, so that a reader never meets half of one.
 
     Raises:
         UserError: the disk refused it.
     """
     try:
-        write_encoder(folder, encoder, card)
+        write_files(folder, weights, card)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"encoder {folder} could not be written ({error}): make room there, then run the same command again"
         ) from None
 
 
-def write_encoder(folder: Path, encoder: AnyEncoder, card: EncoderCard) -> None:
+def write_files(folder: Path, weights: Weights, card: EncoderCard) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = timm_named(encoder).state_dict()
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
     (folder / f".{CARD}").write_text(card.model_dump_json(indent=2) + "\n")
     for name in (WEIGHTS, CARD):

@@ -54,12 +54,23 @@ class ProbeReport(Section):
         default_factory=dict, description="By encoder, the attentive heads the reported one was chosen from."
     )
 
+    @property
+    def encoders(self) -> list[EncoderName]:
+        """Whose numbers there are, in order."""
+        names: dict[EncoderName, None] = dict.fromkeys(row.encoder for row in self.rows)
+        return list(names)
+
 
 def save_report(path: Path, report: ProbeReport) -> None:
     """Write the report whole or not at all."""
+    write_whole(path, report.model_dump_json(indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, in folders that are made, so that it is there in full or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    partial.write_text(report.model_dump_json(indent=1) + "\n")
+    partial.write_text(text)
     partial.replace(path)
 
 

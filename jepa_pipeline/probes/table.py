@@ -10,6 +10,9 @@ from rich.table import Table
 from jepa_pipeline.probes.interval import difference_interval
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Protocol, Row, Settings
 
+NEIGHBOURS = 20
+PROTOCOLS: tuple[Protocol, ...] = ("linear", "knn", "attentive")
+
 
 def show(report: ProbeReport, media: str, path: Path) -> None:
     """Print each encoder's rows, best first, the ranks, what is due to time, and where all was written. media: what samples are."""
@@ -39,6 +42,27 @@ def best_neighbours(rows: Sequence[Row]) -> list[Row]:
             kind = row.encoder, row.settings["features"]
             best[kind] = max(best.get(kind, row), row, key=lambda row: row.top1)
     return [row for row in rows if row.protocol != "knn" or row is best[row.encoder, row.settings["features"]]]
+
+
+def headline(rows: Sequence[Row], encoder: EncoderName, protocol: Protocol) -> Row | None:
+    """An encoder's one row of a protocol for a table of many runs, which no look at test samples chose; None if there is none.
+
+    Of k-NN that in the pooled features if there is one, with 20 neighbours or the next smaller number of them.
+    """
+    found = [row for row in rows if (row.encoder, row.protocol) == (encoder, protocol)]
+    if protocol != "knn":
+        return found[0] if found else None
+    pooled = [row for row in found if row.settings["features"] != "last4"] or found
+    return max(pooled, key=lambda row: closeness(int(row.settings["k"])), default=None)
+
+
+def closeness(k: int) -> tuple[bool, int]:
+    return (True, k) if k <= NEIGHBOURS else (False, -k)
+
+
+def column(row: Row) -> str:
+    """What a row's protocol is called above a column of top-1 accuracies."""
+    return f"k-NN {row.settings['k']}" if row.protocol == "knn" else row.protocol
 
 
 def describe(protocol: Protocol, settings: Settings) -> str:

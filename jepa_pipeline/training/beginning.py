@@ -8,9 +8,10 @@ from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.training.checkpoint import Loaded, State, load, load_last, read_about, steps
+from jepa_pipeline.training.checkpoint import Loaded, State, anywhere, load, load_last, read_about, steps
 from jepa_pipeline.training.folder import replace_text
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.sharded import Like
 
 BEGINNING = "begun_from.json"
 NETWORKS = ("method.encoder.", "method.predictor.", "method.projector.")
@@ -25,7 +26,7 @@ class Beginning(Section):
     path: str = Field(description="The checkpoint.")
     step: int = Field(description="Optimiser steps behind it.")
     samples: int = Field(description="Samples its networks had seen.")
-    sha256: str = Field(description="SHA-256 of its state.")
+    sha256: str = Field(description="SHA-256 of its files.")
 
 
 def read_beginning(run: Path) -> Beginning | None:
@@ -34,14 +35,14 @@ def read_beginning(run: Path) -> Beginning | None:
     return Beginning.model_validate_json(path.read_text()) if path.is_file() else None
 
 
-def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object]) -> State:
+def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object], like: Like = anywhere) -> State:
     """Put the networks of a run's newest checkpoint into the module; the optimiser's state, with the moments from there and
     everything else from this run.
 
     Raises:
         UserError: there is none, it is not the one with which this run began before, or its networks or optimiser are others.
     """
-    loaded = find(folder, read_beginning(module.config.folder), tell)
+    loaded = find(folder, read_beginning(module.config.folder), tell, like)
     check_networks(loaded.about.results, module.config.results(), folder)
     state = {name.removeprefix(METHOD): value for name, value in loaded.state["module"].items() if name.startswith(METHOD)}
     ours = module.method.state_dict()
@@ -65,12 +66,12 @@ def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object])
     return {"state": loaded.state["optimizer"]["state"], "param_groups": groups}
 
 
-def find(folder: Path, before: Beginning | None, tell: Callable[[str], object]) -> Loaded:
+def find(folder: Path, before: Beginning | None, tell: Callable[[str], object], like: Like) -> Loaded:
     """The checkpoint to begin with: the newest, or the one with which this run began before it was killed."""
     if not folder.is_dir():
         raise UserError(f"init_from is {folder}, and there is no such folder: name that of a run, such as runs/NAME")
     if before is None:
-        loaded = load_last(folder / "checkpoints", tell)
+        loaded = load_last(folder / "checkpoints", tell, like)
         if loaded is None:
             raise UserError(f"init_from is {folder}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
         return loaded
@@ -80,7 +81,7 @@ def find(folder: Path, before: Beginning | None, tell: Callable[[str], object]) 
             f"this run began with {before.path}, which is no longer in {folder}: copy it back, or delete this run's folder to "
             "begin with the newest one"
         )
-    return load(same[0])
+    return load(same[0], like)
 
 
 def check_networks(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:

@@ -10,16 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
-from jepa_pipeline.config.errors import Interrupted
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.remote import without_secrets
+from jepa_pipeline.distributed import collect, gather, rank
 from jepa_pipeline.losses.prediction import smooth_l1
-from jepa_pipeline.models.weights import EncoderCard, save_encoder
 from jepa_pipeline.probes.health import constant_loss, health, predictor_r2
-from jepa_pipeline.training.checkpoint import About, State, save_checkpoint, sync_file
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
-from jepa_pipeline.training.signals import StopSignals
 from jepa_pipeline.training.tracker import RunLog
 from lightning import Callback, Trainer
 
@@ -67,7 +64,10 @@ class DataClock(Callback):
 
 
 class Meter(StepCallback):
-    """Losses, rates, speed and the share of time spent waiting for data; one line of the log every `log.every_steps`."""
+    """Losses, rates, speed and the share of time spent waiting for data; one line of the log every `log.every_steps`.
+
+    Of several processes: means over all, and the first one's clock.
+    """
 
     def __init__(self, run_log: RunLog, mixture: Mixture, clock: DataClock, console: Console) -> None:
         self.run_log = run_log
@@ -98,7 +98,7 @@ class Meter(StepCallback):
         return {
             "step": module.step,
             "samples": module.samples,
-            "skipped_samples": module.skipped,
+            "skipped_samples": sum(collect(module.skipped)),
             **data_shares(module, self.mixture),
             **means,
             "lr": learning_rate(module.step, config),
@@ -167,8 +167,9 @@ class HealthMeter(StepCallback):
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         if due(module, module.config.health.every_steps):
             module.stop_if_broken()
-            values = measure_health(module.features.filled(), module.targets.filled(), module.predictions.filled())
-            self.run_log.write({"step": module.step, "samples": module.samples, **values})
+            kept = [gather(vectors.filled()) for vectors in (module.features, module.targets, module.predictions)]
+            if rank() == 0:
+                self.run_log.write({"step": module.step, "samples": module.samples, **measure_health(*kept)})
 
 
 def measure_health(
@@ -180,78 +181,3 @@ def measure_health(
     for name, vectors in (("feature", features), ("target", targets), ("prediction", predictions)):
         values |= {f"{name}_{measure}": value for measure, value in health(vectors).items()}
     return {f"health/{name}": float(value) for name, value in values.items()}
-
-
-def snapshot(optimizer: torch.optim.Optimizer, module: Pretraining) -> State:
-    """Everything that decides how the run goes on, and what it logs."""
-    return {"step": module.step, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
-
-
-class Checkpoints(StepCallback):
-    """Everything a run needs to go on, and the encoder to keep beside it. Asked to stop, the run ends here.
-
-    The last of the callbacks: what a checkpoint counts as done has been written by then.
-    """
-
-    def __init__(self, card: EncoderCard, about: About, optimizer_state: State | None, stop: StopSignals) -> None:
-        self.card = card
-        self.about = about
-        self.optimizer_state = optimizer_state
-        self.stop = stop
-
-    def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
-        super().on_train_start(trainer, pl_module)
-        self.saved_step = pl_module.step
-        self.optimizer = trainer.optimizers[0]
-        self.stop.listen()
-        if self.stop.asked is not None:
-            raise self.farewell(pl_module)
-        self.saved = time.monotonic()
-        if self.optimizer_state is not None:
-            self.optimizer.load_state_dict(self.optimizer_state)
-            self.optimizer_state = None
-        self.stop.idle = True
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.stop.idle = False
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_end(trainer, pl_module)
-        optim = pl_module.config.optim
-        self.stop.idle = (batch_idx + 1) % optim.accumulate_steps == 0 and pl_module.step < optim.total_steps
-
-    def on_step(self, trainer: Trainer, module: Pretraining) -> None:
-        """Save when it is time to.
-
-        Raises:
-            Interrupted: the run was asked to stop, and is saved.
-        """
-        config = module.config.checkpoint
-        late = config.every_minutes is not None and time.monotonic() - self.saved >= 60 * config.every_minutes
-        if due(module, config.every_steps) or late or self.stop.asked is not None:
-            self.save(module)
-        if self.stop.asked is not None and module.step < module.config.optim.total_steps:
-            raise self.farewell(module)
-
-    def leave(self, module: Pretraining) -> Interrupted:
-        """Save between two steps, unless that is done; what to raise then."""
-        self.stop.idle = False
-        if module.step > self.saved_step:
-            self.save(module)
-        return self.farewell(module)
-
-    def farewell(self, module: Pretraining) -> Interrupted:
-        name = self.stop.asked.name if self.stop.asked else "stop"
-        where = f"after step {module.step} with a checkpoint" if module.step else "before the first step"
-        return Interrupted(f"{name}: stopped in order {where}; the same command goes on")
-
-    def save(self, module: Pretraining) -> None:
-        """The encoder first: a run whose last checkpoint is there is finished, and its encoder must be too."""
-        module.stop_if_broken()
-        config, progress = module.config, {"step": module.step, "samples": module.samples}
-        save_encoder(config.folder / "encoder", module.method.kept_encoder, self.card.model_copy(update=progress))
-        for log in config.folder.glob("*.jsonl"):
-            sync_file(log)  # else a checkpoint could outlive the lines that lead to it
-        about = self.about.model_copy(update=progress)
-        save_checkpoint(config.folder / "checkpoints", snapshot(self.optimizer, module), about, config.checkpoint)
-        self.saved, self.saved_step = time.monotonic(), module.step

@@ -9,7 +9,9 @@ from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.training.callbacks import StepCallback, due, snapshot
+from jepa_pipeline.distributed import rank, whole
+from jepa_pipeline.training.boundary import snapshot
+from jepa_pipeline.training.callbacks import StepCallback, due
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.tracker import append, trim
 from lightning import Trainer
@@ -18,7 +20,7 @@ HASHES = "hashes.jsonl"
 
 
 class Hashes(StepCallback):
-    """Hashes the micro-batches of a step and all state after it."""
+    """Hashes the micro-batches of a step and all state after it; of several processes the first one's batches."""
 
     def __init__(self, every_steps: int) -> None:
         self.every_steps = every_steps
@@ -27,7 +29,8 @@ class Hashes(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
         self.path = pl_module.config.folder / HASHES
-        trim(self.path, pl_module.step)
+        if rank() == 0:
+            trim(self.path, pl_module.step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
         part = f"batch.{batch_idx % pl_module.config.optim.accumulate_steps}"
@@ -38,8 +41,10 @@ class Hashes(StepCallback):
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         if due(module, self.every_steps):
-            state = {name: digest(value) for name, value in leaves(snapshot(trainer.optimizers[0], module))}
-            append(self.path, {**self.parts, **state, "step": module.step})
+            shared, own = snapshot(trainer.optimizers[0], module)
+            state = {name: digest(value) for name, value in leaves({**shared, "own": own})}
+            if rank() == 0:
+                append(self.path, {**self.parts, **state, "step": module.step})
         self.parts = {}
 
 
@@ -60,6 +65,6 @@ def digest(value: Any) -> str:
     """First 16 hex digits of the SHA-256 of a tensor's kind, shape and bytes, or of a plain value's text."""
     if not isinstance(value, Tensor):
         return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
-    whole = value.detach().cpu().contiguous()
-    text = f"{whole.dtype} {tuple(whole.shape)}".encode()
-    return hashlib.sha256(text + whole.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    everything = whole(value.detach()).cpu().contiguous()
+    text = f"{everything.dtype} {tuple(everything.shape)}".encode()
+    return hashlib.sha256(text + everything.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]

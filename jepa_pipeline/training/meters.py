@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepa_pipeline.distributed import mean_over_ranks
+
 GOLDEN = (1 + 5**0.5) / 2
 
 
@@ -24,8 +26,8 @@ class Means(nn.Module):
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
-        """The means so far; waits for the device, and starts again."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        """The means so far, over all processes; waits for the device, and starts again."""
+        means = mean_over_ranks({name: total.double() / self.counts[name] for name, total in self.sums.items()})
         self.sums, self.counts = {}, {}
         return means
 

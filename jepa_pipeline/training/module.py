@@ -14,6 +14,7 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.resample import cut
 from jepa_pipeline.data.views import normalize
+from jepa_pipeline.distributed import rank, whole, world_size
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.meters import Means, RingBuffer
 from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
@@ -34,12 +35,16 @@ class Pretraining(LightningModule):
         self.method = method
         self.step = 0
         self.skipped = 0
-        """Samples so far for which others stood in, because they could not be used."""
+        """Samples so far of this process for which others stood in, because they could not be used."""
         self.guard = FiniteGuard()
         self.means = Means()
-        self.features = RingBuffer(config.health.vectors, method.kept_encoder.width)
-        self.targets = RingBuffer(config.health.vectors, method.vector_width)
-        self.predictions = RingBuffer(config.health.vectors, method.vector_width)
+        self.vectors_per_step = max(1, config.health.vectors_per_step // world_size())
+        vectors = max(2, config.health.vectors // world_size())
+        self.features = RingBuffer(vectors, method.kept_encoder.width)
+        self.targets = RingBuffer(vectors, method.vector_width)
+        self.predictions = RingBuffer(vectors, method.vector_width)
+        own = [name for name, _ in self.named_buffers() if not name.startswith("method.")]
+        self._ddp_params_and_buffers_to_ignore = own  # what each process remembers for itself, DDP is not to make alike
         self.recent_keys: deque[tuple[int, list[str]]] = deque(maxlen=config.log.every_steps * config.optim.accumulate_steps)
 
     @property
@@ -58,7 +63,7 @@ class Pretraining(LightningModule):
         self.method.step = self.step
         self.method.step_key = int(keyed_generator(self.config.seed, Stream.SHARED, 0, self.step).integers(2**63))
         part = batch_idx % self.config.optim.accumulate_steps
-        generator = keyed_generator(self.config.seed, Stream.STEP, 0, self.step, view=part, source=self.global_rank)
+        generator = keyed_generator(self.config.seed, Stream.STEP, 0, self.step, view=part, source=rank())
         torch.manual_seed(int(generator.integers(2**63)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -75,11 +80,14 @@ class Pretraining(LightningModule):
     def look(self, batch: Batch, output: Output, loss: Tensor) -> None:
         """Keep what the logs will tell, on the device."""
         self.means.add({"loss": loss, **{name: term.detach() for name, term in output.losses.items()}, **output.metrics})
-        self.features.add(output.features, self.config.health.vectors_per_step)
-        self.targets.add(output.targets, self.config.health.vectors_per_step)
-        self.predictions.add(output.predictions, self.config.health.vectors_per_step)
+        self.features.add(output.features, self.vectors_per_step)
+        self.targets.add(output.targets, self.vectors_per_step)
+        self.predictions.add(output.predictions, self.vectors_per_step)
         self.recent_keys.append((self.step + 1, batch.keys))
         self.last_loss = loss
+
+    def configure_model(self) -> None:
+        """Nothing: the networks were spread over the devices before anything was loaded into them."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.method, self.config.optim)
@@ -87,7 +95,7 @@ class Pretraining(LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip, and look at the step before it is taken; Lightning calls this once an optimiser step, after the last backward."""
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        norm = whole(get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None]))
         if self.config.optim.clip_norm is not None:
             clip_grads_with_norm_(trained, self.config.optim.clip_norm, norm)
         self.means.add({"gradient_norm": norm})

@@ -8,18 +8,19 @@ from torch.optim import SGD, AdamW, Optimizer
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, OptimConfig, SGDConfig
+from jepa_pipeline.distributed import is_dealt, total
 from timm.optim.lars import Lars
 
 
 def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
     """The optimiser of everything that trains; norms and biases are not decayed (`decay: False`).
 
-    AdamW and SGD take their step in one fused pass. LARS is timm's: of a weight w with gradient g it subtracts the rate times
-    the momentum of r (g + decay w), with the trust ratio r = trust_coefficient |w| / (|g| + decay |w| + 1e-8), and 1 where
-    |w| or |g| is 0; norms and biases have r = 1. That is the ratio of the paper (You et al. 2017, equation 6); the releases of
-    VICReg, Barlow Twins and BYOL divide by |g + decay w| instead, which the decays they train with, near 1e-6, make the same
-    but for a weight whose |g| is as small as decay |w|. The paper's momentum holds steps with their rates in them; here, as in
-    these releases, each step has the rate of its own moment.
+    AdamW and SGD take their step in one fused pass, SGD not where weights are dealt out. LARS is timm's: of a weight w with
+    gradient g it subtracts the rate times the momentum of r (g + decay w), with the trust ratio
+    r = trust_coefficient |w| / (|g| + decay |w| + 1e-8), and 1 where |w| or |g| is 0; norms and biases have r = 1. That is the
+    ratio of the paper (You et al. 2017, equation 6); the releases of VICReg, Barlow Twins and BYOL divide by |g + decay w|
+    instead, which the decays they train with, near 1e-6, make the same but for a weight whose |g| is as small as decay |w|. The
+    paper's momentum holds steps with their rates in them; here, as in these releases, each step has the rate of its own moment.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decayed = {"params": [p for p in parameters if p.ndim > 1], "decay": True, "lr_scale": 1.0}
@@ -34,7 +35,8 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
             momentum: Any = config.momentum  # which timm types as a whole number
             return Lars([decayed, others], lr=rate, momentum=momentum, trust_coeff=config.trust_coefficient, foreach=True)
         case SGDConfig():
-            return SGD([decayed, others], lr=rate, momentum=config.momentum, fused=True)
+            fused = not any(is_dealt(parameter) for parameter in parameters)  # torch has no fused SGD for those
+            return SGD([decayed, others], lr=rate, momentum=config.momentum, fused=fused)
 
 
 def set_rates(optimizer: Optimizer, lr: float, weight_decay: float) -> None:
@@ -59,8 +61,9 @@ class FiniteGuard(nn.Module):
     @torch.no_grad()
     def watch(self, step: int, loss: Tensor, gradient_norm: Tensor, optimizer: Optimizer) -> None:
         """Look at a step before it is taken. A fused optimiser skips its update where `found_inf` is not zero."""
-        finite = torch.isfinite(loss) & torch.isfinite(gradient_norm)
-        self.broken_step.add_((~finite & (self.broken_step == 0)) * step)
+        broken_here = ~(torch.isfinite(loss) & torch.isfinite(gradient_norm))
+        broken = total(broken_here.float()) > 0  # for all processes, or they would go apart
+        self.broken_step.add_((broken & (self.broken_step == 0)) * step)
         broken = self.broken_step > 0
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = broken.float()  # pyright: ignore[reportAttributeAccessIssue]

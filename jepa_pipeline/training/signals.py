@@ -6,8 +6,10 @@ import signal
 import threading
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, what Slurm and the system send before they kill, and what Slurm can be asked to send ahead of a time limit."""
+from jepa_pipeline.distributed import rank
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, what Slurm and the system send before they kill, and two that Slurm can be asked to send ahead of a time limit."""
 
 SECOND_CTRL_C = 130
 FORCED = 70
@@ -61,7 +63,8 @@ class StopSignals:
             for timer in self.timers:
                 timer.daemon = True
                 timer.start()
-            say(f"{self.asked.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
+            if rank() == 0:
+                say(f"{self.asked.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
         elif number == signal.SIGINT:
             end(SECOND_CTRL_C, "stopped at once")
         elif self.idle:

@@ -10,21 +10,28 @@ from typing import Any
 
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.remote import without_secrets
+from jepa_pipeline.distributed import rank
 from jepa_pipeline.training.folder import replace_text
 
 Row = dict[str, float | int]
 
 
 class RunLog:
-    """metrics.jsonl of a run: one object a line, flushed line by line; steps that are run again are dropped first."""
+    """metrics.jsonl of a run: one object a line, flushed line by line; steps that are run again are dropped first.
+
+    Of several processes the first alone writes.
+    """
 
     def __init__(self, config: RunConfig, start_step: int) -> None:
         self.path = config.folder / "metrics.jsonl"
-        rows = trim(self.path, start_step)
+        self.writes = rank() == 0
+        rows = trim(self.path, start_step) if self.writes else []
         self.seconds_before = max((row["seconds"] for row in rows if "seconds" in row), default=0.0)
-        self.wandb = WandbRun(config) if config.log.wandb else None
+        self.wandb = WandbRun(config) if config.log.wandb and self.writes else None
 
     def write(self, row: Row) -> None:
+        if not self.writes:
+            return
         append(self.path, row)
         if self.wandb is not None:
             self.wandb.log(row)

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.probe import open_sets
+from jepa_pipeline.probes.sets import open_sets
 from jepa_pipeline.training.tracker import read_rows
 
 

@@ -1,11 +1,54 @@
-"""Two processes on one machine, joined by gloo."""
+"""Processes on one machine, joined by gloo."""
 
 import multiprocessing
+import os
+import socket
+import sys
 import traceback
 
 import pytest
 import torch
 import torch.distributed as dist
+
+from jepa_pipeline.config.errors import UserError
+
+
+@pytest.fixture
+def run_ranks():
+    """A function that runs another one, as work(rank), in so many processes that torchrun might have started; their exit codes."""
+
+    def run(work, world):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+
+        def process(rank):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+            code = 1
+            try:
+                work(rank)
+                code = 0
+            except UserError as error:
+                code = error.exit_code
+                print(error, file=sys.stderr)
+            except SystemExit as exit:
+                code = exit.code
+            except BaseException:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(code)
+
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=process, args=(rank,)) for rank in range(world)]
+        for one in processes:
+            one.start()
+        for one in processes:
+            one.join(120)
+            one.kill()
+        return [one.exitcode for one in processes]
+
+    return run
 
 
 @pytest.fixture

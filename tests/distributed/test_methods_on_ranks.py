@@ -11,7 +11,10 @@ from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.config.trainer import TrainerConfig
+from jepa_pipeline.distributed import whole
 from jepa_pipeline.models.batch_norm import sync_batch_norm
+from jepa_pipeline.training.parallel import parallelise
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 IMAGES, STEPS = 12, 4
@@ -60,7 +63,7 @@ def share(rows, part):
 
 
 def train(config, part, wrap):
-    """A few plain steps; the loss of each, then every gradient of the last and all state."""
+    """A few plain steps; the loss of each, then every gradient of the last and all state. wrap: what is called in place of it."""
     torch.manual_seed(0)
     method = build_method(config.method).double()
     called = wrap(method)
@@ -75,23 +78,44 @@ def train(config, part, wrap):
         if step + 1 < STEPS:
             optimizer.step()
             method.after_step(step + 1, 10)
-    gradients = {f"gradient of {name}": p.grad for name, p in method.named_parameters() if p.grad is not None}
-    state = {name: value for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
+    named = ((name.replace("_checkpoint_wrapped_module.", ""), p.grad) for name, p in method.named_parameters())
+    gradients = {f"gradient of {name}": whole(gradient) for name, gradient in named if gradient is not None}
+    state = {name: whole(value) for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
     return torch.stack(losses), gradients | state
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_two_ranks_are_one_process(case, on_ranks):
-    recipe, overrides = case
+def ddp(method):
+    return DistributedDataParallel(sync_batch_norm(method))
+
+
+def sharded(strategy, **choices):
+    return lambda method: parallelise(method, TrainerConfig(strategy=strategy, **choices), "cpu", local_size=2)
+
+
+WAYS = {
+    "ddp": (2, ddp),
+    "fsdp2": (2, sharded("fsdp2")),
+    "4 x ddp": (4, ddp),
+    "4 x fsdp2": (4, sharded("fsdp2")),
+    "2 x 2 hsdp, activations computed again": (4, sharded("hsdp", checkpoint_activations=True)),
+}
+ON_MANY = ("ijepa", "vjepa", "vicreg", "swav", "byol")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CASES)
+def test_many_ranks_are_one_process(name, way, on_ranks):
+    (recipe, overrides), (world, wrap) = CASES[name], WAYS[way]
+    if world > 2 and (name not in ON_MANY or ("activations" in way and "jepa" not in name)):
+        pytest.skip("shown on two")
     config = load_config(DEBUG / f"{recipe}.yaml", overrides)
     losses, expected = train(config, slice(None), wrap=lambda method: method)
 
     def on_rank(rank):
-        half = slice(rank * IMAGES // 2, (rank + 1) * IMAGES // 2)
-        return train(config, half, wrap=lambda method: DistributedDataParallel(sync_batch_norm(method)))
+        return train(config, slice(rank * IMAGES // world, (rank + 1) * IMAGES // world), wrap)
 
-    results = on_ranks(on_rank)
-    assert torch.allclose(sum(found for found, _ in results) / 2, losses, atol=1e-6, rtol=0)
+    results = on_ranks(on_rank, world)
+    assert torch.allclose(sum(found for found, _ in results) / world, losses, atol=1e-6, rtol=0)
     assert losses[-1] != losses[0] and len([name for name in expected if name.startswith("gradient")]) > 5
     for _, state in results:
         assert state.keys() == expected.keys()

@@ -1,19 +1,32 @@
 """Checkpoints are whole or not there, and the newest whole one is found."""
 
+import hashlib
 import json
+import multiprocessing
+import os
+import pickle
+import threading
+import time
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
-from jepa_pipeline.training.checkpoint import About, clear_leftovers, load_last, save_checkpoint, step_of, steps
+from jepa_pipeline.training.checkpoint import About, clear_leftovers, load, load_last, step_of, steps
+from jepa_pipeline.training.files import HashedFile
+from jepa_pipeline.training.saving import Saver, save_checkpoint
+from jepa_pipeline.training.sharded import read_index
+
+
+def make_about(step):
+    names = {"version": "0", "torch": "2", "device": "cpu", "data": "d", "config_hash": "c"}
+    return About(step=step, samples=8 * step, results={"optim.lr": 0.1}, **names)
 
 
 def save(folder, step, state=None, **config):
-    names = {"version": "0", "torch": "2", "device": "cpu", "data": "d", "config_hash": "c"}
-    about = About(step=step, samples=8 * step, results={"optim.lr": 0.1}, **names)
-    return save_checkpoint(folder, state or {"step": step}, about, CheckpointConfig(**config))
+    return save_checkpoint(folder, state or {"step": step}, make_about(step), CheckpointConfig(**config))
 
 
 def kept(folder):
@@ -31,6 +44,60 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert torch.equal(loaded.state["module"]["weight"], state["module"]["weight"])
     assert (loaded.about.step, loaded.about.samples, loaded.about.results) == (3, 24, {"optim.lr": 0.1})
     assert load_last(tmp_path / "none", tell=pytest.fail) is None
+
+
+def test_every_kind_of_tensor_and_value_comes_back_bit_for_bit(tmp_path):
+    bits = torch.tensor([0x7FC00001, 0x00000001, -0x80000000], dtype=torch.int32)  # a NaN of its own, a denormal, minus zero
+    tensors = {
+        "nan": bits.view(torch.float32),
+        "none at all": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        "count": torch.tensor(2**62),
+        "flags": torch.tensor([True, False]),
+        "half": torch.randn(4, 5).bfloat16(),
+        "turned": torch.randn(4, 5).T,
+        "channels last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "some": torch.randn(100)[10:20],
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+    }
+    groups = [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1], "foreach": None}]
+    state = {"step": 3, "module": tensors, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": groups}}
+    save(tmp_path, 3, {**state, "pair": (torch.ones(1), "text")})
+    found = newest(tmp_path)
+    assert found["module"].keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        there = found["module"][name]
+        assert there.dtype == tensor.dtype and there.shape == tensor.shape, name
+        assert there.contiguous().view(-1).view(torch.uint8).equal(tensor.detach().contiguous().view(-1).view(torch.uint8)), name
+    assert found["optimizer"]["param_groups"] == groups and found["optimizer"]["state"][0]["step"] == 3.0
+    assert found["pair"] == (torch.ones(1), "text") and found["step"] == 3
+
+
+def test_a_tensor_is_read_into_the_like_of_another(tmp_path):
+    checkpoint = save(tmp_path, 1, {"module": {"a.weight": torch.randn(3), "b": torch.randn(4)}})
+    places = {"module.a.weight": torch.zeros(3, dtype=torch.float64), "module.b": torch.zeros(2)}
+    read, whole = (load(checkpoint, like).state["module"] for like in (places.get, lambda name: None))
+    assert read["a.weight"].equal(whole["a.weight"]) and read["a.weight"].dtype == torch.float32
+    assert read["b"].shape == (4,), "one of another shape is read whole, and not into a part of it"
+
+
+def test_two_values_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"two values of the state are named module\.a\.b"):
+        save(tmp_path, 1, {"module": {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}})
+
+
+def test_the_same_state_makes_the_same_files(tmp_path):
+    """The hash that names the beginning of another run says what is in a checkpoint, and not where or when it was written."""
+    state = {"step": 1, "weights": torch.ones(5)}
+    hashes = {load(save(tmp_path / name, 1, state)).about.sha256 for name in ("a", "b")}
+    assert len(hashes) == 1 and load(save(tmp_path / "c", 1, {**state, "step": 2})).about.sha256 not in hashes
+
+
+def test_what_a_process_keeps_for_itself_is_its_own(tmp_path):
+    own = {"meters": {"sums": torch.ones(2)}, "seen": ["a"]}
+    checkpoint = save_checkpoint(tmp_path, {"step": 1}, make_about(1), CheckpointConfig(), own)
+    loaded = load(checkpoint)
+    assert loaded.own["meters"]["sums"].equal(torch.ones(2)) and loaded.own["seen"] == ["a"] and loaded.about.world == 1
 
 
 def test_the_pointer_names_the_newest_but_is_not_needed(tmp_path):
@@ -72,11 +139,15 @@ def spoil_about(state):
     state.with_name("about.json").write_text('{"step": 2}')
 
 
-@pytest.mark.parametrize("spoil", [truncate, flip, lose, lose_about, spoil_about])
-def test_a_damaged_one_is_passed_over_aloud(tmp_path, spoil):
+FILES = ["state.pt", ".metadata", "__0_0.distcp", "rank-0000.pt"]
+SPOILT = [(spoil, name) for spoil in (truncate, flip, lose) for name in FILES]
+
+
+@pytest.mark.parametrize(("spoil", "name"), [*SPOILT, (lose_about, "state.pt"), (spoil_about, "state.pt")])
+def test_a_damaged_one_is_passed_over_aloud(tmp_path, spoil, name):
     for step in (1, 2):
         save(tmp_path, step, {"step": step, "weights": torch.zeros(1000)})
-    spoil(tmp_path / "step-00000002" / "state.pt")
+    spoil(tmp_path / "step-00000002" / name)
     told = []
     assert load_last(tmp_path, tell=told.append).about.step == 1
     assert (
@@ -127,6 +198,48 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
     assert "step-00000002 is damaged" in told[0]
 
 
+def test_an_index_is_no_program(tmp_path):
+    """Its hash may be right: whoever wrote the index may have written that too."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was run",))
+
+    def with_index(step, index):
+        checkpoint = save(tmp_path, step, {"step": step, "weights": torch.ones(3)})
+        (checkpoint / ".metadata").write_bytes(index if isinstance(index, bytes) else pickle.dumps(index))
+        about = json.loads((checkpoint / "about.json").read_text())
+        about["files"][".metadata"] = hashlib.sha256((checkpoint / ".metadata").read_bytes()).hexdigest()
+        (checkpoint / "about.json").write_text(json.dumps(about))
+        return checkpoint
+
+    def index():
+        return read_index(save(tmp_path / "other", 1, {"weights": torch.ones(3)}), {"__0_0.distcp"})
+
+    outside, program, bomb = index(), index(), index()
+    next(iter(outside.storage_data.values())).relative_path = "../../other"
+    program.state_dict_metadata["more"] = BytesStorageMetadata()
+    bomb.planner_data = Bomb()
+    missing = index()
+    missing.storage_data.clear()
+    bad = {
+        "holds _pytest.outcomes": bomb,
+        "which is no part of an index": program,
+        "names other things than tensors": outside,
+        "does not fit the files": missing,
+        "is no index": [1],
+        "cannot be read": b"\x80\x05\x95",
+        "holds os.system": b"cos\nsystem\n(S'false'\ntR.",
+        "holds torch.hub.load": b"\x80\x04\x8c\x05torch\x8c\x08hub.load\x93.",
+    }
+    for reason, content in bad.items():
+        with pytest.raises(ValueError, match=reason):
+            load(with_index(2, content))
+    save(tmp_path, 1)
+    told = []
+    assert load_last(tmp_path, tell=told.append).about.step == 1 and "step-00000002 is damaged" in told[0]
+
+
 def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch):
     save(tmp_path, 1)
 
@@ -157,28 +270,128 @@ def test_what_torch_makes_of_a_full_disk_is_still_a_full_disk(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000001"}
 
 
-@pytest.mark.parametrize("victim", ["mkdir", "save", "fsync", "rename", "symlink_to", "rmtree"])
-def test_killed_anywhere_in_a_save_the_folder_stays_readable(tmp_path, monkeypatch, victim):
+PLACES = ["mkdir 1", "save 1", "save 2", "save 3", *(f"fsync {n}" for n in range(1, 8)), "rename 1", "rename 2", "rename 3"]
+
+
+@pytest.mark.parametrize("place", [*PLACES, "symlink_to 1", "rmtree 1", "rmtree 2"])
+def test_killed_anywhere_in_a_save_the_folder_stays_readable(tmp_path, monkeypatch, place):
     """A kill is an exception nobody handles; what it leaves is removed at the next start and never taken for a checkpoint."""
-    import os
     import shutil
     from pathlib import Path
 
     class Killed(BaseException):
         pass
 
-    def die(*_, **__):
-        raise Killed
+    victim, left = place.split()[0], int(place.split()[1])
 
-    save(tmp_path, 1, keep_last=1)
+    def die(*arguments, **options):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+        return original(*arguments, **options)
+
+    save(tmp_path, 1, {"weights": torch.ones(3)}, keep_last=1)
     owner = {"mkdir": Path, "rename": Path, "symlink_to": Path, "save": torch, "fsync": os, "rmtree": shutil}[victim]
+    original = getattr(owner, victim)
     with monkeypatch.context() as patch:
         patch.setattr(owner, victim, die)
         with pytest.raises(Killed):
-            save(tmp_path, 2, keep_last=1)
-    assert newest(tmp_path)["step"] in (1, 2)
+            save(tmp_path, 2, {"weights": torch.ones(3)}, keep_last=1)
+    assert load_last(tmp_path, tell=pytest.fail).about.step in (1, 2)
     clear_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {"last", "step-00000001", "step-00000002"}
     assert (tmp_path / "last").resolve().is_dir()
     save(tmp_path, 2, keep_last=1)
     assert kept(tmp_path) == [2]
+
+
+def slowly(monkeypatch, seconds):
+    """Have every write wait."""
+    original = HashedFile.write
+    monkeypatch.setattr(HashedFile, "write", lambda *them: (time.sleep(seconds), original(*them))[1])
+
+
+def test_what_is_written_in_the_background_is_what_was_there_when_it_was_asked_for(tmp_path, monkeypatch):
+    slowly(monkeypatch, 0.003)
+    saver, weights, meters, done = Saver(tmp_path, CheckpointConfig()), torch.zeros(1000), {"sums": torch.zeros(2)}, []
+    for step in (1, 2, 3):
+        weights.fill_(step)
+        meters["sums"].fill_(step)
+        groups = [{"lr": step}]
+        begun = time.monotonic()
+        saver.save({"weights": weights, "groups": groups}, meters, make_about(step), before=lambda: done.append(kept(tmp_path)))
+        assert step > 1 or time.monotonic() - begun < 0.1, "the first waits for nothing"
+        weights.fill_(-1)
+        meters["sums"].fill_(-1)
+        groups[0]["lr"] = -1
+    saver.check()
+    assert kept(tmp_path) != [2, 3], "the third is still being written"
+    saver.close()
+    for step, loaded in ((step, load(tmp_path / f"step-{step:08d}")) for step in (2, 3)):
+        assert (
+            loaded.state["weights"].eq(step).all() and loaded.own["sums"].eq(step).all() and loaded.state["groups"][0]["lr"] == step
+        )
+    assert done == [[], [1], [1, 2]], "what is to be there before has been made before"
+    assert "checkpoint" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_copy_in_memory_is_made_once(tmp_path):
+    saver, state = Saver(tmp_path, CheckpointConfig()), {"weights": torch.ones(1000)}
+    saver.save(state, {}, make_about(1))
+    first = saver.buffers["weights"].data_ptr()
+    saver.save(state, {}, make_about(2))
+    assert saver.buffers["weights"].data_ptr() == first
+    saver.save({"weights": torch.ones(7)}, {}, make_about(3), wait=True)
+    saver.save({"weights": torch.ones(7)}, {}, make_about(4))
+    saver.close()
+    assert newest(tmp_path)["weights"].shape == (7,)
+    plain = Saver(tmp_path, CheckpointConfig(background=False))
+    plain.save(state, {}, make_about(5))
+    assert kept(tmp_path) == [4, 5] and not plain.buffers, "whoever waits needs no copy"
+
+
+def test_a_full_disk_in_the_background_is_heard_of(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    saver = Saver(tmp_path, CheckpointConfig())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HashedFile, "write", full)
+        saver.save({"weights": torch.ones(3)}, {}, make_about(2))
+        saver.thread.join()
+        assert saver.failed
+        with pytest.raises(UserError, match="step-00000002 could not be written: No space left on device; the ones before it"):
+            saver.check()
+    saver.check()
+    saver.save({"weights": torch.ones(3)}, {}, make_about(3))
+    saver.close()
+    assert kept(tmp_path) == [1, 3] and not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("writes", [1, 3, 8, 13])
+def test_a_process_that_dies_while_it_writes_in_the_background_leaves_the_one_before(tmp_path, monkeypatch, writes):
+    save(tmp_path, 1)
+    original, left = HashedFile.write, [writes]
+
+    def die(*them):
+        left[0] -= 1
+        if not left[0]:
+            os._exit(9)
+        return original(*them)
+
+    def process():
+        HashedFile.write = die
+        saver = Saver(tmp_path, CheckpointConfig(keep_last=1))
+        saver.save({"step": 2, "weights": torch.ones(10_000)}, {}, make_about(2))
+        saver.close()
+
+    child = multiprocessing.get_context("fork").Process(target=process)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 9
+    assert newest(tmp_path) == {"step": 1} and list(tmp_path.glob("*.partial"))
+    clear_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000001"}

@@ -54,12 +54,12 @@ def test_writing_a_checkpoint_does_not_count_as_waiting_for_data(tiny, monkeypat
     from rich.console import Console
 
     from jepa_pipeline.pretrain import pretrain
-    from jepa_pipeline.training import callbacks
+    from jepa_pipeline.training.saving import Saver
     from jepa_pipeline.training.tracker import read_rows
 
-    original = callbacks.save_checkpoint
-    monkeypatch.setattr(callbacks, "save_checkpoint", lambda *arguments: (time.sleep(0.4), original(*arguments))[1])
-    config = tiny("checkpoint.every_steps=1", "log.every_steps=1")
+    original = Saver.write
+    monkeypatch.setattr(Saver, "write", lambda *arguments: (time.sleep(0.4), original(*arguments))[1])
+    config = tiny("checkpoint.every_steps=1", "checkpoint.background=false", "log.every_steps=1")
     pretrain(config, Console(quiet=True))
     later = [row["data_wait_share"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row][1:]
     assert max(later) < 0.5

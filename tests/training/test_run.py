@@ -11,7 +11,7 @@ from jepa_pipeline.methods.jepa import JEPA
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
 from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.checkpoint import load, load_last
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.tracker import read_rows
 
@@ -172,7 +172,7 @@ def test_a_step_that_is_not_finite_stops_the_run_before_it_touches_the_weights(t
     config = tiny("log.every_steps=6", "checkpoint.every_steps=2", "optim.total_samples=80")
     expected = run(tiny("name=expected", "checkpoint.every_steps=2", "optim.total_samples=80", "checkpoint.keep_last=9"))
     assert expected["step"] == 10
-    before = torch.load(tiny("name=expected").folder / "checkpoints/step-00000004/state.pt", weights_only=True)
+    before = load(tiny("name=expected").folder / "checkpoints/step-00000004").state
     poison(monkeypatch, step=5)
     kept = {}
     original = Pretraining.stop_if_broken
@@ -244,11 +244,11 @@ def test_wandb_writes_offline(tiny, monkeypatch):
 
 
 def test_compiled_networks_train_the_same(tiny, monkeypatch):
-    """Compilation is asked for on the networks in place, so that their names in a checkpoint stay."""
+    """Compilation is asked for on the blocks in place, so that their names in a checkpoint stay."""
     asked = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *_, **__: asked.append(type(self).__name__))
     state = run(tiny("trainer.compile=true"))
-    assert asked == ["Encoder", "Predictor", "Encoder"]
+    assert asked == ["Block"] * (2 + 1 + 2)  # of encoder, predictor and target
     assert "method.encoder.norm.weight" in weights(state)
 
 

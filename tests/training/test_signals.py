@@ -101,8 +101,8 @@ def test_slurms_term_to_every_process_of_the_job_ends_it_in_order(tiny, tmp_path
 
 SLOW_SAVE = """
 import time
-from jepa_pipeline.training import callbacks
-callbacks.save_checkpoint = lambda *_: time.sleep(600)
+from jepa_pipeline.training.saving import Saver
+Saver.write = lambda *_: time.sleep(600)
 """
 
 

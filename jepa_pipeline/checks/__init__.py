@@ -1,0 +1,1 @@
+"""What can be wrong before a run begins."""

@@ -1,0 +1,1 @@
+"""Slurm: what is queued, and what becomes of it."""

@@ -1,0 +1,206 @@
+"""A question put to a frozen encoder, and its answer: the numbers of all protocols on one data set, with their baselines."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from jepa_pipeline import __version__
+from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.data.clip_list import ClipList
+from jepa_pipeline.data.collate import ImageList
+from jepa_pipeline.data.shards import Shards
+from jepa_pipeline.models.build import AnyEncoder, build_encoder
+from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card
+from jepa_pipeline.probes.attentive import attention_heads, attentive_probe
+from jepa_pipeline.probes.features import Features, Lens, extract
+from jepa_pipeline.probes.feed import Feed
+from jepa_pipeline.probes.judge import judge, ranks, row
+from jepa_pipeline.probes.labels import read_labels
+from jepa_pipeline.probes.readers import Reader
+from jepa_pipeline.probes.report import EncoderName, ProbeReport, Settings, load_report, save_report
+from jepa_pipeline.probes.runs import run_of
+from jepa_pipeline.probes.sets import check_media, check_sizes, damage_has_a_cure, open_sets, reads_clips, set_name
+from jepa_pipeline.probes.tokens import FreshTokens, kept_if_small
+
+
+class Subject(NamedTuple):
+    """A frozen encoder that is asked. folder: of its run, of itself or of a snapshot."""
+
+    folder: Path
+    card: EncoderCard
+    encoder: AnyEncoder
+    weights_hash: str
+
+
+class Question(NamedTuple):
+    """What a subject is asked. report: as far as it is known before; path: where the answer is kept."""
+
+    subject: Subject
+    train_set: Shards
+    test_set: Shards
+    report: ProbeReport
+    path: Path
+
+
+def read_subject(folder: Path) -> Subject:
+    """The encoder of a run, of a snapshot or of a folder of its own.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    card, encoder = read_card(folder), load_encoder(folder)
+    return Subject(folder, card, encoder, hash_weights(encoder))
+
+
+def ask(subject: Subject, data: str, test: str | None, config: ProbeConfig, out: Path | None = None) -> Question:
+    """The question of what the encoder knows about a data set.
+
+    Args:
+        subject: the encoder.
+        data: a folder or URL with labelled shards in train/ and test/, or the training shards where `test` is given.
+        test: the test shards.
+        config: the probe's settings.
+        out: folder of the report; RUN/probes unless given.
+
+    Raises:
+        UserError: there is no data, it has no labels, or two of these do not belong together.
+    """
+    card, (train_set, test_set) = subject.card, open_sets(data, test)
+    check_media(card, train_set, test_set)
+    report = ProbeReport(
+        data=set_name(data),
+        data_hash={"train": train_set.manifest.hash(), "test": test_set.manifest.hash()},
+        config_hash=card.config_hash,
+        weights_hash=subject.weights_hash,
+        step=card.step,
+        version=__version__,
+        probe=config,
+        rows=[],
+        selection={},
+    )
+    run = run_of(subject.folder)
+    name = report.data if run == subject.folder else f"{report.data}-{subject.folder.resolve().name}"
+    return Question(subject, train_set, test_set, report, (out or run / "probes") / f"{name}-{report_key(report)}.json")
+
+
+def answered(question: Question) -> ProbeReport | None:
+    """The answer, if the same question was put to the same weights before and answered in full."""
+    for path in sorted(question.path.parent.glob(f"*-{report_key(question.report)}.json")):
+        report = load_report(path)
+        if {*question.report.probe.protocols} <= {row.protocol for row in report.rows}:
+            return report
+    return None
+
+
+def answer(question: Question) -> ProbeReport:
+    """Measure, and write the report.
+
+    Raises:
+        UserError: the training set is too small, or a sample cannot be used.
+    """
+    (_, card, encoder, _), train_set, test_set, report, path = question
+    config = report.probe
+    with damage_has_a_cure(train_set.manifest.kind):
+        check_sizes(train_set, config)
+        readers = readers_of(card, encoder, config.seed, clips=train_set.manifest.kind == "videos")
+        if {"linear", "knn"} & {*config.protocols}:
+            report = probe_pooled(report, readers, train_set, test_set, card)
+            save_report(path, report)  # already, for the heads that follow take long and may fail
+        if "attentive" in config.protocols:
+            report = probe_attentive(report, readers, train_set, test_set, card)
+            check_unchanged(encoder, report.weights_hash)
+            save_report(path, report)
+    return report
+
+
+def check_unchanged(encoder: AnyEncoder, before: str) -> None:
+    if hash_weights(encoder.cpu()) != before:
+        raise RuntimeError("the probe changed the encoder's weights: its numbers would not be this encoder's")
+
+
+def report_key(report: ProbeReport) -> str:
+    """The same question put to the same weights has the same name, so that asking again replaces the answer."""
+    question = report.model_dump_json(include={"data_hash", "weights_hash", "probe"})
+    return hashlib.sha256(question.encode()).hexdigest()[:12]
+
+
+def readers_of(card: EncoderCard, encoder: AnyEncoder, seed: int, clips: bool) -> dict[EncoderName, Reader]:
+    """The encoder, its untrained twin and, of clips, itself without knowledge of the order of frames."""
+    readers: dict[EncoderName, Reader] = {card.kept: Reader(encoder), "random_init": Reader(random_encoder(card.encoder, seed))}
+    if clips:
+        readers["frames_shuffled"] = Reader(encoder, "shuffled", seed)
+        readers["frames_apart"] = Reader(encoder, "apart")
+    return readers
+
+
+def random_encoder(config: EncoderConfig | BackboneConfig, seed: int) -> AnyEncoder:
+    """An encoder of the same shape that has learned nothing: its batch norms, too, have the statistics they begin with, 0 and 1."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_encoder(config).requires_grad_(False).eval()
+
+
+def feed(shards: Shards, card: EncoderCard, config: ProbeConfig, segments: int, views: int, first: int) -> Feed:
+    """All samples of a data set as its encoder takes them, numbered from `first`; images have one segment and one view."""
+    encoder, samples = card.encoder, shards.manifest.samples
+    if not (isinstance(encoder, EncoderConfig) and encoder.clips):
+        return Feed(ImageList(shards, encoder.image_size), samples, 1, config.batch_size, config.workers, first)
+    if shards.manifest.kind == "images":
+        segments, views = 1, 1
+    clip = card.clip or ClipConfig.model_validate({})  # of images any frame is the same
+    dataset = ClipList(shards, encoder.frames, clip, segments, views, encoder.image_size)
+    return Feed(dataset, samples, views, max(1, config.batch_size // encoder.frames), config.workers, first)
+
+
+def lens(card: EncoderCard, config: ProbeConfig) -> Lens:
+    return Lens(card.mean, card.std, config.precision)
+
+
+def extract_set(
+    readers: dict[EncoderName, Reader], shards: Shards, card: EncoderCard, config: ProbeConfig, title: str, first: int = 0
+) -> Features:
+    samples = feed(shards, card, config, config.segments, 1, first)
+    stills = reads_clips(card) and shards.manifest.kind == "images"
+    loaded = samples.load(samples.passes())
+    return extract({**readers}, loaded, samples.samples, lens(card, config), title, first, stills)
+
+
+def probe_pooled(
+    report: ProbeReport, readers: dict[EncoderName, Reader], train_set: Shards, test_set: Shards, card: EncoderCard
+) -> ProbeReport:
+    """The report with the numbers of pooled features and of the pixels, and their ranks."""
+    config = report.probe
+    names: list[EncoderName] = [*readers, "pixels"]
+    train = extract_set(readers, train_set, card, config, "training set")
+    unseen = extract_set(readers, test_set, card, config, "test set", first=train_set.manifest.samples)
+    check_unchanged(next(iter(readers.values())).encoder, report.weights_hash)
+    encoder, videos = card.encoder, train_set.manifest.kind == "videos"
+    frames = encoder.frames if videos and isinstance(encoder, EncoderConfig) else None
+    rows, selection = judge(names, train, unseen, len(train_set.manifest.classes or ()), frames, config)
+    return report.model_copy(update={"rows": rows, "rankme": ranks(names, train), "selection": selection})
+
+
+def probe_attentive(
+    report: ProbeReport, readers: dict[EncoderName, Reader], train_set: Shards, test_set: Shards, card: EncoderCard
+) -> ProbeReport:
+    """The report with the number of each encoder that has tokens, and the heads it was chosen from."""
+    config, settings, started, through = report.probe, report.probe.attentive, time.perf_counter(), lens(card, report.probe)
+    train = feed(train_set, card, config, settings.segments, 1, 0)
+    test = feed(test_set, card, config, settings.segments, settings.views, train.samples)
+    tokens = kept_if_small(FreshTokens({**readers}, train, through), settings.memory_gb)
+    classes, limit = len(train_set.manifest.classes or ()), attention_heads(card.encoder, settings)
+    results = attentive_probe(tokens, read_labels(train_set), FreshTokens({**readers}, test, through), classes, limit, config)
+    given: Settings = {"form": settings.form, "epochs": settings.epochs}
+    if train_set.manifest.kind == "videos":
+        given |= {"segments": settings.segments, "views": settings.views}
+    rows = [
+        row(name, "attentive", given | results[name].chosen.model_dump(), results[name].correct, test.samples, config.seed, started)
+        for name in readers
+    ]
+    trials = {name: result.trials for name, result in results.items()}
+    return report.model_copy(update={"rows": report.rows + rows, "attentive_selection": trials})

@@ -1,0 +1,141 @@
+"""`jepa table`: runs at a glance, where their configurations differ and what came of them."""
+
+import json
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.probes.runs import commit_of
+from jepa_pipeline.probes.sheet import NOTHING, Sheet, best_cells, print_sheet, write_sheet
+from jepa_pipeline.training.glance import Glance, Place, Probed, glances
+
+MEASURES = {
+    "loss": ("loss", 4),
+    "health/predictor_r2": ("predictor_r2", 3),
+    "health/target_rankme": ("target rank", 1),
+    "health/feature_rankme": ("feature rank", 1),
+    "samples_per_s": ("samples/s", 0),
+}
+"""What is shown of the log, what it is called and with how many decimals."""
+MOST_KEYS = 8
+"""Differing keys that are printed at most."""
+ALWAYS_DIFFER = ("name", "output")
+
+
+def table(runs: Sequence[Path], out: Path | None = None) -> None:
+    """Print runs side by side: where their configurations differ, how far they are and what came of them.
+
+    Args:
+        runs: run folders, also of runs that failed or have not begun.
+        out: where to write the same as OUT.md, OUT.csv and OUT.json. The first of the keys that all runs have and that differ are
+            printed; the Markdown has all of these, CSV and JSON also those that only some runs have.
+
+    Raises:
+        UserError: no run is there.
+    """
+    if not any(run.is_dir() for run in runs):
+        raise UserError(f"no folder {runs[0]}: give run folders, such as runs/*")
+    seen = glances(runs)
+    known = [one.values for one in seen if one.values]
+    keys, columns = differing(known), places(seen)
+    shared = [key for key in keys if all(key in values for values in known)]
+    print_sheet(sheet_of(seen, shared[:MOST_KEYS], columns))
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if rest := [key for key in keys if key not in shared[:MOST_KEYS]]:
+        some = f"{', '.join(rest[:5])}{', ...' if len(rest) > 5 else ''}"
+        console.print(f"they differ in {len(rest)} more {'keys' if len(rest) > 1 else 'key'} ({some}), which --out PREFIX writes")
+    for trouble in (trouble for one in seen for trouble in one.troubles):
+        console.print(trouble)
+    if out is not None:
+        records = [record(one, keys, columns) for one in seen]
+        document = [detail(one, keys) for one in seen]
+        for path in write_sheet(out, sheet_of(seen, shared, columns), records, document):
+            console.print(f"written to {path}")
+
+
+def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys in which configurations differ."""
+    keys = dict.fromkeys(key for values in configs for key in values if key not in ALWAYS_DIFFER)
+    return [key for key in keys if len({json.dumps(values.get(key, NOTHING)) for values in configs}) > 1]
+
+
+def places(seen: Sequence[Glance]) -> dict[Place, str]:
+    """The columns of accuracies and their names; data sets of one name are told apart by their hashes."""
+    found = sorted(dict.fromkeys(place for one in seen for place in one.probed), key=lambda place: place[:2])
+    sets = {place[:2] for place in found}
+    shared = {data for data, hashes in sets if (data, hashes) != min(pair for pair in sets if pair[0] == data)}
+    return {place: f"{place.data}{f' ({place.hashes})' if place.data in shared else ''} {place.column}" for place in found}
+
+
+def sheet_of(seen: Sequence[Glance], keys: Sequence[str], columns: dict[Place, str]) -> Sheet:
+    """The runs as they are read; measures and accuracies that no run has are left out."""
+    shown = [key for key in MEASURES if any(key in one.measured for one in seen)]
+    header = ["run", *keys, "state", "step", *(MEASURES[key][0] for key in shown), *columns.values()]
+    rows = [
+        [
+            one.name,
+            *(text(one.values[key]) if key in one.values else NOTHING for key in keys),
+            one.state,
+            f"{one.step}/{one.total or NOTHING}",
+            *(f"{one.measured[key]:.{MEASURES[key][1]}f}" if key in one.measured else NOTHING for key in shown),
+            *(accuracy(one.probed.get(place), one.step) for place in columns),
+        ]
+        for one in seen
+    ]
+    numbers = [[found and found.row.top1 for found in (one.probed.get(place) for place in columns)] for one in seen]
+    return Sheet(header, rows, best_cells(numbers, len(header) - len(columns)))
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def accuracy(found: Probed | None, step: int) -> str:
+    """Per cent, and the step of the encoder where that is not the run's."""
+    if found is None:
+        return NOTHING
+    return f"{100 * found.row.top1:.2f}" + ("" if found.step == step else f" at {found.step}")
+
+
+def record(one: Glance, keys: Sequence[str], columns: dict[Place, str]) -> dict[str, Any]:
+    """A run for a CSV file; accuracies are shares."""
+    values = {
+        "run": one.name,
+        "folder": str(one.folder),
+        **{key: text(one.values[key]) if key in one.values else "" for key in keys},
+    }
+    values |= {"state": one.state, "step": one.step, "total_steps": one.total}
+    values |= {title: one.measured.get(key, "") for key, (title, _) in MEASURES.items()}
+    for place, title in columns.items():
+        found = one.probed.get(place)
+        values |= {title: found.row.top1 if found else "", f"{title} step": found.step if found else ""}
+    return values
+
+
+def plain(number: float) -> float | str:
+    """As JSON has it, which knows no nan."""
+    return number if isfinite(number) else str(number)
+
+
+def detail(one: Glance, keys: Sequence[str]) -> dict[str, Any]:
+    """A run for a JSON file."""
+    probes = [
+        {"data": place.data, "data_hash": place.hashes, "step": found.step, **found.row.model_dump(mode="json")}
+        for place, found in one.probed.items()
+    ]
+    return {
+        "run": one.name,
+        "folder": str(one.folder),
+        "state": one.state,
+        "config_hash": one.config and one.config.hash(),
+        "commit": commit_of(one.folder),
+        "differing": {key: one.values[key] for key in keys if key in one.values},
+        "step": one.step,
+        "total_steps": one.total,
+        **{title: plain(one.measured[key]) for key, (title, _) in MEASURES.items() if key in one.measured},
+        "probes": probes,
+    }

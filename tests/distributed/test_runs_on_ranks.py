@@ -1,0 +1,170 @@
+"""Whole runs on several processes: the same losses and weights as in one, and a run goes on under any other number and strategy."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training.boundary import Checkpoints
+from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.hashes import HASHES, leaves
+from jepa_pipeline.training.tracker import read_rows
+
+SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
+"""Under AdamW the last bits of a gradient near zero decide the whole of a step."""
+BACKBONE = "{timm: resnet18, image_size: 16, args: {channels: [4, 4, 8, 8], zero_init_last: false}}"
+HEAD = "{hidden: [16], out: 12}"
+METHODS = {
+    "ijepa": ["method.regularizer={name: vicreg, weight: 0.04}"],
+    "vjepa": [
+        "method={name: vjepa, encoder: {image_size: 16, patch_size: 8, frames: 4, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2},"
+        " predictor: {embed_dim: 16, depth: 1, num_heads: 2}, masks: [{name: blocks, num_blocks: 2, scale: [0.25, 0.25]}]}",
+        "views.clip.stride=1",
+    ],
+    "vicreg": [f"method={{name: vicreg, encoder: {BACKBONE}, projector: {HEAD}}}", "views.crops=[{count: 2}]"],
+    "swav": [
+        f"method={{name: swav, encoder: {BACKBONE}, projector: {HEAD}, prototypes: 10, frozen_steps: 1}}",
+        "views.crops=[{count: 2}]",
+    ],
+    "byol": [
+        f"method={{name: byol, encoder: {BACKBONE}, projector: {HEAD}, predictor: {HEAD}}}",
+        "views.crops=[{count: 2}]",
+    ],
+}
+LOGGED = ["log.every_steps=1", "health.every_steps=5"]
+
+
+@pytest.fixture
+def on_processes(run_ranks):
+    """A function that runs a configuration on so many processes, as torchrun would have started them; their exit codes."""
+
+    def run(config, world, before=lambda: None):
+        def work(rank):
+            before()
+            pretrain(config)
+
+        return run_ranks(work, world)
+
+    return run
+
+
+@pytest.fixture
+def configure(tiny, videos):
+    def make(method, *overrides):
+        data = [f"data.train={videos / 'train'}"] if method == "vjepa" else []
+        return tiny(*METHODS[method], SGD, *LOGGED, *data, *overrides)
+
+    return make
+
+
+def losses(config):
+    return [row["loss"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
+
+
+def weights(config):
+    return load_last(config.folder / "checkpoints", tell=pytest.fail).state["module"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_on_two_processes_is_the_run_on_one(method, strategy, configure, on_processes):
+    alone, shared = configure(method, "name=alone"), configure(method, "name=shared", f"trainer.strategy={strategy}")
+    pretrain(alone)
+    assert on_processes(shared, 2) == [0, 0]
+    assert len(losses(alone)) == 5 and losses(alone)[0] != losses(alone)[-1]
+    # batch norm over eight images, and SwAV's scores over a temperature of 0.1, make more of fp32's last bits; in float64 all
+    # methods agree to 1e-6 (test_methods_on_ranks.py)
+    assert losses(shared) == pytest.approx(losses(alone), **({"abs": 1e-6} if "jepa" in method else {"rel": 1e-5}))
+    expected = weights(alone)
+    for name, value in weights(shared).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.allclose(value.float(), expected[name].float(), atol=1e-6, rtol=1e-5), name
+
+
+def test_a_sharded_run_goes_on_anywhere(configure, on_processes):
+    """Saved by two, continued by one, by four, and under DDP: the same next losses."""
+    longer = "optim.total_samples=120"
+    begun = configure("ijepa", "trainer.strategy=fsdp2", longer, "checkpoint={every_steps: 5, keep_every: 5, background: false}")
+    assert on_processes(begun, 2) == [0, 0]
+    expected = losses(begun)[5:]
+    ways = {"one": (1, "auto"), "one_sharded": (1, "fsdp2"), "ddp": (2, "ddp"), "four": (4, "fsdp2"), "groups": (4, "hsdp")}
+    for name, (world, strategy) in ways.items():
+        config = configure("ijepa", f"name={name}", f"trainer.strategy={strategy}", longer)
+        kept = config.folder / "checkpoints" / "step-00000005"
+        kept.parent.mkdir(parents=True)
+        os.system(f"cp -r {begun.folder / 'checkpoints' / kept.name} {kept}")
+        if strategy == "auto":
+            pretrain(config)
+        else:
+            assert on_processes(config, world) == [0] * world
+        assert losses(config) == pytest.approx(expected, abs=1e-6), name
+        assert read_rows(config.folder / "metrics.jsonl")[0]["step"] == 6
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_killed_and_continued_it_is_the_run_left_alone(strategy, configure, on_processes):
+    """Bit for bit, in all that is saved and logged."""
+    def make(name):
+        return configure(
+            "ijepa", f"name={name}", f"trainer.strategy={strategy}", "log.hashes_every_steps=1", "optim.total_samples=64",
+            "optim.accumulate_steps=2", "checkpoint={every_steps: 2}", "data.workers=1",
+        )  # fmt: skip
+
+    def kill_after_five():
+        original = Checkpoints.on_step
+
+        def on_step(self, trainer, module):
+            original(self, trainer, module)
+            if module.step == 5:
+                os._exit(9)
+
+        Checkpoints.on_step = on_step
+
+    straight, killed = make("straight"), make("killed")
+    assert on_processes(straight, 2) == [0, 0]
+    assert on_processes(killed, 2, kill_after_five) == [9, 9]
+    assert on_processes(killed, 2) == [0, 0]
+    expected = read_rows(straight.folder / HASHES)
+    assert len(expected) == 8 and read_rows(killed.folder / HASHES) == expected
+    timings = {"seconds", "samples_per_s", "data_wait_share"}
+    for one, other in zip(*(read_rows(run.folder / "metrics.jsonl") for run in (straight, killed)), strict=True):
+        assert {**one, **dict.fromkeys(timings, 0)} == {**other, **dict.fromkeys(timings, 0)}
+
+
+def test_the_target_is_dealt_out_like_the_encoder(configure, on_processes):
+    """After an update on the parts alone it is what an update of the whole would have made."""
+    config = configure("ijepa", "trainer.strategy=fsdp2")
+
+    def look():
+        original = Checkpoints.on_step
+
+        def on_step(self, trainer, module):
+            original(self, trainer, module)
+            for slow, fast in zip(module.method.target.parameters(), module.method.encoder.parameters(), strict=True):
+                assert slow.placements == fast.placements and slow.to_local().shape == fast.to_local().shape
+                assert slow.dtype == torch.float32
+            assert len(list(leaves(dict(module.method.target.named_parameters())))) > 5
+
+        Checkpoints.on_step = on_step
+
+    assert on_processes(config, 2, look) == [0, 0]
+    saved = weights(config)
+    encoder = json.loads((config.folder / "encoder/config.json").read_text())
+    assert encoder["kept"] == "target" and encoder["step"] == 5
+    from safetensors.torch import load_file
+
+    kept = load_file(config.folder / "encoder/model.safetensors")
+    for name, value in kept.items():
+        assert torch.equal(value, saved[f"method.target.{name}"]), name
+
+
+def test_processes_that_differ_say_in_what(configure, run_ranks, capfd):
+    def work(rank):
+        pretrain(configure("ijepa", f"seed={rank}"))
+
+    assert set(run_ranks(work, 2)) == {2}
+    said = capfd.readouterr().err
+    assert said.count("the processes of this run differ") == 1
+    assert "rank 1" in said and "configuration" in said

@@ -1,0 +1,227 @@
+"""Checkpoints of several processes: each writes its part, and as many as like read it, bit for bit."""
+
+import os
+import resource
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.trainer import CheckpointConfig
+from jepa_pipeline.distributed import barrier, collect, whole
+from jepa_pipeline.training.checkpoint import About, load, load_last
+from jepa_pipeline.training.files import HashedFile
+from jepa_pipeline.training.saving import Saver, save_checkpoint
+from jepa_pipeline.training.tree import mapped, split
+
+
+def make_about(step=1):
+    names = {"version": "0", "torch": "2", "device": "cpu", "data": "d", "config_hash": "c"}
+    return About(step=step, samples=8 * step, results={}, **names)
+
+
+def save(folder, state, step=1, own=None, **config):
+    return save_checkpoint(folder, state, make_about(step), CheckpointConfig(**config), own)
+
+
+def trained(*mesh):
+    """A network and its AdamW after two steps, dealt out over a mesh: dimensions of 5, 3 and 1 are so unevenly."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(3, 1))
+    for layer in (*network, network):
+        fully_shard(layer, mesh=init_device_mesh("cpu", mesh, mesh_dim_names=("replicate", "shard")[-len(mesh) :]))
+    optimizer = torch.optim.AdamW(network.parameters())
+    for _ in range(2):
+        network(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"step": 2, "module": network.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def full(state):
+    """The same state with all of every tensor on each process."""
+    return mapped(state, lambda _, leaf: whole(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+
+
+def same(first, second):
+    """Whether two states of whole tensors are the same, bit for bit."""
+    (values, tensors), (others, other_tensors) = split(first), split(second)
+    assert values == others and tensors.keys() == other_tensors.keys()
+    assert all(tensor.dtype == other_tensors[name].dtype for name, tensor in tensors.items())
+    assert all(tensor.equal(other_tensors[name]) for name, tensor in tensors.items())
+    return True
+
+
+@pytest.mark.parametrize(("mesh", "world"), [((2,), 2), ((2, 2), 4)], ids=["fsdp2", "hsdp"])
+def test_what_is_dealt_out_is_read_by_any_number_of_processes(tmp_path, on_ranks, mesh, world):
+    def on_rank(_):
+        state = trained(*mesh)
+        assert isinstance(state["module"]["0.weight"], DTensor)
+        assert isinstance(state["optimizer"]["state"][0]["exp_avg"], DTensor)
+        save(tmp_path / "saved", state)
+        return full(state)
+
+    expected, *others = on_ranks(on_rank, world)
+    assert all(same(expected, other) for other in others)
+    checkpoint = tmp_path / "saved" / "step-00000001"
+    loaded = load(checkpoint)
+    assert same(loaded.state, expected) and loaded.about.world == world and loaded.own is None
+
+    def read(_):
+        places = {name: place(name, tensor) for name, tensor in split(expected)[1].items()}
+        found = load(checkpoint, places.get).state
+        for name, tensor in split(found)[1].items():
+            wanted = places[name]
+            assert isinstance(tensor, DTensor) == isinstance(wanted, DTensor), name
+            if isinstance(tensor, DTensor):
+                assert tensor.placements == wanted.placements and tensor.to_local().shape == wanted.to_local().shape
+        return full(found)
+
+    def place(name, tensor):
+        """Along the first or last dimension, over all processes or in two groups, or not at all."""
+        if not tensor.dim():
+            return None
+        ranks = torch.distributed.get_world_size()
+        if name.endswith("exp_avg_sq"):
+            return distribute_tensor(torch.zeros_like(tensor), init_device_mesh("cpu", (2, ranks // 2)), [Replicate(), Shard(0)])
+        dim = tensor.dim() - 1 if name.endswith("exp_avg") else 0
+        return distribute_tensor(torch.zeros_like(tensor), init_device_mesh("cpu", (ranks,)), [Shard(dim)])
+
+    for ranks in (2, 4):
+        assert all(same(found, expected) for found in on_ranks(read, ranks))
+
+
+def test_what_all_hold_alike_is_written_once_and_by_turns(tmp_path, on_ranks):
+    """As under DDP; each keeps in memory what it writes, and no more."""
+    state = {"step": 1, "module": {f"{n}": torch.full((10_000,), float(n)) for n in range(8)}, "count": torch.tensor(3)}
+
+    def on_rank(rank):
+        saver = Saver(tmp_path / "saved", CheckpointConfig())
+        saver.save(state, {"rank": torch.tensor(rank)}, make_about())
+        held = sum(tensor.nbytes for tensor in saver.buffers.values())
+        saver.close()
+        loaded = load(tmp_path / "saved/step-00000001")
+        assert same(loaded.state, state)
+        return [held, int(loaded.own["rank"])]
+
+    assert [found for _, found in on_ranks(on_rank)] == [0, 1]
+    sizes = [(tmp_path / f"saved/step-00000001/__{rank}_0.distcp").stat().st_size for rank in range(2)]
+    assert all(160_000 <= size < 180_000 for size in sizes)
+    assert same(load(tmp_path / "saved/step-00000001").state, state)
+    held = on_ranks(on_rank)
+    assert all(160_000 <= count <= 160_008 for count, _ in held)
+    alone = load(tmp_path / "saved/step-00000001")
+    assert alone.own is None and alone.about.world == 2, "what two kept for themselves is of no use to one"
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", "__1_0.distcp", "rank-0001.pt", ".metadata", "state.pt", "about.json"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
+def test_a_damaged_file_of_any_is_found_by_all(tmp_path, on_ranks, name, how):
+    folder = tmp_path / "saved"
+
+    def on_rank(rank):
+        for step in (1, 2):
+            save(folder, {"step": step, "weights": torch.randn(1000), "more": torch.randn(1000)}, step)
+        path = folder / "step-00000002" / name
+        if rank == 0 and how == "lost":
+            path.unlink()
+        elif rank == 0:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 255
+            path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
+        barrier()
+        told = []
+        loaded = load_last(folder, told.append)
+        assert len(set(collect(tuple(told)))) == 1 and "step-00000002 is damaged" in told[0]
+        assert (folder / "step-00000002.damaged").is_dir()
+        return loaded.state["step"]
+
+    assert on_ranks(on_rank) == [1, 1]
+
+
+def test_when_all_are_damaged_all_say_so(tmp_path, on_ranks):
+    folder = tmp_path / "saved"
+
+    def on_rank(rank):
+        checkpoint = save(folder, {"step": 1, "weights": torch.randn(1000), "more": torch.randn(1000)})
+        if rank == 0:
+            (checkpoint / "__1_0.distcp").write_bytes(b"")
+        barrier()
+        with pytest.raises(UserError, match=r"step-00000001 is damaged .*no other is left") as raised:
+            load_last(folder, lambda _: None)
+        assert len(set(collect(str(raised.value)))) == 1
+        assert load_last(tmp_path / "none", pytest.fail) is None
+
+    on_ranks(on_rank)
+
+
+@pytest.mark.parametrize("full_rank", [0, 1])
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_disk_that_is_full_for_one_stops_all(tmp_path, on_ranks, full_rank, wait):
+    folder = tmp_path / "saved"
+
+    def on_rank(rank):
+        saver, state = Saver(folder, CheckpointConfig()), {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)}
+        saver.save(state, {}, make_about(1), wait=True)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if rank == full_rank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        with pytest.raises(UserError, match="step-00000002 could not be written: File too large; the ones before it are whole"):
+            saver.save(state, {}, make_about(2), wait=wait)
+            saver.close()
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        barrier()
+        assert {path.name for path in folder.iterdir()} == {"last", "step-00000001"}
+        barrier()
+        saver.save(state, {}, make_about(3), wait=True)
+        assert load_last(folder, pytest.fail).about.step == 3
+
+    on_ranks(on_rank)
+
+
+def test_training_goes_on_while_all_write(tmp_path, on_ranks):
+    """Its collectives and those of the writers do not meet, and what is written is what was there before."""
+
+    def on_rank(rank):
+        original, seen = HashedFile.write, []
+        HashedFile.write = lambda *them: (seen.append(rank), original(*them))[1]
+        saver, state = Saver(tmp_path / "saved", CheckpointConfig(keep_last=9)), trained(2)
+        expected = []
+        for step in range(1, 5):
+            expected.append(mapped(full(state), lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf))
+            saver.save(state, {"step": torch.tensor(step)}, make_about(step))
+            for tensor in split(state)[1].values():
+                tensor.add_(1)
+            for _ in range(20):
+                assert collect(step) == [step, step]
+        saver.close()
+        for step, state in enumerate(expected, 1):
+            loaded = load(tmp_path / f"saved/step-{step:08d}")
+            assert same(loaded.state, state) and loaded.own["step"] == step
+
+    on_ranks(on_rank)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_one_that_dies_while_all_write_leaves_the_one_before(tmp_path, on_ranks, killed):
+    folder, state = tmp_path / "saved", {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)}
+
+    def on_rank(rank):
+        saver = Saver(folder, CheckpointConfig(keep_last=1))
+        saver.save(state, {}, make_about(1), wait=True)
+        original = HashedFile.write
+        HashedFile.write = lambda *them: os._exit(0) if rank == killed else original(*them)
+        saver.save(state, {}, make_about(2))
+        with pytest.raises(RuntimeError):
+            saver.close()
+        torch.save(None, tmp_path / f"rank{killed}.pt")
+        os._exit(0)
+
+    with pytest.raises(FileNotFoundError):  # neither gives anything back
+        on_ranks(on_rank)
+    assert [path.name for path in folder.glob("step-*[0-9]")] == ["step-00000001"]
+    assert same(load_last(folder, pytest.fail).state, state)
