@@ -20,6 +20,7 @@ from jepa_pipeline.data.synthetic import SHAPES, draw_shape
 from jepa_pipeline.data.video import encode_video
 
 ROOT = Path(__file__).parents[1]
+SITE = ROOT / "slurm/dev-cluster/site.yaml"
 JEPA = [sys.executable, "-c", "from jepa_pipeline.cli import main; main()"]
 SHRINK = [
     "method.encoder={image_size: 28, patch_size: 2, arch: null, embed_dim: 24, depth: 4, num_heads: 2}",
@@ -62,8 +63,9 @@ def place(tmp_path_factory):
     return place
 
 
-def run(command, cwd):
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def run(command, cwd, variables=None):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -72,13 +74,14 @@ def test_every_command_runs(place):
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "jepa" and arguments[0] not in ("quickstart", "selftest"):  # they have tests of their own
-            if (arguments[0] == "pretrain" and "debug" not in command) or arguments[:2] == ["masks", "preview"]:
-                arguments += SHRINK
-            run([*JEPA, *arguments], place)
+            if (arguments[0] in ("pretrain", "submit", "doctor") and "debug" not in command) or arguments[:2] == ["masks", "preview"]:
+                first = 1 + max(arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word)
+                arguments[first:first] = SHRINK
+            run([*JEPA, *arguments], place, {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {})
             ran.append(arguments[0])
         else:
             assert command in ("jepa quickstart", "jepa selftest resume", "pytest", "pytest -m slow") or program == "pip", command
-    assert set(ran) == {"shards", "masks", "views", "pretrain", "probe", "export"}
+    assert set(ran) == {"shards", "masks", "views", "pretrain", "probe", "export", "doctor", "submit", "table", "jobs"}
     python, timm_only = (next(block for block in blocks("python") if word in block) for word in ("load_config", "import timm"))
     run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
     shrunk = python.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHRINK))

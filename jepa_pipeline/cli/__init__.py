@@ -12,13 +12,14 @@ import typer
 from jepa_pipeline import __version__
 from jepa_pipeline.cli.arguments import Overrides, Recipe, Run
 from jepa_pipeline.cli.benchmark import benchmark, table
-from jepa_pipeline.cli.cluster import cancel, jobs, logs, submit
+from jepa_pipeline.cli.cluster import cancel, jobs, logs, submit, submitted
 from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 
 app = typer.Typer(
     help="Pretrain image and video encoders without labels by joint-embedding prediction, probe them and export them.",
+    epilog="With --submit any command becomes a Slurm job; `jepa submit --help` explains.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -219,7 +220,7 @@ app.command()(doctor)
 def main() -> None:
     """The `jepa` command. A user's mistake is one sentence a line on stderr, and exit code 2."""
     try:
-        app()
+        app(args=submitted(sys.argv[1:]))
     except UserError as error:
         print(error, file=sys.stderr)
         leave(error.exit_code)

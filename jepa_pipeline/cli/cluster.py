@@ -114,7 +114,7 @@ def submitted(words: Sequence[str]) -> list[str] | None:
         The other command line; None where there is nothing to change.
     """
     own = list(words[: words.index("--")]) if "--" in words else list(words)
-    if "--submit" not in own and own[:1] != ["submit"]:
+    if ("--submit" not in own and own[:1] != ["submit"]) or own[:1] == ["benchmark"]:  # which becomes several jobs by itself
         return None
     verb = [word for word in own if word != "--submit"]
     return [*([] if verb[:1] == ["submit"] else ["submit"]), *spread_sweeps(verb), *words[len(own) :]]
