@@ -36,6 +36,7 @@ from jepa_pipeline.training.hashes import Hashes
 from jepa_pipeline.training.launch import start_here
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.parallel import SHARDED, parallelise
+from jepa_pipeline.training.probing import ProbeJobs, check_probing
 from jepa_pipeline.training.processes import Crew, check_agreement, find_world, joined, together, watched
 from jepa_pipeline.training.requeue import requeue_after_stop
 from jepa_pipeline.training.saving import Saver
@@ -88,6 +89,7 @@ def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console
             if first:
                 stack.enter_context(claimed(config))
                 check_folder(config, data, accelerator, tell)
+                check_probing(config.probing)
         stop = stack.enter_context(StopSignals(config.checkpoint.leave_within_s))
         with together():
             torch.manual_seed(config.seed)
@@ -218,6 +220,7 @@ def fit(module: Pretraining, checkpoints: Checkpoints, crew: Crew, accelerator: 
         HealthMeter(log),
         Meter(log, cast(SampleStream, loader.dataset).mixture, clock, console),
         *([Hashes(config.log.hashes_every_steps)] if config.log.hashes_every_steps else []),
+        *([ProbeJobs(checkpoints.card, partial(say, console))] if config.probing.every_steps else []),
         checkpoints,
         Stages(checkpoints.watch),
         clock,

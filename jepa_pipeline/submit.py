@@ -17,6 +17,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.site import SiteConfig
+from jepa_pipeline.probes.runs import run_of
 
 Assignment = tuple[str, str]
 """A dotted key and a value, as text."""
@@ -120,9 +121,10 @@ def submit_pretraining(
 
 
 def work(name: Sequence[str], command: list[str], run: Path | None) -> Work:
-    """A job of one process; without a run its record lies in runs/jobs."""
-    title = "-".join(name) + (f"-{run.name}" if run else "")
-    return Work(title, command, (run or Path("runs")) / "jobs", "one")
+    """A job of one process; its record lies in the run's jobs, a snapshot's too, and without a run in runs/jobs."""
+    home = run_of(run) if run else Path("runs")
+    title = "-".join([*name, *([run.name] if run and home != run else []), *([home.name] if run else [])])
+    return Work(title, command, home / "jobs", "one")
 
 
 def check(config: RunConfig, site: SiteConfig) -> None:

@@ -74,13 +74,18 @@ def test_every_command_runs(place):
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "jepa" and arguments[0] not in ("quickstart", "selftest"):  # they have tests of their own
-            if (arguments[0] in ("pretrain", "submit", "doctor") and "debug" not in command) or arguments[:2] == ["masks", "preview"]:
-                first = 1 + max(arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word)
+            if (arguments[0] in ("pretrain", "submit", "doctor") and "debug" not in command) or arguments[:2] == [
+                "masks",
+                "preview",
+            ]:
+                first = 1 + max(
+                    arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word
+                )
                 arguments[first:first] = SHRINK
             run([*JEPA, *arguments], place, {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {})
             ran.append(arguments[0])
         else:
-            assert command in ("jepa quickstart", "jepa selftest resume", "pytest", "pytest -m slow") or program == "pip", command
+            assert command in ("jepa quickstart", "jepa selftest resume", "pytest -n auto") or program == "pip", command
     assert set(ran) == {"shards", "masks", "views", "pretrain", "probe", "export", "doctor", "submit", "table", "jobs"}
     python, timm_only = (next(block for block in blocks("python") if word in block) for word in ("load_config", "import timm"))
     run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
@@ -92,4 +97,4 @@ def test_every_command_runs(place):
 def test_the_commands_ci_runs_are_the_readmes():
     install, test = commands()[-2:]
     script = (ROOT / ".ci/run").read_text()
-    assert test == "pytest" and install.replace("pip install", "pip install -q") in script and "\npytest\n" in script
+    assert test == "pytest -n auto" and install.replace("pip install", "pip install -q") in script and f"\n{test}\n" in script

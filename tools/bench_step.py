@@ -35,8 +35,10 @@ from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.pretrain import choose_accelerator, prepare
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.processes import World
 from jepa_pipeline.training.trainer import build_trainer
 
+ALONE = World(rank=0, size=1, local_rank=0, local_size=1, address="127.0.0.1", port=0, started_by="hand")
 WARM_UP = 2
 REST = "rest of the loop"
 MATMUL = {"cpu": 2048, "cuda": 8192}
@@ -182,8 +184,9 @@ class OneBatch(Dataset[Batch]):
 
 
 def draw_masks(config: RunConfig, masks: Sequence[MaskSampler], images: int) -> list[Masks]:
-    """Those of a batch; none for a method without masks."""
-    generators = [keyed_generator(config.seed, Stream.MASK, 0, number) for number in range(images)]
+    """Those of all views of a batch; none for a method without masks."""
+    views = range(len(config.views.kinds))
+    generators = [keyed_generator(config.seed, Stream.MASK, 0, number, view) for view in views for number in range(images)]
     return [sampler(generators, 0) for sampler in masks]
 
 
@@ -202,7 +205,7 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
     one = loader(OneBatch(config, masks), [[0]] * optim.total_steps * optim.accumulate_steps, workers=0)
     uncut, pin_memory = config.views.on_trainer(accelerator), accelerator == "cuda"
     real = one if synthetic else train_loader(config, masks, pin_memory=pin_memory, uncut=uncut)
-    module = Marked(config, prepare(build_method(config.method), config, accelerator))
+    module = Marked(config, prepare(build_method(config.method), config, accelerator, local_size=1))
     if attention is not None:
         use_attention(module, fused=attention is Attention.fused)
     with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
@@ -230,7 +233,7 @@ def lengthen(config: RunConfig, steps: int) -> RunConfig:
 def run(module: Marked, batches: DataLoader[Batch], timeline: Timeline, steps: int, accelerator: str) -> Timeline:
     """Train for that many optimiser steps, as `jepa pretrain` does but without its log and its checkpoints."""
     config, module.timeline = module.config, timeline
-    trainer = build_trainer(config, accelerator, steps, callbacks=[])
+    trainer = build_trainer(config, accelerator, ALONE, steps, callbacks=[])
     trainer.fit(module, batches)
     if accelerator == "cuda":
         torch.cuda.synchronize()

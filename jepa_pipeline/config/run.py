@@ -9,11 +9,12 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from jepa_pipeline.config.data import DataConfig
+from jepa_pipeline.config.jepa import IJepaConfig
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, TrainerConfig
+from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, ProbingConfig, TrainerConfig
 from jepa_pipeline.config.views import ViewsConfig
 
 FREE = (
@@ -33,6 +34,7 @@ FREE = (
     "log.",
     "health.every_steps",
     "checkpoint.",
+    "probing.",
 )
 """Keys that cannot change what a run computes, so that it may go on with other values. Of the data it is the hash that counts."""
 
@@ -56,6 +58,7 @@ class RunConfig(Section):
     log: LogConfig = Field(default_factory=LogConfig, description="What is written on the way.")
     health: HealthConfig = Field(default_factory=HealthConfig, description="How collapse is measured.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="What is kept.")
+    probing: ProbingConfig = Field(default_factory=ProbingConfig, description="How good the encoder is on the way.")
 
     @model_validator(mode="after")
     def devices_share_the_batch(self) -> Self:
@@ -66,7 +69,7 @@ class RunConfig(Section):
         """Whether so many processes can share a batch.
 
         Raises:
-            ValueError: not evenly.
+            ValueError: not evenly, or they could not put together what a regulariser compares.
         """
         optim = self.optim
         if optim.batch_size_global % (count * optim.accumulate_steps):
@@ -75,6 +78,12 @@ class RunConfig(Section):
                 f"trainer.nodes) in optim.accumulate_steps {optim.accumulate_steps}"
             )
         self.method.check_part(optim.batch_size_global // (count * optim.accumulate_steps))
+        method = self.method
+        if count > 1 and isinstance(method, IJepaConfig) and method.masks.legacy and method.regularizer.name != "none":
+            raise ValueError(
+                f"method.masks.legacy leaves each of {count} processes another number of tokens, but method.regularizer "
+                f"{method.regularizer.name} compares those of all: set legacy to false, use one process, or have no regularizer"
+            )
 
     @model_validator(mode="after")
     def the_method_is_given_its_views(self) -> Self:

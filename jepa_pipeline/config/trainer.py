@@ -1,5 +1,6 @@
 """Where a run computes, what it logs and what it keeps. Nothing here but precision can change its results beyond rounding."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -44,7 +45,6 @@ class TrainerConfig(Section):
         description="Seconds without a step, on any process, after which the run ends and says where each process is; null: never.",
     )
 
-
     @property
     def processes(self) -> int:
         """How many processes are asked for, over all nodes; 1 where it is left to who starts them."""
@@ -88,4 +88,28 @@ class CheckpointConfig(Section):
     )
     leave_within_s: float = Field(
         default=120.0, gt=0, description="Seconds from a stop signal until the process is ended by force, should saving hang."
+    )
+
+
+class ProbingConfig(Section):
+    """Probes of the encoder while the run goes on, each by a job or a process of its own that the run does not wait for."""
+
+    every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Optimiser steps between two snapshots of the kept encoder, RUN/snapshots/STEP, each of which is probed; null: "
+        "none. All snapshots stay: one of a ViT-S/16 takes 87 MB, of a ViT-H/16 2.5 GB.",
+    )
+    arguments: tuple[str, ...] = Field(
+        default=(),
+        description="What follows the snapshot in `jepa probe SNAPSHOT ...`, such as [--data, data/imagenet, 'protocols=[knn]'], "
+        "and options of `jepa submit`, such as --set, time=1:00:00.",
+    )
+    submit: bool = Field(
+        default=True,
+        description="Each as a Slurm job, as by `jepa submit`; false: as a process beside the training, on the same device, which "
+        "a Slurm job that ends takes along.",
+    )
+    site: Path | None = Field(
+        default=None, description="The site file of these jobs; null: $JEPA_SITE, else ~/.config/jepa_pipeline/site.yaml."
     )

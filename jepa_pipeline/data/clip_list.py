@@ -1,6 +1,7 @@
 """All samples of a data set as an encoder is evaluated on them: each once, as its clips or its image."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,8 +10,7 @@ from torch.utils.data import Dataset
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.data.clips import eval_clips
-from jepa_pipeline.data.collate import as_labels, picture
-from jepa_pipeline.data.decode import DecodeError
+from jepa_pipeline.data.collate import as_labels, read_as
 from jepa_pipeline.data.shards import Shards
 
 
@@ -28,7 +28,6 @@ class ClipList(Dataset[Batch]):
         self.segments = segments
         self.views = views
         self.image_size = image_size
-        self.ends = np.cumsum(shards.counts)
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
         """The batch of these samples.
@@ -36,17 +35,13 @@ class ClipList(Dataset[Batch]):
         Raises:
             SampleError: a sample cannot be read or decoded.
         """
-        which = np.searchsorted(self.ends, numbers, side="right")
-        members = np.asarray(numbers) - (self.ends - self.shards.counts)[which]
         count, size = self.segments * self.views, self.image_size
+        taken = partial(
+            eval_clips, frames=self.frames, config=self.config, segments=self.segments, views=self.views, image_size=size
+        )
         samples, clips = [], np.empty((count, len(numbers), 3, self.frames, size, size), np.uint8)
-        for row, (shard, member) in enumerate(zip(which.tolist(), members.tolist(), strict=True)):
-            sample = self.shards.read(shard, member)
-            try:
-                opened = picture(self.shards, sample)
-                taken = eval_clips(opened, self.frames, self.config, self.segments, self.views, size)
-            except DecodeError as error:
-                raise self.shards.error(shard, sample.key, str(error)) from error
-            clips[:, row] = taken.reshape(count, *taken.shape[2:])
+        for row, place in enumerate(self.shards.locate(numbers)):
+            sample, found = read_as(taken, self.shards, *place)
+            clips[:, row] = found.reshape(count, *found.shape[2:])
             samples.append(sample)
         return Batch(list(torch.from_numpy(clips)), [], as_labels(samples), [sample.key for sample in samples], [])

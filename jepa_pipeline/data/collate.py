@@ -1,7 +1,8 @@
 """Samples to Batch: the two data sets a DataLoader reads, both handed the numbers of a whole batch at once."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ Views = WorkerViews | TrainerViews | ClipViews
 Who = tuple[int, int, int]
 """Number of a data set, its epoch, and a sample's number in it: whose random numbers are drawn."""
 AnyEncoderConfig = EncoderConfig | BackboneConfig
+Made = TypeVar("Made")
 
 STAND_INS = 1000
 """Samples that are tried in a damaged one's place, so that no stretch of damage is searched for ever."""
@@ -93,15 +95,8 @@ class SampleStream(Dataset[Batch]):
 
     def add_views(self, views: Views, source: int, shard: int, member: int, who: Who) -> Sample:
         """Read a sample and add its views, drawn as those of `who`."""
-        shards = self.sources[source]
-        sample = shards.read(shard, member)
-        try:
-            shown: Any = picture(shards, sample)  # a video comes to ClipViews only, for the loader refuses it elsewhere
-            views.add(shown, self.view_generators(*who))
-        except DecodeError as error:
-            cure = error.cure if isinstance(error, TooShort) else None
-            raise shards.error(shard, sample.key, str(error), cure) from error
-        return sample
+        add = partial(views.add, generators=self.view_generators(*who))
+        return read_as(add, self.sources[source], shard, member)[0]
 
     def draw_masks(self, whose: Sequence[Who], batch_number: int) -> list[Masks]:
         """Of every set, those of the first view of all samples, then those of the second, as views are concatenated."""
@@ -144,30 +139,33 @@ class ImageList(Dataset[Batch]):
     def __init__(self, shards: Shards, image_size: int) -> None:
         self.shards = shards
         self.image_size = image_size
-        self.ends = np.cumsum(shards.counts)
 
     def __getitems__(self, numbers: list[int]) -> Batch:
-        """The batch of consecutive samples.
+        """The batch of these samples.
 
         Raises:
             SampleError: a sample cannot be read or decoded.
         """
-        which = np.searchsorted(self.ends, numbers, side="right")
-        members = np.asarray(numbers) - (self.ends - self.shards.counts)[which]
+        centred = partial(centre_view, image_size=self.image_size)
         samples, pixels = [], empty_pixels(len(numbers), self.image_size)
-        for row, shard, member in zip(pixels, which.tolist(), members.tolist(), strict=True):
-            sample, image = read_image(self.shards, shard, member)
-            row[:] = centre_view(image, self.image_size)
+        for row, place in zip(pixels, self.shards.locate(numbers), strict=True):
+            sample, row[:] = read_as(centred, self.shards, *place)
             samples.append(sample)
         return as_batch([torch.from_numpy(pixels)], None, [], samples, [])
 
 
-def read_image(shards: Shards, shard: int, member: int) -> tuple[Sample, Image.Image]:
+def read_as(make: Callable[[Any], Made], shards: Shards, shard: int, member: int) -> tuple[Sample, Made]:
+    """A sample, and what `make` makes of its image or of its video, opened: the loaders refuse the one where the other is meant.
+
+    Raises:
+        SampleError: it cannot be read, decoded or used so.
+    """
     sample = shards.read(shard, member)
     try:
-        return sample, decode(sample.media)
+        return sample, make(picture(shards, sample))
     except DecodeError as error:
-        raise shards.error(shard, sample.key, str(error)) from error
+        cure = error.cure if isinstance(error, TooShort) else None
+        raise shards.error(shard, sample.key, str(error), cure) from error
 
 
 def picture(shards: Shards, sample: Sample) -> Image.Image | Video:

@@ -1,4 +1,4 @@
-"""The DataLoaders of training and of evaluation. Workers change how fast batches come, never which."""
+"""The DataLoader of training, and what it shares with that of evaluation. Workers change how fast batches come, never which."""
 
 import ctypes
 import multiprocessing
@@ -16,7 +16,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.jepa import VJepaConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageList, MaskSampler, SampleStream
+from jepa_pipeline.data.collate import MaskSampler, SampleStream
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Deal, Order
 from jepa_pipeline.data.remote import without_secrets
@@ -72,13 +72,6 @@ def mixture(config: RunConfig, sources: list[Shards]) -> Mixture:
     """The run's order of all samples."""
     orders = [Order(shards.counts, config.seed, config.data.window_shards, source) for source, shards in enumerate(sources)]
     return Mixture(orders, [source.weight for source in config.data.train])
-
-
-def eval_loader(shards: Shards, image_size: int, batch_size: int, workers: int) -> DataLoader[Batch]:
-    """Every sample once as its centred view, in the order of the shards; the last batch may be smaller."""
-    total = shards.manifest.samples
-    batches = [list(range(start, min(start + batch_size, total))) for start in range(0, total, batch_size)]
-    return loader(ImageList(shards, image_size), batches, workers)
 
 
 def loader(

@@ -44,6 +44,8 @@ class Shards:
     def __init__(self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None) -> None:
         self.location = str(location)
         self.manifest = read_manifest(self.location)
+        self.starts = np.cumsum([0, *self.counts])
+        """Number in the data set of the first sample of each shard, and how many there are."""
         self.max_open = max_open
         self.tars = tar_location(self.location, self.manifest)
         indexed = self.manifest if is_remote(self.location) else None
@@ -55,6 +57,11 @@ class Shards:
     def counts(self) -> list[int]:
         """Samples of each shard."""
         return [shard.samples for shard in self.manifest.shards]
+
+    def locate(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Shard and member of samples by their numbers in the data set."""
+        which = np.searchsorted(self.starts, numbers, side="right") - 1
+        return list(zip(which.tolist(), (numbers - self.starts[which]).tolist(), strict=True))
 
     def fetch_ahead(self, shards: Sequence[int]) -> None:
         """Start to fetch these shards in the background, first ones first; asking again is cheap. Nothing to do for local ones.

@@ -1,15 +1,27 @@
 """The transformer between the tokens and the final norm, and which of timm's two ways to compute attention it takes."""
 
 from functools import partial
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+class LayerNorm(nn.LayerNorm):
+    """Of transformers. Weights that several processes gathered in half precision take part in the precision of the input."""
+
+    def __init__(self, dim: int, **where: Any) -> None:
+        super().__init__(dim, eps=1e-6, **where)
+
+    def forward(self, input: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
+        dtype = torch.promote_types(input.dtype, self.weight.dtype)
+        return F.layer_norm(input, self.normalized_shape, self.weight.to(dtype), self.bias.to(dtype), self.eps)
 
 
 class Blocks(nn.Sequential):

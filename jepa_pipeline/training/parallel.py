@@ -15,6 +15,7 @@ from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import world_size
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.batch_norm import sync_batch_norm
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
@@ -81,6 +82,10 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
         yield from blocks(child)
 
 
+def is_timms(network: nn.Module) -> bool:
+    return any(isinstance(module, Backbone) for module in network.modules())
+
+
 def make_mesh(strategy: str, device: str, local_size: int) -> DeviceMesh:
     """All devices in a row; under hsdp nodes by devices."""
     size = world_size()
@@ -97,8 +102,9 @@ def shard(method: Method, mesh: DeviceMesh, bf16: bool) -> None:
     autocast decides, as in a single process, what is computed in which. What is kept is fp32 everywhere.
     """
     in_blocks = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    policy: dict[str, Any] = {"mp_policy": in_blocks} if bf16 else {}
     for network in method.children():
+        half = bf16 and not (mesh.device_type == "cpu" and is_timms(network))  # timm's layer norm on CPUs does not mix precisions
+        policy: dict[str, Any] = {"mp_policy": in_blocks} if half else {}
         for block in blocks(network):
             fully_shard(block, mesh=mesh, **policy)
         if not isinstance(network, nn.Linear):  # a bare layer is read outside its forward: it is gathered with the whole

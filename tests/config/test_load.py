@@ -138,6 +138,22 @@ def test_values_that_cannot_be_are_refused_with_the_rule(write, override, says):
     assert any(says in line for line in mistakes(write(GOOD), override))
 
 
+def test_legacy_masks_under_a_regularizer_are_for_one_process(write):
+    """Each process would cut its masks to a length of its own, and what it gathers from the others would have another size."""
+    path, regularized = write(GOOD), "method.regularizer={name: vicreg}"
+    says = (
+        "method.masks.legacy leaves each of 2 processes another number of tokens, but method.regularizer vicreg compares those of "
+        "all: set legacy to false, use one process, or have no regularizer"
+    )
+    (said,) = mistakes(path, "method.masks.legacy=true", regularized, "trainer.devices=2")
+    assert said.endswith(says)
+    alone = load_config(path, ["method.masks.legacy=true", regularized])
+    with pytest.raises(ValueError, match="leaves each of 4 processes another number of tokens"):
+        alone.check_processes(4)
+    for fine in (["method.masks.legacy=true"], [regularized]):
+        load_config(path, [*fine, "trainer.devices=2"])
+
+
 def test_what_is_shown_reads_back_as_the_same_run(write):
     config = load_config(write(GOOD))
     for text in (to_yaml(config), annotated_yaml(config)):

@@ -13,12 +13,13 @@ from PIL import Image
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import SampleStream
-from jepa_pipeline.data.loader import eval_loader, train_loader
+from jepa_pipeline.data.collate import ImageList, SampleStream
+from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Order
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.writer import Record, moments, png_record, write_shards
+from jepa_pipeline.probes.feed import Feed
 
 TOTAL, BATCH = 30, 12
 
@@ -128,9 +129,16 @@ def test_spawned_workers_read_the_same_stream(folder: Path):
     assert views == [True] * 5
 
 
+def evaluation(folder: Path, image_size: int, at_once: int, workers: int = 0) -> list[Batch]:
+    """Every batch that a probe is given."""
+    shards = Shards(folder)
+    feed = Feed(ImageList(shards, image_size), shards.manifest.samples, 1, at_once, workers)
+    return list(feed.load(feed.passes()))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_sample_in_order(folder: Path, workers: int):
-    batches = list(eval_loader(Shards(folder), 16, 8, workers))
+    batches = evaluation(folder, 16, 8, workers)
     assert [key for batch in batches for key in batch.keys] == [f"k{n:02d}" for n in range(TOTAL)]
     assert [len(batch.keys) for batch in batches] == [8, 8, 8, 6]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [n % 3 for n in range(TOTAL)]
@@ -138,7 +146,7 @@ def test_evaluation_sees_every_sample_in_order(folder: Path, workers: int):
 
 def test_unlabelled_batches_have_no_labels(tmp_path: Path):
     write_shards([png_record("a", Image.new("RGB", (8, 8)), None)], tmp_path / "bare", classes=None, made={})
-    assert next(iter(eval_loader(Shards(tmp_path / "bare"), 8, 8, 0))).labels is None
+    assert evaluation(tmp_path / "bare", 8, 8)[0].labels is None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -146,7 +154,7 @@ def test_a_sample_that_does_not_decode_is_named_with_its_cure(tmp_path: Path, wo
     broken = Record("b", b"no image", "jpg", None, moments(Image.new("RGB", (1, 1))))
     write_shards([png_record("a", Image.new("RGB", (8, 8)), None), broken], tmp_path / "set", classes=None, made={})
     with pytest.raises(SampleError) as caught:
-        list(eval_loader(Shards(tmp_path / "set"), 8, 1, workers))
+        evaluation(tmp_path / "set", 8, 1, workers)
     shard = tmp_path / "set" / "shard-000000.tar"
     reason = "it is not a JPEG, PNG or WebP image"
     assert (

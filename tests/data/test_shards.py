@@ -45,6 +45,11 @@ def test_every_sample_is_read_back(folder: Path):
         assert (np.asarray(decode(sample.media)) == PIXELS[number]).all()
 
 
+def test_numbers_are_located_in_any_order(folder: Path):
+    assert Shards(folder).locate([19, 0, 7, 8, 15, 16]) == [(2, 3), (0, 0), (0, 7), (1, 0), (1, 7), (2, 0)]
+    assert Shards(folder).locate([]) == []
+
+
 def test_plain_webdataset_reads_the_same_samples(folder: Path):
     urls = [str(folder / shard.file) for shard in load_manifest(folder).shards]
     plain = webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("__key__", "png", "cls")

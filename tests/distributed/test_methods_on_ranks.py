@@ -9,10 +9,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.masks.build import method_masks
-from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import whole
+from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.batch_norm import sync_batch_norm
 from jepa_pipeline.training.parallel import parallelise
 

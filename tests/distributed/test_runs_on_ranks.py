@@ -83,6 +83,17 @@ def test_a_run_on_two_processes_is_the_run_on_one(method, strategy, configure, o
             assert torch.allclose(value.float(), expected[name].float(), atol=1e-6, rtol=1e-5), name
 
 
+def test_bf16_dealt_out_is_bf16_of_whole_copies(configure, on_processes):
+    """But for the weights of the norms, which are gathered in bf16 too; positions, among them rotary ones, are not."""
+    for strategy in ("ddp", "fsdp2"):
+        half = [f"name={strategy}", f"trainer.strategy={strategy}", "trainer.precision=bf16", "trainer.checkpoint_activations=true"]
+        config = configure("vjepa", *half, "method.encoder.positions=rope")
+        assert on_processes(config, 2) == [0, 0]
+        if strategy == "ddp":
+            expected = losses(config)
+    assert losses(config) == pytest.approx(expected, rel=2e-3) and losses(config) != expected
+
+
 def test_a_sharded_run_goes_on_anywhere(configure, on_processes):
     """Saved by two, continued by one, by four, and under DDP: the same next losses."""
     longer = "optim.total_samples=120"
@@ -106,6 +117,7 @@ def test_a_sharded_run_goes_on_anywhere(configure, on_processes):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_killed_and_continued_it_is_the_run_left_alone(strategy, configure, on_processes):
     """Bit for bit, in all that is saved and logged."""
+
     def make(name):
         return configure(
             "ijepa", f"name={name}", f"trainer.strategy={strategy}", "log.hashes_every_steps=1", "optim.total_samples=64",

@@ -50,7 +50,7 @@ def queued(project, until, monkeypatch_module):
     monkeypatch_module.chdir(project.folder)
     works = [Work("pair", ["config", "check", str(RECIPE)], project.folder / "runs/pair/jobs", "ranks")]
     (pair,) = queue(works, load_site(SITE, ["nodes=2", "tasks_per_node=1"]))
-    chain = ids(project("submit", "pretrain", RECIPE, "--then", "export"))
+    chain = ids(project("submit", "pretrain", RECIPE, "--then", "probe protocols=[knn]", "--then", "export"))
     swept = ids(project("submit", "pretrain", RECIPE, "name=many", *sweep))
     (cancelled,) = ids(project("submit", *BENCH, 200))
     (requeued,) = ids(project("submit", *BENCH, 10))
@@ -81,10 +81,12 @@ def rows(jepa):
 
 def test_a_chain_runs_in_its_order(project, queued):
     found = rows(project)
-    assert [found[id]["state"] for id in queued.chain] == ["COMPLETED"] * 2, log(project, queued.chain[0])
+    assert [found[id]["state"] for id in queued.chain] == ["COMPLETED"] * 3, log(project, queued.chain[1])
     run = project.folder / "runs/debug_ijepa"
     assert found[queued.chain[0]]["step"] == found[queued.chain[0]]["total_steps"] == 20 and list((run / "export").iterdir())
-    assert found[queued.chain[1]]["after"] == [queued.chain[0]] and (run / f"jobs/pretrain-{queued.chain[0]}.log").is_file()
+    assert list((run / "probes").glob("*.json"))
+    assert [found[id]["after"] for id in queued.chain[1:]] == [[id] for id in queued.chain[:2]]
+    assert (run / f"jobs/pretrain-{queued.chain[0]}.log").is_file()
 
 
 def test_a_log_has_no_progress_bar(project, queued):
