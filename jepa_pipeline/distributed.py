@@ -1,5 +1,6 @@
 """What many processes share. Each function here is the identity in a single process."""
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -12,21 +13,29 @@ from torch.autograd import Function
 from torch.distributed import ProcessGroup, Store
 from torch.distributed.tensor import DTensor
 
-TIMEOUT_S = 1800.0
-"""Seconds after which a collective gives up; whoever is missing has long been named by then."""
+LEFT_TO_THE_WATCH = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
+"""Unless they are set: NCCL does not abort a process that has lost another, so that the watch can say which and give the job up."""
+LOST = ("gloo", "Application timeout", "pair closure", "Connection closed", "Connection reset", "NCCL")
+"""Words of the errors of a collective that another process has left."""
 
 
 class Groups:
     """The groups of this process: `control` for small objects and flags on the host, beside those that carry tensors."""
 
     control: ProcessGroup | None = None
+    timeout = timedelta()
     met = False
     """Whether this process has been one of several. Such a one is to end by os._exit: gloo's threads may abort a normal exit."""
 
 
-def join(store: Store, rank: int, size: int, device: str) -> None:
-    """Become one of `size` processes that meet at a store; tensors on CPUs go by gloo, those on GPUs by NCCL."""
-    timeout = timedelta(seconds=TIMEOUT_S)
+def join(store: Store, rank: int, size: int, device: str, timeout_s: float) -> None:
+    """Become one of `size` processes that meet at a store; tensors on CPUs go by gloo, those on GPUs by NCCL.
+
+    timeout_s: seconds after which a collective gives up.
+    """
+    Groups.timeout = timeout = timedelta(seconds=timeout_s)
+    for name, value in LEFT_TO_THE_WATCH.items():
+        os.environ.setdefault(name, value)
     if device == "cuda":
         place = torch.device("cuda", torch.cuda.current_device())
         dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=rank, world_size=size, timeout=timeout, device_id=place)
@@ -45,7 +54,7 @@ def host_group() -> ProcessGroup | None:
     """A group of all processes of its own, on the host, such as a thread needs; None in a single process. All must call it."""
     if world_size() == 1:
         return None
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S))
+    group = dist.new_group(backend="gloo", timeout=Groups.timeout)
     assert isinstance(group, ProcessGroup)
     return group
 
@@ -77,7 +86,7 @@ def barrier(group: ProcessGroup | None = None) -> None:
 
 def lost_contact(error: Exception) -> bool:
     """Whether an error is no fault of this process: another one could not be reached any more."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in LOST))
 
 
 def is_dealt(tensor: Tensor) -> bool:

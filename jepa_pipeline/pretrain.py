@@ -29,7 +29,7 @@ from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.beginning import begin_from, read_beginning
 from jepa_pipeline.training.boundary import Checkpoints, Stages, places, restore
 from jepa_pipeline.training.callbacks import DataClock, HealthMeter, Meter
-from jepa_pipeline.training.checkpoint import About, load_last
+from jepa_pipeline.training.checkpoint import About, State, load_last
 from jepa_pipeline.training.damage import DamageReport, continuation
 from jepa_pipeline.training.folder import check_folder, claimed, describe_run
 from jepa_pipeline.training.hashes import Hashes
@@ -37,7 +37,7 @@ from jepa_pipeline.training.launch import start_here
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.parallel import SHARDED, parallelise
 from jepa_pipeline.training.probing import ProbeJobs, check_probing
-from jepa_pipeline.training.processes import Crew, check_agreement, find_world, joined, together, watched
+from jepa_pipeline.training.processes import Crew, check_agreement, find_world, joined, one_speaks, together, watched
 from jepa_pipeline.training.requeue import requeue_after_stop
 from jepa_pipeline.training.saving import Saver
 from jepa_pipeline.training.signals import Stop, StopSignals
@@ -59,19 +59,21 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         UserError: the shards, the devices or the run folder do not allow it, or a step was not finite.
         SystemExit: one of the processes started here failed, and has said why.
     """
-    world = find_world(config.trainer)
-    try:
-        config.check_processes(world.size)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    with one_speaks():
+        world = find_world(config.trainer)
+        try:
+            config.check_processes(world.size)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    accelerator = choose_accelerator(config)
     if world.started_by == "hand" and world.size > 1:
         name_data(config)  # what is wrong with it is said once, before anything is started
         if code := start_here(config, world):
             raise SystemExit(code)
         return config.folder
-    accelerator = choose_accelerator(config)
     console = console or Console(quiet=world.rank > 0)
-    with joined(world, accelerator, alone=config.trainer.strategy in SHARDED) as crew, watched(crew, config) as watch:
+    alone = config.trainer.strategy in SHARDED
+    with joined(world, accelerator, alone, config.trainer.stuck_s) as crew, watched(crew, config) as watch:
         train(config, crew, watch, accelerator, console)
     if world.rank == 0:
         summarise(config, console)
@@ -85,7 +87,7 @@ def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console
         data = name_data(config)
     check_agreement(crew, config, data)
     with ExitStack() as stack:
-        with together():
+        with together(named=False):
             if first:
                 stack.enter_context(claimed(config))
                 check_folder(config, data, accelerator, tell)
@@ -95,12 +97,8 @@ def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console
             torch.manual_seed(config.seed)
             method = prepare(build_method(config.method), config, accelerator, crew.world.local_size)
         module = Pretraining(config, method)
-        like = places(module)
-        loaded = load_last(config.folder / "checkpoints", tell, like)
-        optimizer_state = None if loaded is None else restore(module, loaded)
-        if optimizer_state is None and config.init_from is not None:
-            optimizer_state = begin_from(module, config.init_from, tell, like)
-        with together():
+        moments = begin(module, tell)
+        with together(named=False):
             if first:
                 describe_run(config, data)
         if module.step == config.optim.total_steps:
@@ -109,7 +107,7 @@ def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console
         introduce(module, crew, accelerator, tell)
         saver = Saver(config.folder / "checkpoints", config.checkpoint)
         card, about = make_card(module, data), make_about(config, data, accelerator)
-        checkpoints = Checkpoints(saver, card, about, optimizer_state, stop, watch)
+        checkpoints = Checkpoints(saver, card, about, moments, stop, watch)
         try:
             fit(module, checkpoints, crew, accelerator, console)
         except Interrupted:
@@ -118,6 +116,15 @@ def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console
             watch.at("end", module.step)
             barrier()  # they end only when the job is on its way back, or Slurm would take it for ended
             raise
+
+
+def begin(module: Pretraining, tell: Callable[[str], None]) -> list[State]:
+    """Put into the module what it begins with; the optimiser's state in a list, out of which it is to be taken, or an empty one."""
+    like, config = places(module), module.config
+    loaded = load_last(config.folder / "checkpoints", tell, like)
+    if loaded is not None:
+        return [restore(module, loaded)]
+    return [] if config.init_from is None else [begin_from(module, config.init_from, tell, like)]
 
 
 def introduce(module: Pretraining, crew: Crew, accelerator: str, tell: Callable[[str], None]) -> None:

@@ -167,7 +167,9 @@ class HealthMeter(StepCallback):
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         if due(module, module.config.health.every_steps):
             module.stop_if_broken()
-            kept = [gather(vectors.filled()) for vectors in (module.features, module.targets, module.predictions)]
+            vectors = [kept.filled() for kept in (module.features, module.targets, module.predictions)]
+            counts = [min(lengths) for lengths in zip(*collect([len(kept) for kept in vectors]), strict=True)]
+            kept = [gather(mine[:count]) for mine, count in zip(vectors, counts, strict=True)]
             if rank() == 0:
                 self.run_log.write({"step": module.step, "samples": module.samples, **measure_health(*kept)})
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
 
 
+LEASE_S = 120.0
+"""The same of a job that Slurm queued again: on a shared disk the lock of a machine that is gone lives on for a while."""
 CLAIM_S = 20.0
 """How long a run waits for another in its folder: the decoding processes of one that was killed take a few seconds to notice."""
 
@@ -48,7 +51,8 @@ def claimed(config: RunConfig) -> Iterator[None]:
 
 def taken(file: IO[str]) -> bool:
     """Whether a lock was to be had that the system gives back when the process is gone. A file system without locks says yes."""
-    deadline = time.monotonic() + CLAIM_S
+    requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    deadline = time.monotonic() + (LEASE_S if requeued else CLAIM_S)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.resample import cut
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.distributed import rank, whole, world_size
+from jepa_pipeline.distributed import collect, rank, whole, world_size
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.meters import Means, RingBuffer
 from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
@@ -118,7 +118,10 @@ class Pretraining(LightningModule):
         step = int(self.guard.broken_step)
         if not step:
             return
-        keys = [key for number, batch in self.recent_keys if number == step for key in batch]
+        mine = [key for number, batch in self.recent_keys if number == step for key in batch]
+        shares = collect((bool(self.guard.here), mine))
+        guilty = any(broken for broken, _ in shares)  # else it was the gradient, to which all contribute
+        keys = [key for broken, share in shares if broken or not guilty for key in share]
         named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         raise UserError(
             f"step {step} gave a loss or gradient that is not finite; it was not applied, and what was saved before is whole. "

@@ -53,16 +53,20 @@ class FiniteGuard(nn.Module):
     """
 
     broken_step: Tensor
+    here: Tensor
+    """Whether it was this process's share of the step that was not."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("broken_step", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("here", torch.zeros((), dtype=torch.bool), persistent=False)
 
     @torch.no_grad()
     def watch(self, step: int, loss: Tensor, gradient_norm: Tensor, optimizer: Optimizer) -> None:
         """Look at a step before it is taken. A fused optimiser skips its update where `found_inf` is not zero."""
-        broken_here = ~(torch.isfinite(loss) & torch.isfinite(gradient_norm))
-        broken = total(broken_here.float()) > 0  # for all processes, or they would go apart
+        broken = ~(torch.isfinite(loss) & torch.isfinite(gradient_norm))
+        self.here.logical_or_(~torch.isfinite(loss) & (self.broken_step == 0))
+        broken = total(broken.float()) > 0  # for all processes, or they would go apart
         self.broken_step.add_((broken & (self.broken_step == 0)) * step)
         broken = self.broken_step > 0
         if optimizer.defaults.get("fused"):

@@ -26,6 +26,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MEET_S = 600.0
 """Seconds that processes wait for one another at the start."""
+NEVER_S = 30 * 24 * 3600.0
 
 
 class World(NamedTuple):
@@ -104,22 +105,38 @@ def world_by_hand(trainer: TrainerConfig) -> World:
 
 
 @contextmanager
-def joined(world: World, device: str, alone: bool = False) -> Iterator[Crew]:
-    """Meet the others, and part from them in order at the end. alone: join a group of one too, as sharding needs it.
+def one_speaks() -> Iterator[None]:
+    """What every process finds wrong in here, before they have met, the first one says."""
+    try:
+        yield
+    except UserError as error:
+        if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+            raise SystemExit(error.exit_code) from None
+        raise
+
+
+@contextmanager
+def joined(world: World, device: str, alone: bool = False, stuck_s: float | None = MEET_S) -> Iterator[Crew]:
+    """Meet the others, and part from them in order at the end.
+
+    alone: join a group of one too, as sharding needs it. stuck_s: seconds after which the watch ends a run that stands still,
+    which is before a collective gives up; None: never.
 
     Raises:
-        UserError: they did not all come.
+        UserError: they did not all come, or not all with a GPU.
     """
     if world.size == 1 and not alone:
         yield Crew(world, [socket.gethostname()], None)
         return
     if device == "cuda":
-        torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
+        choose_gpu(world)
     address, port = world.address, world.port or free_port()
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(world.rank), "WORLD_SIZE": str(world.size)}
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=MEET_S))))
-        join(PrefixStore("ranks", store), rank, size, device)
+        with one_speaks():
+            check_devices(store, rank, size, device)
+        join(PrefixStore("ranks", store), rank, size, device, NEVER_S if stuck_s is None else max(MEET_S, 2 * stuck_s))
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"process {world.rank} of {world.size} could not meet the others at {address}:{port} "
@@ -138,6 +155,35 @@ def joined(world: World, device: str, alone: bool = False) -> Iterator[Crew]:
     leave()
 
 
+def choose_gpu(world: World) -> None:
+    """Take this process's own of the machine's GPUs; Slurm may let it see that one alone.
+
+    Raises:
+        UserError: there are fewer than processes.
+    """
+    found = torch.cuda.device_count()
+    if 1 < found <= world.local_rank:
+        raise UserError(
+            f"{world.local_size} processes on {socket.gethostname()}, where torch finds {found} CUDA devices: start one a device"
+        )
+    torch.cuda.set_device(world.local_rank % found)
+
+
+def check_devices(store: Store, rank: int, size: int, device: str) -> None:
+    """See that all compute on the same kind of device, or they would wait for one another in vain.
+
+    Raises:
+        UserError: some have no GPU.
+    """
+    names = [f"device{other}" for other in range(size)]
+    store.set(names[rank], f"{device} on {socket.gethostname()}")
+    store.wait(names, timedelta(seconds=MEET_S))
+    said = [text.decode() for text in store.multi_get(names)]
+    without = [f"rank {other} on {text.removeprefix('cpu on ')}" for other, text in enumerate(said) if text.startswith("cpu")]
+    if 0 < len(without) < size:
+        raise UserError(f"torch finds no CUDA device for {', '.join(without)}: mend or leave out the machine")
+
+
 def free_port() -> int:
     """A port that nobody listens at."""
     with socket.socket() as listener:
@@ -146,11 +192,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """What is done in here fails on all processes if it fails on one.
+def together(named: bool = True) -> Iterator[None]:
+    """What is done in here fails on all processes if it fails on one. named: say which, if not all.
 
     Raises:
-        UserError: what went wrong, and where if not everywhere.
+        UserError: what went wrong.
     """
     error: UserError | None = None
     try:
@@ -163,7 +209,7 @@ def together() -> Iterator[None]:
         return
     if error is not None and texts == [str(error)] * len(texts):
         raise error
-    raise UserError("\n".join(f"{which(texts, text)}: {text}" for text in sorted(said))) from None
+    raise UserError("\n".join(f"{which(texts, text)}: {text}" if named else text for text in sorted(said))) from None
 
 
 def which(texts: list[str | None], text: str) -> str:
@@ -175,8 +221,14 @@ def check_agreement(crew: Crew, config: RunConfig, data: str) -> None:
     """See that all processes run the same code with the same configuration on the same data.
 
     Raises:
-        UserError: they do not, and who differs in what.
+        UserError: they do not, and who differs in what; or groups of hsdp would cross machines.
     """
+    size = crew.world.local_size
+    if config.trainer.strategy == "hsdp" and any(len({*crew.hosts[n : n + size]}) > 1 for n in range(0, len(crew.hosts), size)):
+        raise UserError(
+            f"trainer.strategy is hsdp, but ranks are not dealt to machines in blocks of {size}: start as many on each, in order "
+            "(--ntasks-per-node, --distribution=block)"
+        )
     mine = {
         "configuration": hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12],
         "code": code_hash(),

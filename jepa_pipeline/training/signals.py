@@ -4,6 +4,7 @@ import faulthandler
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 from jepa_pipeline.distributed import rank
@@ -16,6 +17,8 @@ FORCED = 70
 """Exit codes of the two ways to leave out of order."""
 
 
+ONE_PRESS_S = 0.2
+"""Two Ctrl-C in so short a time are one, that came on two ways: from Slurm, and from the process that started this one."""
 PATIENCE_S = 2.0
 """How long a run that was asked to stop may wait for the data of its next step."""
 
@@ -58,7 +61,7 @@ class StopSignals:
         if os.getpid() != self.owner:
             return  # a forked child before it has set its own handlers
         if self.asked is None:
-            self.asked = signal.Signals(number)
+            self.asked, self.heard_s = signal.Signals(number), time.monotonic()
             self.timers = [threading.Timer(PATIENCE_S, self.remind), threading.Timer(self.leave_within_s, self.force)]
             for timer in self.timers:
                 timer.daemon = True
@@ -66,7 +69,8 @@ class StopSignals:
             if rank() == 0:
                 say(f"{self.asked.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
         elif number == signal.SIGINT:
-            end(SECOND_CTRL_C, "stopped at once")
+            if time.monotonic() - self.heard_s > ONE_PRESS_S:
+                end(SECOND_CTRL_C, "stopped at once")
         elif self.idle:
             raise Stop
 
@@ -82,7 +86,8 @@ class StopSignals:
 
 def end(code: int, text: str) -> None:
     """Leave at once. The decoding processes end with their parent."""
-    say(text)
+    if rank() == 0 or code != SECOND_CTRL_C:
+        say(text)
     os._exit(code)
 
 
