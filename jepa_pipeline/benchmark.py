@@ -1,8 +1,10 @@
 """`jepa benchmark`: the encoders of many runs on many data sets, in one table."""
 
+import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
@@ -16,6 +18,9 @@ from jepa_pipeline.probes.ledger import Entry, Line, detail, ledger, ledger_shee
 from jepa_pipeline.probes.report import ProbeReport
 from jepa_pipeline.probes.runs import run_labels, run_of
 from jepa_pipeline.probes.sheet import print_sheet, write_sheet
+
+if TYPE_CHECKING:
+    from jepa_pipeline.cluster.queue import Work
 
 
 class Miss(NamedTuple):
@@ -129,15 +134,58 @@ def sentences(misses: Sequence[Miss]) -> list[str]:
     return [f"missing: {', '.join(same)}: {why}" for why, same in pairs.items()]
 
 
-def submit_benchmark(suite: SuiteConfig, recipe: Path, runs: Sequence[Path], out: Path, site: SiteConfig) -> list[str]:
-    """Queue an array of jobs, one a pair that was not probed before, and one that gathers the table after them; all ids.
+def submit_benchmark(
+    suite: SuiteConfig, recipe: Path, runs: Sequence[Path], out: Path, site: SiteConfig, *, dry_run: bool = False
+) -> list[str]:
+    """Queue an array of jobs, one a pair that was neither probed nor queued before, and one that gathers the table after them.
+
+    Args:
+        suite: the data sets and the settings.
+        recipe: the suite's file.
+        runs: run folders, snapshots of runs or folders of encoders.
+        out: folder of the table.
+        site: what a job asks for.
+        dry_run: print the batch scripts and queue nothing.
+
+    Returns:
+        The ids of the jobs.
 
     Raises:
-        UserError: a pair cannot be probed, or Slurm refuses.
+        UserError: a pair cannot be probed, all is queued already, or Slurm refuses.
     """
-    from jepa_pipeline.cluster.queue import Work, submit
+    from jepa_pipeline.cluster.queue import After, Work, script, submit
 
-    probes = []
+    wanted = unprobed(suite, runs)
+    command = ["benchmark", str(recipe), *map(str, runs), "--out", str(out), "--collect"]
+    gather = Work(f"benchmark-{suite.name}", command, out / "jobs", "one")
+    *queued, gathers = live_jobs([*wanted, gather])
+    probes = [work for work, id in zip(wanted, queued, strict=True) if id is None]
+    before = [id for id in queued if id is not None]
+    if gathers is not None and not probes:
+        where = f"{gathers} --folder {shlex.quote(str(out))}"
+        raise UserError(f"job {gathers} writes this table already: wait for it, or take it away with 'jepa cancel {where}'")
+    if before:
+        print(f"queued already: {len(before)} of {len(wanted)} probes, as {', '.join(before)}")
+    if dry_run:
+        if probes:
+            print(script(probes, site, logs=out / "jobs"))
+        print(script([gather], site, after=After((*(["JOB1"] if probes else []), *before), "afterany")))
+        return []
+    ids = submit(probes, site, logs=out / "jobs") if probes else []
+    waits = [*dict.fromkeys(id.partition("_")[0] for id in ids), *before]
+    table = submit([gather], site, after=waits, whatever_comes=True)
+    jobs = dict(zip([*ids, *table], [*probes, gather], strict=True))
+    for id, work in jobs.items():
+        print(f"job {id}: jepa {shlex.join(work.command)}" + (f"   after {', '.join(waits)}" if work is gather and waits else ""))
+    print(*advice(jobs), f"table:    {out / suite.name}.md", sep="\n")
+    return [*ids, *table]
+
+
+def unprobed(suite: SuiteConfig, runs: Sequence[Path]) -> list["Work"]:
+    """A probe of every pair that has no report."""
+    from jepa_pipeline.cluster.queue import Work
+
+    works = []
     for folder, label in run_labels([existing(run) for run in runs]).items():
         subject = read_subject(folder)
         for part in suite.data:
@@ -145,11 +193,33 @@ def submit_benchmark(suite: SuiteConfig, recipe: Path, runs: Sequence[Path], out
             if answered(ask(subject, part.path, part.test, config)) is None:
                 test = [] if part.test is None else ["--test", part.test]
                 command = ["probe", str(folder), "--data", part.path, *test, *assignments(config)]
-                probes.append(Work(f"probe-{label}-{part.name}".replace("/", "-"), command, run_of(folder) / "jobs", "one"))
-    ids = submit(probes, site, logs=out / "jobs") if probes else []
-    gather = ["benchmark", str(recipe), *map(str, runs), "--out", str(out), "--collect"]
-    waits = list(dict.fromkeys(id.partition("_")[0] for id in ids))
-    table = submit([Work(f"benchmark-{suite.name}", gather, out / "jobs", "one")], site, after=waits, whatever_comes=True)
-    said = f"{len(probes)} to probe{f' as {waits[0]}' if waits else ''}; then job {table[0]} writes {out / suite.name}.md"
-    Console().print(said, soft_wrap=True, markup=False, highlight=False)
-    return [*ids, *table]
+                works.append(Work(f"probe-{label}-{part.name}".replace("/", "-"), command, run_of(folder) / "jobs", "one"))
+    return works
+
+
+def live_jobs(works: Sequence["Work"]) -> list[str | None]:
+    """Of each of these the newest job that does the same and runs or will run."""
+    from jepa_pipeline.cluster.records import read_records
+    from jepa_pipeline.cluster.states import states_of
+
+    if shutil.which("squeue") is None:
+        return [None] * len(works)  # a dry run elsewhere; queueing fails by itself
+    wanted = [(work.folder, tuple(work.command)) for work in works]
+    records = [record for home in dict.fromkeys(work.folder.parent for work in works) for record in read_records(home)]
+    jobs = {record.id: (record.folder, record.command) for record in records if record.cwd == Path.cwd()}
+    jobs = {id: job for id, job in jobs.items() if job in wanted}
+    states = states_of(list(jobs))
+    live = {job: id for id, job in jobs.items() if states[id].live}
+    return [live.get(job) for job in wanted]
+
+
+def advice(jobs: dict[str, "Work"]) -> list[str]:
+    """How to see what becomes of jobs, and how to take them away, by the folders that hold what they work on."""
+    lists = dict[Path, dict[str, None]]()
+    for id, work in jobs.items():
+        home = work.folder.parent if work.command[0] == "benchmark" else work.folder.parent.parent
+        lists.setdefault(home, {})[id.partition("_")[0]] = None
+    return [
+        *(f"see them: jepa jobs {shlex.quote(str(home))}" for home in lists),
+        *(f"cancel:   jepa cancel {' '.join(ids)} --folder {shlex.quote(str(home))}" for home, ids in lists.items()),
+    ]

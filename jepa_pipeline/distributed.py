@@ -23,7 +23,7 @@ class Groups:
     """The groups of this process: `control` for small objects and flags on the host, beside those that carry tensors."""
 
     control: ProcessGroup | None = None
-    timeout = timedelta()
+    timeout = timedelta(minutes=30)
     met = False
     """Whether this process has been one of several. Such a one is to end by os._exit: gloo's threads may abort a normal exit."""
 

@@ -1,20 +1,22 @@
 """`jepa jobs`, `jepa logs` and `jepa cancel`: what became of what was submitted."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
+
+from jepa_pipeline.cluster.logs import last_lines, last_words
 from jepa_pipeline.cluster.progress import Progress, progress_of
 from jepa_pipeline.cluster.records import Record, read_records
 from jepa_pipeline.cluster.states import UNKNOWN, State, cancel_jobs, states_of
 from jepa_pipeline.config.errors import UserError
 
-LAST_WORDS = 5
-"""Lines of the log that are shown of a failed job."""
+NO_LOG = "no log: its folder was moved, or could not be opened on the node"
+"""Said of a failed job that left none."""
 
 LOOK_S, ASK_S = 0.5, 10.0
 """Seconds between two looks at a log that is followed, and between two questions to Slurm."""
@@ -41,8 +43,8 @@ def jobs(folder: Path, *, as_json: bool = False, everything: bool = False) -> li
     records = read_records(folder)
     states = known_states(records)
     if not everything:
-        newest = {(record.run, record.name): record.id for record in records}
-        records = [one for one in records if states[one.id].live or newest[one.run, one.name] == one.id]
+        newest = {task(record): record.id for record in records}
+        records = [one for one in records if states[one.id].live or newest[task(one)] == one.id]
     found = [Job(record, states[record.id], progress_of(record)) for record in records]
     if as_json:
         for job in found:
@@ -54,13 +56,36 @@ def jobs(folder: Path, *, as_json: bool = False, everything: bool = False) -> li
     return found
 
 
+def task(record: Record) -> tuple[Path, tuple[str, ...]]:
+    """What a job is to do; one that does the same again takes its place. A run is trained by one job, whatever is said of it."""
+    return record.run, record.command[:1] if record.command[0] == "pretrain" else record.command
+
+
 def known_states(records: Sequence[Record]) -> dict[str, State]:
-    """The states, or of all UNKNOWN where Slurm cannot be asked."""
+    """The states, or of all UNKNOWN where Slurm cannot be asked; of a job that was taken away unasked, after which other one."""
+    ids = [record.id for record in records]
+    waited = {main for record in records for main in record.after} - {id.partition("_")[0] for id in ids} - {*ids}
     try:
-        return states_of([record.id for record in records])
+        states = states_of([*ids, *waited])
     except UserError as error:
         print(f"states are unknown: {error}", file=sys.stderr)
-        return {record.id: UNKNOWN for record in records}
+        return dict.fromkeys(ids, UNKNOWN)
+    reasons = {record.id: missed(record, states) for record in records}
+    return {id: states[id]._replace(why=reasons[id] or states[id].why) for id in ids}
+
+
+def missed(record: Record, states: dict[str, State]) -> str | None:
+    """Which job's end took this one away before it began; None where none did."""
+    state = states[record.id]
+    if state.name != "CANCELLED" or state.why or state.elapsed.strip("0:"):
+        return None  # else it ran, or somebody took it away
+    number = record.id.partition("_")[2]
+    for main in record.after:
+        same = [id for id in states if id == f"{main}_{number}"]  # of two arrays each waits for its own
+        for id in same or [id for id in states if main in (id, id.partition("_")[0])]:
+            if states[id].failed or states[id].name == "CANCELLED":
+                return f"job {id} {'failed' if states[id].failed else 'was cancelled'}"
+    return None
 
 
 def table(found: Sequence[Job]) -> list[str]:
@@ -72,7 +97,8 @@ def table(found: Sequence[Job]) -> list[str]:
         lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]]))
         job = found[number - 1]
         if number and job.state.failed:
-            lines += [f"    | {line}" for line in last_words(job.record)]
+            words = last_words(job.record) if job.record.log_of(0).is_file() else [NO_LOG]
+            lines += [f"    | {line}" for line in words]
     return lines
 
 
@@ -110,26 +136,11 @@ def as_object(job: Job) -> dict[str, object]:
     }
 
 
-def last_words(record: Record) -> list[str]:
-    """The last lines that a job wrote itself."""
-    lines = last_lines(record.log_of(0), 2 * LAST_WORDS)
-    return [line for line in lines if line.strip() and not line.startswith("submitit ")][-LAST_WORDS:]
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """The end of a log, without reading what is before; nothing of one that is not there yet."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1000 * count))
-        return file.read().decode(errors="replace").splitlines()[-count:]
-
-
 def logs(job: str, folder: Path, *, lines: int = 40, rank: int = 0, follow: bool = False) -> None:
     """Print the end of a job's log; with follow, go on until it has ended.
 
     Args:
-        job: an id, or the name of a run, which stands for its newest job that wrote something.
+        job: an id, or the name of a run, which stands for the one of its jobs that `chosen` picks.
         folder: of the run folders.
         lines: how many of the last lines.
         rank: whose, of a job of several processes.
@@ -141,17 +152,31 @@ def logs(job: str, folder: Path, *, lines: int = 40, rank: int = 0, follow: bool
     named = find(job, read_records(folder), folder)
     if len({record.id.partition("_")[0] for record in named}) == 1 and len(named) > 1:
         raise UserError(f"job {job} is an array: name one of its jobs, {named[0].id} to {named[-1].id}, or a run")
-    record = ([one for one in named if one.log_of(0).is_file()] or named)[-1]
+    states = known_states(named)
+    record = chosen(named, states)
     path = record.log_of(rank)
     if rank and path == record.log_of(0):
         raise UserError(f"job {record.id} has one process: leave --rank out")
-    state = known_states([record])[record.id]
+    state = states[record.id]
     if not path.is_file() and not (follow and state.live):
         raise UserError(f"job {record.id} is {state} and has not written {path}")
-    print(f"{path}: job {record.id}, {state}", file=sys.stderr)
-    print(*last_lines(path, lines), sep="\n", flush=True)
+    said = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    said.print(f"{path}: job {record.id} ({record.name}), {state}", style="dim")
+    for line in last_lines(path, lines):
+        print(line)
+    sys.stdout.flush()
     if follow:
         go_on(record, path)
+
+
+def chosen(named: Sequence[Record], states: dict[str, State]) -> Record:
+    """Of several jobs one that wrote something, before others one that runs, before others the one that trains, or the newest."""
+
+    def order(number: int) -> tuple[bool, bool, bool, int]:
+        record = named[number]
+        return record.log_of(0).is_file(), states[record.id].live, record.command[0] == "pretrain", number
+
+    return named[max(range(len(named)), key=order)]
 
 
 def go_on(record: Record, path: Path) -> None:

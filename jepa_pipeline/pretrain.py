@@ -1,5 +1,6 @@
 """`jepa pretrain`: from shards to an encoder."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -29,7 +30,7 @@ from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.training.beginning import begin_from, read_beginning
 from jepa_pipeline.training.boundary import Checkpoints, Stages, places, restore
 from jepa_pipeline.training.callbacks import DataClock, HealthMeter, Meter
-from jepa_pipeline.training.checkpoint import About, State, load_last
+from jepa_pipeline.training.checkpoint import About, State, ends_at, load_last
 from jepa_pipeline.training.damage import DamageReport, continuation
 from jepa_pipeline.training.folder import check_folder, claimed, describe_run
 from jepa_pipeline.training.hashes import Hashes
@@ -92,6 +93,12 @@ def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console
                 stack.enter_context(claimed(config))
                 check_folder(config, data, accelerator, tell)
                 check_probing(config.probing)
+        if ends_at(config.folder / "checkpoints", config.optim.total_steps):
+            with together(named=False):
+                if first:
+                    describe_run(config, data)
+            tell(f"{config.folder}: finished before, at step {config.optim.total_steps}; nothing to do")
+            return
         stop = stack.enter_context(StopSignals(config.checkpoint.leave_within_s))
         with together():
             torch.manual_seed(config.seed)
@@ -101,11 +108,8 @@ def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console
         with together(named=False):
             if first:
                 describe_run(config, data)
-        if module.step == config.optim.total_steps:
-            tell(f"{config.folder}: finished before, at step {module.step}; nothing to do")
-            return
         introduce(module, crew, accelerator, tell)
-        saver = Saver(config.folder / "checkpoints", config.checkpoint)
+        saver = Saver(config.folder / "checkpoints", config.checkpoint, tell)
         card, about = make_card(module, data), make_about(config, data, accelerator)
         checkpoints = Checkpoints(saver, card, about, moments, stop, watch)
         try:
@@ -145,6 +149,11 @@ def choose_accelerator(config: RunConfig) -> str:
     wanted, available = config.trainer.accelerator, torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError("trainer.accelerator is cuda, but torch finds no CUDA device: set it to auto or cpu")
+    if wanted == "auto" and not available and (given := os.environ.get("SLURM_GPUS_ON_NODE") or os.environ.get("SLURM_JOB_GPUS")):
+        raise UserError(
+            f"Slurm gave this job GPUs ({given}), but torch {torch.__version__} finds no CUDA device: have the site's setup load "
+            "what is missing, or set trainer.accelerator=cpu to train on CPUs all the same"
+        )
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 

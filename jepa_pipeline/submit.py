@@ -1,6 +1,5 @@
 """`jepa submit`: a command as a job, or as a chain or an array of jobs, after everything that can be known to be wrong with it."""
 
-import re
 import shlex
 import shutil
 from collections import Counter
@@ -13,10 +12,11 @@ from jepa_pipeline.cluster.queue import After, Work, log_file, script
 from jepa_pipeline.cluster.queue import submit as queue
 from jepa_pipeline.cluster.records import read_records
 from jepa_pipeline.cluster.states import states_of
+from jepa_pipeline.config.axes import joined, read_axes, short_keys
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.site import SiteConfig
+from jepa_pipeline.config.site import SiteConfig, load_site
 from jepa_pipeline.probes.runs import run_of
 
 Assignment = tuple[str, str]
@@ -106,7 +106,8 @@ def submit_pretraining(
     for _, config in sweep.runs:
         check(config, site)
     runs = [config.folder for _, config in sweep.runs]
-    refuse_twice(runs)
+    if not dry_run:
+        refuse_twice(runs)
     place = runs[0].parent / sweep.name if sweep.name else None
     logs, waits = (place / "jobs", "aftercorr") if place else (None, "afterok")
     trained = [
@@ -148,6 +149,24 @@ def check(config: RunConfig, site: SiteConfig) -> None:
     from jepa_pipeline.checks.submission import check_submission
 
     check_submission(config, site.ranks)
+    if config.probing.every_steps is not None and config.probing.submit:
+        named = site.environment.get("JEPA_SITE")
+        load_site(config.probing.site or (Path(named) if named else None))
+    if (config.folder / "checkpoints").is_dir():
+        refuse_changed(config)
+
+
+def refuse_changed(config: RunConfig) -> None:
+    """A run goes on as it was begun. Its data and its device are the job's to compare, for they may be others here.
+
+    Raises:
+        UserError: the run folder holds a checkpoint of a run that computes something else.
+    """
+    from jepa_pipeline.training.folder import check_folder, newest_about  # which waits for torch
+
+    about = newest_about(config)
+    if about is not None:
+        check_folder(config, about.data, about.device, tell=lambda _: None)
 
 
 def refuse_twice(runs: Sequence[Path]) -> None:
@@ -182,7 +201,8 @@ def carry_out(stages: Sequence[Stage], site: SiteConfig, after: Sequence[str], d
         queued = queue(stage.works, site, after=after, whatever_comes=whatever, each=each, at_most=most, logs=logs)
         for id, one in zip(queued, stage.works, strict=True):
             print(f"job {id}: jepa {shlex.join(one.command)}" + (f"   after {', '.join(after)}" if after else ""))
-            print(f"  log: {shown(log_file(stage.works, site, logs or one.folder, id))}")
+            log = str(log_file(stage.works, site, logs or one.folder, id)).replace("%t", "0")
+            print(f"  log: {shown(Path(log))}")
         ids += queued
         after = [queued[0].partition("_")[0]]
     if ids:
@@ -192,9 +212,10 @@ def carry_out(stages: Sequence[Stage], site: SiteConfig, after: Sequence[str], d
 
 def advice(works: Sequence[Work], ids: Sequence[str]) -> str:
     """How to see what becomes of the jobs."""
-    folder = works[0].folder.parent if len(works[0].folder.parts) < 2 else works[0].folder.parent.parent
+    home = works[0].folder.parent
+    folder = home if home in (Path("runs"), Path()) else home.parent
     runs = [work.folder.parent for work in works if work.processes == "ranks"]
-    where = "" if folder in (Path("runs"), Path()) else f" {shlex.quote(str(folder))}"
+    where = "" if folder.absolute() == Path("runs").absolute() else f" {shlex.quote(str(folder))}"
     option = f" --folder{where}" if where else ""
     lines = (
         [f"run folder: {run}" for run in runs[:1]] if len(runs) == 1 else [f"run folders: {', '.join(map(str, runs))}"] * bool(runs)
@@ -221,7 +242,7 @@ def swept(verb: Verb, recipe: Path, overrides: Sequence[str], sweep: Sequence[st
 
     Raises:
         ConfigError: a combination is not a run, with all its mistakes.
-        UserError: an assignment is none.
+        UserError: an assignment is none, or two runs are one.
     """
     axes = read_axes(sweep)
     if not axes:
@@ -237,41 +258,18 @@ def swept(verb: Verb, recipe: Path, overrides: Sequence[str], sweep: Sequence[st
         title += f"-{names[title]}" if names[title] > 1 else ""
         more = [*(f"{key}={value}" for key, value in combination), f"name={title}"]
         runs.append((Verb(verb.name, (*verb.rest, *more)), load_config(recipe, [*overrides, *more])))
+    refuse_same([config for _, config in runs])
     return Sweep(runs, "-".join([name, "sweep", *keys.values()]) if len(runs) > 1 else None)
 
 
-def read_axes(sweep: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each key. Commas inside brackets and quotes belong to a value."""
-    axes: dict[str, list[str]] = {}
-    for assignment in sweep:
-        key, equals, text = assignment.partition("=")
-        values = [value.strip() for value in re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+", text)]
-        if not equals or not key or not values:
-            raise UserError(f"--sweep {assignment} is not KEY=VALUE,VALUE with a dotted key, such as optim.lr=1e-4,3e-4")
-        if key in axes:
-            raise UserError(
-                f"--sweep gives {key} twice: say all its values at once, such as {key}={','.join([*axes[key], *values])}"
-            )
-        if key in ("name", "output"):
-            raise UserError(f"--sweep cannot be over {key}: every run of a sweep is given its own name, in one folder")
-        if len(set(values)) < len(values):
-            raise UserError(f"--sweep {assignment} has a value twice: leave one out")
-        axes[key] = values
-    return axes
+def refuse_same(runs: Sequence[RunConfig]) -> None:
+    """Two texts may be one value.
 
-
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Of each key as many of its last words as tell it from the others."""
-    short = {}
-    for key in keys:
-        words = key.split(".")
-        others = [other.split(".") for other in keys if other != key]
-        count = next((n for n in range(1, len(words)) if all(other[-n:] != words[-n:] for other in others)), len(words))
-        short[key] = ".".join(words[-count:])
-    return short
-
-
-def joined(value: str) -> str:
-    """A value as the end of a name: of letters, digits, '.', '_' and '-', and set off where it is a word."""
-    clean = re.sub(r"[^A-Za-z0-9.-]+", "_", value).strip("_") or "none"
-    return clean if clean[0].isdigit() else f"_{clean}"
+    Raises:
+        UserError: two runs differ in nothing but their names.
+    """
+    first: dict[str, str] = {}
+    for run in runs:
+        other = first.setdefault(run.model_dump_json(exclude={"name"}), run.name)
+        if other != run.name:
+            raise UserError(f"--sweep makes one run twice, {other} and {run.name}, for these values are the same: leave one out")

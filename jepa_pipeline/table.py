@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.run import FREE
 from jepa_pipeline.probes.runs import commit_of
 from jepa_pipeline.probes.sheet import NOTHING, Sheet, best_cells, print_sheet, write_sheet
 from jepa_pipeline.training.glance import Glance, Place, Probed, glances
@@ -24,30 +25,37 @@ MEASURES = {
 MOST_KEYS = 8
 """Differing keys that are printed at most."""
 ALWAYS_DIFFER = ("name", "output")
+MOST_NAMES = 5
+"""Keys, or folders that are no runs, that are named at most."""
 
 
 def table(runs: Sequence[Path], out: Path | None = None) -> None:
     """Print runs side by side: where their configurations differ, how far they are and what came of them.
 
     Args:
-        runs: run folders, also of runs that failed or have not begun.
+        runs: run folders, also of runs that failed or were submitted and have not begun; what is none is left out.
         out: where to write the same as OUT.md, OUT.csv and OUT.json. The first of the keys that all runs have and that differ are
             printed; the Markdown has all of these, CSV and JSON also those that only some runs have.
 
     Raises:
         UserError: no run is there.
     """
-    if not any(run.is_dir() for run in runs):
-        raise UserError(f"no folder {runs[0]}: give run folders, such as runs/*")
     seen = glances(runs)
+    if not seen:
+        if not any(run.is_dir() for run in runs):
+            raise UserError(f"no folder {runs[0]}: give run folders, such as runs/*")
+        raise UserError(f"{runs[0]} is no run: it has no config.yaml and was not submitted; give run folders, such as runs/*")
     known = [one.values for one in seen if one.values]
     keys, columns = differing(known), places(seen)
     shared = [key for key in keys if all(key in values for values in known)]
     print_sheet(sheet_of(seen, shared[:MOST_KEYS], columns))
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if rest := [key for key in keys if key not in shared[:MOST_KEYS]]:
-        some = f"{', '.join(rest[:5])}{', ...' if len(rest) > 5 else ''}"
-        console.print(f"they differ in {len(rest)} more {'keys' if len(rest) > 1 else 'key'} ({some}), which --out PREFIX writes")
+        console.print(
+            f"they differ in {len(rest)} more {'keys' if len(rest) > 1 else 'key'} ({some(rest)}), which --out PREFIX writes"
+        )
+    if others := [str(path) for path in dict.fromkeys(runs) if path not in {one.folder for one in seen}]:
+        console.print(f"left out: {len(others)} without config.yaml that were not submitted as runs ({some(others)})")
     for trouble in (trouble for one in seen for trouble in one.troubles):
         console.print(trouble)
     if out is not None:
@@ -57,10 +65,15 @@ def table(runs: Sequence[Path], out: Path | None = None) -> None:
             console.print(f"written to {path}")
 
 
+def some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])])
+
+
 def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys in which configurations differ."""
+    """The keys in which configurations differ, last those that change no result."""
     keys = dict.fromkeys(key for values in configs for key in values if key not in ALWAYS_DIFFER)
-    return [key for key in keys if len({json.dumps(values.get(key, NOTHING)) for values in configs}) > 1]
+    found = [key for key in keys if len({json.dumps(values.get(key, NOTHING)) for values in configs}) > 1]
+    return sorted(found, key=lambda key: key.startswith(FREE))
 
 
 def places(seen: Sequence[Glance]) -> dict[Place, str]:
@@ -72,22 +85,28 @@ def places(seen: Sequence[Glance]) -> dict[Place, str]:
 
 
 def sheet_of(seen: Sequence[Glance], keys: Sequence[str], columns: dict[Place, str]) -> Sheet:
-    """The runs as they are read; measures and accuracies that no run has are left out."""
+    """The runs as they are read, last what changes no result; measures and accuracies that no run has are left out."""
     shown = [key for key in MEASURES if any(key in one.measured for one in seen)]
-    header = ["run", *keys, "state", "step", *(MEASURES[key][0] for key in shown), *columns.values()]
+    free = [key for key in keys if key.startswith(FREE)]
+    first = ["run", *(key for key in keys if key not in free), "state", "step", *(MEASURES[key][0] for key in shown)]
     rows = [
         [
             one.name,
-            *(text(one.values[key]) if key in one.values else NOTHING for key in keys),
+            *(value(one, key) for key in keys if key not in free),
             one.state,
             f"{one.step}/{one.total or NOTHING}",
             *(f"{one.measured[key]:.{MEASURES[key][1]}f}" if key in one.measured else NOTHING for key in shown),
             *(accuracy(one.probed.get(place), one.step) for place in columns),
+            *(value(one, key) for key in free),
         ]
         for one in seen
     ]
     numbers = [[found and found.row.top1 for found in (one.probed.get(place) for place in columns)] for one in seen]
-    return Sheet(header, rows, best_cells(numbers, len(header) - len(columns)))
+    return Sheet([*first, *columns.values(), *free], rows, best_cells(numbers, len(first)))
+
+
+def value(one: Glance, key: str) -> str:
+    return text(one.values[key]) if key in one.values else NOTHING
 
 
 def text(value: Any) -> str:

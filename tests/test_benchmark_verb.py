@@ -2,14 +2,16 @@
 
 import csv
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from jepa_pipeline.benchmark import benchmark, submit_benchmark
+from jepa_pipeline.benchmark import benchmark, submit_benchmark, unprobed
 from jepa_pipeline.cli import app
+from jepa_pipeline.cluster.records import Record, save_record
 from jepa_pipeline.config.errors import ConfigError, UserError
 from jepa_pipeline.config.load import load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
@@ -209,11 +211,39 @@ def test_settings_are_the_same_on_a_command_line(suite):
         assert load_overrides(ProbeConfig, assignments(chosen.probe_of(part))) == chosen.probe_of(part)
 
 
-def test_only_pairs_without_numbers_are_submitted_and_a_job_gathers_all(suite, make, tmp_path, monkeypatch):
+def as_record(work, id):
+    values = {"id": id, "name": work.name, "command": work.command, "folder": work.folder, "log": ""}
+    return Record(cwd=Path.cwd(), submitted=datetime.now().astimezone(), **values)
+
+
+def test_what_is_queued_already_is_not_queued_again(suite, make, tmp_path, monkeypatch, capsys):
+    run, out, squeue = make("a"), tmp_path / "out", tmp_path / "bin/squeue"
+    chosen, site = load_suite(suite), SiteConfig.model_validate({"time": "10"})
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho '17_1|RUNNING|1:00|None'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent))
+    works = unprobed(chosen, [run])
+    for number, work in enumerate(works):
+        save_record(as_record(work, f"17_{number}"))
+    assert submit_benchmark(chosen, suite, [run], out, site, dry_run=True) == []
+    said = capsys.readouterr().out
+    assert "queued already: 1 of 2 probes, as 17_1" in said and said.count("#!/bin/bash") == 2 and not out.exists()
+    assert f"# runs: jepa probe {run} --data {chosen.data[0].path}" in said and "--dependency=afterany:JOB1:17_1" in said
+    squeue.write_text("#!/bin/sh\nprintf '17_0|PENDING|0:00|None\\n17_1|RUNNING|1:00|None\\n27|PENDING|0:00|None\\n'\n")
+    gather = ["benchmark", str(suite), str(run), "--out", str(out), "--collect"]
+    save_record(as_record(works[0]._replace(command=gather, folder=out / "jobs"), "27"))
+    with pytest.raises(UserError, match="job 27 writes this table already"):
+        submit_benchmark(chosen, suite, [run], out, site)
+
+
+def test_only_pairs_without_numbers_are_submitted_and_a_job_gathers_all(suite, make, tmp_path, monkeypatch, capsys):
     """The jobs' command lines, run here one after another, give the table."""
     runs, out, queued = [make("a"), make("b", "seed=1")], tmp_path / "out", []
 
     def submit(works, site, *, after=(), whatever_comes=False, logs=None):
+        for number, work in enumerate(works):
+            save_record(as_record(work, f"{len(queued) + 1}7_{number}" if len(works) > 1 else f"{len(queued) + 1}7"))
         queued.append((works, list(after), whatever_comes))
         return [f"{len(queued)}7_{number}" if len(works) > 1 else f"{len(queued)}7" for number, _ in enumerate(works)]
 
@@ -223,6 +253,9 @@ def test_only_pairs_without_numbers_are_submitted_and_a_job_gathers_all(suite, m
     assert benchmark(few, runs[:1], tmp_path / "few")
     site = SiteConfig.model_validate({"time": "10"})
     assert submit_benchmark(chosen, suite, runs, out, site) == ["17_0", "17_1", "17_2", "27"]
+    said = capsys.readouterr().out
+    assert f"cancel:   jepa cancel 17 --folder {tmp_path / 'runs'}" in said and f"cancel:   jepa cancel 27 --folder {out}" in said
+    assert f"see them: jepa jobs {tmp_path / 'runs'}" in said and "job 17_1: jepa probe " in said
     (probes, _, _), ((gather,), after, whatever) = queued
     assert [work.name for work in probes] == ["probe-a-many", "probe-b-many", "probe-b-few"]
     assert {work.folder for work in probes} == {run / "jobs" for run in runs} and after == ["17"] and whatever

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from jepa_pipeline.cli.cluster import read_follower, submitted
+from jepa_pipeline.cluster.logs import last_lines, last_words
 from jepa_pipeline.cluster.progress import Progress, newest_values
 from jepa_pipeline.cluster.queue import After, Work, refusal, script
+from jepa_pipeline.cluster.queue import submit as queue
 from jepa_pipeline.cluster.records import Record, read_records, save_record
 from jepa_pipeline.cluster.states import State, elements, read_sacct, read_squeue
+from jepa_pipeline.config.axes import short_keys, split_values
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, read_overrides
 from jepa_pipeline.config.site import SiteConfig, load_site, minutes_of
-from jepa_pipeline.jobs import find, last_lines, last_words, table
-from jepa_pipeline.submit import Sweep, Verb, short_keys, submit_pretraining, swept
+from jepa_pipeline.jobs import find, table
+from jepa_pipeline.submit import Sweep, Verb, advice, refuse_changed, refuse_twice, submit_pretraining, swept
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs/debug/ijepa.yaml"
@@ -71,6 +74,8 @@ def test_a_site_keeps_times_and_words_as_they_are_written(tmp_path):
         ("acount=x", "did you mean 'account'"),
         ("time=soon", "is no time limit, such as 90"),
         ("time=0", "is no time limit"),
+        ("time=2:99:00", "is no time limit.*the last two below 60"),
+        ("signal_s=1801", r"more than half of time 1:00:00 \(3600 s\).*set signal_s to 1800"),
         ("extra.nodes=2", "said by the key nodes"),
         ("extra.mem=2", "said by the key memory_gb"),
         ("extra.output=x", "leave it out"),
@@ -94,10 +99,16 @@ def test_the_site_is_found_by_option_then_variable_then_home(tmp_path, monkeypat
         ("option", tmp_path / "o.yaml"),
     ):
         place.parent.mkdir(exist_ok=True)
-        place.write_text(f"time: 5\npartition: {name}\n")
+        place.write_text(f"time: 50\npartition: {name}\n")
     assert load_site().partition == "home"
     monkeypatch.setenv("JEPA_SITE", str(tmp_path / "v.yaml"))
     assert load_site().partition == "variable" and load_site(tmp_path / "o.yaml").partition == "option"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("JEPA_SITE", "~/v.yaml")
+    assert load_site().partition == "variable" and load_site(Path("~/o.yaml")).partition == "option"
+    monkeypatch.setenv("JEPA_SITE", "~/none.yaml")
+    with pytest.raises(UserError, match=r"no file .*none.yaml \(named by \$JEPA_SITE\)"):
+        load_site()
 
 
 def options(text):
@@ -147,10 +158,18 @@ def test_setup_environment_and_container_come_before_the_command():
     lines = text.splitlines()
     assert (
         lines.index("export A='b c'")
-        < lines.index("module load cuda")
+        < lines.index("eval 'module load cuda' || { echo 'setup line failed: module load cuda' >&2; exit 2; }")
         < next(n for n, line in enumerate(lines) if line.startswith("srun"))
     )
     assert "--container-image=/i.sqsh" in text and "--container-mounts=/d:/d py -u -m submitit" in text
+
+
+def test_a_line_of_the_setup_that_fails_ends_the_job(tmp_path):
+    setup = ["export A=1 # | {", "[ $A = 1 ]", "load 'x y'", "touch went-on"]
+    path = tmp_path / "job.sh"
+    path.write_text(script([WORK], site().model_copy(update={"setup": tuple(setup)})))
+    done = subprocess.run(["bash", path], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "setup line failed: load 'x y'" in done.stderr and not (tmp_path / "went-on").exists()
 
 
 def test_several_works_are_one_array():
@@ -190,6 +209,21 @@ def test_names_of_a_sweep_are_valid_and_differ():
     assert short_keys(["a.depth", "b.depth", "lr"]) == {"a.depth": "a.depth", "b.depth": "b.depth", "lr": "lr"}
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,2", ["1", "2"]),
+        ("[[1,2],[3,4]],[5]", ["[[1,2],[3,4]]", "[5]"]),
+        ("{a: {b: 1, c: [2, 3]}, d: 4},null", ["{a: {b: 1, c: [2, 3]}, d: 4}", "null"]),
+        ("['a]', b],\"x,y\"", ["['a]', b]", '"x,y"']),
+        ("it's,b", ["it's", "b"]),
+        ("[1,2", []),
+    ],
+)
+def test_commas_in_brackets_and_quotes_are_a_values_own(text, values):
+    assert split_values(text) == values
+
+
 def test_without_a_sweep_there_is_one_run_as_it_was_said():
     verb = Verb(("pretrain",), (str(RECIPE), "seed=3"))
     sweep = swept(verb, RECIPE, ["seed=3"], [])
@@ -201,7 +235,8 @@ def test_without_a_sweep_there_is_one_run_as_it_was_said():
     [
         (["lr"], "is not KEY=VALUE"),
         (["seed=1", "seed=2"], "seed=1,2"),
-        (["name=a,b"], "own name"),
+        (["name=a,b"], "own name.*put name=… before --sweep"),
+        (["optim.lr=1e-4,0.0001"], "debug_ijepa-lr1e-4 and debug_ijepa-lr0.0001.*leave one out"),
         (["seed=1,1"], "twice"),
         (["seed=0,x"], "seed"),
     ],
@@ -219,6 +254,7 @@ def test_a_wrong_sweep_is_one_sentence(sweep, says):
         (["probe", "r", "--submit", "--dry-run"], ["submit", "probe", "r", "--dry-run"]),
         (["submit", "pretrain", "c"], ["submit", "pretrain", "c"]),
         (["pretrain", "c", "--submit", "--sweep", "a=1,2", "b=3,4", "--then", "x=y"], ["submit", "pretrain", "c", "--sweep", "a=1,2", "--sweep", "b=3,4", "--then", "x=y"]),
+        (["pretrain", "c", "--sweep", "a=1,2", "--submit", "name=x"], ["submit", "pretrain", "c", "--sweep", "a=1,2", "name=x"]),
         (["submit", "pretrain", "--sweep=a=1,2", "b=3,4", "c", "d=5"], ["submit", "pretrain", "--sweep=a=1,2", "--sweep", "b=3,4", "c", "d=5"]),
         (["pretrain", "c", "--", "--submit"], None),
     ],
@@ -228,11 +264,15 @@ def test_submit_as_an_option_is_the_verb(words, becomes):
 
 
 def test_what_follows_is_given_the_run():
-    assert read_follower("probe --data 'a b'").of(Path("runs/x")) == ["probe", "runs/x", "--data", "a b"]
+    assert read_follower("probe --data 's3://a b'").of(Path("runs/x")) == ["probe", "runs/x", "--data", "s3://a b"]
     for wrong, says in (
         ("prob", "did you mean 'probe'"),
         ("shards demo", "does not work on a run"),
         ("probe 'x", "no closing quotation"),
+        ("export runs/x", "runs/x is too much, for the run is given to it"),
+        ("probe runs/x", "runs/x is too much, for the run is given to it"),
+        ("probe iteration=3", "did you mean 'iterations'"),
+        ("probe --data /nowhere", "/nowhere/train"),
     ):
         with pytest.raises(UserError, match=says):
             read_follower(wrong)
@@ -255,7 +295,7 @@ def test_a_dry_run_prints_the_chain_and_leaves_nothing(place):
         DEV,
         "--dry-run",
         "--then",
-        "probe --data d",
+        "probe --data data/demo",
         "--sweep",
         "seed=0,1",
         "optim.lr=1e-3,2e-3",
@@ -276,9 +316,14 @@ def test_a_dry_run_prints_the_chain_and_leaves_nothing(place):
         (["pretrain", RECIPE, "trainer.devices=2", "--submit"], "the site's tasks_per_node is 1"),
         (["pretain", RECIPE, "--submit"], "did you mean 'pretrain'"),
         (["submit", "jobs"], "no verb that can be submitted"),
-        (["probe", "nowhere", "--data", "d", "--submit"], "no folder nowhere"),
+        (["probe", "nowhere", "--submit"], "no folder nowhere"),
         (["probe", ".", "--data", "d", "--submit", "--sweep", "a=1,2"], "are for pretrain"),
         (["config", "show", "--submit", "--then", "export"], "does not: submit it by itself"),
+        (["probe", ".", "--data", "d", "--submit"], "d/train"),
+        (["probe", ".", "iteration=3", "--submit"], "did you mean 'iterations'"),
+        (["probe", ".", "--submit", "--after", "abc"], "--after abc is no id of a job"),
+        (["shards", "build", "nowhere", "out", "--submit"], "no folder nowhere"),
+        (["pretrain", RECIPE, "--submit", "probing.every_steps=5", "probing.site=none.yaml"], "no file none.yaml"),
         (["jobs"], "no folder runs"),
         (["logs", "7"], "no job 7"),
         (["cancel", "7"], "no job 7"),
@@ -310,10 +355,11 @@ def test_a_run_that_is_queued_is_not_queued_again(tiny, tmp_path, monkeypatch, c
     monkeypatch.setenv("PATH", str(command.parent))
     save_record(record(config.folder, "12", command=("pretrain", "x")))
     with pytest.raises(UserError, match=r"job 12 of .*tiny is RUNNING: wait for it"):
-        submit_pretraining(Sweep([(Verb(("pretrain",), ("x",)), config)]), site(), dry_run=True)
-    command.write_text("#!/bin/sh\necho '13|RUNNING|1:00|None'\n")
+        submit_pretraining(Sweep([(Verb(("pretrain",), ("x",)), config)]), site())
     submit_pretraining(Sweep([(Verb(("pretrain",), ("x",)), config)]), site(), dry_run=True)
     assert "#SBATCH" in capsys.readouterr().out
+    command.write_text("#!/bin/sh\necho '13|RUNNING|1:00|None'\n")
+    refuse_twice([config.folder])
 
 
 def record(run, id, command=("probe", "x"), seconds=0, **values):
@@ -363,6 +409,56 @@ def test_what_sbatch_refuses_is_one_line():
     assert refusal(
         "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: Invalid partition\n"
     ) == ("invalid partition specified: x; Batch job submission failed: Invalid partition")
+
+
+def commands(folder, **scripts):
+    """Programs in place of Slurm's."""
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+def test_a_refused_job_leaves_nothing_and_says_it_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PATH", commands(tmp_path, sbatch="echo 'sbatch: error: invalid partition' >&2; exit 1", srun=""))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"^Slurm refused the job: invalid partition; `sinfo` lists the partitions"):
+        queue([WORK._replace(folder=tmp_path / "run/jobs")], site())
+    assert capfd.readouterr().err == "" and not list((tmp_path / "run").iterdir())
+
+
+def test_without_submitit_a_sentence_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"^submitit is not installed in this Python: pip install"):
+        script([WORK], site())
+
+
+def test_a_changed_recipe_is_refused_before_it_is_queued(tiny, monkeypatch):
+    from jepa_pipeline.training.checkpoint import About
+
+    config = tiny()
+    (config.folder / "checkpoints").mkdir(parents=True)
+    refuse_changed(config)
+    told = {"version": "1", "torch": "2", "device": "cuda", "data": "x", "config_hash": config.hash()}
+    about = About(step=1, samples=8, results=config.results(), **told)
+    monkeypatch.setattr("jepa_pipeline.training.folder.newest_about", lambda _: about)
+    refuse_changed(config)
+    with pytest.raises(UserError, match=r"differs from this one:\n.*\n  seed .*\n.*choose another name"):
+        refuse_changed(config.model_copy(update={"seed": 7}))
+
+
+def test_a_job_knows_the_site_that_was_named(place):
+    (place / "s.yaml").write_text("time: 30\n")
+    done = jepa("pretrain", RECIPE, "--submit", "--dry-run", "--site", "s.yaml", cwd=place)
+    assert f"export JEPA_SITE={place / 's.yaml'}" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("folder", "where"), [("runs/a/jobs", ""), ("runs/jobs", ""), ("a/jobs", " ."), ("jobs", " ."), ("b c/a/jobs", " 'b c'")]
+)
+def test_the_advice_names_the_folder_unless_it_is_runs(folder, where):
+    said = advice([WORK._replace(folder=Path(folder))], ["7"])
+    assert f"jepa jobs{where}\n" in said and said.endswith(f"jepa cancel 7{' --folder' * bool(where)}{where}")
 
 
 def health(rank, std, cosine):

@@ -115,24 +115,23 @@ def test_a_sweep_is_told_apart_by_what_was_swept(make, tmp_path, capsys):
 def test_runs_that_failed_or_have_not_begun_are_rows_too(make, tmp_path, capsys):
     done, broken, stopped = make("done", 6, top1=0.5), make("nan", 4, loss=float("nan")), make("old", 3)
     (stopped.folder / "config.yaml").write_text("name: [")
-    empty = tmp_path / "runs/empty"
+    queued, empty, file = (tmp_path / "runs" / name for name in ("queued", "empty", "notes.md"))
+    save_record(record(queued))
     empty.mkdir()
-    result = CliRunner().invoke(
-        app,
-        ["table", *map(str, [done.folder, broken.folder, stopped.folder, empty, tmp_path / "no"]), "--out", str(tmp_path / "t")],
-        catch_exceptions=False,
-    )
+    file.touch()
+    folders = [done.folder, broken.folder, stopped.folder, queued, empty, file, tmp_path / "no"]
+    result = CliRunner().invoke(app, ["table", *map(str, folders), "--out", str(tmp_path / "t")], catch_exceptions=False)
     assert result.exit_code == 0
+    assert f"left out: 3 without config.yaml that were not submitted as runs ({empty}, {file}, {tmp_path / 'no'})" in result.output
     document, lines, markdown = read(tmp_path / "t")
     assert [(line["run"], line["state"], line["step"]) for line in lines] == [
         ("done", "finished", "6"),
         ("nan", "unfinished", "4"),
         ("old", "config unreadable", "3"),
-        ("empty", "not begun", "0"),
-        ("no", "no folder", "0"),
+        ("queued", "not begun", "0"),
     ]
     assert markdown[3].startswith("| nan | unfinished | 4/6 | nan | 0.250 |") and markdown[3].endswith("| – | – |")
-    assert markdown[6] == "| no | no folder | 0/– | – | – | – | – | – | – | – |"
+    assert markdown[5] == "| queued | not begun | 0/– | – | – | – | – | – | – | – |"
     assert document[1]["loss"] == "nan" and lines[1]["loss"] == "nan"
     assert f"{stopped.folder / 'config.yaml'}:" in result.output and "not YAML" in result.output
 
@@ -168,18 +167,34 @@ def test_runs_of_different_kinds_share_few_keys(make, tmp_path, capsys):
     assert "more keys (" in capsys.readouterr().out
 
 
+def record(run, command=("pretrain", "nowhere.yaml"), cwd=Path()):
+    now = datetime.now().astimezone()
+    return Record(id="7_1", name=run.name, command=command, cwd=cwd, folder=run / "jobs", submitted=now, log="")
+
+
 def test_a_run_that_waits_in_a_queue_is_known_by_its_command(make, tiny, tmp_path, monkeypatch):
     run = make("a", 6)
     (tmp_path / "recipe.yaml").write_text(to_yaml(tiny("name=b")))
     command = ("pretrain", "recipe.yaml", "optim.lr=3e-4")
-    waiting = Record(
-        id="7_1", name="b", command=command, cwd=tmp_path, folder=Path(), submitted=datetime.now().astimezone(), log=""
-    )
-    save_record(waiting.model_copy(update={"folder": tmp_path / "runs/b/jobs"}))
+    save_record(record(tmp_path / "runs/b", command, cwd=tmp_path))
     monkeypatch.setattr(glance, "states_of", lambda ids: dict.fromkeys(ids, State("PENDING", why="Priority")))
     table([run.folder, tmp_path / "runs/b"], tmp_path / "t")
     document, lines, _ = read(tmp_path / "t")
     assert (lines[1]["state"], document[1]["differing"]["optim.lr"], document[1]["total_steps"]) == ("pending", 3e-4, 6)
+
+
+def test_keys_that_change_no_result_are_the_last_columns(make, tmp_path):
+    runs = [make("a", 6, top1=0.5), make("b", 6, "data.workers=1", "optim.lr=3e-4", top1=0.6)]
+    table([run.folder for run in runs], tmp_path / "t")
+    _, _, markdown = read(tmp_path / "t")
+    assert markdown[0].startswith("| run | optim.lr | state | step |") and markdown[0].endswith("| shapes k-NN 10 | data.workers |")
+    assert markdown[3].endswith("| **60.00** | **61.00** | 1 |")
+
+
+def test_the_folder_of_all_runs_is_none(make, tmp_path):
+    save_record(record(tmp_path / "runs/b"))
+    with pytest.raises(UserError, match=r"runs is no run: it has no config.yaml"):
+        table([tmp_path / "runs"])
 
 
 def test_runs_none_of_which_is_there_are_a_mistake():

@@ -1,14 +1,18 @@
 """What is looked at before a run is queued, so that a mistake costs seconds and not a place in the queue."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from jepa_pipeline.checks.finding import Finding, as_finding
 from jepa_pipeline.checks.storage import check_space, checkpoints_kept, free_bytes, scratch
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_overrides
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.data.remote import without_secrets
+from jepa_pipeline.data.remote import is_remote, without_secrets
 
 HEADS, ANY_BACKBONE = 10e9, 50e9
 """Bytes with which all of a run's predictors and heads do, and those with which any network of timm does."""
@@ -29,6 +33,22 @@ def check_submission(config: RunConfig, ranks: int) -> None:
             print(f"warning: {sentence}", file=sys.stderr)
     if mistakes:
         raise UserError("\n".join(mistakes))
+
+
+def check_probe(settings: Sequence[str], data: str | None, test: str | None, made_later: bool) -> None:
+    """See whether a probe has settings and data; those at a URL, and those it finds by itself, it looks at itself.
+
+    made_later: what is not there may come from a job before it.
+
+    Raises:
+        UserError: it has not.
+    """
+    load_overrides(ProbeConfig, settings)
+    given = [place for place in (data, test) if place is not None]
+    places = [f"{data}/train", f"{data}/test"] if test is None and data is not None else given
+    for place in places:
+        if not is_remote(place) and not (made_later and not Path(place).exists()):
+            load_manifest(place)
 
 
 def share_batch(config: RunConfig, ranks: int) -> list[str]:

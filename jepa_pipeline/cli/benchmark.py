@@ -25,6 +25,7 @@ def benchmark(
         list[str] | None,
         typer.Option("--set", help="With --submit: laid over the site file, such as time=2:00:00.", metavar="KEY=VALUE"),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --submit: print the batch scripts and queue nothing.")] = False,
 ) -> None:
     """Probe the encoders of runs on the data sets of a suite, and write one table as Markdown, CSV and JSON.
 
@@ -34,15 +35,15 @@ def benchmark(
     from jepa_pipeline.config.suite import load_suite
 
     chosen = load_suite(suite)
-    if not submit and (site or settings):
-        raise UserError("--site and --set are for --submit: add that, or leave them out")
+    if not submit and (site or settings or dry_run):
+        raise UserError("--site, --set and --dry-run are for --submit: add that, or leave them out")
 
     from jepa_pipeline.benchmark import benchmark, submit_benchmark
 
     if submit:
         from jepa_pipeline.config.site import load_site
 
-        submit_benchmark(chosen, suite, runs, out, load_site(site, settings or []))
+        submit_benchmark(chosen, suite, runs, out, load_site(site, settings or []), dry_run=dry_run)
     elif not benchmark(chosen, runs, out, collect=collect):
         raise typer.Exit(1)
 
@@ -53,7 +54,7 @@ def table(
 ) -> None:
     """Print runs side by side: where their configurations differ, how far they are, and what the newest probes found.
 
-    Also runs that failed or have not begun.
+    Also runs that failed, or were submitted and have not begun. Folders that are no runs are left out.
     """
     from jepa_pipeline.table import table
 

@@ -1,5 +1,6 @@
 """`jepa submit`, `jobs`, `logs` and `cancel`: any verb as a job of Slurm, and what becomes of it."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ from jepa_pipeline.config.errors import UserError
 if TYPE_CHECKING:
     from jepa_pipeline.submit import Verb
 
+JOB = re.compile(r"[0-9]+(_[0-9]+)?")
 NOT_FOR_JOBS = ("submit", "jobs", "logs", "cancel")
 OF_A_RUN = ("run", "runs", "recipe")
 """What the first argument of a verb is called that works on a run folder."""
@@ -49,7 +51,12 @@ def submit(
     A site file says how the cluster is used. pretrain takes all its nodes and GPUs, every other verb one process. What can be known
     to be wrong is said before anything is queued. A sweep ends in a table of its runs.
     """
+    from jepa_pipeline.cluster.queue import require_submitit
+
+    require_submitit()
     verb, chosen = read_command(words)
+    if wrong := [id for id in after or [] if not JOB.fullmatch(id)]:
+        raise UserError(f"--after {wrong[0]} is no id of a job, such as 123 or 123_0: `jepa jobs` lists those of this folder")
     followers = [read_follower(text) for text in then or []]
     if verb.name != ("pretrain",) and (sweep or at_most):
         raise UserError(f"--sweep and --at-most are for pretrain, not for {' '.join(verb.name)}: leave them out")
@@ -57,6 +64,9 @@ def submit(
     from jepa_pipeline.config.site import load_site
 
     place = load_site(site, settings or [])
+    if site:  # for what the job submits itself, such as probes
+        whole = str(site.expanduser().absolute())
+        place = place.model_copy(update={"environment": {"JEPA_SITE": whole, **place.environment}})
 
     if verb.name == ("pretrain",):
         from jepa_pipeline.submit import submit_pretraining, swept
@@ -66,6 +76,7 @@ def submit(
     else:
         from jepa_pipeline.submit import submit
 
+        look_at(verb, chosen, made_later=bool(after))
         submit(verb, run_of(chosen), place, then=followers, after=after or [], dry_run=dry_run)
 
 
@@ -116,8 +127,8 @@ def submitted(words: Sequence[str]) -> list[str] | None:
     own = list(words[: words.index("--")]) if "--" in words else list(words)
     if ("--submit" not in own and own[:1] != ["submit"]) or own[:1] == ["benchmark"]:  # which becomes several jobs by itself
         return None
-    verb = [word for word in own if word != "--submit"]
-    return [*([] if verb[:1] == ["submit"] else ["submit"]), *spread_sweeps(verb), *words[len(own) :]]
+    verb = [word for word in spread_sweeps(own) if word != "--submit"]  # which ends the values of a --sweep before it
+    return [*([] if verb[:1] == ["submit"] else ["submit"]), *verb, *words[len(own) :]]
 
 
 def spread_sweeps(words: Sequence[str]) -> list[str]:
@@ -173,8 +184,29 @@ def read_follower(text: str) -> "Verb":
         raise UserError(
             f"--then '{text}': {' '.join(verb.name)} does not work on a run, as probe and export do; submit it by itself"
         )
-    read_command(verb.of(Path("RUN")))
+    context = command.make_context(" ".join(["jepa", *verb.name]), ["RUN", *verb.rest], allow_extra_args=True)
+    chosen = context.params
+    stray = [*context.args, *(word for word in chosen.get("settings") or chosen.get("overrides") or [] if "=" not in word)]
+    if stray:
+        raise UserError(f"--then '{text}': {stray[0]} is too much, for the run is given to it as its first argument: leave it out")
+    look_at(verb, chosen, made_later=False)
     return verb
+
+
+def look_at(verb: "Verb", chosen: dict[str, Any], made_later: bool) -> None:
+    """Refuse what would fail in the job of a verb that is not pretrain. made_later: data may be made by a job before it.
+
+    Raises:
+        UserError: it would, with the cure.
+    """
+    if verb.name == ("shards", "build") and not made_later and not chosen["folder"].is_dir():
+        raise UserError(
+            f"no folder {chosen['folder']}: give the one with the images or videos, or with --after the job that makes it"
+        )
+    if verb.name == ("probe",):
+        from jepa_pipeline.checks.submission import check_probe
+
+        check_probe(chosen["settings"] or [], chosen["data"], chosen["test"], made_later)
 
 
 def run_of(chosen: dict[str, Any]) -> Path | None:

@@ -1,12 +1,14 @@
 """Commands of `jepa` as jobs of Slurm. A job is a command line, run by srun once for each of its processes."""
 
+import io
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from datetime import datetime
+from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -71,6 +73,7 @@ def submit(
     Raises:
         UserError: there is no Slurm here, or it refuses.
     """
+    require_submitit()
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("sbatch and srun are not on PATH: submit on a machine of the cluster, or look at the script with --dry-run")
     from submitit import SlurmExecutor
@@ -80,15 +83,17 @@ def submit(
 
     waits = After(tuple(after), "aftercorr" if each else "afterany" if whatever_comes else "afterok")
     folder = logs or works[0].folder
-    executor = SlurmExecutor(
-        folder=folder / ".submitit", max_num_timeout=RESTARTS_AFTER_TIMEOUT, python=launcher(works, site, folder)
-    )
     try:
-        with outside_of_jobs():
+        with outside_of_jobs(), unless_refused(folder / ".submitit"), redirect_stderr(io.StringIO()):  # it prints what it raises
+            executor = SlurmExecutor(
+                folder=folder / ".submitit", max_num_timeout=RESTARTS_AFTER_TIMEOUT, python=launcher(works, site, folder)
+            )
             executor.update_parameters(**parameters(works, site, waits, at_most, folder))
             jobs = executor.submit_array([Command(work.command) for work in works])
     except (FailedJobError, FailedSubmissionError) as error:
-        raise UserError(f"Slurm refused the job: {refusal(str(error))}") from None
+        raise UserError(
+            f"Slurm refused the job: {refusal(str(error))}; `sinfo` lists the partitions, `jepa doctor` looks at all of it"
+        ) from None
     ids = [job.job_id for job in jobs]
     for number, work in zip(ids, works, strict=True):
         save_record(
@@ -110,6 +115,7 @@ def script(
     works: Sequence[Work], site: SiteConfig, *, after: After | None = None, at_most: int | None = None, logs: Path | None = None
 ) -> str:
     """The batch script that `submit` would hand to sbatch."""
+    require_submitit()
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = logs or works[0].folder
@@ -155,7 +161,7 @@ def parameters(works: Sequence[Work], site: SiteConfig, after: After, at_most: i
         "wckey": None,
         "stderr_to_stdout": True,
         "use_srun": False,  # launcher calls it, for submitit's own call cannot name the logs
-        "setup": [*described(works), *environment(site), *site.setup],
+        "setup": [*described(works), *environment(site), *map(or_end, site.setup)],
         "additional_parameters": further,
         **{name: value for name, value in optional.items() if value is not None},
     }
@@ -203,8 +209,40 @@ def environment(site: SiteConfig) -> Iterator[str]:
         yield f"export {name}={shlex.quote(value)}"
 
 
+def or_end(line: str) -> str:
+    """A line of the setup that ends the job should it fail. As eval takes it, a comment or a line break in it stays in it."""
+    return f"eval {shlex.quote(line)} || {{ echo {shlex.quote(f'setup line failed: {line}')} >&2; exit 2; }}"
+
+
 def memory(gigabytes: float) -> str:
     return f"{gigabytes:g}G" if gigabytes == int(gigabytes) else f"{ceil(1024 * gigabytes)}M"
+
+
+def require_submitit() -> None:
+    """Says so where the package is not there that jobs are submitted with.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        import_module("submitit")
+    except ImportError:
+        raise UserError("submitit is not installed in this Python: pip install -c constraints.txt -e .") from None
+
+
+@contextmanager
+def unless_refused(folder: Path) -> Iterator[None]:
+    """Takes a folder away again, and those made for it, if it is new and what it was made for fails."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except Exception:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another job's are in it by now
+            for path in new[1:]:
+                path.rmdir()
+        raise
 
 
 @contextmanager

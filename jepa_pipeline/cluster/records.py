@@ -54,6 +54,19 @@ def readable(paths: list[Path]) -> Iterator[Record]:
         if path.name.startswith("."):
             continue  # half written
         try:
-            yield Record.model_validate_json(path.read_text()).model_copy(update={"folder": path.parent})
+            record = Record.model_validate_json(path.read_text())
         except (ValidationError, UnicodeDecodeError):
             print(f"{path} is no record of a job and is left out", file=sys.stderr)
+            continue
+        yield record.model_copy(update={"folder": path.parent, "log": moved(record, path.parent)})
+
+
+def moved(record: Record, folder: Path) -> str:
+    """Where a job's log is now: with the record, if the run, or the folder of all runs, was moved."""
+    if record.folder.exists() and record.folder.samefile(folder):
+        return record.log
+    before, now = record.folder, folder.absolute()
+    while before.name == now.name and before.name:
+        before, now = before.parent, now.parent
+    log = Path(record.log)
+    return str(now / log.relative_to(before)) if log.is_relative_to(before) else record.log

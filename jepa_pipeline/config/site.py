@@ -12,7 +12,9 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, read_overrides, read_yaml
 from jepa_pipeline.config.section import Section
 
-TIME = re.compile(r"(?:(?P<days>\d+)-(?P<day_hours>\d+)(?::(?P<day_rest>\d+(?::\d+)?))?|(?P<parts>\d+(?::\d+){0,2}))")
+TIME = re.compile(
+    r"(?:(?P<days>\d+)-(?P<day_hours>\d+)(?::(?P<day_rest>[0-5]?\d(?::[0-5]?\d)?))?|(?P<parts>\d+(?::[0-5]?\d){0,2}))"
+)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OPTION = re.compile(r"[a-z][a-z0-9-]*")
 
@@ -66,9 +68,12 @@ class SiteConfig(Section):
         ge=1,
         le=65535,
         description="Seconds before the time limit, or before a preemption, at which Slurm asks a job to stop; a checkpoint must "
-        "be written within them.",
+        "be written within them. Half of the time limit at most.",
     )
-    setup: tuple[str, ...] = Field(default=(), description="Lines of shell before the command, such as 'module load cuda'.")
+    setup: tuple[str, ...] = Field(
+        default=(),
+        description="Lines of shell before the command, such as 'module load cuda'; one that fails ends the job (exit code 2).",
+    )
     container: str | None = Field(
         default=None, description="Image that Pyxis and enroot run the command in (srun's --container-image)."
     )
@@ -89,7 +94,8 @@ class SiteConfig(Section):
     def time_is_slurms(cls, time: str) -> str:
         if minutes_of(time) < 1:
             raise ValueError(
-                f"{time!r} is no time limit, such as 90 (minutes), 24:00:00 or 2-12:00:00 (days-hours:minutes:seconds)"
+                f"{time!r} is no time limit, such as 90 (minutes), 24:00:00 or 2-12:00:00 (days-hours:minutes:seconds, the last "
+                "two below 60)"
             )
         return time
 
@@ -118,6 +124,16 @@ class SiteConfig(Section):
             raise ValueError("container_mounts are given without a container: set container, or leave them out")
         return self
 
+    @model_validator(mode="after")
+    def signal_leaves_time_to_work(self) -> Self:
+        seconds = seconds_of(self.time)
+        if 2 * self.signal_s > seconds:
+            raise ValueError(
+                f"signal_s {self.signal_s} is more than half of time {self.time} ({seconds} s), and a job would be asked to stop "
+                f"before it has done its work: set signal_s to {seconds // 2} at most, or a longer time"
+            )
+        return self
+
     @property
     def minutes(self) -> int:
         """The time limit in whole minutes."""
@@ -136,6 +152,11 @@ class SiteConfig(Section):
 
 def minutes_of(time: str) -> int:
     """Slurm's time limit in whole minutes, rounded up; 0 of what is none."""
+    return -(-seconds_of(time) // 60)
+
+
+def seconds_of(time: str) -> int:
+    """Slurm's time limit in seconds; 0 of what is none."""
     found = TIME.fullmatch(time)
     if found is None:
         return 0
@@ -144,8 +165,7 @@ def minutes_of(time: str) -> int:
     else:
         parts = [*map(int, found["parts"].split(":"))]
         parts = parts if len(parts) == 3 else [0, *parts, 0]
-    seconds = 86400 * int(found["days"] or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
-    return -(-seconds // 60)
+    return 86400 * int(found["days"] or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
 
 
 def site_file() -> Path:
@@ -165,9 +185,13 @@ def load_site(path: Path | None = None, overrides: Sequence[str] = ()) -> SiteCo
         ConfigError: with every mistake in it.
         UserError: there is none.
     """
-    named = path or (Path(os.environ["JEPA_SITE"]) if os.environ.get("JEPA_SITE") else None)
-    found = named or site_file()
-    if named is None and not found.is_file():
+    variable = os.environ.get("JEPA_SITE")
+    found = (path or (Path(variable) if variable else site_file())).expanduser()
+    if path is None and variable and not found.is_file():
+        raise UserError(
+            f"no file {found} (named by $JEPA_SITE): give that variable another path, or name a site file by --site FILE"
+        )
+    if path is None and not found.is_file():
         raise UserError(
             f"no site file says how this cluster is used: copy slurm/generic.yaml of this project to {found} and fill it in, or "
             "name one by --site FILE or $JEPA_SITE"

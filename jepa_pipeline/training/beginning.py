@@ -1,6 +1,7 @@
 """A run that begins with the networks of another, as a cooldown does."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.training.checkpoint import Loaded, State, anywhere, load, load_last, read_about, steps
+from jepa_pipeline.training.agreement import by_first
+from jepa_pipeline.training.checkpoint import Loaded, State, anywhere, find_whole, load, newest_about, read_about, steps
+from jepa_pipeline.training.files import Damage
 from jepa_pipeline.training.folder import replace_text
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.sharded import Like
@@ -37,13 +40,15 @@ def read_beginning(run: Path) -> Beginning | None:
 
 def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object], like: Like = anywhere) -> State:
     """Put the networks of a run's newest checkpoint into the module; the optimiser's state, with the moments from there and
-    everything else from this run.
+    everything else from this run. All processes call it; nothing changes in the other run's folder.
 
     Raises:
         UserError: there is none, it is not the one with which this run began before, or its networks or optimiser are others.
     """
-    loaded = find(folder, read_beginning(module.config.folder), tell, like)
-    check_networks(loaded.about.results, module.config.results(), folder)
+    there = by_first(lambda: newest_about(folder / "checkpoints"))
+    if there is not None:  # before anything is read by the places of this run's networks
+        check_networks(there.results, module.config.results(), folder)
+    loaded = find(folder, by_first(lambda: read_beginning(module.config.folder)), tell, like)
     state = {name.removeprefix(METHOD): value for name, value in loaded.state["module"].items() if name.startswith(METHOD)}
     ours = module.method.state_dict()
     positions = {name for name in ours if name.endswith("pos_embed")}  # fixed, and of another length for another grid
@@ -60,7 +65,7 @@ def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object],
     module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
     about = loaded.about
     beginning = Beginning(path=str(loaded.path), step=about.step, samples=about.samples, sha256=about.sha256)
-    replace_text(module.config.folder / BEGINNING, beginning.model_dump_json(indent=1) + "\n")
+    by_first(lambda: replace_text(module.config.folder / BEGINNING, beginning.model_dump_json(indent=1) + "\n"))
     tell(f"begins with the networks of {loaded.path}, which have seen {about.samples:,} samples")
     groups = module.configure_optimizers().state_dict()["param_groups"]
     return {"state": loaded.state["optimizer"]["state"], "param_groups": groups}
@@ -70,18 +75,33 @@ def find(folder: Path, before: Beginning | None, tell: Callable[[str], object], 
     """The checkpoint to begin with: the newest, or the one with which this run began before it was killed."""
     if not folder.is_dir():
         raise UserError(f"init_from is {folder}, and there is no such folder: name that of a run, such as runs/NAME")
+    checkpoints = folder / "checkpoints"
     if before is None:
-        loaded = load_last(folder / "checkpoints", tell, like)
+        loaded, damage = find_whole(checkpoints, lambda text: tell(f"{text}: beginning with the one before it"), like)
+        if loaded is None and damage:
+            raise UserError(f"init_from is {folder}, where {list(damage.values())[-1]} and no other is left: name another run")
         if loaded is None:
             raise UserError(f"init_from is {folder}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
         return loaded
-    same = [checkpoint for checkpoint in steps(folder / "checkpoints") if read_about(checkpoint).sha256 == before.sha256]
-    if not same:
-        raise UserError(
-            f"this run began with {before.path}, which is no longer in {folder}: copy it back, or delete this run's folder to "
-            "begin with the newest one"
-        )
-    return load(same[0], like)
+    same = by_first(lambda: with_hash(checkpoints, before.sha256))
+    reason = f"is no longer in {folder}"
+    if same is not None:
+        try:
+            return load(same, like)
+        except Damage as error:
+            reason = f"is damaged ({str(error).splitlines()[0]})"
+    raise UserError(
+        f"this run began with {before.path}, which {reason}: copy it back, or delete this run's folder to begin with the newest one"
+    )
+
+
+def with_hash(folder: Path, sha256: str) -> Path | None:
+    """The checkpoint whose files have this hash."""
+    for checkpoint in steps(folder):
+        with suppress(Damage, OSError):  # another one of that run
+            if read_about(checkpoint).sha256 == sha256:
+                return checkpoint
+    return None
 
 
 def check_networks(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:

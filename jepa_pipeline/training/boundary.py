@@ -53,8 +53,9 @@ def places(module: Pretraining) -> Callable[[str], Tensor | None]:
         if kind == "module":
             place = weights.get(rest)
         elif name.startswith("optimizer.state."):
-            number, what = rest.removeprefix("state.").split(".")
-            place = None if what == "step" else parameters[int(number)]
+            number, _, what = rest.removeprefix("state.").partition(".")
+            known = what != "step" and number.isdecimal() and int(number) < len(parameters)  # another run may have more
+            place = parameters[int(number)] if known else None
         else:
             return None
         return place if isinstance(place, Tensor) and is_dealt(place) else None
@@ -98,11 +99,12 @@ class Checkpoints(StepCallback):
     """
 
     def __init__(
-        self, saver: Saver, card: EncoderCard, about: About, optimizer_state: State | None, stop: StopSignals, watch: Watch
+        self, saver: Saver, card: EncoderCard, about: About, moments: list[State], stop: StopSignals, watch: Watch
     ) -> None:
         self.card = card
         self.about = about
-        self.optimizer_state = optimizer_state
+        self.moments = moments
+        """The optimiser's state to begin with, or nothing; it is taken out, so that nobody keeps it."""
         self.stop = stop
         self.watch = watch
         self.saver = saver
@@ -119,10 +121,9 @@ class Checkpoints(StepCallback):
         if asked:
             raise self.farewell(pl_module, asked)
         self.saved = time.monotonic()
-        if self.optimizer_state is not None:
+        if self.moments:
             groups = self.optimizer.state_dict()["param_groups"]  # of this run: another strategy's steps are taken otherwise
-            self.optimizer.load_state_dict({"state": self.optimizer_state["state"], "param_groups": groups})
-            self.optimizer_state = None
+            self.optimizer.load_state_dict({"state": self.moments.pop()["state"], "param_groups": groups})
         self.stop.idle = world_size() == 1
 
     def on_train_batch_start(self, *_: Any) -> None:

@@ -11,21 +11,23 @@ One format for one process and for many; as many as like may read it, however th
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field, ValidationError
-from torch.distributed import ProcessGroup
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.distributed import barrier, collect, lost_contact, rank, world_size
-from jepa_pipeline.training.files import sha256_of, sync_file
+from jepa_pipeline.distributed import rank, world_size
+from jepa_pipeline.training.agreement import agreed, by_first
+from jepa_pipeline.training.files import Damage, sha256_of, sync_file
 from jepa_pipeline.training.sharded import INDEX, Like, read_tensors
 from jepa_pipeline.training.tree import join
 
@@ -35,8 +37,6 @@ NAME = re.compile(r"step-\d{8,}")
 
 State = dict[str, Any]
 """Nested dicts, lists and tuples; at the leaves tensors, of which each process may hold a part, and plain values."""
-
-T = TypeVar("T")
 
 
 class About(Section):
@@ -67,17 +67,27 @@ def own_file(number: int) -> str:
 def give_name(partial: Path, final: Path) -> None:
     """Give a checkpoint that is all written its name, and only then move `last`."""
     sync_file(partial)
-    drop(final)
+    if final.exists():
+        retire(final)
     partial.rename(final)
     sync_file(final.parent)
     point_last(final.parent, final.name)
 
 
-def drop_old(final: Path, keep_last: int, keep_every: int | None) -> None:
-    """Delete all but the newest, those that are kept for ever, and the one just written."""
+def drop_old(final: Path, keep_last: int, keep_every: int | None) -> OSError | None:
+    """Delete all but the newest, those that are kept for ever, and the one just written.
+
+    Returns:
+        What kept one from being deleted, such as a reader on NFS; with the next checkpoint it is tried again.
+    """
+    failure = None
     for old in steps(final.parent)[:-keep_last]:
         if old != final and (keep_every is None or step_of(old) % keep_every):
-            drop(old)
+            try:
+                retire(old)
+            except OSError as error:
+                failure = error
+    return sweep(final.parent, DROPPED) or failure
 
 
 def point_last(folder: Path, name: str) -> None:
@@ -88,20 +98,28 @@ def point_last(folder: Path, name: str) -> None:
     pointer.replace(folder / LAST)
 
 
-def drop(checkpoint: Path) -> None:
-    """Delete a checkpoint; killed half-way, what remains of it is recognised as a leftover."""
-    if checkpoint.exists():
-        leftover = checkpoint.with_name(checkpoint.name + DROPPED)
-        shutil.rmtree(leftover, ignore_errors=True)
-        checkpoint.rename(leftover)
-        shutil.rmtree(leftover)
+def retire(checkpoint: Path) -> None:
+    """Have a checkpoint be one no more; what remains of it is recognised as a leftover."""
+    leftover = checkpoint.with_name(checkpoint.name + DROPPED)
+    shutil.rmtree(leftover, ignore_errors=True)
+    checkpoint.rename(leftover)
+
+
+def sweep(folder: Path, suffix: str) -> OSError | None:
+    """Delete the leftovers of a kind; what kept one from being deleted."""
+    failure = None
+    for leftover in folder.glob(f"step-*{suffix}"):
+        try:
+            shutil.rmtree(leftover)
+        except OSError as error:
+            failure = error
+    return failure
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed run had half written or half deleted."""
+    """Remove what a killed run had half written or half deleted, as far as it can be."""
     for suffix in (PARTIAL, DROPPED):
-        for leftover in folder.glob(f"step-*{suffix}"):
-            shutil.rmtree(leftover)
+        sweep(folder, suffix)
     (folder / f".{LAST}").unlink(missing_ok=True)
 
 
@@ -131,37 +149,61 @@ def anywhere(_: str) -> None:
 def load_last(folder: Path, tell: Callable[[str], object], like: Like = anywhere) -> Loaded | None:
     """The newest whole checkpoint; None if there was never one. All processes call it, and get the same one.
 
-    Damaged ones are set aside under another name, so that they never count as the newest again, and `tell` hears of it.
-    `like` says how each tensor is read, as for load.
+    Damaged ones are set aside under another name, so that they never count as the newest again, and `tell` hears of it. What is
+    no damage, such as a want of memory, is raised and leaves all as it is. `like` says how each tensor is read, as for load.
 
     Raises:
-        UserError: every checkpoint there was damaged after it was written.
+        UserError: every checkpoint there was damaged after it was written; or one could not be read or set aside.
     """
-    damage, passed = "", list[Path]()
-    for checkpoint in reversed(collect(steps(folder))[0]):
-        try:
-            loaded = load(checkpoint, like)
-        except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or lost_contact(error):
-                raise  # no fault of the checkpoint
-            damage = f"{checkpoint} is damaged ({str(error).splitlines()[0]})"
-            passed.append(checkpoint)
-            tell(f"{damage}: set aside, going on from the checkpoint before it")
-            continue
-        if rank() == 0:
-            for bad in passed:
-                set_aside(bad)
-        barrier()
-        return loaded
+    found, damage = find_whole(folder, lambda text: tell(f"{text}: set aside, going on from the checkpoint before it"), like)
+    if found is None and damage:
+        last = list(damage.values())[-1]
+        raise UserError(f"{last} and no other is left: copy one back, or delete {folder.parent} to start anew")
     if damage:
-        raise UserError(f"{damage} and no other is left: copy one back, or delete {folder.parent} to start anew")
-    return None
+        try:
+            by_first(lambda: [set_aside(bad) for bad in damage])
+        except OSError as error:
+            raise UserError(f"{', '.join(damage.values())} and cannot be renamed ({error.strerror}): move it away") from None
+    return found
+
+
+def find_whole(folder: Path, tell: Callable[[str], object], like: Like) -> tuple[Loaded | None, dict[Path, str]]:
+    """The newest whole checkpoint, and what is wrong with those after it, of which `tell` hears at once; nothing is renamed."""
+    damage = dict[Path, str]()
+    for checkpoint in reversed(by_first(lambda: steps(folder))):
+        try:
+            return load(checkpoint, like), damage
+        except Damage as error:
+            damage[checkpoint] = f"{checkpoint} is damaged ({str(error).splitlines()[0]})"
+            tell(damage[checkpoint])
+    return None, damage
 
 
 def set_aside(checkpoint: Path) -> None:
     aside = checkpoint.with_name(checkpoint.name + DAMAGED)
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
+
+
+def newest_about(folder: Path) -> About | None:
+    """What the newest checkpoint is of whose about.json can be read; the hashes of its files are not checked."""
+    for checkpoint in reversed(steps(folder)):
+        with suppress(Damage, OSError):  # loading it will say so, and go on from the one before it
+            return read_about(checkpoint)
+    return None
+
+
+def ends_at(folder: Path, step: int) -> bool:
+    """Whether the newest checkpoint is of this step, by its name and files, which are not read. All processes must ask."""
+
+    def look() -> bool:
+        newest = steps(folder)[-1:]
+        if not newest or step_of(newest[0]) != step:
+            return False
+        about = newest_about(folder)
+        return about is not None and about.step == step and all((newest[0] / name).is_file() for name in about.files)
+
+    return by_first(look)
 
 
 def load(checkpoint: Path, like: Like = anywhere) -> Loaded:
@@ -171,46 +213,42 @@ def load(checkpoint: Path, like: Like = anywhere) -> Loaded:
     of one that is dealt out this process reads its part alone. With None it is all of the tensor, on the CPU.
 
     Raises:
-        ValueError: it is not what was written; other errors of reading pass. All processes raise the same.
+        Damage: it is not what was written. This and all else that goes wrong on one process, all raise.
+        UserError: the disk refused it on one of them.
     """
-    about = agreed(lambda: check(checkpoint))
-    state = agreed(lambda: read_state(checkpoint, about, like))
-    own = agreed(lambda: read_values(checkpoint / own_file(rank())) if about.world == world_size() else None)
-    return Loaded(checkpoint, about, state, own)
-
-
-def agreed(work: Callable[[], T], group: ProcessGroup | None = None) -> T:
-    """What a piece of work gives on this process, once it is done on all; what one of them raises, all raise."""
     try:
-        result, error = work(), None
-    except Exception as caught:
-        result, error = None, caught
-    for first in collect(portable(error), group):
-        if first is not None:
-            raise first from None if first is error else error
-    return result  # pyright: ignore[reportReturnType]
-
-
-def portable(error: Exception | None) -> Exception | None:
-    """An error as other processes can learn of it."""
-    if world_size() == 1 or error is None or isinstance(error, OSError | ValueError | EOFError | RuntimeError | UnpicklingError):
-        return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+        about = agreed(lambda: check(checkpoint))
+        state = agreed(lambda: read_state(checkpoint, about, like))
+        own = agreed(lambda: read_values(checkpoint / own_file(rank())) if about.world == world_size() else None)
+    except OSError as error:
+        lost = error.filename if isinstance(error, FileNotFoundError) else None
+        if lost is not None and by_first(lambda: not os.path.exists(lost)):  # noqa: PTH110  # which never raises
+            raise Damage(f"{Path(lost).name} is missing") from None
+        where = "".join(f" on {place}" for place in getattr(error, "__notes__", []))
+        raise UserError(
+            f"{checkpoint} could not be read{where} ({error.strerror or error}): run the same command again when it can be, or "
+            "move it away to go on without it"
+        ) from None
+    return Loaded(checkpoint, about, state, own)
 
 
 def check(checkpoint: Path) -> About:
     """What a checkpoint is of; this process's share of its files is compared with their hashes."""
     about = read_about(checkpoint)
     if not {INDEX, STATE, *map(own_file, range(about.world))} <= about.files.keys():
-        raise ValueError(f"{ABOUT} does not name all files")
+        raise Damage(f"{ABOUT} does not name all files")
     for name in sorted(about.files)[rank() :: world_size()]:
         if Path(name).name != name or sha256_of(checkpoint / name) != about.files[name]:
-            raise ValueError(f"{name} is not what was written")
+            raise Damage(f"{name} is not what was written")
     return about
 
 
 def read_values(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """What torch.save wrote. Its hash is good: only what is no data makes it damage."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, UnpicklingError) as error:
+        raise Damage(f"{path.name}: {error}") from None
 
 
 def read_state(checkpoint: Path, about: About, like: Like) -> State:
@@ -218,7 +256,7 @@ def read_state(checkpoint: Path, about: About, like: Like) -> State:
     saved = read_values(checkpoint / STATE)
     tensors = read_tensors(checkpoint, set(about.files), like)
     if sorted(saved["tensors"]) != sorted(tensors):
-        raise ValueError(f"{STATE} and {INDEX} name other tensors")
+        raise Damage(f"{STATE} and {INDEX} name other tensors")
     return join(saved["values"], tensors)
 
 
@@ -226,10 +264,10 @@ def read_about(checkpoint: Path) -> About:
     """What a checkpoint is of.
 
     Raises:
-        ValueError: its about.json is damaged.
+        Damage: its about.json is none.
     """
     try:
         return About.model_validate_json((checkpoint / ABOUT).read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{ABOUT}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise Damage(f"{ABOUT}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -11,6 +11,10 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 
+class Damage(ValueError):
+    """What is read of a checkpoint is not what was written."""
+
+
 class HashedFile:
     """A file that is written from front to back, and the SHA-256 of what was written."""
 

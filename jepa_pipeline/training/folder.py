@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +16,8 @@ import torch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import FREE, RunConfig
 from jepa_pipeline.config.show import to_yaml
-from jepa_pipeline.training.checkpoint import About, clear_leftovers, read_about, steps
+from jepa_pipeline.training import checkpoint
+from jepa_pipeline.training.checkpoint import About, clear_leftovers
 from jepa_pipeline.training.environment import describe_environment
 
 Difference = tuple[str, str, str]
@@ -97,11 +98,8 @@ def describe_run(config: RunConfig, data: str) -> None:
 
 
 def newest_about(config: RunConfig) -> About | None:
-    """What the newest readable checkpoint is of."""
-    for checkpoint in reversed(steps(config.folder / "checkpoints")):
-        with suppress(ValueError, OSError):  # loading it will say so, and go on from the one before it
-            return read_about(checkpoint)
-    return None
+    """What the newest readable checkpoint of a run is of."""
+    return checkpoint.newest_about(config.folder / "checkpoints")
 
 
 def differences(about: About, config: RunConfig, data: str, device: str) -> list[Difference]:

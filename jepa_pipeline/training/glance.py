@@ -61,10 +61,10 @@ class Glance(NamedTuple):
         return self.config and self.config.optim.total_steps
 
 
-def glances(runs: Sequence[Path]) -> list[Glance]:
-    """Each run once, in order; Slurm is asked once for all."""
-    labels = run_labels(runs)
-    jobs = {run: newest_job(run) for run in labels}
+def glances(folders: Sequence[Path]) -> list[Glance]:
+    """Each run among the folders once, in order: what has a configuration, or was submitted. Slurm is asked once for all."""
+    jobs = {folder: newest_job(folder) for folder in folders}
+    labels = run_labels([folder for folder, job in jobs.items() if job is not None or (folder / "config.yaml").is_file()])
     words = job_words([job for job in jobs.values() if job is not None])
     return [glance(run, name, jobs[run], words) for run, name in labels.items()]
 
@@ -103,7 +103,7 @@ def attempt_card(folder: Path) -> EncoderCard | None:
 
 def newest_job(folder: Path) -> Record | None:
     """The job that trains a run, if it was submitted."""
-    return next((job for job in reversed(read_records(folder)) if job.command[:1] == ("pretrain",)), None)
+    return next((job for job in reversed(read_records(folder)) if job.command[:1] == ("pretrain",) and job.run == folder), None)
 
 
 def job_words(jobs: Sequence[Record]) -> dict[str, str]:
@@ -115,8 +115,6 @@ def job_words(jobs: Sequence[Record]) -> dict[str, str]:
 
 
 def state_of(folder: Path, config: RunConfig | None, step: int, job: str) -> str:
-    if not folder.is_dir():
-        return "no folder"
     if config is None and (folder / "config.yaml").is_file():
         return "config unreadable"
     if config is not None and step >= config.optim.total_steps:

@@ -10,13 +10,14 @@ from typing import Any
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.distributed import collect, host_group, rank, world_size
-from jepa_pipeline.training.checkpoint import ABOUT, PARTIAL, STATE, About, State, agreed, drop_old, give_name, own_file
+from jepa_pipeline.training.agreement import agreed
+from jepa_pipeline.training.checkpoint import ABOUT, PARTIAL, STATE, About, State, drop_old, give_name, own_file
 from jepa_pipeline.training.files import HashedFiles
 from jepa_pipeline.training.sharded import Part, parts_here, stage, write_parts
 from jepa_pipeline.training.tree import on_host, split
 
 
-def nothing() -> None:
+def nothing(*_: object) -> None:
     """Nothing is to be done."""
 
 
@@ -27,9 +28,11 @@ class Saver:
     the processes agree there without a word to those that train.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, tell: Callable[[str], object] = nothing) -> None:
+        """tell: hears on the first process, once, of old checkpoints that cannot be deleted."""
         self.folder = folder
         self.config = config
+        self.tell = tell
         self.group = host_group()
         self.buffers: dict[str, Any] = {}
         self.thread: threading.Thread | None = None
@@ -109,9 +112,11 @@ class Saver:
             files = agreed(lambda: self.write_mine(place, parts, own), self.group)
             written = {name: digest for part in collect(files.hashes, self.group) for name, digest in part.items()}
             agreed(lambda: self.finish(place, final, values, about, written, before) if first else None, self.group)
-        except OSError as error:
+        except Exception as error:
             if first:
                 shutil.rmtree(place, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
             raise UserError(
                 f"checkpoint {final} could not be written: {error.strerror or error}; the ones before it are whole"
             ) from None
@@ -134,7 +139,10 @@ class Saver:
             file.write(whole.model_dump_json(indent=1).encode())
         before()
         give_name(place, final)
-        drop_old(final, self.config.keep_last, self.config.keep_every)
+        refusal = drop_old(final, self.config.keep_last, self.config.keep_every)
+        if refusal is not None:
+            tell, self.tell = self.tell, nothing
+            tell(f"an old checkpoint cannot be deleted ({refusal}): tried again with each new one")
 
 
 def make_empty(folder: Path) -> None:

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, Writ
 from torch.distributed.tensor import DTensor
 
 from jepa_pipeline.distributed import local, rank, world_size
-from jepa_pipeline.training.files import HashedFiles
+from jepa_pipeline.training.files import Damage, HashedFiles
 
 INDEX = ".metadata"
 RECORDS = {
@@ -152,7 +152,7 @@ def read_tensors(folder: Path, files: set[str], like: Like) -> dict[str, Tensor]
     """Read tensors by name, whoever wrote them; no process waits for another.
 
     Raises:
-        ValueError: the index is none, or names other files; other errors of reading pass.
+        Damage: the index is none or does not fit the files, or they hold what is no tensor; other errors of reading pass.
     """
     quieten()
     index = read_index(folder, files)
@@ -162,9 +162,9 @@ def read_tensors(folder: Path, files: set[str], like: Like) -> dict[str, Tensor]
         dcp.load(dict(tensors), storage_reader=PartsReader(folder, index), planner=planner, no_dist=True)
     except CheckpointException as error:
         first = cause(error)
-        if isinstance(first, OSError | RuntimeError | pickle.UnpicklingError):
-            raise first from None
-        raise ValueError(f"{INDEX} does not fit the files: {type(first).__name__} {first}") from None
+        if isinstance(first, EOFError | pickle.UnpicklingError):
+            raise Damage(f"{INDEX} does not fit the files: {first}") from None
+        raise first from None
     return tensors
 
 
@@ -194,29 +194,32 @@ class IndexUnpickler(pickle.Unpickler):
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if dtype or name in RECORDS.get(module, ()):
             return super().find_class(module, name)
-        raise ValueError(f"{INDEX} holds {module}.{name}, which is no part of an index")
+        raise Damage(f"{INDEX} holds {module}.{name}, which is no part of an index")
 
 
 def read_index(folder: Path, files: set[str]) -> Metadata:
     """Which part of which tensor lies where.
 
     Raises:
-        ValueError: it holds anything but tensors in the files of the checkpoint.
+        Damage: it holds anything but tensors in the files of the checkpoint.
     """
     with (folder / INDEX).open("rb") as file:
         try:
             index = IndexUnpickler(file).load()
-        except ValueError:
+        except (Damage, OSError, MemoryError, ImportError):
             raise
         except Exception as error:  # whatever a pickle that is none may raise
-            raise ValueError(f"{INDEX} cannot be read: {error}") from None
+            raise Damage(f"{INDEX} cannot be read: {error}") from None
     try:
         tensors = all(isinstance(entry, TensorStorageMetadata) for entry in index.state_dict_metadata.values())
         inside = all(place.relative_path in files and not place.transform_descriptors for place in index.storage_data.values())
     except AttributeError:
-        raise ValueError(f"{INDEX} is no index") from None
+        raise Damage(f"{INDEX} is no index") from None
     if not tensors or not inside:
-        raise ValueError(f"{INDEX} names other things than tensors in the files beside it")
+        raise Damage(f"{INDEX} names other things than tensors in the files beside it")
+    chunks = {MetadataIndex(name, chunk.offsets) for name, entry in index.state_dict_metadata.items() for chunk in entry.chunks}
+    if missing := chunks - index.storage_data.keys():
+        raise Damage(f"{INDEX} does not fit the files: nothing is said of where {min(part.fqn for part in missing)} lies")
     return index
 
 

@@ -10,6 +10,7 @@ from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.boundary import Checkpoints
 from jepa_pipeline.training.checkpoint import load_last
 from jepa_pipeline.training.hashes import HASHES, leaves
+from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.tracker import read_rows
 
 SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
@@ -180,3 +181,31 @@ def test_processes_that_differ_say_in_what(configure, run_ranks, capfd):
     said = capfd.readouterr().err
     assert said.count("the processes of this run differ") == 1
     assert "rank 1" in said and "configuration" in said
+
+
+def test_a_broken_step_is_blamed_on_the_samples_of_its_process(configure, run_ranks, capfd):
+    config = configure("ijepa", "optim.total_samples=64", "method.regularizer={name: none}")
+
+    def work(rank):
+        if rank == 1:
+            original = Pretraining.look
+            Pretraining.look = lambda self, batch, output, loss: original(
+                self, batch, output, loss * (float("nan") if self.step == 2 else 1.0)
+            )
+        pretrain(config)
+
+    assert run_ranks(work, 2) == [2, 2]
+    said = capfd.readouterr().err
+    assert said.count("step 3 gave a loss") == 1
+    from jepa_pipeline.data.loader import train_loader
+    from jepa_pipeline.masks.build import method_masks
+
+    shares = [list(train_loader(config, method_masks(config.method), rank=rank, world_size=2))[2].keys for rank in (0, 1)]
+    blamed = said.partition("its samples: ")[2].split()[0:4]
+    assert [key.strip(",") for key in blamed] == shares[1], said
+
+
+def test_a_contradiction_is_said_by_one(configure, run_ranks, capfd):
+    config = configure("ijepa", "trainer.devices=4", "trainer.accelerator=cpu")
+    assert run_ranks(lambda rank: pretrain(config), 2) == [2, 2]
+    assert capfd.readouterr().err.count("trainer.devices is 4, but torchrun started 2") == 1

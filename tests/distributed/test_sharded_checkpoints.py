@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.distributed import barrier, collect, whole
-from jepa_pipeline.training.checkpoint import About, load, load_last
+from jepa_pipeline.training.agreement import Failure, by_first
+from jepa_pipeline.training.checkpoint import About, ends_at, load, load_last
 from jepa_pipeline.training.files import HashedFile
 from jepa_pipeline.training.saving import Saver, save_checkpoint
 from jepa_pipeline.training.tree import mapped, split
@@ -225,3 +226,74 @@ def test_one_that_dies_while_all_write_leaves_the_one_before(tmp_path, on_ranks,
         on_ranks(on_rank)
     assert [path.name for path in folder.glob("step-*[0-9]")] == ["step-00000001"]
     assert same(load_last(folder, pytest.fail).state, state)
+
+
+def stale(*_, **__):
+    raise OSError(116, "Stale file handle")
+
+
+def gone(*_, **__):
+    raise FileNotFoundError(2, "No such file or directory", __file__)
+
+
+def no_memory(*_, **__):
+    raise MemoryError
+
+
+def mistake(*_, **__):
+    raise TypeError("a mistake")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "text"),
+    [
+        (stale, UserError, r"step-00000002 could not be read on rank 1, host \S+ \(Stale file handle\): run the same"),
+        (gone, UserError, r"step-00000002 could not be read on rank 1, host \S+ \(No such file or directory\)"),
+        (no_memory, MemoryError, ""),
+        (mistake, Failure, "TypeError: a mistake"),
+    ],
+)
+def test_what_one_cannot_read_is_no_damage(tmp_path, on_ranks, monkeypatch, fault, kind, text):
+    folder = tmp_path / "saved"
+
+    def on_rank(rank):
+        for step in (1, 2):
+            save(folder, {"step": step, "weights": torch.randn(10), "more": torch.randn(10)}, step)
+        if rank == 1:
+            monkeypatch.setattr(torch, "load", fault)
+        with pytest.raises(kind, match=text):
+            load_last(folder, pytest.fail)
+        assert {path.name for path in folder.iterdir()} == {"last", "step-00000001", "step-00000002"}
+
+    on_ranks(on_rank)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_mistake_of_the_user_stays_one_on_all(tmp_path, on_ranks, wait):
+    """As when there is no room for the encoder, which the first writes."""
+    folder = tmp_path / "saved"
+
+    def refuse():
+        raise UserError("encoder could not be written (No space left): make room there")
+
+    def on_rank(_):
+        saver = Saver(folder, CheckpointConfig())
+        with pytest.raises(UserError, match=r"^encoder could not be written \(No space left\): make room there") as raised:
+            saver.save({"weights": torch.zeros(10)}, {}, make_about(), refuse, wait)
+            saver.close()
+        assert str(raised.value).endswith("make room there")
+        barrier()
+        assert not list(folder.iterdir())
+
+    on_ranks(on_rank)
+
+
+def test_what_the_first_finds_all_know(tmp_path, on_ranks):
+    def on_rank(rank):
+        assert by_first(lambda: rank) == 0
+        save(tmp_path / "saved", {"weights": torch.randn(10)}, 3)
+        assert ends_at(tmp_path / "saved", 3) and not ends_at(tmp_path / "saved", 4)
+        with pytest.raises(OSError, match="Stale"):
+            by_first(stale)
+
+    on_ranks(on_rank)

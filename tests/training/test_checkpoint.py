@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
 import time
 
@@ -14,7 +15,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
-from jepa_pipeline.training.checkpoint import About, clear_leftovers, load, load_last, step_of, steps
+from jepa_pipeline.training.checkpoint import About, clear_leftovers, ends_at, load, load_last, step_of, steps
 from jepa_pipeline.training.files import HashedFile
 from jepa_pipeline.training.saving import Saver, save_checkpoint
 from jepa_pipeline.training.sharded import read_index
@@ -186,6 +187,37 @@ def test_when_all_are_damaged_nothing_is_started_anew_behind_the_users_back(tmp_
         load_last(tmp_path / "run" / "checkpoints", tell=lambda _: None)
 
 
+def memory():
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
+
+
+def stale():
+    raise OSError(116, "Stale file handle")
+
+
+def mistake():
+    raise KeyError("weights")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "text"),
+    [
+        (memory, RuntimeError, "can't allocate"),
+        (stale, UserError, r"step-00000002 could not be read \(Stale file handle\): run the same command again"),
+        (mistake, KeyError, "weights"),
+    ],
+)
+def test_what_is_no_damage_is_raised_and_leaves_the_checkpoint(tmp_path, monkeypatch, fault, error, text):
+    for step in (1, 2):
+        save(tmp_path, step, {"step": step, "weights": torch.zeros(10)})
+    for module, name in ((torch, "load"), (torch, "empty"), (hashlib, "file_digest")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_, **__: fault())
+            with pytest.raises(error, match=text):
+                load_last(tmp_path, tell=pytest.fail)
+        assert kept(tmp_path) == [1, 2] and not list(tmp_path.glob("*.damaged"))
+
+
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -276,7 +308,6 @@ PLACES = ["mkdir 1", "save 1", "save 2", "save 3", *(f"fsync {n}" for n in range
 @pytest.mark.parametrize("place", [*PLACES, "symlink_to 1", "rmtree 1", "rmtree 2"])
 def test_killed_anywhere_in_a_save_the_folder_stays_readable(tmp_path, monkeypatch, place):
     """A kill is an exception nobody handles; what it leaves is removed at the next start and never taken for a checkpoint."""
-    import shutil
     from pathlib import Path
 
     class Killed(BaseException):
@@ -304,6 +335,49 @@ def test_killed_anywhere_in_a_save_the_folder_stays_readable(tmp_path, monkeypat
     assert (tmp_path / "last").resolve().is_dir()
     save(tmp_path, 2, keep_last=1)
     assert kept(tmp_path) == [2]
+
+
+def test_an_old_one_that_cannot_be_deleted_is_left_and_said_once(tmp_path, monkeypatch):
+    """As on NFS while somebody reads it."""
+    original, told = shutil.rmtree, []
+
+    def busy(path, ignore_errors=False):
+        if path.name.startswith("step-00000001") and not ignore_errors:
+            raise OSError(39, "Directory not empty", str(path))
+        if not path.name.startswith("step-00000001"):
+            original(path, ignore_errors=ignore_errors)
+
+    saver = Saver(tmp_path, CheckpointConfig(keep_last=1), told.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        for step in (1, 2, 3):
+            saver.save({"weights": torch.ones(3)}, {}, make_about(step), wait=True)
+        clear_leftovers(tmp_path)
+    assert kept(tmp_path) == [3] and len(told) == 1 and "an old checkpoint cannot be deleted ([Errno 39] Directory" in told[0]
+    assert (tmp_path / "step-00000001.dropped").is_dir() and load(tmp_path / "last").about.step == 3
+    saver.save({"weights": torch.ones(3)}, {}, make_about(4), wait=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000004"}, "it is tried again with each new one"
+
+
+@pytest.mark.parametrize("error", [UserError("encoder could not be written"), RuntimeError("bad"), OSError(28, "No space left")])
+def test_whatever_goes_wrong_no_half_checkpoint_stays(tmp_path, error):
+    def fail():
+        raise error
+
+    with pytest.raises(UserError if isinstance(error, OSError) else type(error), match=error.args[-1]):
+        Saver(tmp_path, CheckpointConfig()).save({"weights": torch.ones(3)}, {}, make_about(1), fail, wait=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_known_to_be_at_its_end_without_reading_it(tmp_path, monkeypatch):
+    assert not ends_at(tmp_path / "none", 2)
+    for step in (1, 2):
+        save(tmp_path, step)
+    monkeypatch.setattr(torch, "load", pytest.fail)
+    monkeypatch.setattr(hashlib, "file_digest", pytest.fail)
+    assert ends_at(tmp_path, 2) and not ends_at(tmp_path, 1) and not ends_at(tmp_path, 3)
+    (tmp_path / "last" / "state.pt").unlink()
+    assert not ends_at(tmp_path, 2)
 
 
 def slowly(monkeypatch, seconds):

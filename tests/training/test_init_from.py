@@ -57,6 +57,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
     ("overrides", "sentence"),
     [
         (["method.encoder.depth=3"], "where method.encoder.depth is 2, and here it is 3: make it the same"),
+        (["method.encoder.depth=1"], "where method.encoder.depth is 2, and here it is 1: make it the same"),
         (["method.encoder.num_heads=4"], "where method.encoder.num_heads is 2, and here it is 4"),
         (["method.predictor.num_heads=1"], "where method.predictor.num_heads is 2, and here it is 1"),
         (["method.encoder.positions=rope_tiled"], "where method.encoder.positions is rope, and here it is rope_tiled"),
@@ -66,7 +67,18 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         (["init_from=nowhere"], "nowhere, and there is no such folder"),
         (["init_from=."], "which holds no checkpoint"),
     ],
-    ids=["depth", "heads", "predictor's heads", "rotary form", "target", "sets", "optimiser", "no folder", "no run"],
+    ids=[
+        "depth",
+        "fewer parameters",
+        "heads",
+        "predictor's heads",
+        "rotary form",
+        "target",
+        "sets",
+        "optimiser",
+        "no folder",
+        "no run",
+    ],
 )
 def test_a_run_that_does_not_fit_is_refused_and_leaves_nothing(tiny, overrides, sentence):
     quiet = Console(quiet=True)
@@ -110,3 +122,25 @@ def test_a_run_killed_before_its_first_checkpoint_begins_with_the_same_again(tin
     older.rename(first / "older")
     with pytest.raises(UserError, match="which is no longer in"):
         begin()
+
+
+def test_another_runs_folder_is_never_changed(tiny):
+    """Nor is it named as what to delete."""
+    quiet, told = Console(quiet=True), []
+    first = pretrain(tiny(*VIDEO, "name=first", "checkpoint.every_steps=2"), quiet)
+    checkpoints = sorted((first / "checkpoints").glob("step-*"))
+    (checkpoints[1] / "state.pt").write_bytes(b"")
+
+    def begin(name):
+        config = tiny(*VIDEO, f"init_from={first}", f"name={name}")
+        config.folder.mkdir(exist_ok=True)
+        begin_from(Pretraining(config, build_method(config.method)), first, told.append)
+
+    begin("second")
+    assert "step-00000004 is damaged" in told[0] and told[0].endswith("beginning with the one before it")
+    (checkpoints[0] / ".metadata").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-00000002, which is damaged \(.metadata is not what was written\): copy it back"):
+        begin("second")
+    with pytest.raises(UserError, match=r"first, where .*step-00000002 is damaged .* and no other is left: name another run"):
+        begin("third")
+    assert sorted((first / "checkpoints").glob("step-*")) == checkpoints

@@ -259,3 +259,11 @@ def test_hash_weights_hears_of_one_bit(tiny):
     before = hash_weights(encoder)
     encoder.norm.bias[0] += 1e-6
     assert hash_weights(encoder) != before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpus_of_a_job_are_not_left_idle(tiny, monkeypatch):
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    with pytest.raises(UserError, match=r"GPUs \(8\), but torch .* trainer.accelerator=cpu"):
+        pretrain(tiny("trainer.accelerator=auto"))
+    assert pretrain(tiny("trainer.accelerator=cpu"))

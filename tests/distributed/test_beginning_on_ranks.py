@@ -1,0 +1,60 @@
+"""Several processes begin with the networks of another run, whose folder stays as it is; and a disk refuses them."""
+
+import pytest
+
+from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training import beginning
+from jepa_pipeline.training.beginning import read_beginning
+from jepa_pipeline.training.checkpoint import load_last, steps
+
+SHORT = "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 0}"
+
+
+@pytest.fixture
+def on_processes(run_ranks):
+    def run(config, world, before=lambda rank: None):
+        def work(rank):
+            before(rank)
+            pretrain(config)
+
+        return run_ranks(work, world)
+
+    return run
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_other_networks_are_refused_by_name(tiny, on_processes, capfd, world, strategy):
+    """Also where this run has fewer parameters than the optimiser there has moments."""
+    deep = pretrain(tiny(SHORT, "name=deep", "method.encoder.depth=3"))
+    kept = steps(deep / "checkpoints")
+    capfd.readouterr()
+    shallow = tiny(
+        SHORT, "name=shallow", "method.encoder.depth=1", f"init_from={deep}", *([f"trainer.strategy={strategy}"] * (world > 1))
+    )
+    assert on_processes(shallow, world) == [2] * world
+    said = capfd.readouterr().err
+    assert said.count("where method.encoder.depth is 3, and here it is 1: make it the same") == 1
+    assert "delete" not in said and "Traceback" not in said and steps(deep / "checkpoints") == kept
+
+
+def test_what_it_began_with_is_written_by_one(tiny, on_processes):
+    first = pretrain(tiny(SHORT, "name=first"))
+    second = tiny(SHORT, "name=second", f"init_from={first}")
+    original = beginning.replace_text
+
+    def only_by_first(rank):
+        beginning.replace_text = original if rank == 0 else pytest.fail
+
+    assert on_processes(second, 4, only_by_first) == [0] * 4
+    assert read_beginning(second.folder).step == 2 and load_last(second.folder / "checkpoints", pytest.fail).about.step == 2
+
+
+def test_no_room_for_the_encoder_is_said_in_a_sentence(tiny, on_processes, capfd):
+    config = tiny(SHORT, "name=full")
+    config.folder.mkdir(parents=True)
+    (config.folder / "encoder").write_text("in the way")
+    assert on_processes(config, 2) == [2, 2]
+    said = capfd.readouterr().err
+    assert said.count("full/encoder could not be written") == 1 and "Traceback" not in said
+    assert not list((config.folder / "checkpoints").glob("step-*"))
