@@ -81,13 +81,19 @@ def test_a_context_that_seldom_fits_is_still_of_full_length():
         assert not set(context.tolist()) & set(targets.flatten().tolist())
 
 
-def test_masks_of_128_images_take_less_than_3_ms_on_one_core():
-    sampler, times = MultiBlock(MultiBlockConfig(), (14, 14)), []
+def test_masks_of_128_images_cost_little_more_than_their_random_numbers():
+    """1 ms on one quiet core, 1.4 times as long as to draw and to sort the numbers they are made of."""
+    sampler, times, floor = MultiBlock(MultiBlockConfig(), (14, 14)), [], []
     for start in range(60):
+        images = generators(128, start * 128)
         begun = time.thread_time()
-        sampler(generators(128, start * 128), 0)
+        sampler(images, 0)
         times.append(time.thread_time() - begun)
-    assert min(times) < 3e-3
+        images = generators(128, start * 128)
+        begun = time.thread_time()
+        np.argsort(draw(images, 12 + 3 + 196 + 4 * 50), axis=1)
+        floor.append(time.thread_time() - begun)
+    assert min(times) < 2.5 * min(floor)
 
 
 def test_masks_that_would_pile_up_are_refused():
