@@ -82,7 +82,9 @@ def test_a_context_that_seldom_fits_is_still_of_full_length():
 
 
 def test_masks_of_128_images_cost_little_more_than_their_random_numbers():
-    """1 ms on one quiet core, 1.4 times as long as to draw and to sort the numbers they are made of."""
+    """1 ms on one quiet core, 1.4 times as long as to draw and to sort the numbers they are made of; 2 times with shapes checked, as
+    they are here. The bound is the 3 ms that 128 images may take where the numbers take 0.67.
+    """
     sampler, times, floor = MultiBlock(MultiBlockConfig(), (14, 14)), [], []
     for start in range(60):
         images = generators(128, start * 128)
@@ -93,7 +95,7 @@ def test_masks_of_128_images_cost_little_more_than_their_random_numbers():
         begun = time.thread_time()
         np.argsort(draw(images, 12 + 3 + 196 + 4 * 50), axis=1)
         floor.append(time.thread_time() - begun)
-    assert min(times) < 2.5 * min(floor)
+    assert min(times) < 4.5 * min(floor)
 
 
 def test_masks_that_would_pile_up_are_refused():
