@@ -27,7 +27,8 @@ def check_slurm(config: RunConfig | None, site: SiteConfig | None, save_s: float
     told, listed = ask("scontrol", "show", "config"), ask("scontrol", "show", "partition", "--oneliner")
     if told is None or listed is None:
         cure = "see with `scontrol ping` whether it is up"
-        return [Finding("slurm", "fail", "scontrol is here, but Slurm's controller does not answer", cure)]
+        level = "fail" if site else "warn"  # without a site nobody has said that the run is to go there
+        return [Finding("slurm", level, "scontrol is here, but Slurm's controller does not answer", cure)]
     slurm, partitions = read_config(told), read_partitions(listed)
     findings = [Finding("slurm", "ok", f"Slurm {slurm.get('SLURM_VERSION', '')}, partitions {', '.join(partitions)}")]
     name, partition = choose(partitions, site)

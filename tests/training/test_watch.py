@@ -283,6 +283,10 @@ def test_decoding_processes_do_not_notice_it_and_no_thread_stays(tmp_path):
                 3,
                 4,
             ]
+    until = time.monotonic() + 20  # torch's own threads, which feed its workers, take a moment to end
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("watch")]
     assert threading.active_count() == before
     assert not multiprocessing.active_children()
 
