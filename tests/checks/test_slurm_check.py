@@ -46,7 +46,7 @@ def test_no_slurm_is_no_failure(tmp_path, monkeypatch):
 
 def test_a_controller_that_is_down_is_named(cluster):
     cluster.say("scontrol", "#!/bin/sh\nexit 1\n")
-    for site, level in ((SiteConfig(), "fail"), (None, "warn")):  # without a site nobody has said that the run is to go there
+    for site, level in ((SiteConfig(**SITE), "fail"), (None, "warn")):  # without a site nobody has said that the run is to go there
         (finding,) = check_slurm(None, site, None)
         assert finding.level == level and "scontrol ping" in finding.cure
 
