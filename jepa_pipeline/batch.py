@@ -67,10 +67,18 @@ class Batch(NamedTuple):
     uncut: Uncut | None = None
 
 
+class Vectors(NamedTuple):
+    """What the health meters look at: pooled features, and a few matching targets and predictions of a step."""
+
+    features: Float[Tensor, "B D"]
+    targets: Float[Tensor, "S D"]
+    predictions: Float[Tensor, "S D"]
+
+
 class Output(NamedTuple):
     """What a method gives back. The sum of the losses is minimised; all else is detached and only looked at.
 
-    targets and predictions are a few matching vectors of the step, for the health meters.
+    features, targets and predictions are those of Vectors; above: the same of the levels of a stack from the second on.
     """
 
     losses: dict[str, Float[Tensor, ""]]
@@ -78,3 +86,15 @@ class Output(NamedTuple):
     targets: Float[Tensor, "S D"]
     predictions: Float[Tensor, "S D"]
     metrics: dict[str, Float[Tensor, ""]]
+    above: tuple[Vectors, ...] = ()
+
+
+class Energy(NamedTuple):
+    """How badly the hidden part of an image or clip goes with its visible part, at one level.
+
+    error: the distance of prediction and target at each token, a mean over the channels; NaN where nothing is asked for, and a
+    mean where it is asked for several times. targets: what is predicted, everywhere.
+    """
+
+    error: Float[Tensor, "B T H W"]
+    targets: Float[Tensor, "B T H W D"]

@@ -1,4 +1,4 @@
-"""`jepa shards demo` and `demo-video`: small labelled data sets drawn on the spot, with nothing to download."""
+"""`jepa shards demo`, `demo-video` and `demo-scales`: small labelled data sets drawn on the spot, with nothing to download."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,13 +10,15 @@ from rich.progress import track
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.moving import DIRECTIONS, draw_moving
+from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.summary import normalisation, say
 from jepa_pipeline.data.synthetic import SHAPES, draw_shape
+from jepa_pipeline.data.two_scales import DRIFTS, PATTERNS, draw_two_scales
 from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.writer import Record, new_folder, png_record, video_record, write_shards
 
 SIDE, TEST_SHARE = 40, 0.2
-FRAMES, FPS = 24, 12.0
+FRAMES, LONG_FRAMES, FPS = 24, 40, 12.0
 
 
 def demo(out: Path, images: int = 5000, seed: int = 0) -> dict[Path, Manifest]:
@@ -49,6 +51,33 @@ def demo_video(out: Path, videos: int = 2000, seed: int = 0) -> dict[Path, Manif
     drawn = draw_videos(videos, np.random.default_rng(seed))
     manifests = write_parts(out, drawn, videos - test, test, DIRECTIONS, {"source": "moving shapes", "seed": seed})
     report(manifests, f"videos of {FRAMES} frames, {len(DIRECTIONS)} classes")
+    return manifests
+
+
+def demo_scales(out: Path, videos: int = 6000, seed: int = 0) -> dict[Path, Manifest]:
+    """Draw videos of a part that goes round quickly before a light that drifts slowly, 40 frames of 40x40 pixels at 12 a second.
+
+    OUT/fast has the part's four patterns for classes, OUT/slow the same videos with the light's four directions; in both the last
+    fifth is test/, the rest train/. The manifest of each of the four.
+
+    Raises:
+        UserError: there are too few videos for both parts to have every pair of classes, `out` is not empty, or PyAV is missing.
+    """
+    test, pairs = round(videos * TEST_SHARE), len(PATTERNS) * len(DRIFTS)
+    if test < pairs:
+        raise UserError(
+            f"--videos is {videos}: a fifth is the test set, with one of each of {pairs} pairs of classes: give 80 or more"
+        )
+    drawn = draw_scales(videos, np.random.default_rng(seed))
+    manifests = {}
+    with new_folder(out) as folder:
+        for part, count in (("train", videos - test), ("test", test)):
+            made = {"source": "two time scales", "seed": seed, "part": part}
+            records = (next(drawn) for _ in track(range(count), f"drawing {out / '*' / part}"))
+            fast, slow = folder / "fast" / part, folder / "slow" / part
+            manifests[out / "fast" / part] = write_shards(records, fast, classes=PATTERNS, made={**made, "factor": "fast"})
+            manifests[out / "slow" / part] = write_shards(drifting(fast), slow, classes=DRIFTS, made={**made, "factor": "slow"})
+    report(manifests, f"videos of {LONG_FRAMES} frames, {len(PATTERNS)} classes")
     return manifests
 
 
@@ -85,3 +114,25 @@ def draw_videos(videos: int, generator: np.random.Generator) -> Iterator[Record]
         label = number % len(DIRECTIONS)
         frames = draw_moving(label, FRAMES, SIDE, generator)
         yield video_record(f"{number:08d}", encode_video(frames, FPS), "mp4", label)
+
+
+def draw_scales(videos: int, generator: np.random.Generator) -> Iterator[Record]:
+    """The pairs of pattern and drift in turn, labelled by the pattern."""
+    for number in range(videos):
+        slow, label = slow_and_fast(number)
+        frames = draw_two_scales(list(PATTERNS)[label], list(DRIFTS)[slow], LONG_FRAMES, SIDE, generator)
+        yield video_record(f"{number:08d}", encode_video(frames, FPS), "mp4", label)
+
+
+def drifting(fast: Path) -> Iterator[Record]:
+    """The videos of a folder that is labelled by the pattern, labelled by the drift: read back, for all may not fit in memory."""
+    shards = Shards(fast)
+    for shard, member in shards.locate(range(shards.manifest.samples)):
+        sample = shards.read(shard, member)
+        label, _ = slow_and_fast(int(sample.key))
+        yield video_record(sample.key, sample.media, "mp4", label)
+
+
+def slow_and_fast(number: int) -> tuple[int, int]:
+    """Both labels of a video."""
+    return divmod(number % (len(PATTERNS) * len(DRIFTS)), len(PATTERNS))

@@ -118,7 +118,7 @@ def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], No
         set_rates(optimizer, learning_rate(module.step, config.optim), weight_decay(module.step, config.optim))
         optimizer.step()
         method.after_step(module.step, config.optim.schedule_steps)
-    return measure_health(module.features.filled(), module.targets.filled(), module.predictions.filled())
+    return measure_health(*module.recent[0].filled())  # pyright: ignore[reportCallIssue]
 
 
 def compare(method: str, data: Path, steps: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -72,6 +72,22 @@ def shards_demo_video(
     demo_video(out, videos, seed)
 
 
+@shards.command("demo-scales")
+def shards_demo_scales(
+    out: Annotated[Path, typer.Argument(help="A new folder for fast/ and slow/, each with train/ and test/.")],
+    videos: Annotated[int, typer.Option(min=1, help="Videos in all; a fifth of them is the test set.")] = 6000,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the videos.")] = 0,
+) -> None:
+    """Draw a labelled data set of videos with structure at two time scales, to see what the levels of an H-JEPA know.
+
+    A small part goes round quickly in one of four patterns, the classes of OUT/fast; behind it a large soft light drifts slowly in
+    one of four directions, the classes of OUT/slow. Both hold the same videos, and no single frame tells either class.
+    """
+    from jepa_pipeline.demo import demo_scales
+
+    demo_scales(out, videos, seed)
+
+
 @shards.command("index")
 def shards_index(
     tars: Annotated[

@@ -7,11 +7,13 @@ from pydantic import Field, model_validator
 from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.networks import EncoderConfig, HeadConfig, PredictorConfig
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.stack import CoarseEncoderConfig
 from jepa_pipeline.config.video_masks import LONG_RANGE, SHORT_RANGE, VideoMasksConfig
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Distance = Literal["l1", "smooth_l1"]
 
 
 class NoRegularizer(Section):
@@ -43,14 +45,14 @@ class SIGRegularizer(Section):
     )
 
 
-class JepaConfig(Section):
-    """A joint-embedding predictive architecture: predict a representation of what is hidden from what is visible.
+class PredictionConfig(Section):
+    """What a prediction in representation space is made of, whatever it is asked.
 
     With `target: shared` and a regulariser it is the JEPA of LeCun 2022 (section 4.5): prediction error, and information kept in
     both representations.
     """
 
-    encoder: EncoderConfig = Field(description="The encoder that is trained; the target has the same shape.")
+    encoder: EncoderConfig | CoarseEncoderConfig = Field(description="The encoder that is trained; the target has the same shape.")
     predictor: PredictorConfig = Field(default_factory=PredictorConfig, description="The predictor.")
     target: Literal["ema", "stop_gradient", "shared"] = Field(
         default="ema",
@@ -67,18 +69,22 @@ class JepaConfig(Section):
     )
 
     @model_validator(mode="after")
-    def the_predictor_can_have_the_same_positions(self) -> Self:
-        try:
-            self.encoder.check_rotary(self.predictor.embed_dim // self.predictor.num_heads)
-            self.encoder.check_clip_channels(self.predictor.embed_dim)
-        except ValueError as error:
-            raise ValueError(f"predictor: {error}") from None
-        return self
-
-    @model_validator(mode="after")
     def something_prevents_collapse(self) -> Self:
         if self.target == "shared" and self.regularizer.name == "none":
             raise ValueError("target shared without a regularizer collapses: set regularizer to {name: vicreg} or {name: sigreg}")
+        return self
+
+
+class JepaConfig(PredictionConfig):
+    """A joint-embedding predictive architecture: predict a representation of what is hidden from what is visible."""
+
+    encoder: EncoderConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        description="The encoder that is trained; the target has the same shape."
+    )
+
+    @model_validator(mode="after")
+    def the_predictor_can_have_the_same_positions(self) -> Self:
+        self.predictor.check_positions(self.encoder)
         return self
 
     def check_part(self, samples: int) -> None:
@@ -104,6 +110,11 @@ class IJepaConfig(JepaConfig):
     def mask_sets(self) -> tuple[MultiBlockConfig]:
         """The masks of each question that is asked of an image: one."""
         return (self.masks,)
+
+    @property
+    def distance(self) -> Distance:
+        """Between predicted and true representations."""
+        return "smooth_l1"
 
     @model_validator(mode="after")
     def masks_fit_the_grid(self) -> Self:
@@ -137,6 +148,11 @@ class VJepaConfig(JepaConfig):
     def mask_sets(self) -> tuple[VideoMasksConfig, ...]:
         """The masks of each question that is asked of a clip."""
         return self.masks
+
+    @property
+    def distance(self) -> Distance:
+        """Between predicted and true representations."""
+        return "l1"
 
     @model_validator(mode="after")
     def masks_fit_the_grid(self) -> Self:

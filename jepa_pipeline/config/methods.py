@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import IJepaConfig, Positive, Share, VJepa2Config, VJepaConfig, Weight
 from jepa_pipeline.config.networks import BackboneConfig, HeadConfig
 from jepa_pipeline.config.section import Section, kind_name
@@ -139,6 +140,7 @@ MethodConfig = (
     IJepaConfig
     | VJepaConfig
     | VJepa2Config
+    | HJepaConfig
     | VICRegConfig
     | BarlowTwinsConfig
     | LeJEPAConfig

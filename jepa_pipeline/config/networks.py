@@ -61,6 +61,11 @@ class EncoderConfig(Section):
     init_std: float | None = Field(
         default=None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
     )
+    attention: Literal["full", "causal"] = Field(
+        default="full",
+        description="full: every token sees all others; causal: only those of its own and of earlier time steps, so that one pass "
+        "represents every past of a clip.",
+    )
 
     @model_validator(mode="after")
     def sizes_are_said_once(self) -> Self:
@@ -77,6 +82,12 @@ class EncoderConfig(Section):
         check_heads(self.size.embed_dim, self.size.num_heads)
         self.check_rotary(self.size.embed_dim // self.size.num_heads)
         self.check_clip_channels(self.size.embed_dim)
+        return self
+
+    @model_validator(mode="after")
+    def causality_needs_time(self) -> Self:
+        if self.attention == "causal" and not self.clips:
+            raise ValueError("attention: causal is for clips, but frames and tubelet_size are 1: set attention to full")
         return self
 
     def check_rotary(self, head_dim: int) -> None:
@@ -137,6 +148,18 @@ class PredictorConfig(Section):
     def heads_divide_the_width(self) -> Self:
         check_heads(self.embed_dim, self.num_heads)
         return self
+
+    def check_positions(self, encoder: EncoderConfig) -> None:
+        """Refuse widths that cannot have positions of an encoder's kind.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        try:
+            encoder.check_rotary(self.embed_dim // self.num_heads)
+            encoder.check_clip_channels(self.embed_dim)
+        except ValueError as error:
+            raise ValueError(f"predictor: {error}") from None
 
 
 class BackboneConfig(Section):

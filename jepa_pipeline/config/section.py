@@ -19,5 +19,6 @@ def sections_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def kind_name(section: type[BaseModel]) -> str:
-    """What a section of a union is called: the one value of its key `name`."""
-    return get_args(section.model_fields["name"].annotation)[0]
+    """What a section of a union is called: the one value of its key `name`; one without, by its class."""
+    name = section.model_fields.get("name")
+    return get_args(name.annotation)[0] if name else section.__name__

@@ -17,6 +17,12 @@ def l1(predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> di
     return {"prediction": F.l1_loss(predictions.float(), targets.float())}
 
 
+def by_token(distance: str, predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> Float[Tensor, "*S"]:
+    """Either distance, `l1` or `smooth_l1`, of each vector by itself: a mean over the channels."""
+    elementwise = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[distance]
+    return elementwise(predictions.float(), targets.float(), reduction="none").mean(-1)
+
+
 def cosine(predictions: Float[Tensor, "*S E"], targets: Float[Tensor, "*S E"], weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
     """The squared distance of normalised vectors, 2 - 2 cos, averaged: BYOL's eq. 2, and SimSiam's eq. 1 up to scale and offset.
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.hjepa import ForwardConfig
 from jepa_pipeline.config.video_masks import CausalConfig, Grid
 from jepa_pipeline.masks.blocks import indices, lowest
 from jepa_pipeline.masks.multiblock import draw
@@ -15,7 +16,7 @@ from jepa_pipeline.masks.multiblock import draw
 class Causal:
     """Context from the first time steps, one target from all others, a random subset of each; every length fixed."""
 
-    def __init__(self, config: CausalConfig, grid: Grid) -> None:
+    def __init__(self, config: CausalConfig | ForwardConfig, grid: Grid) -> None:
         self.tokens, self.past = prod(grid), config.past(grid)
         self.context_tokens, self.target_tokens = config.kept(grid)
 

@@ -3,24 +3,24 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from jepa_pipeline.batch import Batch, Output
+from jepa_pipeline.batch import Batch, Energy, Masks, Output
+from jepa_pipeline.config.hjepa import LevelConfig
 from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
-from jepa_pipeline.losses.prediction import l1, smooth_l1
+from jepa_pipeline.losses.prediction import by_token, l1, smooth_l1
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import build_regularizer
 from jepa_pipeline.models.ema import make_target, update_ema
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.predictor import Predictor
-from jepa_pipeline.models.tokens import take
+from jepa_pipeline.models.tokens import normalised, take
 
 Tokens = Float[Tensor, "B _ D"]
+AnyJepaConfig = IJepaConfig | VJepaConfig | LevelConfig
 
-DISTANCES = {"ijepa": smooth_l1, "vjepa": l1, "vjepa2": l1}
-"""Between predicted and true representations, by method."""
+DISTANCES = {"smooth_l1": smooth_l1, "l1": l1}
 
 
 class SharedJEPA(Method):
@@ -36,12 +36,15 @@ class SharedJEPA(Method):
     collapsing, as in LeCun 2022 (section 4.5).
     """
 
-    def __init__(self, config: IJepaConfig | VJepaConfig) -> None:
+    def __init__(self, config: AnyJepaConfig, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder = Encoder(config.encoder)
-        self.predictor = Predictor(config.predictor, config.encoder, sets=len(config.mask_sets))
-        self.distance = DISTANCES[config.name]
-        self.regularizer = build_regularizer(config.regularizer, config.encoder.size.embed_dim)
+        self.config = config
+        self.encoder = encoder
+        self.predictor = self.new_predictor()
+        self.regularizer = build_regularizer(config.regularizer, encoder.width)
+
+    def new_predictor(self) -> nn.Module:
+        return Predictor(self.config.predictor, self.encoder.config, sets=len(self.config.mask_sets))
 
     def represent(self, pixels: Float[Tensor, "B C *T H W"]) -> Tokens:
         """All of the image or clip, as the target sees it."""
@@ -52,20 +55,51 @@ class SharedJEPA(Method):
         return [*contexts, everything]
 
     def forward(self, batch: Batch) -> Output:
-        pixels = torch.cat(batch.views) if len(batch.views) > 1 else batch.views[0]
+        pixels = together(batch.views)
         everything = self.represent(pixels)  # B N D
-        normed = F.layer_norm(everything.float(), everything.shape[-1:])
-        targets = [take(normed, masks.targets) for masks in batch.masks]  # B G M D of every set
-        contexts = self.encoder(pixels, keep=[masks.context for masks in batch.masks])  # B K D of every set
-        predictions = self.predictor(contexts, batch.masks)  # B G M D of every set
-        distances = [self.distance(*pair) for pair in zip(predictions, targets, strict=True)]
+        contexts = self.encoder(pixels, keep=self.seen(batch.masks))  # B K D of every set
+        return self.answer(contexts, everything, batch.masks, self.step_key)
+
+    def seen(self, masks: Sequence[Masks]) -> list[Int[Tensor, "B K"]] | None:
+        """The tokens that each question shows; None: all."""
+        return [one.context for one in masks]
+
+    def predict(self, contexts: Sequence[Tokens], masks: Sequence[Masks]) -> list[Float[Tensor, "B G M D"]]:
+        """What is hidden, from what is seen, for every set."""
+        return self.predictor(contexts, masks)
+
+    def answer(self, contexts: Sequence[Tokens], everything: Tokens, masks: Sequence[Masks], key: int) -> Output:
+        """The losses, of what is seen and of the target's representation of everything; key: seed of what a regulariser draws."""
+        normed = normalised(everything)
+        targets = [take(normed, one.targets) for one in masks]  # B G M D of every set
+        predictions = self.predict(contexts, masks)
+        distances = [DISTANCES[self.config.distance](*pair) for pair in zip(predictions, targets, strict=True)]
         return Output(
-            losses=mean_terms(distances) | self.regularizer(self.trained(contexts, everything), self.step_key),
+            losses=mean_terms(distances) | self.regularizer(self.trained([*contexts], everything), key),
             features=everything.detach().mean(1),
             targets=targets[0].detach().flatten(0, 2),
             predictions=predictions[0].detach().flatten(0, 2),
             metrics=by_set(distances),
         )
+
+    @torch.no_grad()
+    def energy(self, batch: Batch) -> list[Energy]:
+        """How badly what is hidden in each image or clip goes with what is seen; of the one level there is."""
+        pixels = together(batch.views)
+        contexts = self.encoder(pixels, keep=self.seen(batch.masks))
+        return [self.surprise(contexts, self.represent(pixels), batch.masks)]
+
+    def surprise(self, contexts: Sequence[Tokens], everything: Tokens, masks: Sequence[Masks]) -> Energy:
+        """The prediction's error at each token."""
+        targets, predictions = normalised(everything).float(), self.predict(contexts, masks)
+        total, asked = targets.new_zeros(2, *targets.shape[:2])
+        for prediction, one in zip(predictions, masks, strict=True):
+            error = by_token(self.config.distance, prediction, take(targets, one.targets)).flatten(1)
+            places = one.targets.flatten(1)
+            total.scatter_add_(1, places, error)
+            asked.scatter_add_(1, places, torch.ones_like(error))
+        grid = self.encoder.grid
+        return Energy((total / asked).unflatten(1, grid), targets.unflatten(1, grid))  # 0 / 0 where nothing is asked
 
     @property
     def kept_encoder(self) -> Encoder:
@@ -92,9 +126,8 @@ class JEPA(StopGradientJEPA):
 
     kept = "target"
 
-    def __init__(self, config: IJepaConfig | VJepaConfig) -> None:
-        super().__init__(config)
-        self.ema = config.ema
+    def __init__(self, config: AnyJepaConfig, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
         self.target = make_target(self.encoder)
 
     @torch.no_grad()
@@ -106,10 +139,15 @@ class JEPA(StopGradientJEPA):
         return self.target
 
     def after_step(self, step: int, schedule_steps: int) -> None:
-        update_ema(self.target, self.encoder, linear_momentum(step, schedule_steps, *self.ema))
+        update_ema(self.target, self.encoder, linear_momentum(step, schedule_steps, *self.config.ema))
 
 
 TARGETS = {"ema": JEPA, "stop_gradient": StopGradientJEPA, "shared": SharedJEPA}
+
+
+def together(views: Sequence[Float[Tensor, "_ C *T H W"]]) -> Float[Tensor, "B C *T H W"]:
+    """All views of all images or clips as one batch."""
+    return torch.cat([*views]) if len(views) > 1 else views[0]
 
 
 def mean_terms(terms: Sequence[dict[str, Float[Tensor, ""]]]) -> dict[str, Float[Tensor, ""]]:

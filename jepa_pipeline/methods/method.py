@@ -34,5 +34,14 @@ class Method(nn.Module, ABC):
     def vector_width(self) -> int:
         """Width of the targets and predictions that forward gives for the health meters."""
 
+    @property
+    def widths(self) -> list[tuple[int, int]]:
+        """Of the features, and of the targets and predictions, that forward gives for the health meters; a pair a level."""
+        return [(self.kept_encoder.width, self.vector_width)]
+
+    def networks(self) -> list[nn.Module]:
+        """The networks, each of which is called through its own forward; they are spread over devices one by one."""
+        return [*self.children()]
+
     def after_step(self, step: int, schedule_steps: int) -> None:
         """Called after every optimiser step, counted from 1, of the steps the schedules are planned for."""

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,20 +33,40 @@ class Blocks(nn.Sequential):
             *(kind(dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))  # pyright: ignore[reportArgumentType]
         )
 
-    def forward(self, input: Float[Tensor, "B N D"], rope: Float[Tensor, "*_ N E"] | None = None) -> Float[Tensor, "B N D"]:
-        """Tokens after the last block; rope (rotary.py) turns the queries and keys of rotary blocks."""
-        return self.last(input, rope, 1)[0]
+    def forward(
+        self,
+        input: Float[Tensor, "B N D"],
+        rope: Float[Tensor, "*_ N E"] | None = None,
+        mask: Bool[Tensor, "*_ N N"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Tokens after the last block; rope (rotary.py) turns the queries and keys of rotary blocks, mask says what each token may
+        attend to.
+        """
+        return self.last(input, rope, mask, 1)[0]
 
     def last(
-        self, tokens: Float[Tensor, "B N D"], rope: Float[Tensor, "*_ N E"] | None, count: int
+        self,
+        tokens: Float[Tensor, "B N D"],
+        rope: Float[Tensor, "*_ N E"] | None,
+        mask: Bool[Tensor, "*_ N N"] | None,
+        count: int,
     ) -> list[Float[Tensor, "B N D"]]:
         """Tokens after each of the last blocks, in order of depth."""
-        outputs, turned = [], {} if rope is None else {"rope": rope}
+        outputs, given = [], {}
+        if rope is not None:
+            given["rope"] = rope
+        if mask is not None:
+            given["attn_mask"] = mask
         for number, block in enumerate(self, start=1):
-            tokens = block(tokens, **turned)
+            tokens = block(tokens, **given)
             if number > len(self) - count:
                 outputs.append(tokens)
         return outputs
+
+
+def no_later(steps: Int[Tensor, "*S N"]) -> Bool[Tensor, "*S N N"]:
+    """Of tokens at these time steps, which may attend to which: to those of the same and of earlier steps."""
+    return steps[..., :, None] >= steps[..., None, :]
 
 
 def use_attention(network: nn.Module, fused: bool) -> None:

@@ -5,12 +5,12 @@ from math import prod
 from typing import overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.models.attention import Blocks, LayerNorm
+from jepa_pipeline.models.attention import Blocks, LayerNorm, no_later
 from jepa_pipeline.models.positions import Grid, begins, resize, sincos
 from jepa_pipeline.models.rotary import rope_table, take_rope
 from jepa_pipeline.models.tokens import TubeletEmbed, init_weights, take
@@ -27,17 +27,19 @@ class Encoder(nn.Module):
     pos_embed: Float[Tensor, "1 N D"] | None
     rope: Float[Tensor, "N E"] | None
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, patch_embed: nn.Module | None = None) -> None:
+        """patch_embed: what makes tokens of a clip, where these are not the tubelets of an RGB clip (coarse.py)."""
         super().__init__()
         self.config = config
         self.grid, self.clips, self.tiled = config.clip_grid, config.clips, config.positions == "rope_tiled"
         self.span = config.tubelet_size, config.patch_size, config.patch_size
         dim, depth, heads, ratio = config.size
-        self.patch_embed = (
-            TubeletEmbed(self.span, dim)
+        self.patch_embed = patch_embed or (
+            TubeletEmbed(self.span, 3, dim)
             if config.clips
             else PatchEmbed(config.image_size, config.patch_size, embed_dim=dim, strict_img_size=False)
         )
+        self.causal = config.attention == "causal"
         self.register_buffer("pos_embed", None if config.rotary else sincos(config, dim)[None])
         rope = rope_table(self.grid, dim // heads, self.tiled) if config.rotary else None
         self.register_buffer("rope", rope, persistent=False)
@@ -63,8 +65,26 @@ class Encoder(nn.Module):
         """
         tokens, rope = self.embed(pixels)
         if keep is None:
-            return self.norm(self.blocks(tokens, rope))
-        return [self.norm(self.blocks(take(tokens, index), None if rope is None else take_rope(rope, index))) for index in keep]
+            return self.norm(self.blocks(tokens, rope, self.mask(tokens, pixels)))
+        return [self.norm(self.blocks(take(tokens, index), *self.at(index, rope))) for index in keep]
+
+    def at(
+        self, index: Int[Tensor, "B K"], rope: Float[Tensor, "N E"] | None
+    ) -> tuple[Float[Tensor, "B 1 K E"] | None, Bool[Tensor, "B 1 K K"] | None]:
+        """The angles of chosen tokens, and what each of them may attend to, the same for all heads."""
+        steps = index // prod(self.grid[1:])
+        return None if rope is None else take_rope(rope, index), no_later(steps)[:, None] if self.causal else None
+
+    def mask(self, tokens: Float[Tensor, "B N D"], pixels: Float[Tensor, "B C *T H W"]) -> Bool[Tensor, "N N"] | None:
+        """What each of all tokens may attend to; None: to all."""
+        if not self.causal:
+            return None
+        grid = self.grid_of(pixels)
+        return no_later(torch.arange(grid[0], device=tokens.device).repeat_interleave(prod(grid[1:])))
+
+    def grid_of(self, pixels: Float[Tensor, "B C *T H W"]) -> Grid:
+        """Time steps, rows and columns of tokens of an image or clip."""
+        return self.divide(*self.as_clip(pixels).shape[2:])
 
     def embed(self, pixels: Float[Tensor, "B C *T H W"]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
         """Patches with their positions; or patches, and the angles of their positions.
@@ -73,7 +93,7 @@ class Encoder(nn.Module):
         """
         clip = self.as_clip(pixels)
         grid = self.divide(*clip.shape[2:])
-        tokens = self.patch_embed(clip if self.clips else clip.squeeze(2))
+        tokens = self.patch_embed(clip.squeeze(2) if isinstance(self.patch_embed, PatchEmbed) else clip)
         if self.pos_embed is not None:
             return tokens + self.added(self.pos_embed, grid), None
         assert self.rope is not None
@@ -142,6 +162,11 @@ class Encoder(nn.Module):
         Raises:
             ValueError: there are not that many blocks.
         """
-        if not 1 <= last <= len(self.blocks):
-            raise ValueError(f"the last {last} blocks of an encoder of {len(self.blocks)}")
-        return [self.norm(tokens) for tokens in self.blocks.last(*self.embed(pixels), last)]
+        return self.last(pixels, last)
+
+    def last(self, pixels: Float[Tensor, "B C *T H W"], count: int) -> list[Float[Tensor, "B N D"]]:
+        """The same, with a gradient."""
+        if not 1 <= count <= len(self.blocks):
+            raise ValueError(f"the last {count} blocks of an encoder of {len(self.blocks)}")
+        tokens, rope = self.embed(pixels)
+        return [self.norm(block) for block in self.blocks.last(tokens, rope, self.mask(tokens, pixels), count)]

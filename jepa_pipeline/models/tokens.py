@@ -1,22 +1,55 @@
 """Tokens out of clips, choosing tokens by their index, and the initialisation every transformer here shares."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa_pipeline.models.positions import Grid
 
 
 class TubeletEmbed(nn.Module):
     """Tokens of a clip: a linear map of each tubelet, so many frames of a patch (Arnab et al. 2021).
 
-    span: frames, height and width of a tubelet, in frames and pixels.
+    span: frames, height and width of a tubelet, in frames and pixels; channels: of the clip.
     """
 
-    def __init__(self, span: tuple[int, int, int], dim: int) -> None:
+    def __init__(self, span: tuple[int, int, int], channels: int, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(3, dim, kernel_size=span, stride=span)
+        self.proj = nn.Conv3d(channels, dim, kernel_size=span, stride=span)
 
     def forward(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
         """Row-major: time, then rows, then columns."""
         return self.proj(clip).flatten(2).transpose(1, 2)
+
+
+class PooledEmbed(nn.Module):
+    """Tokens of a clip: a linear map of the mean over each tubelet."""
+
+    def __init__(self, span: tuple[int, int, int], channels: int, dim: int) -> None:
+        super().__init__()
+        self.span = span
+        self.proj = nn.Linear(channels, dim)
+
+    def forward(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
+        """Row-major: time, then rows, then columns."""
+        return self.proj(F.avg_pool3d(clip, self.span).flatten(2).transpose(1, 2))
+
+
+def as_clip(tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B D T H W"]:
+    """The tokens of a grid as a clip of as many channels as they are wide."""
+    return tokens.unflatten(1, grid).movedim(-1, 1)
+
+
+def placed(tokens: Float[Tensor, "B K D"], index: Int[Tensor, "B K"], count: int) -> Float[Tensor, "B {count} D"]:
+    """Tokens at their places among so many, the others 0."""
+    empty = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
+    return empty.scatter(1, index[..., None].expand_as(tokens), tokens)
+
+
+def normalised(tokens: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
+    """Each token with mean 0 and deviation 1 over its channels, in fp32 at least: what predictions are compared in."""
+    return F.layer_norm(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:])
 
 
 def take(tokens: Float[Tensor, "B N D"], index: Int[Tensor, "B *K"]) -> Float[Tensor, "B *K D"]:

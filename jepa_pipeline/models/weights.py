@@ -14,6 +14,7 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.distributed import rank, whole
 from jepa_pipeline.models.backbone import Backbone
@@ -23,13 +24,17 @@ WEIGHTS, CARD = "model.safetensors", "config.json"
 
 
 def encoder_kind(encoder: Any) -> str:
-    """Which of the two an encoder's configuration is of, so that what is wrong with it is said of that one alone."""
-    backbone = isinstance(encoder, BackboneConfig) or (isinstance(encoder, dict) and "timm" in encoder)
-    return BackboneConfig.__name__ if backbone else EncoderConfig.__name__
+    """Of which kind an encoder's configuration is, so that what is wrong with it is said of that one alone."""
+    if isinstance(encoder, dict):
+        return "BackboneConfig" if "timm" in encoder else "StackConfig" if "above" in encoder else "EncoderConfig"
+    return type(encoder).__name__
 
 
 AnyEncoderConfig = Annotated[
-    Annotated[EncoderConfig, Tag("EncoderConfig")] | Annotated[BackboneConfig, Tag("BackboneConfig")], Discriminator(encoder_kind)
+    Annotated[EncoderConfig, Tag("EncoderConfig")]
+    | Annotated[StackConfig, Tag("StackConfig")]
+    | Annotated[BackboneConfig, Tag("BackboneConfig")],
+    Discriminator(encoder_kind),
 ]
 
 

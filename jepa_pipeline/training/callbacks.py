@@ -167,11 +167,16 @@ class HealthMeter(StepCallback):
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
         if due(module, module.config.health.every_steps):
             module.stop_if_broken()
-            vectors = [kept.filled() for kept in (module.features, module.targets, module.predictions)]
-            counts = [min(lengths) for lengths in zip(*collect([len(kept) for kept in vectors]), strict=True)]
-            kept = [gather(mine[:count]) for mine, count in zip(vectors, counts, strict=True)]
+            row: dict[str, float] = {}
+            for number, recent in enumerate(module.recent, start=1):
+                vectors = recent.filled()  # pyright: ignore[reportCallIssue]
+                counts = [min(lengths) for lengths in zip(*collect([len(kept) for kept in vectors]), strict=True)]
+                kept = [gather(mine[:count]) for mine, count in zip(vectors, counts, strict=True)]
+                if rank() == 0:
+                    prefix = f"level{number}/" if number > 1 else ""
+                    row |= {f"{prefix}{name}": value for name, value in measure_health(*kept).items()}
             if rank() == 0:
-                self.run_log.write({"step": module.step, "samples": module.samples, **measure_health(*kept)})
+                self.run_log.write({"step": module.step, "samples": module.samples, **row})
 
 
 def measure_health(

@@ -1,6 +1,7 @@
 """What can be known of a run from its folder, however far it came."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,7 @@ from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig, flatten
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.models.weights import EncoderCard, read_card
+from jepa_pipeline.probes.levels import is_trained_whole, level_name, level_of
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Row, load_report
 from jepa_pipeline.probes.runs import run_labels
 from jepa_pipeline.probes.table import PROTOCOLS, column, headline
@@ -21,7 +23,8 @@ from jepa_pipeline.training.tracker import read_rows
 SPEED = "samples_per_s"
 RECENT = 20
 """Lines of the log whose median is the speed."""
-KEPT: tuple[EncoderName, ...] = ("target", "online")
+OF_LEVEL = re.compile(r"level(\d+)/")
+"""What a level's numbers in the log begin with."""
 
 
 class Place(NamedTuple):
@@ -43,7 +46,7 @@ class Glance(NamedTuple):
     """What is known of a run.
 
     state: in a word; values: of the configuration by dotted key, none where it cannot be read; measured: the newest numbers of the
-    log; troubles: why something is left out.
+    log; probed: of a stack by level, else under None; troubles: why something is left out.
     """
 
     name: str
@@ -53,12 +56,22 @@ class Glance(NamedTuple):
     values: dict[str, Any]
     step: int
     measured: dict[str, float | int]
-    probed: dict[Place, Probed]
+    probed: dict[EncoderName | None, dict[Place, Probed]]
     troubles: list[str]
 
     @property
     def total(self) -> int | None:
         return self.config and self.config.optim.total_steps
+
+    @property
+    def levels(self) -> list[EncoderName]:
+        """Of a stack, what its levels are called, from the pixels up, last all of them together if they were probed; else none."""
+        logged = [int(found[1]) for found in map(OF_LEVEL.match, self.measured) if found]
+        probed = [name for name in self.probed if name is not None]
+        highest = max([1, *logged, *(level for level in map(level_of, probed) if isinstance(level, int))])
+        if highest == 1 and not probed:
+            return []
+        return [*map(level_name, range(1, highest + 1)), *(["levels"] if "levels" in probed else [])]
 
 
 def glances(folders: Sequence[Path]) -> list[Glance]:
@@ -129,17 +142,20 @@ def measured(rows: Sequence[dict[str, Any]]) -> dict[str, float | int]:
     return newest | ({SPEED: median(speeds)} if speeds else {})
 
 
-def probed(folder: Path, card: EncoderCard | None, troubles: list[str]) -> dict[Place, Probed]:
-    """The accuracies of the encoder that is kept: on each data set those of the latest step, of one step those measured last."""
-    found: dict[Place, Probed] = {}
+def probed(folder: Path, card: EncoderCard | None, troubles: list[str]) -> dict[EncoderName | None, dict[Place, Probed]]:
+    """The accuracies of the encoder that is kept, of a stack of each level: on each data set those of the latest step, of one step
+    those measured last.
+    """
+    found: dict[EncoderName | None, dict[Place, Probed]] = {}
     for report in sorted(readable(folder / "probes", troubles), key=lambda report: report.step):
         if card is not None and report.config_hash != card.config_hash:
             continue  # of another run that was in this folder before
         hashes = "/".join(sha[:6] for sha in report.data_hash.values())
-        for encoder in KEPT:
+        for encoder in filter(is_trained_whole, report.encoders):
             for protocol in PROTOCOLS:
                 if (row := headline(report.rows, encoder, protocol)) is not None:
-                    found[Place(report.data, hashes, column(row))] = Probed(report.step, row)
+                    place, level = Place(report.data, hashes, column(row)), encoder if level_of(encoder) else None
+                    found.setdefault(level, {})[place] = Probed(report.step, row)
     return found
 
 

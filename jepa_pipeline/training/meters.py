@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepa_pipeline.batch import Vectors
 from jepa_pipeline.distributed import mean_over_ranks
 
 GOLDEN = (1 + 5**0.5) / 2
@@ -66,6 +67,25 @@ class RingBuffer(nn.Module):
     def filled(self) -> Float[Tensor, "S D"]:
         """The vectors kept so far; waits for the device."""
         return self.vectors[: min(int(self.written), len(self.vectors))]
+
+
+class Recent(nn.Module):
+    """The newest features, targets and predictions of one level."""
+
+    def __init__(self, capacity: int, feature_width: int, vector_width: int) -> None:
+        super().__init__()
+        self.features = RingBuffer(capacity, feature_width)
+        self.targets = RingBuffer(capacity, vector_width)
+        self.predictions = RingBuffer(capacity, vector_width)
+
+    def add(self, vectors: Vectors, count: int) -> None:
+        """Keep so many of each; see RingBuffer."""
+        for buffer, new in zip(self.children(), vectors, strict=True):
+            buffer.add(new, count)  # pyright: ignore[reportCallIssue]
+
+    def filled(self) -> Vectors:
+        """What is kept; waits for the device."""
+        return Vectors(self.features.filled(), self.targets.filled(), self.predictions.filled())
 
 
 def coprime_near(start: float, number: int) -> int:

@@ -4,11 +4,11 @@ from collections import deque
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
-from jepa_pipeline.batch import Batch, Output
+from jepa_pipeline.batch import Batch, Output, Vectors
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.random import Stream, keyed_generator
@@ -16,7 +16,7 @@ from jepa_pipeline.data.resample import cut
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.distributed import collect, rank, whole, world_size
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.training.meters import Means, RingBuffer
+from jepa_pipeline.training.meters import Means, Recent
 from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
 from lightning import LightningModule
@@ -40,9 +40,8 @@ class Pretraining(LightningModule):
         self.means = Means()
         self.vectors_per_step = max(1, config.health.vectors_per_step // world_size())
         vectors = max(2, config.health.vectors // world_size())
-        self.features = RingBuffer(vectors, method.kept_encoder.width)
-        self.targets = RingBuffer(vectors, method.vector_width)
-        self.predictions = RingBuffer(vectors, method.vector_width)
+        self.recent = nn.ModuleList(Recent(vectors, *widths) for widths in method.widths)
+        """What the health meters look at, a level each."""
         own = [name for name, _ in self.named_buffers() if not name.startswith("method.")]
         self._ddp_params_and_buffers_to_ignore = own  # what each process remembers for itself, DDP is not to make alike
         self.recent_keys: deque[tuple[int, list[str]]] = deque(maxlen=config.log.every_steps * config.optim.accumulate_steps)
@@ -80,9 +79,8 @@ class Pretraining(LightningModule):
     def look(self, batch: Batch, output: Output, loss: Tensor) -> None:
         """Keep what the logs will tell, on the device."""
         self.means.add({"loss": loss, **{name: term.detach() for name, term in output.losses.items()}, **output.metrics})
-        self.features.add(output.features, self.vectors_per_step)
-        self.targets.add(output.targets, self.vectors_per_step)
-        self.predictions.add(output.predictions, self.vectors_per_step)
+        for recent, level in zip(self.recent, (output, *output.above), strict=True):
+            recent.add(Vectors(level.features, level.targets, level.predictions), self.vectors_per_step)  # pyright: ignore[reportCallIssue]
         self.recent_keys.append((self.step + 1, batch.keys))
         self.last_loss = loss
 

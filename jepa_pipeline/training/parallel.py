@@ -66,7 +66,7 @@ def is_trained_block(module: nn.Module) -> bool:
 
 def compile_networks(method: Method) -> None:
     """Compile each transformer block, of which there is one compiled form for all; of a network without blocks the whole."""
-    for network in method.children():
+    for network in method.networks():
         parts = list(blocks(network)) or [network]
         for part in parts:
             if next(part.parameters(), None) is not None:
@@ -102,7 +102,7 @@ def shard(method: Method, mesh: DeviceMesh, bf16: bool) -> None:
     autocast decides, as in a single process, what is computed in which. What is kept is fp32 everywhere.
     """
     in_blocks = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for network in method.children():
+    for network in method.networks():
         half = bf16 and not (mesh.device_type == "cpu" and is_timms(network))  # timm's layer norm on CPUs does not mix precisions
         policy: dict[str, Any] = {"mp_policy": in_blocks} if half else {}
         for block in blocks(network):

@@ -149,9 +149,3 @@ def make_empty(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-
-
-def save_checkpoint(folder: Path, state: State, about: About, config: CheckpointConfig, own: State | None = None) -> Path:
-    """Write one checkpoint and wait for it."""
-    Saver(folder, config).save(state, own or {}, about, wait=True)
-    return folder / f"step-{about.step:08d}"

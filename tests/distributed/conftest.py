@@ -13,6 +13,18 @@ import torch.distributed as dist
 from jepa_pipeline.config.errors import UserError
 
 
+def exit_codes(process, world):
+    """Of so many forks that each run process(rank); one that takes more than two minutes is killed."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=process, args=(rank,)) for rank in range(world)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(120)
+        one.kill()
+    return [one.exitcode for one in processes]
+
+
 @pytest.fixture
 def run_ranks():
     """A function that runs another one, as work(rank), in so many processes that torchrun might have started; their exit codes."""
@@ -39,14 +51,7 @@ def run_ranks():
             sys.stderr.flush()
             os._exit(code)
 
-        context = multiprocessing.get_context("fork")
-        processes = [context.Process(target=process, args=(rank,)) for rank in range(world)]
-        for one in processes:
-            one.start()
-        for one in processes:
-            one.join(120)
-            one.kill()
-        return [one.exitcode for one in processes]
+        return exit_codes(process, world)
 
     return run
 
@@ -66,15 +71,9 @@ def on_ranks(tmp_path):
                 raise
 
         (tmp_path / "meeting").unlink(missing_ok=True)
-        context = multiprocessing.get_context("fork")
-        processes = [context.Process(target=process, args=(rank,)) for rank in range(world)]
-        for one in processes:
-            one.start()
-        for one in processes:
-            one.join(120)
-            one.kill()
+        codes = exit_codes(process, world)
         complaints = "".join(path.read_text() for path in sorted(tmp_path.glob("rank*.txt")))
-        assert not complaints and all(one.exitcode == 0 for one in processes), complaints or "a rank hung"
+        assert not complaints and codes == [0] * world, complaints or "a rank hung"
         return [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
     return run

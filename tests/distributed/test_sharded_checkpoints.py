@@ -16,7 +16,7 @@ from jepa_pipeline.distributed import barrier, collect, whole
 from jepa_pipeline.training.agreement import Failure, by_first
 from jepa_pipeline.training.checkpoint import About, ends_at, load, load_last
 from jepa_pipeline.training.files import HashedFile
-from jepa_pipeline.training.saving import Saver, save_checkpoint
+from jepa_pipeline.training.saving import Saver
 from jepa_pipeline.training.tree import mapped, split
 
 
@@ -26,7 +26,8 @@ def make_about(step=1):
 
 
 def save(folder, state, step=1, own=None, **config):
-    return save_checkpoint(folder, state, make_about(step), CheckpointConfig(**config), own)
+    Saver(folder, CheckpointConfig(**config)).save(state, own or {}, make_about(step), wait=True)
+    return folder / f"step-{step:08d}"
 
 
 def trained(*mesh):

@@ -17,7 +17,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.training.checkpoint import About, clear_leftovers, ends_at, load, load_last, step_of, steps
 from jepa_pipeline.training.files import HashedFile
-from jepa_pipeline.training.saving import Saver, save_checkpoint
+from jepa_pipeline.training.saving import Saver
 from jepa_pipeline.training.sharded import read_index
 
 
@@ -26,8 +26,9 @@ def make_about(step):
     return About(step=step, samples=8 * step, results={"optim.lr": 0.1}, **names)
 
 
-def save(folder, step, state=None, **config):
-    return save_checkpoint(folder, state or {"step": step}, make_about(step), CheckpointConfig(**config))
+def save(folder, step, state=None, own=None, **config):
+    Saver(folder, CheckpointConfig(**config)).save(state or {"step": step}, own or {}, make_about(step), wait=True)
+    return folder / f"step-{step:08d}"
 
 
 def kept(folder):
@@ -96,7 +97,7 @@ def test_the_same_state_makes_the_same_files(tmp_path):
 
 def test_what_a_process_keeps_for_itself_is_its_own(tmp_path):
     own = {"meters": {"sums": torch.ones(2)}, "seen": ["a"]}
-    checkpoint = save_checkpoint(tmp_path, {"step": 1}, make_about(1), CheckpointConfig(), own)
+    checkpoint = save(tmp_path, 1, own=own)
     loaded = load(checkpoint)
     assert loaded.own["meters"]["sums"].equal(torch.ones(2)) and loaded.own["seen"] == ["a"] and loaded.about.world == 1
 

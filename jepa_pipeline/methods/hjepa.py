@@ -1,0 +1,109 @@
+"""Joint-embedding predictive architectures on top of one another."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import nn
+
+from jepa_pipeline.batch import Batch, Energy, Output, Vectors
+from jepa_pipeline.config.hjepa import ForwardConfig, HJepaConfig, LevelConfig
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.stack import CoarseEncoderConfig, StackConfig
+from jepa_pipeline.methods.forward_jepa import FORWARD_TARGETS
+from jepa_pipeline.methods.jepa import TARGETS, SharedJEPA, together
+from jepa_pipeline.methods.method import Method
+from jepa_pipeline.methods.sight import Sight
+from jepa_pipeline.models.build import AnyEncoder
+from jepa_pipeline.models.coarse import coarse_encoder
+from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.stack import Stack
+
+
+class HJEPA(Method):
+    """H-JEPA (LeCun 2022, section 4.6): every level is a JEPA of its own, which sees what the level below represents, coarser in
+    space and time, and predicts further with less detail.
+
+    What a level's question hides is hidden from every level below as well: a masked level's context is represented anew from the
+    patches under its visible cells alone, and a forward level stands on encoders that do not look ahead. Of targets there is one
+    pass a level, each on the target of the level below. The loss is the weighted sum of the levels'.
+    """
+
+    def __init__(self, config: HJepaConfig) -> None:
+        super().__init__()
+        self.config = config
+        below = [None, *config.encoders]
+        self.levels = nn.ModuleList(new_level(*pair) for pair in zip(config.levels, below, strict=False))
+        ends = accumulate((len(questions) for questions in config.questions), initial=0)
+        self.shares = [slice(*pair) for pair in pairwise(ends)]
+        """Of the masks of a batch, those of each level."""
+
+    @property
+    def jepas(self) -> list[SharedJEPA]:
+        """The levels, from the pixels up."""
+        return [*self.levels]  # pyright: ignore[reportReturnType]
+
+    def forward(self, batch: Batch) -> Output:
+        sight, outputs = self.look(batch), []
+        for number, (level, share) in enumerate(zip(self.jepas, self.shares, strict=True)):
+            contexts = sight.contexts(number, batch.masks[share])
+            outputs.append(level.answer(contexts, sight.everything[number], batch.masks[share], self.step_key))
+        return self.weigh(outputs)
+
+    def look(self, batch: Batch) -> Sight:
+        return Sight(self.jepas, [level.detach for level in self.config.levels], together(batch.views))
+
+    def weigh(self, outputs: Sequence[Output]) -> Output:
+        """The outputs of all levels as one."""
+        losses, metrics = {}, {}
+        for number, (level, output) in enumerate(zip(self.config.levels, outputs, strict=True), start=1):
+            losses |= {f"level{number}/{name}": level.weight * loss for name, loss in output.losses.items()}
+            metrics |= {f"level{number}/{name}": value for name, value in output.metrics.items()}
+        above = tuple(Vectors(one.features, one.targets, one.predictions) for one in outputs[1:])
+        return outputs[0]._replace(losses=losses, metrics=metrics, above=above)
+
+    @torch.no_grad()
+    def energy(self, batch: Batch) -> list[Energy]:
+        """How badly what is hidden in each image or clip goes with what is seen, at each level."""
+        sight = self.look(batch)
+        return [
+            level.surprise(sight.contexts(number, batch.masks[share]), sight.everything[number], batch.masks[share])
+            for number, (level, share) in enumerate(zip(self.jepas, self.shares, strict=True))
+        ]
+
+    def networks(self) -> list[nn.Module]:
+        return [network for level in self.jepas for network in level.networks()]
+
+    def after_step(self, step: int, schedule_steps: int) -> None:
+        for level in self.jepas:
+            level.after_step(step, schedule_steps)
+
+    @property
+    def kept(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What kind of encoder the first level keeps."""
+        return self.jepas[0].kept
+
+    @property
+    def kept_encoder(self) -> AnyEncoder:
+        """All levels' on top of one another; of one level its own."""
+        encoders = [level.kept_encoder for level in self.jepas]
+        if len(encoders) == 1:
+            return encoders[0]
+        return Stack(StackConfig(**self.config.encoder.model_dump(), above=self.config.above), encoders)
+
+    @property
+    def vector_width(self) -> int:
+        return self.jepas[0].vector_width
+
+    @property
+    def widths(self) -> list[tuple[int, int]]:
+        return [pair for level in self.jepas for pair in level.widths]
+
+
+def new_level(config: LevelConfig, below: EncoderConfig | None) -> SharedJEPA:
+    """An untrained level. below: the encoder whose tokens it sees; None: it sees pixels."""
+    kinds = FORWARD_TARGETS if isinstance(config.question, ForwardConfig) else TARGETS
+    if isinstance(config.encoder, CoarseEncoderConfig):
+        assert below is not None
+        return kinds[config.target](config, coarse_encoder(config.encoder, below))
+    return kinds[config.target](config, Encoder(config.encoder))

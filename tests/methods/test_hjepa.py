@@ -1,0 +1,306 @@
+"""A stack of JEPAs: one level is the flat method, each level sees what it may, and no more."""
+
+import math
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.errors import ConfigError
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.masks.build import level_masks, method_masks
+from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.methods.sight import Sight
+from jepa_pipeline.models.coarse import under
+from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.forward import ForwardPredictor
+from jepa_pipeline.models.stack import Stack
+from jepa_pipeline.models.tokens import normalised
+
+DEBUG = Path(__file__).parents[2] / "configs" / "debug"
+BLOCKS = "{name: blocks, num_blocks: 2, scale: [0.25, 0.3], context_keep: 0.25, target_keep: 0.4}"
+MASKED = f"{{name: masked, masks: [{BLOCKS}]}}"
+SIZES = "embed_dim: 16, depth: 1, num_heads: 2"
+PREDICTOR = "{embed_dim: 16, depth: 1, num_heads: 2}"
+
+
+def clips(*levels, attention="full", **changes):
+    """A stack on clips of 8 frames, 4x4x4 tubelets; levels: YAML of those from the second on."""
+    encoder = f"{{image_size: 24, patch_size: 6, frames: 8, tubelet_size: 2, attention: {attention}, {SIZES}}}"
+    first = {"encoder": encoder, "predictor": PREDICTOR, "question": MASKED} | changes
+    flow = ", ".join(["{" + ", ".join(f"{key}: {value}" for key, value in first.items()) + "}", *levels])
+    return load_config(DEBUG / "hjepa.yaml", [f"method.levels=[{flow}]"]).method
+
+
+def coarse(question=MASKED, stride="{time: 2, space: 2}", **changes):
+    level = {"encoder": f"{{stride: {stride}, {SIZES}}}", "predictor": PREDICTOR, "question": question} | changes
+    return "{" + ", ".join(f"{key}: {value}" for key, value in level.items()) + "}"
+
+
+COARSE_BLOCKS = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [0.25, 0.25], context_keep: 0.25, target_keep: 0.25}]}"
+FORWARD, NEXT = "{name: forward, horizon: 2}", "{name: forward, horizon: 1}"
+
+
+def build(config, seed=0):
+    torch.manual_seed(seed)
+    return build_method(config)
+
+
+def batch_of(config, samples=4, seed=0, dtype=torch.float32):
+    encoder = config.encoder
+    time = [encoder.frames] if encoder.clips else []
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(samples, 3, *time, encoder.image_size, encoder.image_size, generator=generator, dtype=dtype)
+    generators = [np.random.default_rng([seed, n]) for n in range(samples)]
+    return Batch([pixels], [sampler(generators, seed) for sampler in method_masks(config)], None, [], [])
+
+
+def train(method, config, steps=4):
+    """Losses of a few steps, by AdamW."""
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for step in range(steps):
+        method.step = method.step_key = step
+        optimizer.zero_grad()
+        loss = torch.stack(list(method(batch_of(config, seed=step)).losses.values())).sum()
+        loss.backward()
+        optimizer.step()
+        method.after_step(step + 1, 10)
+        losses.append(loss.detach())
+    return losses
+
+
+def gradients(method, batch, prefix="levels.0."):
+    method.zero_grad()
+    sum(method(batch).losses.values()).backward()
+    named = {name: parameter.grad for name, parameter in method.named_parameters() if name.startswith(prefix)}
+    return {name: gradient for name, gradient in named.items() if gradient is not None}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("ijepa", []),
+        ("ijepa_vicreg", []),
+        ("vjepa", []),
+        ("vjepa", ["method.target=stop_gradient", "method.regularizer={name: sigreg}", "views.crops=[{count: 2}]"]),
+    ],
+)
+def test_one_level_is_the_flat_method_bit_for_bit(recipe, overrides):
+    flat = load_config(DEBUG / f"{recipe}.yaml", overrides).method
+    masks = flat.masks if isinstance(flat.masks, tuple) else (flat.masks,)
+    level = flat.model_dump(include={"encoder", "predictor", "target", "ema", "regularizer"})
+    question = {"name": "masked", "masks": [one.model_dump() for one in masks]}
+    stacked = type(load_config(DEBUG / "hjepa.yaml").method).model_validate(
+        {"name": "hjepa", "levels": [{**level, "question": question, "distance": flat.distance}]}
+    )
+    one, other = build(flat), build(stacked)
+    assert train(one, flat) == train(other, stacked)
+    theirs = {name.removeprefix("levels.0."): value for name, value in other.state_dict().items()}
+    assert one.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+    assert isinstance(other.kept_encoder, Encoder)
+    ours, theirs = one.energy(batch_of(flat)), other.energy(batch_of(stacked))
+    assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(ours[0], theirs[0], strict=True))
+
+
+@pytest.mark.parametrize("question", [COARSE_BLOCKS, NEXT])
+def test_a_detached_level_leaves_the_gradients_below_it_as_they_are(question):
+    lone, stack = clips(attention="causal"), clips(coarse(question), attention="causal")
+    below, both = build(lone), build(stack)
+    assert all(torch.equal(both.state_dict()[name], value) for name, value in below.state_dict().items())
+    expected, found = gradients(below, batch_of(lone)), gradients(both, batch_of(stack))
+    assert expected.keys() == found.keys() and len(expected) > 20
+    assert all(torch.equal(gradient, found[name]) for name, gradient in expected.items())
+
+
+@pytest.mark.parametrize("question", [COARSE_BLOCKS, NEXT])
+def test_without_detach_a_level_trains_those_below_it(question):
+    lone, stack = clips(attention="causal"), clips(coarse(question, detach="false"), attention="causal")
+    expected, found = gradients(build(lone), batch_of(lone)), gradients(build(stack), batch_of(stack))
+    moved = [name for name, gradient in expected.items() if not torch.allclose(gradient, found[name])]
+    assert moved and all("encoder" in name for name in moved)  # the predictor below has nothing to do with it
+
+
+def test_a_masked_level_sees_nothing_but_the_patches_under_its_visible_cells():
+    config = clips(coarse(COARSE_BLOCKS))
+    method, batch = build(config), batch_of(config)
+    (pixels,), masks = batch.views, batch.masks[1]
+    before = method.energy(batch)[1]
+    visible = torch.zeros(4, 2, 2, 2, dtype=torch.bool).flatten(1).scatter(1, masks.context, True).view(4, 1, 2, 2, 2)
+    visible = visible.repeat_interleave(4, 2).repeat_interleave(12, 3).repeat_interleave(12, 4)
+    assert 0 < visible.float().mean() < 0.5
+    changed = torch.where(visible, pixels, torch.randn_like(pixels))
+    seen = [Sight(method.jepas, [True, True], x).contexts(1, [masks])[0] for x in (pixels, changed)]
+    assert torch.equal(*seen)
+    assert not torch.equal(before.targets, method.energy(batch._replace(views=[changed]))[1].targets)
+
+
+def test_no_level_of_a_forward_stack_looks_ahead():
+    config = clips(coarse(NEXT), attention="causal", question=NEXT)
+    method, batch = build(config), batch_of(config)
+    pixels = batch.views[0].clone()
+    pixels[:, :, 4:] = torch.randn_like(pixels[:, :, 4:])  # frames of the last two of four steps, of the second of two above
+    with torch.no_grad():
+        one, other = (method.kept_encoder.levels(x, 1) for x in (batch.views[0], pixels))
+    for ((before,), (after,)), past in zip(zip(one, other, strict=True), (2 * 16, 1 * 4), strict=True):
+        assert torch.allclose(before[:, :past], after[:, :past], atol=1e-6)
+        assert not torch.allclose(before[:, past:], after[:, past:], atol=1e-2)
+
+
+def test_there_is_one_pass_of_each_target_and_step():
+    whole = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [1, 1], time: [0.5, 0.5], context_keep: 0.5}]}"
+    config = clips(coarse(COARSE_BLOCKS), coarse(whole, "{space: 2}"))
+    method, calls = build(config), []
+    for number, level in enumerate(method.jepas):
+        level.target.register_forward_hook(lambda _, given, kept, number=number: calls.append((number, kept)))
+    method(batch_of(config))
+    # what comes after are the contexts of the upper levels, through the kept encoders below: of as many tokens as they see
+    assert [number for number, _ in calls[:3]] == [0, 1, 2]
+    assert sorted(number for number, _ in calls[3:]) == [0, 0, 1]
+    assert [kept[0].shape[1] for number, kept in calls[3:] if number == 0] == [2 * 8, 1 * 4 * 8]
+
+
+def test_the_loss_is_the_weighted_sum_of_the_levels():
+    light, heavy = (clips(coarse(COARSE_BLOCKS, weight=weight)) for weight in (1.0, 3.0))
+    one, other = build(light)(batch_of(light)).losses, build(heavy)(batch_of(heavy)).losses
+    assert list(one) == ["level1/prediction", "level2/prediction"]
+    assert one["level1/prediction"] == other["level1/prediction"]
+    assert torch.isclose(3 * one["level2/prediction"], other["level2/prediction"])
+
+
+@pytest.mark.parametrize("coarsening", ["pool", "conv"])
+def test_cells_are_made_of_the_tokens_that_lie_in_them(coarsening):
+    config = clips(f"{{encoder: {{stride: {{time: 2, space: 2}}, coarsening: {coarsening}, {SIZES}}}, question: {COARSE_BLOCKS}}}")
+    encoder = build(config).jepas[1].encoder
+    tokens = torch.randn(1, 64, 16)
+    made = encoder.patch_embed(tokens.unflatten(1, (4, 4, 4)).movedim(-1, 1))[0]
+    members = under(torch.arange(8)[None], encoder.config).view(8, 8)
+    for cell, (time, row, column) in enumerate(product(range(2), repeat=3)):
+        inside = [((2 * time + t) * 4 + 2 * row + y) * 4 + 2 * column + x for t, y, x in product(range(2), repeat=3)]
+        assert members[cell].tolist() == inside
+        weight, bias = encoder.patch_embed.proj.weight, encoder.patch_embed.proj.bias
+        if coarsening == "pool":
+            expected = weight @ tokens[0, inside].mean(0) + bias
+        else:
+            expected = sum(weight[:, :, t, y, x] @ tokens[0, inside[t * 4 + y * 2 + x]] for t, y, x in product(range(2), repeat=3)) + bias
+        assert torch.allclose(made[cell], expected, atol=1e-5)
+
+
+def test_a_forward_level_told_slowly():
+    config = clips(attention="causal", question=FORWARD)
+    method = build(config).double()
+    batch = batch_of(config, samples=2, dtype=torch.float64)
+    (pixels,), level = batch.views, method.jepas[0]
+    online, target = level.encoder(pixels), normalised(level.target(pixels).detach())
+    states = normalised(online)
+    one_step = [F.l1_loss(level.predictor(states[:, : t * 16])[:, -16:], target[:, t * 16 : t * 16 + 16]) for t in (1, 2, 3)]
+    first = normalised(level.predictor(states[:, :32])[:, -16:])
+    second = level.predictor(torch.cat([states[:, :32], first], 1))[:, -16:]
+    losses = method(batch).losses
+    assert losses["level1/prediction"].item() == pytest.approx(sum(one_step).item() / 3, rel=1e-6)
+    assert losses["level1/roll_out"].item() == pytest.approx(F.l1_loss(second, target[:, 48:]).item(), rel=1e-6)
+    error = method.energy(batch)[0].error
+    assert error[:, :2].isnan().all() and not error[:, 2:].isnan().any()
+    assert error[:, 3].mean().item() == pytest.approx(losses["level1/roll_out"].item(), rel=1e-6)
+
+
+def test_what_is_rolled_out_stands_in_for_what_is_seen():
+    config = clips(attention="causal", question=FORWARD).encoders[0]
+    predictor = ForwardPredictor(load_config(DEBUG / "hjepa.yaml").method.levels[0].predictor, config).eval()
+    state = torch.randn(2, 2 * 16, 16)
+    ahead = predictor.roll_out(state, 2)
+    again = predictor.roll_out(torch.cat([state, normalised(ahead[:, :16])], 1), 1)
+    assert torch.allclose(ahead[:, 16:], again, atol=1e-6)
+    with pytest.raises(ValueError, match="5 time steps"):
+        predictor.roll_out(state, 4)
+
+
+def test_a_conditioned_roll_out_learns_what_conditions_do():
+    """A single token a step moves by what it is conditioned on: three steps ahead where it is depends on the conditions alone."""
+    config = load_config(DEBUG / "hjepa.yaml").method
+    encoder = config.encoder.model_copy(update={"image_size": 6, "embed_dim": 8, "num_heads": 2})
+    torch.manual_seed(0)
+    predictor = ForwardPredictor(config.levels[0].predictor, encoder, condition_dim=2)
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=3e-3)
+    directions = torch.randn(2, 8)
+
+    def draw(samples):
+        actions = torch.randn(samples, 4, 2)
+        places = torch.randn(samples, 1, 8) + torch.cat([torch.zeros(samples, 1, 8), (actions @ directions)[:, :3].cumsum(1)], 1)
+        return normalised(places), actions
+
+    for _ in range(300):
+        states, actions = draw(128)
+        loss = F.l1_loss(predictor.roll_out(states[:, :1], 3, actions[:, :3]), states[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    states, actions = draw(512)
+    with torch.no_grad():
+        true = F.l1_loss(predictor.roll_out(states[:, :1], 3, actions[:, :3]), states[:, 1:])
+        wrong = F.l1_loss(predictor.roll_out(states[:, :1], 3, actions[:, :3].roll(1, 0)), states[:, 1:])
+    assert true < 0.5 * wrong
+    with pytest.raises(ValueError, match="wants conditions"):
+        predictor(states[:, :1])
+
+
+def test_a_stack_reads_any_level_or_all():
+    config = clips(coarse(COARSE_BLOCKS))
+    stack, pixels = build(config).kept_encoder, batch_of(config).views[0]
+    assert isinstance(stack, Stack) and (stack.width, stack.depth) == (32, 1)
+    first, second = (stack.reading(level)(pixels) for level in (1, 2))
+    assert first.shape == (4, 64, 16) and second.shape == (4, 8, 16)
+    both = stack(pixels).unflatten(1, (4, 4, 4))
+    assert torch.equal(both[..., :16].flatten(1, 3), first)
+    assert torch.equal(both[:, 2, 1, 3, 16:], second[:, 0b101])  # step 2 of 4, row 1 of 4, column 3 of 4
+    assert torch.allclose(stack.pooled(pixels), torch.cat([first.mean(1), second.mean(1)], 1), atol=1e-6)
+    pooled, blocks = stack.pooled_and_intermediates(pixels, 1)
+    assert torch.allclose(pooled, stack.pooled(pixels), atol=1e-6) and torch.equal(blocks[0], stack(pixels))
+    assert stack.pooled(pixels[:, :, :1]).shape == (4, 32)  # a frame by itself stands still at every level
+    with pytest.raises(ValueError, match="level 3 of a stack of 2"):
+        stack.reading(3)
+
+
+def test_an_images_level_masks_its_own_grid():
+    multiblock = "{name: multiblock, num_targets: 1, target_scale: [0.2, 0.3], context_keep: 0.3}"
+    question = f"{{name: masked, masks: [{multiblock}]}}"
+    image = f"{{image_size: 32, patch_size: 4, {SIZES}}}"
+    config = clips(coarse(question, "{space: 2}"), encoder=image, question=question)
+    assert [sampler.grid for level in level_masks(config) for sampler in level] == [(8, 8), (4, 4)]
+    output = build(config)(batch_of(config))
+    assert output.above[0].features.shape == (4, 16) and all(loss.requires_grad for loss in output.losses.values())
+
+
+def test_the_energy_is_the_distance_at_each_token():
+    config = clips(coarse(COARSE_BLOCKS))
+    method, batch = build(config), batch_of(config)
+    losses, energies = method(batch).losses, method.energy(batch)
+    for number, (energy, masks) in enumerate(zip(energies, batch.masks, strict=True), start=1):
+        asked = torch.zeros_like(energy.error.flatten(1), dtype=torch.bool).scatter(1, masks.targets.flatten(1), True)
+        assert torch.equal(~energy.error.flatten(1).isnan(), asked)
+        assert torch.isclose(energy.error[~energy.error.isnan()].mean(), losses[f"level{number}/prediction"], rtol=1e-5)
+        assert not energy.error.requires_grad and math.prod(energy.targets.shape[1:4]) == asked.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("method.levels.1.encoder.stride.time=3", "level 2: encoder.stride.time 3 does not divide the 4 time steps"),
+        ("method.levels.0.encoder.attention=full", "set attention of the first level's encoder to causal"),
+        ("method.levels.1.question.horizon=2", "leaves no past of 2 time steps"),
+        ("method.levels.1.encoder.num_heads=5", "embed_dim 32 is not a multiple of num_heads 5"),
+        ("method.levels.1.encoder.dept=3", "did you mean 'method.levels.1.encoder.depth'"),
+        ("method.levels.1.question.name=forwards", "did you mean 'forward'"),
+        ("method.levels.0.question.masks=[{name: multiblock}]", "choose blocks or causal"),
+        ("method.levels.0.target=shared", "collapses"),
+    ],
+)
+def test_a_mistake_is_said_in_a_sentence(change, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(DEBUG / "hjepa.yaml", [change])
+    assert message in str(error.value) and "\n" not in str(error.value)
