@@ -190,7 +190,7 @@ def name_data(config: RunConfig) -> str:
 def make_card(module: Pretraining, data: str) -> EncoderCard:
     config, begun = module.config, read_beginning(module.config.folder)
     return EncoderCard(
-        encoder=config.method.encoder,
+        encoder=module.method.kept_encoder.config,
         clip=config.views.clip if isinstance(config.method.encoder, EncoderConfig) and config.method.encoder.clips else None,
         mean=config.views.mean,
         std=config.views.std,

@@ -1,7 +1,7 @@
 """`jepa masks preview` and `jepa views preview`: the question a method is asked, to look at before it is asked for days."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from rich.console import Console
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.jepa import IJepaConfig, JepaConfig, VJepaConfig
+from jepa_pipeline.config.hjepa import ForwardConfig, HJepaConfig
+from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.config.masks import MultiBlockConfig
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig, Grid
 from jepa_pipeline.data.collate import MaskSampler
@@ -44,19 +46,21 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
         UserError: the method has no masks.
     """
     method = config.method
-    if not isinstance(method, IJepaConfig | VJepaConfig):
+    if not isinstance(method, IJepaConfig | VJepaConfig | HJepaConfig):
         raise UserError(f"method {method.name} has no masks: `jepa views preview` draws the views it is given")
     out = png_path(out, f"masks-{config.name}.png")
-    grid, sets = method.encoder.clip_grid, sample(config, method_masks(method))
-    names = [describe_set(masks) for masks in ([method.masks] if isinstance(method, IJepaConfig) else method.masks)]
-    rows = SHEET if grid[0] == 1 and len(sets) == 1 else (CLIPS * len(sets), 1)
+    sets, named = sample(config, method_masks(method)), list(names_and_grids(method))
+    names, grids = [name for name, _ in named], [grid for _, grid in named]
+    rows = SHEET if grids[0][0] == 1 and len(sets) == 1 else (CLIPS * len(sets), 1)
     figure = Figure(figsize=(14, 6 + 4 * len(sets)), layout="constrained")
     above, below = figure.add_gridspec(2, 1, height_ratios=[3, 2])
     sheet, statistics = figure.add_subfigure(above), figure.add_subfigure(below)
-    sheet.suptitle(f"{config.name}: {'; '.join(names)}; {'x'.join(map(str, grid))} tokens")
-    draw_sheet(sheet, sets, names, grid, rows)
-    uses = [[coverage([masks[part] for masks in batches], grid) for part in range(2)] for batches in sets]
-    panels = statistics.subplots(len(sets), 3 + (grid[0] > 1), squeeze=False)
+    sizes = " and ".join(dict.fromkeys("x".join(map(str, grid)) for grid in grids))
+    sheet.suptitle(f"{config.name}: {'; '.join(names)}; {sizes} tokens")
+    draw_sheet(sheet, sets, named, rows)
+    pairs = list(zip(sets, grids, strict=True))
+    uses = [[coverage([masks[part] for masks in batches], grid) for part in range(2)] for batches, grid in pairs]
+    panels = statistics.subplots(len(sets), 3 + (grids[0][0] > 1), squeeze=False)
     for row, name, batches, use in zip(panels, names, sets, uses, strict=True):
         draw_statistics(row, batches, use)
         row[0].set_ylabel(name)
@@ -79,8 +83,17 @@ def png_path(out: Path | None, name: str) -> Path:
     return out
 
 
-def describe_set(masks: MultiBlockConfig | BlocksConfig | CausalConfig) -> str:
-    if isinstance(masks, CausalConfig):
+def names_and_grids(method: IJepaConfig | VJepaConfig | HJepaConfig) -> Iterator[tuple[str, Grid]]:
+    """What each set of masks is called and the grid it is drawn on, of a stack level by level."""
+    if not isinstance(method, HJepaConfig):
+        yield from ((describe_set(masks), method.encoder.clip_grid) for masks in method.mask_sets)
+        return
+    for number, (questions, encoder) in enumerate(zip(method.questions, method.encoders, strict=True), start=1):
+        yield from ((f"level {number}: {describe_set(masks)}", encoder.clip_grid) for masks in questions)
+
+
+def describe_set(masks: MultiBlockConfig | BlocksConfig | CausalConfig | ForwardConfig) -> str:
+    if isinstance(masks, CausalConfig | ForwardConfig):
         return masks.name
     count = masks.num_blocks if isinstance(masks, BlocksConfig) else masks.num_targets
     return f"{count} {masks.name}{', legacy' if masks.legacy else ''}"
@@ -102,16 +115,16 @@ def coverage(tokens: list, grid: Grid) -> Float[np.ndarray, "T H W"]:
     return np.reshape(counts / images, grid)
 
 
-def draw_sheet(sheet: SubFigure, sets: list[list[Masks]], names: list[str], grid: Grid, shape: tuple[int, int]) -> None:
+def draw_sheet(sheet: SubFigure, sets: list[list[Masks]], named: list[tuple[str, Grid]], shape: tuple[int, int]) -> None:
     """Images or clips of batches from all over the run's beginning; every set of a clip below the other."""
     images = shape[0] * shape[1] // len(sets)
     for place, axes in enumerate(sheet.subplots(*shape, squeeze=False).flat):
         image, number = divmod(place, len(sets))
-        masks = sets[number][image * BATCHES // images]
+        masks, (name, grid) = sets[number][image * BATCHES // images], named[number]
         axes.imshow(strip(colour(masks, image % len(masks.context), grid)), cmap=COLOURS, vmin=0, vmax=8)
         axes.set_axis_off()
-        if grid[0] > 1:
-            axes.set_title(names[number], fontsize=8, loc="left", pad=2)
+        if grid[0] > 1 or len(sets) > 1:
+            axes.set_title(name, fontsize=8, loc="left", pad=2)
 
 
 def colour(masks: Masks, row: int, grid: Grid) -> Float[np.ndarray, "T H W"]:
@@ -189,7 +202,7 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
     optim = config.optim.model_copy(update={"batch_size_global": IMAGES, "accumulate_steps": 1, "total_samples": IMAGES})
     data = config.data.model_copy(update={"workers": 0})
     few = config.model_copy(update={"optim": optim, "data": data})
-    clips = isinstance(config.method, JepaConfig) and config.method.encoder.clips
+    clips = isinstance(config.method.encoder, EncoderConfig) and config.method.encoder.clips
     figure, said = draw_clips(few) if clips else draw_views(few)
     figure.savefig(out, dpi=110)
     (console or Console()).print(f"{out}: {IMAGES} {said}", soft_wrap=True, markup=False, highlight=False)

@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from torch.cuda import nccl
 
 from jepa_pipeline.checks.finding import Finding, plural, size
+from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
@@ -167,7 +168,7 @@ def check_open_files(config: RunConfig | None) -> Finding:
 def files_needed(config: RunConfig) -> int:
     """Of the training process with the batches of its workers, or of one worker with its shards, whichever is more."""
     data = config.data
-    masks = 2 * len(config.method.mask_sets) if isinstance(config.method, IJepaConfig | VJepaConfig) else 0
+    masks = 2 * len(config.method.mask_sets) if isinstance(config.method, IJepaConfig | VJepaConfig | HJepaConfig) else 0
     batches = data.workers * (data.prefetch_batches + 1) * (len(config.views.kinds) + masks + 2)
     shards = 2 * data.window_shards * len(data.train)
     return FILES_OF_PYTHON + (max(batches, shards) if data.workers else shards)

@@ -7,8 +7,10 @@ from pathlib import Path
 from jepa_pipeline.checks.finding import Finding, as_finding
 from jepa_pipeline.checks.storage import check_space, checkpoints_kept, free_bytes, scratch
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.load import load_overrides
-from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
@@ -85,7 +87,7 @@ def look_at_folder(config: RunConfig, ranks: int) -> list[Finding]:
     except OSError as error:
         text = f"the run folder {config.folder} cannot be written ({error.strerror})"
         return [Finding("run folder", "fail", text, "choose another with output=FOLDER, or see to its rights")]
-    if free_bytes(config.folder) > checkpoints_kept(config) * plenty(config.method.encoder):
+    if free_bytes(config.folder) > checkpoints_kept(config) * plenty(config.method):
         return []
     from jepa_pipeline.checks.size import checkpoint_bytes
 
@@ -95,11 +97,12 @@ def look_at_folder(config: RunConfig, ranks: int) -> list[Finding]:
         return [as_finding("method", error)]
 
 
-def plenty(encoder: EncoderConfig | BackboneConfig) -> float:
+def plenty(method: MethodConfig) -> float:
     """Bytes for a checkpoint with which nothing need be counted, which takes torch and timm seconds to be read: twice those of the
-    encoder, its target and two moments.
+    encoder, its target and two moments; of a stack those of every level.
     """
-    if isinstance(encoder, BackboneConfig):
+    if isinstance(method.encoder, BackboneConfig):
         return ANY_BACKBONE
-    width, depth, _, mlp_ratio = encoder.size
-    return HEADS + 2 * 16 * depth * width**2 * (4 + 2 * mlp_ratio)
+    encoders = method.encoders if isinstance(method, HJepaConfig) else (method.encoder,)
+    sizes = (encoder.size for encoder in encoders)
+    return HEADS + sum(2 * 16 * depth * width**2 * (4 + 2 * mlp_ratio) for width, depth, _, mlp_ratio in sizes)

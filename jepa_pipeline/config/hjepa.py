@@ -58,19 +58,15 @@ class MaskedConfig(Section):
 
 
 class ForwardConfig(Section):
-    """The future from the past: the next time step from all before it, at every step at once; and several steps, each from the
-    predictions before it.
+    """The future from the past: the time steps after t from what is represented of x_0..x_t, each from the prediction before it, for
+    every t at once.
     """
 
     name: Literal["forward"] = Field(description="What is asked.")
-    horizon: int = Field(
-        default=1,
-        ge=1,
-        description="Time steps of the level that are rolled out at the end of a clip; 1: the next one alone.",
-    )
+    horizon: int = Field(default=1, ge=1, description="Time steps of the level that are predicted.")
 
     def past(self, grid: Grid) -> int:
-        """How many tokens, the first ones, are past where a roll-out begins."""
+        """How many tokens, the first ones, are past in the last question that a clip answers in full."""
         return (grid[0] - self.horizon) * grid[1] * grid[2]
 
     def kept(self, grid: Grid) -> tuple[int, int]:
@@ -165,6 +161,11 @@ class HJepaConfig(Section):
     def questions(self) -> tuple[tuple[AnyMasks | ForwardConfig, ...], ...]:
         """Of every level, the masks of each question that is asked."""
         return tuple(level.question.on(encoder) for level, encoder in zip(self.levels, self.encoders, strict=True))
+
+    @property
+    def mask_sets(self) -> tuple[AnyMasks | ForwardConfig, ...]:
+        """The same of all levels, from the first up."""
+        return tuple(masks for questions in self.questions for masks in questions)
 
     def check_part(self, samples: int) -> None:
         """Any number of images at a time."""

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.jepa import VJepaConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import MaskSampler, SampleStream
@@ -61,7 +60,8 @@ def check_kind(location: str, kind: Kind, config: RunConfig) -> None:
     """Refuse videos for an encoder of images."""
     method, encoder = config.method, config.method.encoder
     if kind == "videos" and not (isinstance(encoder, EncoderConfig) and encoder.clips):
-        cure = "raise method.encoder.frames" if isinstance(method, VJepaConfig) else "choose vjepa or vjepa2"
+        frames = {"vjepa": "method.encoder.frames", "vjepa2": "method.encoder.frames", "hjepa": "method.levels.0.encoder.frames"}
+        cure = f"raise {frames[method.name]}" if method.name in frames else "choose vjepa, vjepa2 or hjepa"
         raise UserError(
             f"{without_secrets(location)} holds videos, but this run's {method.name} trains an encoder of images: "
             f"{cure}, or other data"

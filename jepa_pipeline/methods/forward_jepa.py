@@ -7,16 +7,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepa_pipeline.batch import Masks, Output
+from jepa_pipeline.config.hjepa import ForwardConfig, LevelConfig
 from jepa_pipeline.methods.jepa import DISTANCES, JEPA, SharedJEPA, StopGradientJEPA, Tokens
 from jepa_pipeline.models.forward import ForwardPredictor
 from jepa_pipeline.models.tokens import normalised
 
 
 class ForwardSharedJEPA(SharedJEPA):
-    """Predict the next time step of a clip from all before it, at every step at once; and, from the last past for which the horizon
-    fits, several steps, each from the predictions before it (Assran et al. 2025, section 3.1).
+    """Predict the states of the next time steps, each from the prediction before it, from every state of a clip at once.
 
-    The encoder does not look ahead, so that in one pass it represents every past.
+    The encoder does not look ahead, so that in one pass it represents every past, and a state x_0..x_t knows only these.
     """
 
     predictor: ForwardPredictor
@@ -24,33 +24,41 @@ class ForwardSharedJEPA(SharedJEPA):
     def new_predictor(self) -> ForwardPredictor:
         return ForwardPredictor(self.config.predictor, self.encoder.config)
 
+    @property
+    def horizon(self) -> int:
+        """Time steps that are rolled out."""
+        assert isinstance(self.config, LevelConfig) and isinstance(self.config.question, ForwardConfig)
+        return self.config.question.horizon
+
     def seen(self, masks: Sequence[Masks]) -> None:
         """Everything, for no token has seen what comes after it."""
 
     def predict(self, contexts: Sequence[Tokens], masks: Sequence[Masks]) -> list[Float[Tensor, "B 1 M D"]]:
-        """The whole future of the masks, rolled out from their past."""
+        """The whole future of the masks, rolled out from the last state of their past."""
         ((everything,), (one,)) = contexts, masks
-        steps = one.targets.shape[2] // self.predictor.places
-        past = normalised(everything[:, : one.context.shape[1]])
-        return [self.predictor.roll_out(past, steps)[:, None]]
+        states = self.states(everything)
+        places = states.shape[2]
+        last = states[:, one.context.shape[1] // places - 1]
+        return [self.predictor.roll_out(last, one.targets.shape[2] // places).flatten(1, 2)[:, None]]
+
+    def states(self, tokens: Tokens) -> Float[Tensor, "B T P D"]:
+        """Of every time step."""
+        return normalised(tokens).unflatten(1, (self.encoder.grid[0], -1))
 
     def answer(self, contexts: Sequence[Tokens], everything: Tokens, masks: Sequence[Masks], key: int) -> Output:
-        ((online,), (one,)) = contexts, masks
-        places, past = self.predictor.places, one.context.shape[1]
-        targets, states = normalised(everything)[:, places:], normalised(online[:, :-places])
-        following = self.predictor(states)  # of every step but the last, the next one: B N-P D
-        distance = DISTANCES[self.config.distance]
-        losses = distance(following, targets)
-        if (left := one.targets.shape[2] - places) > 0:
-            begun = [states[:, :past], normalised(following[:, past - places : past])]
-            rolled = self.predictor.roll_out(torch.cat(begun, 1), left // places)
-            losses |= {"roll_out": distance(rolled, targets[:, past:])["prediction"]}
+        (online,) = contexts
+        targets, states, ahead = self.states(everything), self.states(online), []
+        for step in range(1, self.horizon + 1):
+            predictions = self.predictor(states[:, :-1])  # from all states but those whose future is not in the clip
+            states = normalised(predictions)
+            ahead.append(DISTANCES[self.config.distance](predictions, targets[:, step:])["prediction"])
+        mean = {"prediction": torch.stack(ahead).mean()}
         return Output(
-            losses=losses | self.regularizer(self.trained([online], everything), key),
+            losses=mean | self.regularizer(self.trained([online], everything), key),
             features=everything.detach().mean(1),
-            targets=targets.detach().flatten(0, 1),
-            predictions=following.detach().flatten(0, 1),
-            metrics={},
+            targets=targets[:, self.horizon :].detach().flatten(0, 2),
+            predictions=predictions.detach().flatten(0, 2),
+            metrics={f"prediction/ahead{step}": error.detach() for step, error in enumerate(ahead, start=1)},
         )
 
 

@@ -1,5 +1,6 @@
 """A run that begins with the networks of another, as a cooldown does."""
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.sharded import Like
 
 BEGINNING = "begun_from.json"
-NETWORKS = ("method.encoder.", "method.predictor.", "method.projector.")
+NETWORKS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
 MAY_DIFFER = ("image_size", "frames", "init_std")
 """Of an encoder: what its weights do not depend on once they are trained."""
 METHOD = "method."
@@ -60,7 +61,7 @@ def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object],
     if differing:
         raise UserError(
             f"init_from is {folder}, whose networks are others than this run's (first difference: {differing[0]}): make "
-            "method.target, method.regularizer and the number of method.masks as there"
+            "target, regularizer and the number of masks as there"
         )
     module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
     about = loaded.about
@@ -106,7 +107,7 @@ def with_hash(folder: Path, sha256: str) -> Path | None:
 
 def check_networks(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
     """Refuse other networks where weights of the same shapes would not show it, and another optimiser."""
-    keys = {key for key in there.keys() | here.keys() if key.startswith(NETWORKS) and not key.endswith(MAY_DIFFER)}
+    keys = {key for key in there.keys() | here.keys() if NETWORKS.match(key) and not key.endswith(MAY_DIFFER)}
     for key in sorted(keys | {"optim.name"}):
         if there.get(key) != here.get(key):
             raise UserError(

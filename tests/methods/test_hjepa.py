@@ -197,27 +197,31 @@ def test_a_forward_level_told_slowly():
     batch = batch_of(config, samples=2, dtype=torch.float64)
     (pixels,), level = batch.views, method.jepas[0]
     online, target = level.encoder(pixels), normalised(level.target(pixels).detach())
-    states = normalised(online)
-    one_step = [F.l1_loss(level.predictor(states[:, : t * 16])[:, -16:], target[:, t * 16 : t * 16 + 16]) for t in (1, 2, 3)]
-    first = normalised(level.predictor(states[:, :32])[:, -16:])
-    second = level.predictor(torch.cat([states[:, :32], first], 1))[:, -16:]
-    losses = method(batch).losses
-    assert losses["level1/prediction"].item() == pytest.approx(sum(one_step).item() / 3, rel=1e-6)
-    assert losses["level1/roll_out"].item() == pytest.approx(F.l1_loss(second, target[:, 48:]).item(), rel=1e-6)
+    states, ahead = normalised(online), {1: [], 2: []}
+    for sample, start in product(range(2), range(4)):
+        state = states[sample, start * 16 : start * 16 + 16]
+        for step in (1, 2):
+            prediction = level.predictor(state[None])[0]
+            state = normalised(prediction)
+            if start + step < 4:
+                ahead[step].append(F.l1_loss(prediction, target[sample, (start + step) * 16 : (start + step + 1) * 16]).item())
+    output = method(batch)
+    for step, errors in ahead.items():
+        assert output.metrics[f"level1/prediction/ahead{step}"].item() == pytest.approx(np.mean(errors), rel=1e-6)
+    assert output.losses["level1/prediction"].item() == pytest.approx(np.mean([np.mean(errors) for errors in ahead.values()]), rel=1e-6)
     error = method.energy(batch)[0].error
     assert error[:, :2].isnan().all() and not error[:, 2:].isnan().any()
-    assert error[:, 3].mean().item() == pytest.approx(losses["level1/roll_out"].item(), rel=1e-6)
+    assert error[:, 3].mean(dim=(1, 2)).tolist() == pytest.approx([ahead[2][1], ahead[2][3]], rel=1e-6)
 
 
 def test_what_is_rolled_out_stands_in_for_what_is_seen():
     config = clips(attention="causal", question=FORWARD).encoders[0]
     predictor = ForwardPredictor(load_config(DEBUG / "hjepa.yaml").method.levels[0].predictor, config).eval()
-    state = torch.randn(2, 2 * 16, 16)
-    ahead = predictor.roll_out(state, 2)
-    again = predictor.roll_out(torch.cat([state, normalised(ahead[:, :16])], 1), 1)
-    assert torch.allclose(ahead[:, 16:], again, atol=1e-6)
-    with pytest.raises(ValueError, match="5 time steps"):
-        predictor.roll_out(state, 4)
+    states = torch.randn(2, 5, 16, 16)  # of two clips and five time steps
+    ahead = predictor.roll_out(states, 3)
+    assert ahead.shape == (2, 5, 3, 16, 16)
+    assert torch.allclose(ahead[:, :, 1:], predictor.roll_out(normalised(ahead[:, :, 0]), 2), atol=1e-6)
+    assert torch.allclose(ahead[1, 3], predictor.roll_out(states[1, 3], 3), atol=1e-6)
 
 
 def test_a_conditioned_roll_out_learns_what_conditions_do():
@@ -232,21 +236,21 @@ def test_a_conditioned_roll_out_learns_what_conditions_do():
     def draw(samples):
         actions = torch.randn(samples, 4, 2)
         places = torch.randn(samples, 1, 8) + torch.cat([torch.zeros(samples, 1, 8), (actions @ directions)[:, :3].cumsum(1)], 1)
-        return normalised(places), actions
+        return normalised(places)[:, :, None], actions
 
     for _ in range(300):
         states, actions = draw(128)
-        loss = F.l1_loss(predictor.roll_out(states[:, :1], 3, actions[:, :3]), states[:, 1:])
+        loss = F.l1_loss(predictor.roll_out(states[:, 0], 3, actions[:, :3]), states[:, 1:])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     states, actions = draw(512)
     with torch.no_grad():
-        true = F.l1_loss(predictor.roll_out(states[:, :1], 3, actions[:, :3]), states[:, 1:])
-        wrong = F.l1_loss(predictor.roll_out(states[:, :1], 3, actions[:, :3].roll(1, 0)), states[:, 1:])
+        true = F.l1_loss(predictor.roll_out(states[:, 0], 3, actions[:, :3]), states[:, 1:])
+        wrong = F.l1_loss(predictor.roll_out(states[:, 0], 3, actions[:, :3].roll(1, 0)), states[:, 1:])
     assert true < 0.5 * wrong
     with pytest.raises(ValueError, match="wants conditions"):
-        predictor(states[:, :1])
+        predictor(states[:, 0])
 
 
 def test_a_stack_reads_any_level_or_all():
