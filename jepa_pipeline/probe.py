@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.probes.examine import answer, ask, read_subject
@@ -20,6 +21,7 @@ def probe(
     test: str | Path | None = None,
     config: ProbeConfig | None = None,
     out: Path | None = None,
+    level: Level | None = None,
 ) -> list[Row]:
     """Linear, k-NN and attentive accuracies of a run's encoder and of its baselines.
 
@@ -30,11 +32,13 @@ def probe(
         test: the test shards.
         config: the probe's settings; the defaults unless given.
         out: folder of the JSON; RUN/probes unless given.
+        level: of a stack the only level that is probed, or all for their features beside one another; each by itself and all unless
+            given. A flat encoder is its level 1.
 
     Raises:
-        UserError: there is no encoder, no data, no labels, or two of these do not belong together.
+        UserError: there is no encoder, no such level, no data, no labels, or two of these do not belong together.
     """
-    subject = read_subject(Path(run))
+    subject = read_subject(Path(run), level)
     if data is None:
         if test is not None:
             raise UserError(f"--test names {test}, but nothing names the training shards: give them with --data")

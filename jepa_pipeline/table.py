@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import FREE
+from jepa_pipeline.probes.report import EncoderName
 from jepa_pipeline.probes.runs import commit_of
 from jepa_pipeline.probes.sheet import NOTHING, Sheet, best_cells, print_sheet, write_sheet
 from jepa_pipeline.training.glance import Glance, Place, Probed, glances
@@ -29,6 +30,31 @@ MOST_NAMES = 5
 """Keys, or folders that are no runs, that are named at most."""
 
 
+class Line(NamedTuple):
+    """A run, or a level of one that is a stack. level: None of no stack; first: whether the numbers of the whole run are here."""
+
+    run: Glance
+    level: EncoderName | None
+    first: bool
+
+    @property
+    def measured(self) -> dict[str, float | int]:
+        """The newest numbers of the log."""
+        whole = self.run.measured if self.first else {}
+        prefix = f"{self.level}/"
+        return whole | {key.removeprefix(prefix): number for key, number in self.run.measured.items() if key.startswith(prefix)}
+
+    @property
+    def probed(self) -> dict[Place, Probed]:
+        """The accuracies."""
+        return self.run.probed.get(self.level, {})
+
+
+def lines_of(seen: Sequence[Glance]) -> list[Line]:
+    """One a run, of a stack one a level."""
+    return [Line(one, level, number == 0) for one in seen for number, level in enumerate(one.levels or [None])]
+
+
 def table(runs: Sequence[Path], out: Path | None = None) -> None:
     """Print runs side by side: where their configurations differ, how far they are and what came of them.
 
@@ -36,6 +62,9 @@ def table(runs: Sequence[Path], out: Path | None = None) -> None:
         runs: run folders, also of runs that failed or were submitted and have not begun; what is none is left out.
         out: where to write the same as OUT.md, OUT.csv and OUT.json. The first of the keys that all runs have and that differ are
             printed; the Markdown has all of these, CSV and JSON also those that only some runs have.
+
+    A stack has a line for each level, with that level's health and accuracies, and one for all of them together if that was
+    probed; what is measured of the whole run stands in the first.
 
     Raises:
         UserError: no run is there.
@@ -59,7 +88,7 @@ def table(runs: Sequence[Path], out: Path | None = None) -> None:
     for trouble in (trouble for one in seen for trouble in one.troubles):
         console.print(trouble)
     if out is not None:
-        records = [record(one, keys, columns) for one in seen]
+        records = [record(line, keys, columns) for line in lines_of(seen)]
         document = [detail(one, keys) for one in seen]
         for path in write_sheet(out, sheet_of(seen, shared, columns), records, document):
             console.print(f"written to {path}")
@@ -78,7 +107,7 @@ def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 def places(seen: Sequence[Glance]) -> dict[Place, str]:
     """The columns of accuracies and their names; data sets of one name are told apart by their hashes."""
-    found = sorted(dict.fromkeys(place for one in seen for place in one.probed), key=lambda place: place[:2])
+    found = sorted(dict.fromkeys(place for line in lines_of(seen) for place in line.probed), key=lambda place: place[:2])
     sets = {place[:2] for place in found}
     shared = {data for data, hashes in sets if (data, hashes) != min(pair for pair in sets if pair[0] == data)}
     return {place: f"{place.data}{f' ({place.hashes})' if place.data in shared else ''} {place.column}" for place in found}
@@ -86,22 +115,31 @@ def places(seen: Sequence[Glance]) -> dict[Place, str]:
 
 def sheet_of(seen: Sequence[Glance], keys: Sequence[str], columns: dict[Place, str]) -> Sheet:
     """The runs as they are read, last what changes no result; measures and accuracies that no run has are left out."""
-    shown = [key for key in MEASURES if any(key in one.measured for one in seen)]
-    free = [key for key in keys if key.startswith(FREE)]
-    first = ["run", *(key for key in keys if key not in free), "state", "step", *(MEASURES[key][0] for key in shown)]
+    lines = lines_of(seen)
+    shown = [key for key in MEASURES if any(key in line.measured for line in lines)]
+    free, stacks = [key for key in keys if key.startswith(FREE)], any(line.level for line in lines)
+    first = [
+        "run",
+        *(["level"] if stacks else []),
+        *(key for key in keys if key not in free),
+        "state",
+        "step",
+        *(MEASURES[key][0] for key in shown),
+    ]
     rows = [
         [
-            one.name,
-            *(value(one, key) for key in keys if key not in free),
-            one.state,
-            f"{one.step}/{one.total or NOTHING}",
-            *(f"{one.measured[key]:.{MEASURES[key][1]}f}" if key in one.measured else NOTHING for key in shown),
-            *(accuracy(one.probed.get(place), one.step) for place in columns),
-            *(value(one, key) for key in free),
+            line.run.name,
+            *([line.level or NOTHING] if stacks else []),
+            *(value(line.run, key) for key in keys if key not in free),
+            line.run.state,
+            f"{line.run.step}/{line.run.total or NOTHING}",
+            *(f"{line.measured[key]:.{MEASURES[key][1]}f}" if key in line.measured else NOTHING for key in shown),
+            *(accuracy(line.probed.get(place), line.run.step) for place in columns),
+            *(value(line.run, key) for key in free),
         ]
-        for one in seen
+        for line in lines
     ]
-    numbers = [[found and found.row.top1 for found in (one.probed.get(place) for place in columns)] for one in seen]
+    numbers = [[found and found.row.top1 for found in (line.probed.get(place) for place in columns)] for line in lines]
     return Sheet([*first, *columns.values(), *free], rows, best_cells(numbers, len(first)))
 
 
@@ -120,17 +158,19 @@ def accuracy(found: Probed | None, step: int) -> str:
     return f"{100 * found.row.top1:.2f}" + ("" if found.step == step else f" at {found.step}")
 
 
-def record(one: Glance, keys: Sequence[str], columns: dict[Place, str]) -> dict[str, Any]:
-    """A run for a CSV file; accuracies are shares."""
+def record(line: Line, keys: Sequence[str], columns: dict[Place, str]) -> dict[str, Any]:
+    """A run, or a level of one, for a CSV file; accuracies are shares."""
+    one = line.run
     values = {
         "run": one.name,
+        **({"level": line.level} if line.level else {}),
         "folder": str(one.folder),
         **{key: text(one.values[key]) if key in one.values else "" for key in keys},
     }
     values |= {"state": one.state, "step": one.step, "total_steps": one.total}
-    values |= {title: one.measured.get(key, "") for key, (title, _) in MEASURES.items()}
+    values |= {title: line.measured.get(key, "") for key, (title, _) in MEASURES.items()}
     for place, title in columns.items():
-        found = one.probed.get(place)
+        found = line.probed.get(place)
         values |= {title: found.row.top1 if found else "", f"{title} step": found.step if found else ""}
     return values
 
@@ -142,9 +182,11 @@ def plain(number: float) -> float | str:
 
 def detail(one: Glance, keys: Sequence[str]) -> dict[str, Any]:
     """A run for a JSON file."""
+    lines = lines_of([one])
     probes = [
         {"data": place.data, "data_hash": place.hashes, "step": found.step, **found.row.model_dump(mode="json")}
-        for place, found in one.probed.items()
+        for line in lines
+        for place, found in line.probed.items()
     ]
     return {
         "run": one.name,
@@ -155,6 +197,11 @@ def detail(one: Glance, keys: Sequence[str]) -> dict[str, Any]:
         "differing": {key: one.values[key] for key in keys if key in one.values},
         "step": one.step,
         "total_steps": one.total,
-        **{title: plain(one.measured[key]) for key, (title, _) in MEASURES.items() if key in one.measured},
+        **measures(lines[0]),
+        **({"levels": {line.level: measures(line) for line in lines[1:]}} if lines[1:] else {}),
         "probes": probes,
     }
+
+
+def measures(line: Line) -> dict[str, float | str]:
+    return {title: plain(line.measured[key]) for key, (title, _) in MEASURES.items() if key in line.measured}

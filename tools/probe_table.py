@@ -2,7 +2,7 @@
 
 Runs of one recipe that differ in their seed alone are one row, mean ± sample deviation (number of runs). Each encoder's untrained
 twin and the pixels follow once. Only probes of a run's present weights count. Linear accuracies with the frames of clips shuffled
-or apart, and attentive ones, have columns where there are any.
+or apart, and attentive ones, have columns where there are any. Of a stack every level is a row, and all of them together.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
+from jepa_pipeline.probes.levels import is_trained_whole, is_untrained, level_of, up_to
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, load_reports
 from jepa_pipeline.probes.sheet import Sheet, markdown
 from jepa_pipeline.probes.table import NEIGHBOURS, headline
@@ -34,7 +35,6 @@ NUMBERS = {
 """Columns, and the decimals in each."""
 IF_ANY = ("attentive %", "frames shuffled %", "frames apart %")
 """Columns that are left out where they would be empty."""
-UNTRAINED = ("random_init", "pixels")
 BLINDED: tuple[EncoderName, ...] = ("frames_shuffled", "frames_apart")
 """The trained encoder again, without knowledge of the order of frames: columns of its row."""
 Key = tuple[str, ...]
@@ -69,7 +69,7 @@ def probe_table(runs: list[Path]) -> str:
     untrained: dict[Key, list[Result]] = {}
     for run in runs:
         for name, key, result in results(run):
-            if name in UNTRAINED:
+            if is_untrained(name):
                 untrained.setdefault((name, *key), [result])
             else:
                 trained.setdefault(key, []).append(result)
@@ -87,30 +87,32 @@ def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
     if not reports:
         raise UserError(f"{run} has no probe of its present weights: `jepa probe {run} --data DATA` first")
     del recipe["seed"]
-    encoder, side = describe(card.encoder), input_size(card.encoder)
+    side = input_size(card.encoder)
     for report in reports:
         question = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
         for name in filter(lambda name: name not in BLINDED, report.encoders):
-            measured = probed(report, name)
-            match name:
-                case "random_init":
-                    key, result = card.encoder.model_dump_json(), Result((report.data, "untrained", encoder), "", [*measured, None])
-                case "pixels":
-                    key, result = side, Result((report.data, "pixels", side), "", [*measured, None])
-                case _:
-                    key = json.dumps(recipe, sort_keys=True)
-                    result = Result((report.data, card.method, encoder), run.resolve().name, [*measured, seconds(run)])
+            measured, level = probed(report, name), level_of(name)
+            shape = up_to(card.encoder, level)
+            encoder = describe(shape) + (", all levels" if level == "all" else f", level {level}" if level else "")
+            if name == "pixels":
+                key, result = side, Result((report.data, "pixels", side), "", [*measured, None])
+            elif is_untrained(name):
+                key, result = shape.model_dump_json(), Result((report.data, "untrained", encoder), "", [*measured, None])
+            else:
+                key = json.dumps(recipe, sort_keys=True) + (name if level else "")
+                result = Result((report.data, card.method, encoder), run.resolve().name, [*measured, seconds(run)])
             yield name, (*question, key), result
 
 
 def probed(report: ProbeReport, name: EncoderName) -> list[float | None]:
     """All numbers but the training time. Neighbours are looked for in the pooled features."""
     neighbours = headline(report.rows, name, "knn")
+    whole = next((one for one in reversed(report.encoders) if is_trained_whole(one)), None)  # of a stack its levels together
     found = [
         headline(report.rows, name, "linear"),
         neighbours if neighbours and neighbours.settings["k"] == NEIGHBOURS else None,
         headline(report.rows, name, "attentive"),
-        *(None if name in UNTRAINED else headline(report.rows, other, "linear") for other in BLINDED),
+        *(headline(report.rows, other, "linear") if name == whole else None for other in BLINDED),
     ]
     return [*(row and 100 * row.top1 for row in found), report.rankme.get(name)]
 

@@ -14,6 +14,7 @@ from jepa_pipeline.cli.arguments import Overrides, Recipe, Run
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, submit, submitted
 from jepa_pipeline.cli.doctor import doctor
+from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 
@@ -87,6 +88,10 @@ def probe(
         ),
     ] = None,
     test: Annotated[str | None, typer.Option(help="Test shards, where DATA holds only the training shards.")] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Of a stack of encoders the only level to probe, such as 2, or all; each by itself and all unless said."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Argument(help="Assignments over the probe's defaults, such as iterations=20.")
     ] = None,
@@ -94,28 +99,37 @@ def probe(
     """Judge a run's encoder by linear heads and nearest neighbours, beside a random encoder and raw pixels.
 
     With 'protocols=[linear,knn,attentive]' also by heads that attend to all tokens. Of videos it is judged too by what it knows of
-    frames apart and of frames in a random order, and a sentence says how much of the accuracy is due to time.
+    frames apart and of frames in a random order, and a sentence says how much of the accuracy is due to time. Of a stack of
+    encoders, as hjepa trains it, every level has rows of its own, and so have all of them together.
     """
+    from jepa_pipeline.config.level import read_level
     from jepa_pipeline.config.load import load_overrides
     from jepa_pipeline.config.probe import ProbeConfig
 
-    choices = load_overrides(ProbeConfig, settings or [])
+    choices, only = load_overrides(ProbeConfig, settings or []), None if level is None else read_level(level)
 
     from jepa_pipeline.probe import probe
 
-    probe(run, data, test=test, config=choices)
+    probe(run, data, test=test, config=choices, level=only)
 
 
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="Whose format: timm.")] = "timm",
-    out: Annotated[Path | None, typer.Option(help="Where to; RUN/export/FORMAT unless said.")] = None,
+    to: Annotated[str, typer.Option(help="Whose format: timm, or jepa, this package's own, for any encoder.")] = "timm",
+    out: Annotated[Path | None, typer.Option(help="Where to; RUN/export/FORMAT, or FORMAT-LEVEL, unless said.")] = None,
+    level: Annotated[
+        str | None, typer.Option(help="Of a stack of encoders the level that is read, without those above it, such as 1; or all.")
+    ] = None,
 ) -> None:
     """Write a run's encoder in a format others load, checked to be the same encoder."""
+    from jepa_pipeline.config.level import read_level
+
+    only = None if level is None else read_level(level)
+
     from jepa_pipeline.export import export
 
-    export(run, to=to, out=out)
+    export(run, to=to, out=out, level=only)
 
 
 @config.command("check")
@@ -215,6 +229,7 @@ app.command()(cancel)
 app.command()(benchmark)
 app.command()(table)
 app.command()(doctor)
+app.command()(energy)
 
 
 def main() -> None:

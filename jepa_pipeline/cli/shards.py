@@ -80,8 +80,8 @@ def shards_demo_scales(
 ) -> None:
     """Draw a labelled data set of videos with structure at two time scales, to see what the levels of an H-JEPA know.
 
-    A small part goes round quickly in one of four patterns, the classes of OUT/fast; behind it a large soft light drifts slowly in
-    one of four directions, the classes of OUT/slow. Both hold the same videos, and no single frame tells either class.
+    A small part darts in one of four directions, the classes of OUT/fast; behind it a large soft light drifts slowly in one of
+    four, the classes of OUT/slow. Both hold the same videos, and no single frame tells either class.
     """
     from jepa_pipeline.demo import demo_scales
 

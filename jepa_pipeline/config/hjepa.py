@@ -58,8 +58,9 @@ class MaskedConfig(Section):
 
 
 class ForwardConfig(Section):
-    """The future from the past: the time steps after t from what is represented of x_0..x_t, each from the prediction before it, for
-    every t at once.
+    """The future from the past: the time steps after t from what is represented of x_0..x_t, each from the prediction before it.
+
+    For every t at once.
     """
 
     name: Literal["forward"] = Field(description="What is asked.")

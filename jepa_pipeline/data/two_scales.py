@@ -1,49 +1,46 @@
-"""Labelled videos drawn on the spot with structure at two time scales: a small part goes round quickly in one of four patterns,
-and behind it a large soft light drifts slowly in one of four directions. The two have nothing to do with each other.
+"""Labelled videos drawn on the spot with structure at two time scales: a small part darts in one of four directions, and behind it
+a large soft light drifts slowly in one of four. The two have nothing to do with each other.
 
-No single frame tells either: where part and light are in it is uniform, and colours and sizes are the same for all classes. The
-part's phase wanders, so that after a second or so its place is anybody's guess while its pattern is not. Every frame has its own
-tint and grain, in which the light's drift from one frame to the next is lost; over ten frames it is plain.
+No single frame tells either: where part and light are in it is uniform, and colours and sizes are the same for all classes. Every
+now and then the part is suddenly somewhere else, so that after a second its place is anybody's guess while its direction is not.
+Every frame has its own tint and grain, in which the light's drift from one frame to the next is lost; over ten frames it is plain.
 """
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-PATTERNS = {"clockwise": (1, 1), "counter-clockwise": (1, -1), "sideways": (1, 0), "upright": (0, 1)}
-"""The fast classes: by what the x and the y of a round, y down, are multiplied."""
+WAYS = {"east": (1, 0), "north": (0, -1), "west": (-1, 0), "south": (0, 1)}
+"""The classes, fast and slow: the way of the part, or of the light, in x and y, y down."""
 
-DRIFTS = {"east": (1, 0), "north": (0, -1), "west": (-1, 0), "south": (0, 1)}
-"""The slow classes: the way of the light in x and y, y down."""
+DART = 1.6, 2.2
+"""Speed of the part, in pixels a frame."""
 
-PERIOD = 6.0, 8.0
-"""Of a round, in frames."""
+JUMP = 0.08
+"""Chance of the part to be somewhere else in the next frame: it stays on its way for about a second."""
 
-WANDER = 0.5
-"""Deviation, in radians, of what chance adds to the phase from one frame to the next: a third of a round within 16 frames."""
+RADIUS = 4.0, 5.0
+"""Of the part, in pixels."""
 
-ORBIT, RADIUS = (4.0, 6.0), (2.5, 3.5)
-"""Of a round and of the part itself, in pixels."""
+DRIFT = 0.4, 0.5
+"""Speed of the light, in pixels a frame."""
 
-SPEED = 0.35, 0.45
-"""Of the light, in pixels a frame."""
-
-SPREAD = 7.0
+SPREAD = 8.0
 """Deviation of the light, a Gaussian, in pixels."""
 
-GROUND, CONTRAST, COLOUR = (112.0, 143.0), (50.0, 70.0), 20.0
+GROUND, CONTRAST, COLOUR = (112.0, 143.0), (60.0, 80.0), 20.0
 """In grey levels: the ground; how much brighter or darker part and light make it; how far the channels of each lie apart."""
 
-FLICKER, GRAIN = 10.0, 12.0
+FLICKER, GRAIN = 5.0, 8.0
 """Deviations, in grey levels, of each frame's tint and of each of its pixels."""
 
 
 def draw_two_scales(
-    pattern: str, drift: str, frames: int, side: int, generator: np.random.Generator
+    fast: str, slow: str, frames: int, side: int, generator: np.random.Generator
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """The frames of one video, side x side pixels, by a name of PATTERNS and one of DRIFTS."""
-    x, y = distances(part_path(pattern, frames, side, generator), side)
+    """The frames of one video, side x side pixels, of a part and a light that go their WAYS."""
+    x, y = distances(part_path(fast, frames, side, generator), side)
     part = np.clip(0.5 + (generator.uniform(*RADIUS) - np.sqrt(x**2 + y**2)) / 2, 0, 1)  # an edge is two pixels wide
-    x, y = distances(light_path(drift, frames, side, generator), side)
+    x, y = distances(light_path(slow, frames, side, generator), side)
     light = np.exp(-(x**2) / (2 * SPREAD**2)) * np.exp(-(y**2) / (2 * SPREAD**2))
     amounts = np.stack([np.ones_like(part), part, light], axis=-1).reshape(frames, -1, 3)
     pixels = generator.standard_normal((frames, side * side, 3), np.float32)
@@ -52,19 +49,17 @@ def draw_two_scales(
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(frames, side, side, 3)
 
 
-def part_path(pattern: str, frames: int, side: int, generator: np.random.Generator) -> Float[np.ndarray, "T 2"]:
+def part_path(direction: str, frames: int, side: int, generator: np.random.Generator) -> Float[np.ndarray, "T 2"]:
     """Places of the part's middle, x and y in pixels, y down; what is beyond a side comes back on the other."""
-    centre, orbit = generator.uniform(0, side, 2), generator.uniform(*ORBIT)
-    steps = 2 * np.pi / generator.uniform(*PERIOD) + generator.normal(0, WANDER, frames)
-    phase = generator.uniform(0, 2 * np.pi) + np.cumsum(steps)
-    round_it = np.stack([np.cos(phase), np.sin(phase)], axis=1)
-    return (centre + orbit * round_it * PATTERNS[pattern]) % side
+    stretch = np.cumsum(generator.random(frames) < JUMP)
+    starts = generator.uniform(0, side, (frames + 1, 2))[stretch]  # a new one for every stretch between two jumps
+    return (starts + generator.uniform(*DART) * np.arange(frames)[:, None] * WAYS[direction]) % side
 
 
-def light_path(drift: str, frames: int, side: int, generator: np.random.Generator) -> Float[np.ndarray, "T 2"]:
+def light_path(direction: str, frames: int, side: int, generator: np.random.Generator) -> Float[np.ndarray, "T 2"]:
     """Places of the light's middle, as those of the part."""
-    start, speed = generator.uniform(0, side, 2), generator.uniform(*SPEED)
-    return (start + speed * np.arange(frames)[:, None] * DRIFTS[drift]) % side
+    start, speed = generator.uniform(0, side, 2), generator.uniform(*DRIFT)
+    return (start + speed * np.arange(frames)[:, None] * WAYS[direction]) % side
 
 
 def distances(places: Float[np.ndarray, "T 2"], side: int) -> tuple[Float32[np.ndarray, "T 1 W"], Float32[np.ndarray, "T H 1"]]:

@@ -16,6 +16,7 @@ from jepa_pipeline.config.networks import Architecture
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.build import AnyEncoder
 from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.weights import EncoderCard, timm_named
 
 ARCHITECTURES: dict[Architecture | None, str] = {
@@ -30,7 +31,7 @@ ARCHITECTURES: dict[Architecture | None, str] = {
 """timm's name to start from; every size is said in model_args, so that sizes spelled out can start from any."""
 
 
-def timm_config(encoder: AnyEncoder, card: EncoderCard) -> dict[str, Any]:
+def timm_config(encoder: Encoder | Backbone, card: EncoderCard) -> dict[str, Any]:
     """What timm writes into config.json: the architecture, its arguments and the preprocessing."""
     named = backbone_config(encoder) if isinstance(encoder, Backbone) else encoder_config(encoder)
     side = encoder.config.image_size
@@ -80,21 +81,28 @@ def check_nameable(encoder: AnyEncoder, run: str | Path) -> None:
     """Refuse an encoder that no name and arguments of timm's describe.
 
     Raises:
-        UserError: it has a small stem, or is of clips, or has rotary positions.
+        UserError: it is a stack, has a small stem, or is of clips, or has rotary positions.
     """
+    if isinstance(encoder, Stack):
+        first = "" if encoder.config.clips else ", or its first level, a plain vision transformer, with --level 1"
+        raise UserError(
+            f"the encoder of {run} is a stack of {len(encoder.encoders)} levels, and timm has no such network: export it with "
+            f"--to jepa{first}"
+        )
     if isinstance(encoder, Encoder) and (encoder.config.clips or encoder.config.rotary):
         kind = "is one of clips" if encoder.config.clips else f"has rotary positions ({encoder.config.positions})"
         raise UserError(
-            f"the encoder of {run} {kind}, and timm has no such network: load it with jepa_pipeline.load_encoder('{run}')"
+            f"the encoder of {run} {kind}, and timm has no such network: export it with --to jepa, or load it with "
+            f"jepa_pipeline.load_encoder('{run}')"
         )
     if isinstance(encoder, Backbone) and encoder.config.small_stem:
         raise UserError(
             f"the encoder of {run} has a small_stem, which timm's {encoder.config.timm} cannot be told to have: "
-            f"load it with jepa_pipeline.load_encoder('{run}'), whose .network is timm's with that stem"
+            f"export it with --to jepa, or load it with jepa_pipeline.load_encoder('{run}'), whose .network is timm's with it"
         )
 
 
-def write_timm(folder: Path, encoder: AnyEncoder, card: EncoderCard) -> None:
+def write_timm(folder: Path, encoder: Encoder | Backbone, card: EncoderCard) -> None:
     """Write model.safetensors and config.json."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in timm_named(encoder).state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -27,7 +27,8 @@ def encoder_kind(encoder: Any) -> str:
     """Of which kind an encoder's configuration is, so that what is wrong with it is said of that one alone."""
     if isinstance(encoder, dict):
         return "BackboneConfig" if "timm" in encoder else "StackConfig" if "above" in encoder else "EncoderConfig"
-    return type(encoder).__name__
+    known = isinstance(encoder, EncoderConfig | BackboneConfig)
+    return type(encoder).__name__ if known else "EncoderConfig"
 
 
 AnyEncoderConfig = Annotated[

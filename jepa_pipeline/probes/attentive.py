@@ -6,7 +6,7 @@ they are in a test, but in one view: neither their crops nor their clips are ran
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -17,9 +17,11 @@ from jaxtyping import Bool, Int
 from rich.progress import track
 from torch import Tensor, nn
 
+from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.probes.features import autocast, compute_device
 from jepa_pipeline.probes.linear import check_pairs, held_out
 from jepa_pipeline.probes.pooler import AttentivePooler, largest_divisor
@@ -51,7 +53,7 @@ class AttentiveResult(NamedTuple):
 
 
 def attentive_probe(
-    train: Tokens, labels: Int[Tensor, "S"], test: Tokens, classes: int, limit: int, config: ProbeConfig
+    train: Tokens, labels: Int[Tensor, "S"], test: Tokens, classes: int, limits: Mapping[str, int], config: ProbeConfig
 ) -> dict[str, AttentiveResult]:
     """Train, choose and test, by encoder.
 
@@ -60,7 +62,7 @@ def attentive_probe(
         labels: of the same.
         test: tokens of the test samples, in as many views as answers are to be averaged.
         classes: how many there are.
-        limit: attention heads at most.
+        limits: attention heads at most, by encoder.
         config: the probe's.
 
     Raises:
@@ -69,7 +71,7 @@ def attentive_probe(
     check_pairs(labels)
     held = held_out(labels, classes, config.selection_share, config.seed)
     grid = list(product(config.attentive.lr, config.attentive.weight_decay))
-    heads = {name: new_heads(len(grid), shape[-1], classes, limit, config) for name, shape in train.shapes.items()}
+    heads = {name: new_heads(len(grid), shape[-1], classes, limits[name], config) for name, shape in train.shapes.items()}
     seen, unseen = numbers_of(~held), numbers_of(held)
     train_heads(heads, grid, train, seen, config)
     trials = {
@@ -84,11 +86,12 @@ def attentive_probe(
     return {name: AttentiveResult(correct[name][0], trials[name][place], trials[name]) for name, place in best.items()}
 
 
-def attention_heads(encoder: EncoderConfig | BackboneConfig, settings: AttentiveConfig) -> int:
-    """How many are wanted."""
-    if settings.heads is None and settings.form == "vjepa" and isinstance(encoder, EncoderConfig):
-        return encoder.size.num_heads
-    return settings.heads or HEADS
+def attention_heads(encoder: EncoderConfig | BackboneConfig, settings: AttentiveConfig, level: Level | None = None) -> int:
+    """How many are wanted; level: of a stack the one whose tokens they attend to, of all the level with the most heads counts."""
+    if settings.heads is not None or settings.form != "vjepa" or not isinstance(encoder, EncoderConfig):
+        return settings.heads or HEADS
+    heads = [one.size.num_heads for one in (encoder.levels if isinstance(encoder, StackConfig) else [encoder])]
+    return heads[level - 1] if isinstance(level, int) else max(heads)
 
 
 def new_heads(count: int, width: int, classes: int, limit: int, config: ProbeConfig) -> list[AttentivePooler]:

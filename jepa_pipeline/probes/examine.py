@@ -9,32 +9,38 @@ import torch
 
 from jepa_pipeline import __version__
 from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.clip_list import ClipList
 from jepa_pipeline.data.collate import ImageList
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.models.build import AnyEncoder, build_encoder
+from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card
 from jepa_pipeline.probes.attentive import attention_heads, attentive_probe
 from jepa_pipeline.probes.features import Features, Lens, extract
 from jepa_pipeline.probes.feed import Feed
 from jepa_pipeline.probes.judge import judge, ranks, row
 from jepa_pipeline.probes.labels import read_labels
-from jepa_pipeline.probes.readers import Reader
+from jepa_pipeline.probes.levels import TWIN, check_level, level_name, level_of, twin_name, wanted_levels
+from jepa_pipeline.probes.readers import Frames, Reader, names_of
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Settings, load_report, save_report
 from jepa_pipeline.probes.runs import run_of
 from jepa_pipeline.probes.sets import check_media, check_sizes, damage_has_a_cure, open_sets, reads_clips, set_name
 from jepa_pipeline.probes.tokens import FreshTokens, kept_if_small
 
+BLINDED: dict[EncoderName, Frames] = {"frames_shuffled": "shuffled", "frames_apart": "apart"}
+
 
 class Subject(NamedTuple):
-    """A frozen encoder that is asked. folder: of its run, of itself or of a snapshot."""
+    """A frozen encoder that is asked. folder: of its run, of itself or of a snapshot; level: of a stack the only one asked."""
 
     folder: Path
     card: EncoderCard
     encoder: AnyEncoder
     weights_hash: str
+    level: Level | None = None
 
 
 class Question(NamedTuple):
@@ -47,14 +53,16 @@ class Question(NamedTuple):
     path: Path
 
 
-def read_subject(folder: Path) -> Subject:
+def read_subject(folder: Path, level: Level | None = None) -> Subject:
     """The encoder of a run, of a snapshot or of a folder of its own.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, it has no such level, or it is damaged.
     """
-    card, encoder = read_card(folder), load_encoder(folder)
-    return Subject(folder, card, encoder, hash_weights(encoder))
+    card = read_card(folder)
+    level = check_level(card.encoder, level, folder)
+    encoder = load_encoder(folder)
+    return Subject(folder, card, encoder, hash_weights(encoder), level)
 
 
 def ask(subject: Subject, data: str, test: str | None, config: ProbeConfig, out: Path | None = None) -> Question:
@@ -80,12 +88,19 @@ def ask(subject: Subject, data: str, test: str | None, config: ProbeConfig, out:
         step=card.step,
         version=__version__,
         probe=config,
+        level=subject.level,
         rows=[],
         selection={},
     )
     run = run_of(subject.folder)
-    name = report.data if run == subject.folder else f"{report.data}-{subject.folder.resolve().name}"
-    return Question(subject, train_set, test_set, report, (out or run / "probes") / f"{name}-{report_key(report)}.json")
+    parts = [report.data]
+    if run != subject.folder:
+        parts.append(subject.folder.resolve().name)
+    if subject.level is not None:
+        parts.append(level_name(subject.level))
+    return Question(
+        subject, train_set, test_set, report, (out or run / "probes") / f"{'-'.join([*parts, report_key(report)])}.json"
+    )
 
 
 def answered(question: Question) -> ProbeReport | None:
@@ -103,11 +118,11 @@ def answer(question: Question) -> ProbeReport:
     Raises:
         UserError: the training set is too small, or a sample cannot be used.
     """
-    (_, card, encoder, _), train_set, test_set, report, path = question
+    (_, card, encoder, *_), train_set, test_set, report, path = question
     config = report.probe
     with damage_has_a_cure(train_set.manifest.kind):
         check_sizes(train_set, config)
-        readers = readers_of(card, encoder, config.seed, clips=train_set.manifest.kind == "videos")
+        readers = readers_of(card, encoder, report.level, config.seed, clips=train_set.manifest.kind == "videos")
         if {"linear", "knn"} & {*config.protocols}:
             report = probe_pooled(report, readers, train_set, test_set, card)
             save_report(path, report)  # already, for the heads that follow take long and may fail
@@ -125,17 +140,29 @@ def check_unchanged(encoder: AnyEncoder, before: str) -> None:
 
 def report_key(report: ProbeReport) -> str:
     """The same question put to the same weights has the same name, so that asking again replaces the answer."""
-    question = report.model_dump_json(include={"data_hash", "weights_hash", "probe"})
+    asked = {"data_hash", "weights_hash", "probe", *(["level"] if report.level is not None else [])}
+    question = report.model_dump_json(include=asked)
     return hashlib.sha256(question.encode()).hexdigest()[:12]
 
 
-def readers_of(card: EncoderCard, encoder: AnyEncoder, seed: int, clips: bool) -> dict[EncoderName, Reader]:
-    """The encoder, its untrained twin and, of clips, itself without knowledge of the order of frames."""
-    readers: dict[EncoderName, Reader] = {card.kept: Reader(encoder), "random_init": Reader(random_encoder(card.encoder, seed))}
-    if clips:
-        readers["frames_shuffled"] = Reader(encoder, "shuffled", seed)
-        readers["frames_apart"] = Reader(encoder, "apart")
-    return readers
+def readers_of(card: EncoderCard, encoder: AnyEncoder, level: Level | None, seed: int, clips: bool) -> dict[EncoderName, Reader]:
+    """The encoder, its untrained twin and, of clips, itself without knowledge of the order of frames.
+
+    Of a stack each of the first two reads all levels that are wanted in one pass, the others the last of these: all, if there are
+    several.
+    """
+    twin = random_encoder(card.encoder, seed)
+    if not isinstance(encoder, Stack) or not isinstance(twin, Stack):
+        readers = {card.kept: Reader(encoder), TWIN: Reader(twin)}
+        return readers | ({name: Reader(encoder, frames, seed) for name, frames in BLINDED.items()} if clips else {})
+    levels = wanted_levels(encoder.config, level)
+    stack, twin = encoder.reading(levels[-1]), twin.reading(levels[-1])
+    readers = {
+        card.kept: Reader(stack, levels={level_name(level): level for level in levels}),
+        TWIN: Reader(twin, levels={twin_name(level): level for level in levels}),
+    }
+    blinded = {name: Reader(stack, frames, seed, {name: levels[-1]}) for name, frames in BLINDED.items()}
+    return readers | (blinded if clips else {})
 
 
 def random_encoder(config: EncoderConfig | BackboneConfig, seed: int) -> AnyEncoder:
@@ -175,7 +202,7 @@ def probe_pooled(
 ) -> ProbeReport:
     """The report with the numbers of pooled features and of the pixels, and their ranks."""
     config = report.probe
-    names: list[EncoderName] = [*readers, "pixels"]
+    names = [*names_of(readers), "pixels"]
     train = extract_set(readers, train_set, card, config, "training set")
     unseen = extract_set(readers, test_set, card, config, "test set", first=train_set.manifest.samples)
     check_unchanged(next(iter(readers.values())).encoder, report.weights_hash)
@@ -193,14 +220,15 @@ def probe_attentive(
     train = feed(train_set, card, config, settings.segments, 1, 0)
     test = feed(test_set, card, config, settings.segments, settings.views, train.samples)
     tokens = kept_if_small(FreshTokens({**readers}, train, through), settings.memory_gb)
-    classes, limit = len(train_set.manifest.classes or ()), attention_heads(card.encoder, settings)
-    results = attentive_probe(tokens, read_labels(train_set), FreshTokens({**readers}, test, through), classes, limit, config)
+    classes, names = len(train_set.manifest.classes or ()), names_of(readers)
+    limits = {name: attention_heads(card.encoder, settings, level_of(name)) for name in names}
+    results = attentive_probe(tokens, read_labels(train_set), FreshTokens({**readers}, test, through), classes, limits, config)
     given: Settings = {"form": settings.form, "epochs": settings.epochs}
     if train_set.manifest.kind == "videos":
         given |= {"segments": settings.segments, "views": settings.views}
     rows = [
         row(name, "attentive", given | results[name].chosen.model_dump(), results[name].correct, test.samples, config.seed, started)
-        for name in readers
+        for name in names
     ]
     trials = {name: result.trials for name, result in results.items()}
     return report.model_copy(update={"rows": report.rows + rows, "attentive_selection": trials})

@@ -1,6 +1,6 @@
 """Features of frozen encoders, and of the raw pixels beside them, in one pass over the images or videos."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,17 +14,13 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.probes.readers import Reader
+from jepa_pipeline.probes.readers import Kinds, Reader, names_of
 
 PIXELS = "pixels"
 PIXELS_SIDE = 32
 """Larger images are shrunk to this many pixels a side for the baseline: it would not fit into memory else."""
 PIXELS_FRAMES, PIXELS_CLIP_SIDE = 4, 16
 """Of a clip, so many frames at most, evenly spaced, shrunk to so many pixels a side: no more values than an image has."""
-
-Kinds = dict[str, Float[Tensor, "_ _"]]
-"""Feature vectors of the same samples by kind: "last" and "last4", or "pixels"."""
-
 
 Precision = Literal["fp32", "bf16"]
 
@@ -67,7 +63,7 @@ def extract(
     """Pass all samples through all encoders, decoding each once; "pixels" is added as if it were an encoder. Features are fp32.
 
     Args:
-        readers: by name; their encoders are moved to the device available.
+        readers: by name, of stacks the names of their levels count; their encoders are moved to the device available.
         loader: gives each of `samples` samples exactly once, in order; its views are a sample's clips.
         samples: how many there are.
         lens: how the encoders see pixels.
@@ -81,7 +77,7 @@ def extract(
     device = compute_device()
     for reader in readers.values():
         reader.encoder.to(device).eval()
-    found: dict[str, Kinds] = {name: {} for name in [*readers, PIXELS]}
+    found: dict[str, Kinds] = {name: {} for name in [*names_of(readers), PIXELS]}
     labels, keys = torch.empty(samples, dtype=torch.long), []
     for batch in track(loader, title, len(loader)):
         rows = slice(len(keys), len(keys) + len(batch.keys))
@@ -93,8 +89,9 @@ def extract(
             normalized = normalize(pixels, lens.mean, lens.std)
             for name, reader in readers.items():
                 with autocast(device, lens.precision):
-                    kinds = pool(reader, normalized, numbers, segment)
-                add_share(found[name], rows, samples, kinds, len(batch.views))
+                    vectors = reader.vectors(name, normalized, numbers, segment)
+                for part, kinds in vectors.items():
+                    add_share(found[part], rows, samples, kinds, len(batch.views))
             add_share(found[PIXELS], rows, samples, {PIXELS: flat_pixels(pixels[:, :, 0] if stills else pixels)}, len(batch.views))
     if len(keys) != samples:
         raise RuntimeError(f"the loader gave {len(keys)} of {samples} samples")
@@ -105,15 +102,6 @@ def labels_of(batch: Batch) -> Int[Tensor, "B"]:
     if batch.labels is None:
         raise UserError(f"not every sample from {batch.keys[0]} to {batch.keys[-1]} has a label: probes need labelled shards")
     return batch.labels
-
-
-def pool(reader: Reader, pixels: Float[Tensor, "B C *T H W"], numbers: Sequence[int], segment: int) -> Kinds:
-    """The encoder's pooled features, and the mean tokens of its last four blocks or stages (or all, if there are fewer).
-
-    Those four are concatenated in order of depth. Of an Encoder, the pooled features are the last block's mean tokens.
-    """
-    pooled, blocks = reader.pooled_and_intermediates(pixels, numbers, segment, last=min(4, reader.encoder.depth))
-    return {"last": pooled.float(), "last4": torch.cat([tokens.float().mean(1) for tokens in blocks], 1)}
 
 
 def flat_pixels(pixels: Num[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:

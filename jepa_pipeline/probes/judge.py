@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 
 from jepa_pipeline.config.probe import ProbeConfig, Protocol
-from jepa_pipeline.probes.features import PIXELS, PIXELS_FRAMES, Features, Kinds
+from jepa_pipeline.probes.features import PIXELS, PIXELS_FRAMES, Features
 from jepa_pipeline.probes.health import rankme
 from jepa_pipeline.probes.interval import wilson_interval
 from jepa_pipeline.probes.knn import knn_probe
 from jepa_pipeline.probes.linear import Trial, linear_probe
+from jepa_pipeline.probes.readers import Kinds
 from jepa_pipeline.probes.report import EncoderName, Row, Settings
 
 RANKED = 10_000

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.probes.levels import is_untrained, level_of, up_to
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Row
 from jepa_pipeline.probes.runs import commit_of
 from jepa_pipeline.probes.sheet import NOTHING, Sheet, best_cells
 from jepa_pipeline.probes.table import PROTOCOLS, column, headline
 from jepa_pipeline.probes.untrained import describe, input_size
-
-UNTRAINED: tuple[EncoderName, ...] = ("random_init", "pixels")
 
 
 class Entry(NamedTuple):
@@ -37,7 +36,7 @@ class Line(NamedTuple):
 
     @property
     def trained(self) -> bool:
-        return self.encoder not in UNTRAINED
+        return not is_untrained(self.encoder)
 
 
 def ledger(entries: Sequence[Entry]) -> list[Line]:
@@ -60,20 +59,20 @@ def headlines(report: ProbeReport, encoder: EncoderName) -> Iterator[Row]:
 
 def identity(encoder: EncoderName, entry: Entry) -> str:
     """What is the same of encoders that have the same numbers on every data set."""
-    if encoder not in UNTRAINED:
+    if not is_untrained(encoder):
         return str(entry.folder)
-    card = entry.card.model_dump_json(include={"clip"} if encoder == "pixels" else {"clip", "encoder", "mean", "std"})
-    return input_size(entry.card.encoder) + card
+    if encoder == "pixels":
+        return input_size(entry.card.encoder) + entry.card.model_dump_json(include={"clip"})
+    shape = up_to(entry.card.encoder, level_of(encoder)).model_dump_json()
+    return shape + entry.card.model_dump_json(include={"clip", "mean", "std"})
 
 
 def title(encoder: EncoderName, entry: Entry) -> str:
-    match encoder:
-        case "random_init":
-            return f"untrained {describe(entry.card.encoder)}"
-        case "pixels":
-            return input_size(entry.card.encoder)
-        case _:
-            return entry.label
+    if not is_untrained(encoder):
+        return entry.label
+    if encoder == "pixels":
+        return input_size(entry.card.encoder)
+    return f"untrained {describe(up_to(entry.card.encoder, level_of(encoder)))}"
 
 
 def places(lines: Sequence[Line], names: Sequence[str]) -> list[Place]:

@@ -1,19 +1,27 @@
 """The numbers of a probe on disk: one row a number, baselines among the rows, so that tables of many runs are a concatenation."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig, Protocol
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.probes.attentive import AttentiveTrial
 from jepa_pipeline.probes.linear import Trial
 
-EncoderName = Literal["target", "online", "random_init", "frames_shuffled", "frames_apart", "pixels"]
-"""Two of a run's networks, one of which it keeps; and the baselines. frames_*: the one that is kept, shown clips so that it does
-not know the order of their frames."""
+OfLevel = Annotated[str, Field(pattern=r"^(random_init_)?level([1-9][0-9]*|s)$")]
+EncoderName = Literal["target", "online", "random_init", "frames_shuffled", "frames_apart", "pixels"] | OfLevel
+"""Whose features they are.
+
+target, online: two of a run's networks, one of which it keeps. Where that is a stack, in their place: level1, level2, ..., each
+level by itself, and levels, the features of all beside one another.
+random_init: the same network untrained; of a stack random_init_level1, random_init_level2, ..., random_init_levels.
+frames_*: the network that is kept, shown clips so that it does not know the order of their frames; of a stack all levels beside one
+another, or the one that was asked. pixels: the image or clip itself.
+"""
 Settings = dict[str, float | int | str]
 
 
@@ -43,6 +51,9 @@ class ProbeReport(Section):
     step: int = Field(description="Optimiser steps the encoder was trained for.")
     version: str = Field(description="Of jepa_pipeline.")
     probe: ProbeConfig = Field(description="The probe's settings.")
+    level: Level | None = Field(
+        default=None, description="Of a stack the one level that was asked; null: each by itself and all, or there is only one."
+    )
     rows: list[Row] = Field(description="The numbers.")
     rankme: dict[str, float] = Field(
         default_factory=dict,

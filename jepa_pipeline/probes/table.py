@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_pipeline.probes.interval import difference_interval
+from jepa_pipeline.probes.levels import is_trained_whole
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Protocol, Row, Settings
 
 NEIGHBOURS = 20
@@ -76,11 +77,14 @@ def describe(protocol: Protocol, settings: Settings) -> str:
 
 
 def due_to_time(rows: Sequence[Row]) -> list[str]:
-    """Of each trained protocol, how much accuracy is gone with frames shuffled or apart, if that is more than chance may do."""
+    """Of each trained protocol, how much accuracy is gone with frames shuffled or apart, if that is more than chance may do.
+
+    Of a stack's levels it is the last that was shown so: all of them together, or the one that was asked.
+    """
     sentences = []
     for protocol in ("linear", "attentive"):
         found: dict[EncoderName, Row] = {row.encoder: row for row in rows if row.protocol == protocol}
-        whole = found.get("target") or found.get("online")
+        whole = next((row for name, row in reversed(found.items()) if is_trained_whole(name)), None)
         for blinded, cause in (("frames_shuffled", "the order of frames"), ("frames_apart", "more than single frames")):
             if whole and blinded in found:
                 sentences.append(loss(whole, found[blinded], cause))
@@ -91,7 +95,8 @@ def loss(whole: Row, blinded: Row, cause: str) -> str:
     """The points between two accuracies in a sentence."""
     low, high = (100 * end for end in difference_interval(count(whole), count(blinded)))
     ours, theirs = 100 * whole.top1, 100 * blinded.top1
-    name, shown = f"{whole.encoder}'s {whole.protocol}", f"{theirs:.1f} with {blinded.encoder.replace('_', ' ')}"
+    owner = whole.encoder + ("'" if whole.encoder.endswith("s") else "'s")
+    name, shown = f"{owner} {whole.protocol}", f"{theirs:.1f} with {blinded.encoder.replace('_', ' ')}"
     if low <= 0 <= high:
         return f"no difference beyond chance between {name} {ours:.1f} and {shown} (95 %: {low:.1f} to {high:.1f} points)"
     return f"of {name} {ours:.1f}, {ours - theirs:.1f} points (95 %: {low:.1f} to {high:.1f}) are due to {cause} ({shown})"

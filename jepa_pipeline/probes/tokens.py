@@ -12,7 +12,7 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.features import Lens, autocast, compute_device, labels_of
 from jepa_pipeline.probes.feed import Feed
-from jepa_pipeline.probes.readers import Reader
+from jepa_pipeline.probes.readers import Reader, names_of
 
 Labelled = tuple[dict[str, BFloat16[Tensor, "B V _ _"]], Int64[Tensor, "B"]]
 """By encoder, of each of a sample's views the tokens of all its segments, one after the other; and the labels."""
@@ -37,19 +37,20 @@ class FreshTokens:
         computed = map(self.compute, passes, self.feed.load(passes))
         for batch in numbers:
             parts = [next(computed) for _ in range(0, len(batch), rows)]
-            tokens = {name: torch.cat([part[name] for part, _ in parts]) for name in self.readers}
+            tokens = {name: torch.cat([part[name] for part, _ in parts]) for name in self.shapes}
             yield tokens, torch.cat([labels for _, labels in parts])
 
     @torch.no_grad()
     def compute(self, numbers: list[int], batch: Batch) -> Labelled:
-        found: dict[str, list[Tensor]] = {name: [] for name in self.readers}
+        found: dict[str, list[Tensor]] = {name: [] for name in names_of(self.readers)}
         ours = [self.feed.first + number for number in numbers]
         for place, view in enumerate(batch.views):
             pixels = normalize(view.to(self.device, non_blocking=True), self.lens.mean, self.lens.std)
             for name, reader in self.readers.items():
                 with autocast(self.device, self.lens.precision):
-                    _, blocks = reader.pooled_and_intermediates(pixels, ours, place // self.feed.views, last=1)
-                found[name].append(blocks[-1].bfloat16())
+                    read = reader.tokens(name, pixels, ours, place // self.feed.views)
+                for part, last in read.items():
+                    found[part].append(last.bfloat16())
         tokens = {name: by_view(views, self.feed.views) for name, views in found.items()}
         return tokens, labels_of(batch).to(self.device)
 

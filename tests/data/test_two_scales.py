@@ -1,4 +1,4 @@
-"""The pattern of the part and the drift of the light are in the order of many frames and nowhere else."""
+"""The ways of the part and of the light are in the order of many frames and nowhere else."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,17 @@ from typer.testing import CliRunner
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.data.two_scales import DRIFTS, ORBIT, PATTERNS, PERIOD, SPEED, draw_two_scales, light_path, part_path
+from jepa_pipeline.data.two_scales import DART, DRIFT, WAYS, draw_two_scales, light_path, part_path
 from jepa_pipeline.data.video import open_video
 from jepa_pipeline.demo import demo_scales
 
 SIDE, FRAMES = 40, 40
-FACTORS = [(part_path, name) for name in PATTERNS] + [(light_path, name) for name in DRIFTS]
+FACTORS = [(path, name) for path in (part_path, light_path) for name in WAYS]
 
 
 def paths(path, name, count, frames=FRAMES):
     """Of many videos, each class with other ones."""
-    key = [each for _, each in FACTORS].index(name)
+    key = FACTORS.index((path, name))
     return np.stack([path(name, frames, SIDE, np.random.default_rng([key, n])) for n in range(count)])
 
 
@@ -27,58 +27,27 @@ def steps(places):
     return (np.diff(places, axis=-2) + SIDE / 2) % SIDE - SIDE / 2
 
 
-def turning(places):
-    """How far one step turns clockwise from the one before, in radians."""
-    x, y = np.moveaxis(steps(places), -1, 0)
-    return (np.diff(np.arctan2(y, x)) + np.pi) % (2 * np.pi) - np.pi
-
-
 def steadily(monkeypatch, *constants):
     for constant in constants:
         monkeypatch.setattr(f"jepa_pipeline.data.two_scales.{constant}", 0.0)
 
 
-def test_the_light_drifts_as_its_class_says_at_speeds_that_do_not():
-    ways = {"east": (1, 0), "north": (0, -1), "west": (-1, 0), "south": (0, 1)}
-    for drift in DRIFTS:
-        moved = steps(paths(light_path, drift, 300))
-        speeds = np.hypot(*moved.transpose(2, 0, 1))
-        assert np.allclose(moved, moved[:, :1]) and np.allclose(moved / speeds[..., None], ways[drift])
-        assert SPEED[0] <= speeds.min() < 0.36 and 0.44 < speeds.max() <= SPEED[1]
+def test_part_and_light_move_as_their_class_says_at_speeds_that_do_not(monkeypatch):
+    steadily(monkeypatch, "JUMP")
+    for path, speed in ((part_path, DART), (light_path, DRIFT)):
+        for name, way in {"east": (1, 0), "north": (0, -1), "west": (-1, 0), "south": (0, 1)}.items():
+            moved = steps(paths(path, name, 300))
+            speeds = np.hypot(*moved.transpose(2, 0, 1))
+            assert np.allclose(moved, moved[:, :1]) and np.allclose(moved / speeds[..., None], way)
+            assert speed[0] <= speeds.min() < speed[0] + 0.02 and speed[1] - 0.02 < speeds.max() <= speed[1]
 
 
-def test_without_chance_the_part_goes_round_as_its_class_says(monkeypatch):
-    steadily(monkeypatch, "WANDER")
-    for pattern, sense in (("clockwise", 1), ("counter-clockwise", -1)):
-        turns = sense * turning(paths(part_path, pattern, 300)) * FRAMES / (2 * np.pi)
-        assert turns.min() >= FRAMES / PERIOD[1] - 1e-6 and turns.max() <= FRAMES / PERIOD[0] + 1e-6
-    for pattern, axis in (("sideways", 0), ("upright", 1)):
-        places = paths(part_path, pattern, 300)
-        moved = steps(places)
-        assert np.allclose(moved[..., 1 - axis], 0)
-        reach = np.ptp(np.cumsum(moved[..., axis], axis=1), axis=1) / 2
-        assert 0.8 * ORBIT[0] < reach.min() and reach.max() <= ORBIT[1]
-
-
-def unwrapped(places):
-    """Places as they would go on beyond the sides."""
-    return places[..., :1, :] + np.cumsum(np.insert(steps(places), 0, 0, axis=-2), axis=-2)
-
-
-def test_the_pattern_survives_its_chance():
-    for pattern, sense in (("clockwise", 1), ("counter-clockwise", -1)):
-        places = unwrapped(paths(part_path, pattern, 500))
-        x, y = np.moveaxis(places - places.mean(1, keepdims=True), -1, 0)
-        area = (x[:, :-1] * y[:, 1:] - y[:, :-1] * x[:, 1:]).sum(1)  # to the right where y is down
-        assert (sense * area > 0).mean() > 0.98
-
-
-def test_where_the_part_is_in_its_round_is_forgotten():
-    x = unwrapped(paths(part_path, "clockwise", 2000, frames=1000))[..., 0]
-    x -= x.mean(1, keepdims=True)  # that of so many frames is the centre
-    remembered = [np.corrcoef(x[:, 0], x[:, later])[0, 1] for later in range(1, 40)]
-    assert remembered[0] > 0.3
-    assert np.abs(remembered[15:]).max() < 0.1  # the deviation of chance is 0.022
+def test_where_the_part_will_be_is_soon_anybodys_guess():
+    """Of parts that move alike, how many are still where they would be had they not jumped."""
+    moved = steps(paths(part_path, "east", 3000))[..., 0]
+    on_its_way = (DART[0] <= moved) & (moved <= DART[1])
+    kept = [on_its_way[:, :ahead].all(1).mean() for ahead in (4, 8, 24)]
+    assert kept[0] > 0.65 and kept[1] > 0.45 and kept[2] < 0.2
 
 
 def test_in_every_frame_part_and_light_are_anywhere_whatever_the_class():
@@ -93,25 +62,25 @@ def test_in_every_frame_part_and_light_are_anywhere_whatever_the_class():
 @pytest.mark.parametrize("seed", range(3))
 def test_classes_differ_in_the_motion_alone(seed):
     """Videos of one seed: all but the places is the same."""
-    pairs = [("clockwise", "east"), ("clockwise", "north"), ("sideways", "east")]
-    one, other_drift, other_pattern = (
+    pairs = [("north", "east"), ("north", "north"), ("west", "east")]
+    one, other_light, other_part = (
         draw_two_scales(*pair, FRAMES, SIDE, np.random.default_rng(seed)).astype(int) for pair in pairs
     )
-    assert (one[0] == other_drift[0]).all()
-    assert np.abs(one[-1] - other_drift[-1]).max() > 15
-    changed = np.abs(one - other_pattern).max(-1) > 0
-    assert changed.any() and changed.mean() < 0.15  # only where the part is in one of them
+    assert (one[0] == other_light[0]).all()
+    assert np.abs(one[-1] - other_light[-1]).max() > 15
+    changed = np.abs(one - other_part).max(-1) > 0
+    assert changed.any() and changed.mean() < 0.2  # only where the part is in one of them
 
 
 @pytest.fixture(scope="module")
 def pixels():
-    """The 21st frame of many videos at half the size, and numbers of pattern and drift; what cannot help a reader is left out."""
+    """The 21st frame of many videos at half the size, and numbers of both classes; what cannot help a reader is left out."""
     drawn, labels = [], []
     for number in range(3200):
-        drift, pattern = divmod(number % 16, 4)
-        frames = draw_two_scales(list(PATTERNS)[pattern], list(DRIFTS)[drift], 21, SIDE, np.random.default_rng([7, number]))
+        slow, fast = divmod(number % 16, 4)
+        frames = draw_two_scales(list(WAYS)[fast], list(WAYS)[slow], 21, SIDE, np.random.default_rng([7, number]))
         drawn.append(frames[-1].reshape(20, 2, 20, 2, 3).mean((1, 3)).ravel())
-        labels.append((pattern, drift))
+        labels.append((fast, slow))
     return torch.tensor(np.array(drawn, np.float32)), torch.tensor(labels)
 
 
@@ -129,14 +98,14 @@ def test_a_single_frame_does_not_tell_the_class(factor, pixels):
 def test_the_drift_is_less_than_the_noise_between_neighbours_and_more_over_ten_frames(monkeypatch):
     steadily(monkeypatch, "FLICKER", "GRAIN")
     monkeypatch.setattr("jepa_pipeline.data.two_scales.RADIUS", (-9.0, -9.0))  # no part
-    for drift in DRIFTS:
-        frames = draw_two_scales(drift=drift, pattern="upright", frames=FRAMES, side=SIDE, generator=np.random.default_rng(0))
+    for slow in WAYS:
+        frames = draw_two_scales("north", slow, frames=FRAMES, side=SIDE, generator=np.random.default_rng(0))
         assert np.abs(np.diff(frames.astype(int), axis=0)).max() <= 5
         assert np.abs(frames[10:].astype(int) - frames[:-10]).max((1, 2, 3)).min() > 12
 
 
 def test_the_same_generator_draws_the_same_video():
-    one, other, another = (draw_two_scales("upright", "west", 8, SIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    one, other, another = (draw_two_scales("north", "west", 8, SIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert (one == other).all() and (one != another).any()
     assert one.shape == (8, SIDE, SIDE, 3) and one.dtype == np.uint8
 
@@ -149,7 +118,7 @@ def test_demo_scales(tmp_path, capsys):
     assert "64 videos of 40 frames, 4 classes" in capsys.readouterr().err.replace("\n", " ")
     for part, count in (("train", 64), ("test", 16)):
         fast, slow = (Shards(out / factor / part) for factor in ("fast", "slow"))
-        assert fast.manifest.classes == tuple(PATTERNS) and slow.manifest.classes == tuple(DRIFTS)
+        assert fast.manifest.classes == tuple(WAYS) and slow.manifest.classes == tuple(WAYS)
         assert slow.manifest.made == {"source": "two time scales", "factor": "slow", "seed": 1, "part": part}
         assert (fast.manifest.mean, fast.manifest.std) == (slow.manifest.mean, slow.manifest.std)
         pairs = []
@@ -157,7 +126,7 @@ def test_demo_scales(tmp_path, capsys):
             one, other = fast.read(0, member), slow.read(0, member)
             assert (one.key, one.media) == (other.key, other.media)
             pairs.append((one.label, other.label))
-        assert all(pairs.count((pattern, drift)) == count / 16 for pattern in range(4) for drift in range(4))
+        assert all(pairs.count((fast, slow)) == count / 16 for fast in range(4) for slow in range(4))
     facts = open_video(one.media).facts
     assert (facts.frames, facts.width, facts.height, round(facts.fps, 6)) == (40, 40, 40, 12)
     again = demo_scales(tmp_path / "again", 80, seed=1)
@@ -166,10 +135,10 @@ def test_demo_scales(tmp_path, capsys):
 
 def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
     """Videos that say which classes they were drawn for by their grey levels."""
-    names = {name: number for classes in (PATTERNS, DRIFTS) for number, name in enumerate(classes)}
+    names = {name: number for number, name in enumerate(WAYS)}
 
-    def told(pattern, drift, frames, side, _):
-        return np.full((frames, side, side, 3), 64 * names[pattern] + 16 * names[drift] + 8, np.uint8)
+    def told(fast, slow, frames, side, _):
+        return np.full((frames, side, side, 3), 64 * names[fast] + 16 * names[slow] + 8, np.uint8)
 
     monkeypatch.setattr("jepa_pipeline.demo.draw_two_scales", told)
     demo_scales(tmp_path / "scales", 80)

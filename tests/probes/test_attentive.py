@@ -155,7 +155,7 @@ def hidden(samples, views=1, seed=0, noise=0.5):
 def test_one_token_among_many_is_found(form):
     (train, labels), (test, _) = hidden(150), hidden(60, views=3, seed=1)
     config = settings(form=form, epochs=30 if form == "vjepa" else 12, lr=(3e-3, 1e-2), weight_decay=(0.01,))
-    result = attentive_probe(train, labels, test, 3, 2, config)["x"]
+    result = attentive_probe(train, labels, test, 3, {"x": 2}, config)["x"]
     assert result.correct >= 57
     assert {(trial.lr, trial.weight_decay) for trial in result.trials} == {(3e-3, 0.01), (1e-2, 0.01)}
 
@@ -177,8 +177,8 @@ def test_a_head_is_the_same_alone_and_in_company(form):
 
 def test_the_choice_does_not_hear_of_the_test_set():
     (train, labels), (test, answers) = hidden(140, noise=1.5), hidden(60, views=3, seed=1, noise=1.5)
-    honest = attentive_probe(train, labels, test, 3, 2, settings(epochs=6))["x"]
-    spoilt = attentive_probe(train, labels, KeptTokens(test.tokens, answers.roll(1)), 3, 2, settings(epochs=6))["x"]
+    honest = attentive_probe(train, labels, test, 3, {"x": 2}, settings(epochs=6))["x"]
+    spoilt = attentive_probe(train, labels, KeptTokens(test.tokens, answers.roll(1)), 3, {"x": 2}, settings(epochs=6))["x"]
     assert (honest.chosen, honest.trials) == (spoilt.chosen, spoilt.trials)
     assert honest.correct != spoilt.correct
     assert honest.chosen.selection_top1 == max(trial.selection_top1 for trial in honest.trials)
@@ -257,17 +257,18 @@ def test_tokens_in_memory_and_tokens_computed_anew_give_the_same():
     for memory_gb in (1.0, 0.0):
         tokens = kept_if_small(fresh(train, 1, 5, readers), memory_gb)
         assert isinstance(tokens, KeptTokens if memory_gb else FreshTokens)
-        results.append(attentive_probe(tokens, train.labels, fresh(test, 3, 4, readers), 2, 2, settings()))
+        results.append(attentive_probe(tokens, train.labels, fresh(test, 3, 4, readers), 2, dict.fromkeys(readers, 2), settings()))
     assert results[0] == results[1] and list(results[0]) == list(readers)
 
 
 def test_an_encoder_is_judged_alike_alone_and_beside_others():
     train, test = Clips(31, segments=1, views=1), Clips(14, segments=1, views=1)
     readers = {name: Reader(clip_encoder(), name) for name in ("in_order", "apart")}
-    both = attentive_probe(fresh(train, 1, 8, readers), train.labels, fresh(test, 1, 8, readers), 2, 2, settings())
+    limits = dict.fromkeys(readers, 2)
+    both = attentive_probe(fresh(train, 1, 8, readers), train.labels, fresh(test, 1, 8, readers), 2, limits, settings())
     for name, reader in readers.items():
         alone = fresh(train, 1, 8, {name: reader}), train.labels, fresh(test, 1, 8, {name: reader})
-        assert attentive_probe(*alone, 2, 2, settings())[name] == both[name]
+        assert attentive_probe(*alone, 2, limits, settings())[name] == both[name]
 
 
 def test_the_tokens_of_two_sets_are_shuffled_differently():
@@ -283,6 +284,6 @@ def test_frozen_encoders_stay_frozen():
     train, encoder = Clips(20, segments=1, views=1), clip_encoder()
     before = [parameter.clone() for parameter in encoder.parameters()]
     tokens = fresh(train, 1, 5, {"x": Reader(encoder)})
-    attentive_probe(tokens, train.labels, tokens, 2, 2, settings())
+    attentive_probe(tokens, train.labels, tokens, 2, {"x": 2}, settings())
     assert all(torch.equal(ours, theirs.cpu()) for ours, theirs in zip(before, encoder.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in encoder.parameters())

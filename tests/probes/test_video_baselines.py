@@ -70,11 +70,12 @@ def test_shuffled_clips_are_the_same_frames():
 @pytest.mark.parametrize("positions", ["sincos", "rope"])
 def test_frames_apart_are_read_one_by_one(positions):
     network, pixels = encoder(positions), torch.randn(3, 3, 8, 16, 16)
-    pooled, blocks = Reader(network, "apart").pooled_and_intermediates(pixels, range(3), 0, last=2)
+    pooled = Reader(network, "apart").vectors("x", pixels, range(3), 0)["x"]["last"]
+    tokens = Reader(network, "apart").tokens("x", pixels, range(3), 0)["x"]
     frames = [network(pixels[:, :, [frame, frame]]) for frame in range(8)]
-    assert torch.allclose(blocks[-1], torch.cat(frames, 1), atol=1e-5)
+    assert torch.allclose(tokens, torch.cat(frames, 1), atol=1e-5)
     assert torch.allclose(pooled, torch.stack([tokens.mean(1) for tokens in frames]).mean(0), atol=1e-5)
-    backwards, _ = Reader(network, "apart").pooled_and_intermediates(pixels.flip(2), range(3), 0, last=1)
+    backwards = Reader(network, "apart").vectors("x", pixels.flip(2), range(3), 0)["x"]["last"]
     assert torch.allclose(pooled, backwards, atol=1e-5)
 
 
@@ -85,7 +86,7 @@ def test_features_are_means_over_a_videos_clips():
     for name, reader in readers.items():
         reader.encoder.cpu()
         both = [
-            reader.pooled_and_intermediates((view / 255 - 0.5) / 0.25, range(9), segment, last=1)[0]
+            reader.vectors(name, (view / 255 - 0.5) / 0.25, range(9), segment)[name]["last"]
             for segment, view in enumerate((pixels, pixels.flip(3)))
         ]
         assert torch.allclose(found.encoders[name]["last"], (both[0] + both[1]) / 2, atol=1e-5)

@@ -1,0 +1,146 @@
+"""Alternatives to the truth: what is seen stays bit for bit, what is not is never the truth by accident."""
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.hjepa import HJepaConfig
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.masks.build import future_masks
+from jepa_pipeline.probes.continuations import (
+    as_cells,
+    as_images,
+    composed,
+    continuations,
+    continued,
+    cut_at,
+    deranged,
+    orders_within,
+    untrue_order,
+)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def clips():
+    return torch.randint(0, 256, (5, 3, 8, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def orders():
+    return torch.from_numpy(np.stack([untrue_order(5, generator(seed)) for seed in range(5)]))
+
+
+def test_the_past_is_kept_bit_for_bit_and_the_future_is_what_it_says(clips, orders):
+    found = {name: continued(name, clips, 3, orders) for name in continuations(5)}
+    assert list(found) == ["true", "other", "shuffled", "reversed", "frozen"]
+    for name, one in found.items():
+        assert one.dtype == clips.dtype and one.shape == clips.shape and torch.equal(one[:, :, :3], clips[:, :, :3])
+        assert torch.equal(one, clips) == (name == "true")
+    for row in range(5):
+        future = clips[row, :, 3:]
+        assert torch.equal(found["other"][row, :, 3:], clips[row - 1, :, 3:])
+        assert torch.equal(found["shuffled"][row, :, 3:], future[:, orders[row]])
+        assert torch.equal(found["reversed"][row, :, 3:], future.flip(1))
+        assert all(torch.equal(frame, clips[row, :, 2]) for frame in found["frozen"][row, :, 3:].unbind(1))
+
+
+def test_one_frame_has_no_order():
+    assert continuations(1) == ("true", "other", "frozen")
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_a_derangement_has_no_fixed_point_and_leaves_nobody_out(count):
+    numbers = deranged(torch.arange(count))
+    assert not (numbers == torch.arange(count)).any() and sorted(numbers.tolist()) == list(range(count))
+
+
+def test_one_sample_alone_is_refused(clips, orders):
+    with pytest.raises(UserError, match=r"^1 sample has no other one beside it to be told from: give 2 or more$"):
+        continued("other", clips[:1], 3, orders[:1])
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_shuffled_order_is_never_the_true_one_and_belongs_to_its_key(count):
+    for seed in range(50):
+        order = untrue_order(count, generator(seed))
+        assert sorted(order) == list(range(count)) and not (order == np.arange(count)).all()
+        assert (order == untrue_order(count, generator(seed))).all()
+    assert untrue_order(1, generator()).tolist() == [0]
+
+
+def test_patches_and_images_are_one_another():
+    images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8)
+    cells = as_cells(images, (2, 3))
+    assert cells.shape == (2, 6, 48) and torch.equal(cells[1, 4], images[1, :, 4:, 4:8].flatten())
+    assert torch.equal(as_images(cells, (2, 3), images.shape), images)
+
+
+def test_what_an_image_shows_is_kept_and_what_it_hides_is_not():
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    hidden = torch.zeros(3, 4, 4, dtype=torch.bool)
+    hidden[:, 1:3, 2:] = True
+    hidden[2, 3, 3] = True
+    orders = orders_within(hidden, [generator(row) for row in range(3)])
+    places = hidden.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None].expand_as(images)
+    for name in ("other", "shuffled"):
+        one = composed(name, images, hidden, orders)
+        assert torch.equal(one[~places], images[~places]) and not torch.equal(one[places], images[places])
+    other, shuffled = (composed(name, images, hidden, orders) for name in ("other", "shuffled"))
+    assert torch.equal(other[places], images.roll(1, 0)[places])
+    before, after = as_cells(images, (4, 4)), as_cells(shuffled, (4, 4))
+    for row, cells in enumerate(hidden.flatten(1)):
+        assert sorted(before[row, cells, 0].tolist()) == sorted(after[row, cells, 0].tolist())
+    assert torch.equal(composed("true", images, hidden, orders), images)
+
+
+LEVELS = HJepaConfig.model_validate(
+    {
+        "name": "hjepa",
+        "levels": [
+            {
+                "encoder": {
+                    "image_size": 16, "patch_size": 4, "frames": 16, "tubelet_size": 2, "embed_dim": 24, "depth": 1, "num_heads": 2,
+                },
+                "predictor": {"embed_dim": 16, "depth": 1, "num_heads": 2},
+                "question": {"name": "masked", "masks": [{"name": "causal"}]},
+            },
+            *[
+                {
+                    "encoder": {"stride": {"time": 2, "space": space}, "embed_dim": 24, "depth": 1, "num_heads": 2},
+                    "predictor": {"embed_dim": 16, "depth": 1, "num_heads": 2},
+                    "question": {"name": "masked", "masks": [{"name": "causal"}]},
+                }
+                for space in (2, 1)
+            ],
+        ],
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("past", "frames"), [(0.01, 8), (0.5, 8), (0.7, 8), (0.99, 8)])
+def test_all_levels_are_cut_at_the_same_frame_as_their_masks(past, frames):
+    encoders = LEVELS.encoders
+    cut = cut_at(past, encoders)
+    assert cut == (frames, (4, 2, 1), 0.5)
+    for (sampler,), encoder, steps in zip(future_masks(LEVELS, cut.share), encoders, cut.steps, strict=True):
+        time, rows, columns = encoder.clip_grid
+        masks = sampler([generator()], 0)
+        assert masks.context.flatten().tolist() == list(range(steps * rows * columns))
+        assert masks.targets.flatten().tolist() == list(range(steps * rows * columns, time * rows * columns))
+        assert steps * 16 // time == cut.frames
+
+
+def test_a_cut_is_nearest_to_the_share_and_leaves_past_and_future():
+    first = EncoderConfig(image_size=8, patch_size=4, frames=12, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
+    assert [cut_at(past, [first])[:2] for past in (0.01, 0.5, 0.7, 0.99)] == [(2, (1,)), (6, (3,)), (8, (4,)), (10, (5,))]
+
+
+def test_a_level_without_time_is_refused():
+    image = EncoderConfig(image_size=8, patch_size=4, frames=2, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
+    with pytest.raises(UserError, match=r"^level 1 has one time step for a whole clip"):
+        cut_at(0.5, [image])

@@ -1,0 +1,158 @@
+"""Energies measured of stand-ins whose answers are known: one that knows the truth, and one that knows nothing."""
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.data import Dataset
+
+from jepa_pipeline.batch import Batch, Energy
+from jepa_pipeline.config.masks import MultiBlockConfig
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.video_masks import CausalConfig
+from jepa_pipeline.data.loader import loader
+from jepa_pipeline.data.views import normalize
+from jepa_pipeline.masks.causal import Causal
+from jepa_pipeline.masks.multiblock import MultiBlock
+from jepa_pipeline.probes.continuations import cut_at
+from jepa_pipeline.probes.energies import Asked, Subject, hidden_cells, mean_within, measure_clips, measure_images
+from jepa_pipeline.probes.energy_report import cell, error_rows, own_sentences, separation_rows, separation_table
+from jepa_pipeline.probes.features import Lens
+
+LENS = Lens((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+PASSES = [[3, 0, 1], [2, 4]]
+ENCODERS = [
+    EncoderConfig(image_size=16, patch_size=4, frames=8, tubelet_size=2, embed_dim=24, depth=1, num_heads=2),
+    EncoderConfig(image_size=4, patch_size=2, frames=4, tubelet_size=2, embed_dim=24, depth=1, num_heads=2),
+]
+CUT = cut_at(0.5, ENCODERS)
+GRID = (4, 4)
+
+
+class Pixels(Dataset):
+    """Five clips or images of noise."""
+
+    def __init__(self, *shape):
+        self.pixels = torch.randint(0, 256, (5, 3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def __getitems__(self, numbers):
+        return Batch([self.pixels[numbers]], [], None, [str(number) for number in numbers], [])
+
+
+class Oracle:
+    """Its energy is the distance of the pixels from those of the sample that has the same visible part."""
+
+    def __init__(self, pixels, grids, visible, blind=False):
+        self.truth, self.grids, self.visible, self.blind = normalize(pixels, *LENS[:2]), grids, visible, blind
+
+    def energy(self, batch):
+        views = batch.views[0]
+        gaps = (views[:, None] - self.truth).abs() * self.visible(batch)[:, None]
+        truth = self.truth[gaps.flatten(2).sum(2).argmin(1)]
+        error = (views - truth).abs().mean(1)
+        error = torch.ones_like(error) if self.blind else error
+        error = error if error.ndim == 4 else error[:, None]
+        found = []
+        for number, grid in enumerate(self.grids):
+            pooled = torch.nn.functional.adaptive_avg_pool3d(error, grid)
+            if len(batch.masks) > number and pooled.shape[1] > 1:
+                pooled[:, : grid[0] // 2] = torch.nan
+            found.append(Energy(pooled, views.new_ones(*pooled.shape, 3)))
+        return found
+
+
+def past(batch):
+    return (torch.arange(8) < CUT.frames).view(1, 1, 8, 1, 1)
+
+
+def context(batch):
+    seen = torch.zeros(len(batch.views[0]), 16).scatter_(1, batch.masks[0].context, 1.0).view(-1, 1, *GRID)
+    return torch.nn.functional.interpolate(seen, scale_factor=4)
+
+
+def clip_masks(generators, number):
+    masks = [Causal(CausalConfig(name="causal", context_time=CUT.share), encoder.clip_grid) for encoder in ENCODERS]
+    return [[one(generators, number)] for one in masks]
+
+
+def look_at_clips(blind=False, pictures=3):
+    clips, grids = Pixels(8, 16, 16), [encoder.clip_grid for encoder in ENCODERS]
+    oracle = Oracle(clips.pixels, grids, past, blind)
+    assert isinstance(oracle, Asked)
+    subject = Subject(oracle, clip_masks, LENS, ["l1", "smooth_l1"], 0, pictures)
+    return measure_clips(subject, loader(clips, PASSES, 0), PASSES, CUT)
+
+
+def test_who_knows_the_truth_tells_it_from_everything_at_every_level_and_horizon():
+    measured = look_at_clips()
+    rows = separation_rows(measured, fps=10.0)
+    assert all(row.auroc == 1 and row.own == 1 and row.ci95[1] == 1 and row.margin > 1 for row in rows)
+    assert {row.alternative for row in rows} == {"other", "shuffled", "reversed", "frozen"}
+    places = {(row.level, row.horizon, row.frames, row.seconds, row.n) for row in rows}
+    assert places == {
+        (1, 1, (1, 2), 0.2, 5), (1, 2, (3, 4), 0.4, 5), (1, None, (1, 4), 0.4, 5), (2, 1, (1, 4), 0.4, 5), (2, None, (1, 4), 0.4, 5),
+    }  # fmt: skip
+    assert all(row.error == 0 and row.copy_last == 0 and row.constant == 0 for row in error_rows(measured, None))
+    assert len(rows) == 4 * 5 and "shuffled 100.0 % (56.6-100.0)" in own_sentences(rows)[1]
+
+
+def test_who_knows_nothing_tells_nothing():
+    measured = look_at_clips(blind=True, pictures=0)
+    rows = separation_rows(measured, fps=None)
+    assert all(row.auroc == 0.5 and row.own == 0.5 and row.margin is None and row.seconds is None for row in rows)
+    assert cell(rows[0]).startswith("50.0 ") and measured.shown == []
+
+
+def test_a_table_has_a_line_a_horizon_within_a_hundred_columns():
+    table = separation_table(separation_rows(look_at_clips(), fps=10.0), 5)
+    assert table.row_count == 5 and [column.header for column in table.columns][:3] == ["level", "frames", "s"]
+    assert Console(width=200).measure(table).maximum <= 100
+
+
+def test_pictures_are_of_the_first_samples_with_errors_in_the_future_alone():
+    shown = look_at_clips().shown
+    assert len(shown) == 3
+    for one, number in zip(shown, PASSES[0], strict=True):
+        assert (torch.from_numpy(one.frames) == Pixels(8, 16, 16).pixels[number].permute(1, 2, 3, 0)).all()
+        for error, steps in zip(one.errors, CUT.steps, strict=True):
+            known = torch.from_numpy(error).isfinite()
+            assert known[steps:].all() and not known[:steps].any()
+
+
+def test_energies_of_other_tokens_than_those_asked_for_are_no_result():
+    clips = Pixels(8, 16, 16)
+    oracle = Oracle(clips.pixels, [encoder.clip_grid for encoder in ENCODERS], past)
+    subject = Subject(oracle, clip_masks, LENS, ["l1", "l1"], 0, 0)
+    with pytest.raises(RuntimeError, match="level 1 has energies that are not finite"):
+        measure_clips(subject, loader(clips, PASSES, 0), PASSES, CUT._replace(steps=(1, 1)))
+
+
+def look_at_images(blind=False):
+    images, masks = Pixels(16, 16), MultiBlock(MultiBlockConfig(name="multiblock", num_targets=2, target_scale=(0.15, 0.3)), GRID)
+    drawn = []
+
+    def draw(generators, number):
+        drawn.append(masks(generators, number))
+        return [[drawn[-1]]]
+
+    subject = Subject(Oracle(images.pixels, [(1, *GRID)], context, blind), draw, LENS, ["smooth_l1"], 0, 2)
+    return measure_images(subject, loader(images, PASSES, 0), PASSES), drawn
+
+
+def test_images_are_told_from_others_behind_the_masks():
+    measured, drawn = look_at_images()
+    rows = separation_rows(measured, None)
+    assert [(row.level, row.horizon, row.frames, row.alternative, row.auroc) for row in rows] == [
+        (1, None, None, "other", 1.0), (1, None, None, "shuffled", 1.0),
+    ]  # fmt: skip
+    (error,) = error_rows(measured, None)
+    assert error.copy_last is None and measured.curves == [] and len(measured.shown) == 2
+    assert all(row.auroc == 0.5 for row in separation_rows(look_at_images(blind=True)[0], None))
+
+
+def test_hidden_is_what_is_asked_for_and_never_seen():
+    masks = look_at_images()[1][0]
+    hidden = hidden_cells([masks], GRID)
+    assert hidden.flatten(1)[0].nonzero().flatten().tolist() == sorted(set(masks.targets[0].flatten().tolist()))
+    assert not hidden.flatten(1).gather(1, masks.context).any()
+    error = torch.where(hidden, 2.0, torch.nan)[:, None]
+    assert torch.equal(mean_within(error, hidden), torch.full((3, 1), 2.0, dtype=torch.float64))

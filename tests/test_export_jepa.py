@@ -1,0 +1,189 @@
+"""`jepa export --to jepa`: any encoder as a folder of its own, and a stack cut down to any of its levels."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.config.stack import StackConfig
+from jepa_pipeline.export import check_parity, export
+from jepa_pipeline.models.build import build_encoder
+from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.stack import Stack
+from jepa_pipeline.models.timm_format import load_timm
+from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder
+from jepa_pipeline.probe import probe
+
+FLAT = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+TIME = {"frames": 4, "tubelet_size": 2}
+ABOVE = [
+    {"stride": {"space": 2}, "coarsening": "conv", "embed_dim": 16, "depth": 1, "num_heads": 2},
+    {"stride": {"space": 2}, "embed_dim": 8, "depth": 2, "num_heads": 1},
+]
+CONFIGS = {
+    "images": EncoderConfig.model_validate(FLAT),
+    "clips": EncoderConfig.model_validate({**FLAT, **TIME, "attention": "causal"}),
+    "rotary": EncoderConfig.model_validate({**FLAT, "positions": "rope"}),
+    "backbone": BackboneConfig(timm="resnet18", image_size=32, small_stem=True, args={"channels": (8, 8, 8, 8)}),
+    "stack of images": StackConfig.model_validate({**FLAT, "above": ABOVE}),
+    "stack of clips": StackConfig.model_validate({**FLAT, **TIME, "above": ABOVE}),
+}
+STACKS = ["stack of images", "stack of clips"]
+PROBE = {"workers": 0, "protocols": ["linear"], "weight_decay": [0.01], "iterations": 5}
+
+
+def make_run(folder: Path, config) -> Path:
+    torch.manual_seed(3)
+    encoder = build_encoder(config)
+    for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    clips = getattr(config, "clips", False)
+    card = EncoderCard(
+        encoder=config,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+        clip=ClipConfig.model_validate({"stride": 2}) if clips else None,
+        **{"name": "tiny", "method": "hjepa", "step": 3, "samples": 48, "version": "0"},
+        config_hash="c" * 12,
+        data_hash="d" * 12,
+    )
+    save_encoder(folder / "encoder", encoder, card)
+    (folder / "config.yaml").write_text("name: tiny\nseed: 5\n")
+    return folder
+
+
+def pixels_of(config):
+    clips = getattr(config, "clips", False)
+    return torch.randn(2, 3, *((config.frames,) if clips else ()), config.image_size, config.image_size)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_any_encoder_is_the_same_when_loaded_again(tmp_path, name):
+    run, config = make_run(tmp_path / "run", CONFIGS[name]), CONFIGS[name]
+    out = export(run, to="jepa")
+    assert out == run / "export" / "jepa" and check_parity(out, "jepa") <= 1e-6
+    ours, theirs, pixels = load_encoder(run), load_encoder(out), pixels_of(config)
+    assert type(theirs) is type(ours) and hash_weights(theirs) == hash_weights(ours) and read_card(out) == read_card(run)
+    with torch.inference_mode():
+        assert torch.equal(theirs(pixels), ours(pixels)) and torch.equal(theirs.pooled(pixels), ours.pooled(pixels))
+    stored, text = load_file(out / "parity.safetensors"), (out / "README.md").read_text()
+    assert set(stored) == {"pixels", "tokens", "pooled"} and stored["pixels"].ndim == pixels.ndim
+    assert stored["pooled"].shape[1] == ours.width and f'vectors "B D" of width {ours.width}' in text
+    for fact in (
+        "from jepa_pipeline.models.weights import load_encoder",
+        'load_encoder("THIS_FOLDER")',
+        "(0.1, 0.2, 0.3)",
+        "seed: 5",
+    ):
+        assert fact in text
+    assert ("B 3 T H W" in text) == (pixels.ndim == 5) and ("- video-feature-extraction" in text) == (pixels.ndim == 5)
+
+
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("level", [1, 2, 3, "all"])
+def test_a_stack_is_cut_to_any_level(tmp_path, name, level):
+    run, config = make_run(tmp_path / "run", CONFIGS[name]), CONFIGS[name]
+    out = export(run, to="jepa", level=level)
+    assert out.name == ("jepa" if level == "all" else f"jepa-level{level}")
+    whole, part, pixels = load_encoder(run), load_encoder(out), pixels_of(config)
+    assert type(part) is (Encoder if level == 1 else Stack)
+    ours, theirs = whole.state_dict(), part.state_dict()
+    prefix = "encoders.0." if level == 1 else ""
+    assert all(torch.equal(ours[prefix + key], tensor) for key, tensor in theirs.items())
+    kept = 3 if level == "all" else level
+    assert len(theirs) == sum(key.startswith(tuple(f"encoders.{number}." for number in range(kept))) for key in ours)
+    with torch.inference_mode():
+        reading = whole.reading(level)
+        for found, expected in ((part(pixels), reading(pixels)), (part.pooled(pixels), reading.pooled(pixels))):
+            assert (found - expected).abs().max() <= 1e-6
+    stored = load_file(out / "parity.safetensors")
+    with torch.inference_mode():
+        assert (part.pooled(stored["pixels"]) - stored["pooled"]).abs().max() <= 1e-6
+    if level not in (1, "all"):
+        assert f"level {level} is read" in (out / "README.md").read_text()
+        again = load_encoder(export(out, to="jepa", out=tmp_path / "lower", level=1))
+        assert torch.equal(again.state_dict()["norm.weight"], ours["encoders.0.norm.weight"])
+
+
+def test_the_first_level_of_images_is_a_network_of_timm(tmp_path):
+    run = make_run(tmp_path / "run", CONFIGS["stack of images"])
+    out = export(run, level=1)
+    assert out == run / "export" / "timm-level1" and check_parity(out) <= 1e-5
+    pixels = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        tokens = load_encoder(run).reading(1)(pixels)
+        assert torch.allclose(load_timm(out).forward_features(pixels), tokens, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "sentence"),
+    [
+        ("stack of images", None, "is a stack of 3 levels, .* --to jepa, or its first level, a plain .*, with --level 1$"),
+        ("stack of images", 2, "is a stack of 2 levels, and timm has no such network: export it with --to jepa, or its first"),
+        ("stack of clips", "all", "is a stack of 3 levels, and timm has no such network: export it with --to jepa$"),
+        ("stack of clips", 1, "is one of clips, and timm has no such network: export it with --to jepa, or load"),
+        ("rotary", 1, "has rotary positions .*: export it with --to jepa, or load"),
+        ("backbone", None, "has a small_stem, .*: export it with --to jepa, or load"),
+    ],
+)
+def test_what_timm_has_not_is_refused_with_the_other_format(tmp_path, name, level, sentence):
+    run = make_run(tmp_path / "run", CONFIGS[name])
+    with pytest.raises(UserError, match=sentence):
+        export(run, level=level)
+    assert not (run / "export").exists()
+
+
+def test_a_spoilt_export_is_noticed(tmp_path):
+    out = export(make_run(tmp_path / "run", CONFIGS["stack of clips"]), to="jepa", level=2)
+    weights = load_file(out / "model.safetensors")
+    weights["encoders.1.norm.bias"] += 1e-2
+    save_file(weights, out / "model.safetensors")
+    with pytest.raises(UserError, match=r"load_encoder's features differ from the encoder's by .*, more than 1e-05, so nothing"):
+        check_parity(out, "jepa")
+    del weights["encoders.1.norm.bias"]
+    save_file(weights, out / "model.safetensors")
+    with pytest.raises(UserError, match="is damaged or not the encoder"):
+        check_parity(out, "jepa")
+
+
+def test_an_exported_folder_is_probed_as_the_level_it_reads(tmp_path, videos):
+    run = make_run(tmp_path / "run", CONFIGS["stack of clips"])
+    config = ProbeConfig.model_validate(PROBE)
+    own = {row.encoder: row.top1 for row in probe(run, videos, config=config)}
+    for level, kept, twin in ((1, "target", "random_init"), (2, "level2", "random_init_level2")):
+        out = export(run, to="jepa", level=level)
+        rows = {row.encoder: row.top1 for row in probe(out, videos, config=config)}
+        assert list(rows) == [kept, twin, "frames_shuffled", "frames_apart", "pixels"]
+        assert (rows[kept], rows[twin]) == (own[f"level{level}"], own[f"random_init_level{level}"])
+        assert len(list((out / "probes").glob("*.json"))) == 1
+
+
+def test_the_card_has_the_numbers_of_its_level_alone(tmp_path, shards):
+    run = make_run(tmp_path / "run", CONFIGS["stack of images"])
+    probe(run, shards, config=ProbeConfig.model_validate(PROBE))
+    text = (export(run, to="jepa", level=2) / "README.md").read_text()
+    assert "| level2 | linear |" in text and "| random_init_level2 |" in text and "| pixels |" in text
+    assert "level1 |" not in text and "levels |" not in text
+    text = (export(run, to="jepa") / "README.md").read_text()
+    assert "| level1 |" in text and "| levels |" in text and "all levels are read" in text
+
+
+def test_three_lines_load_it_in_another_process(tmp_path):
+    out = export(make_run(tmp_path / "run", CONFIGS["stack of clips"]), to="jepa", level=2)
+    lines = (out / "README.md").read_text().split("```python\n")[1].split("\n```")[0].replace("THIS_FOLDER", str(out))
+    before = f"from safetensors.torch import load_file\nstored = load_file('{out}/parity.safetensors')\npixels = stored['pixels']\n"
+    program = f"{before}{lines}\nassert (features - stored['pooled']).abs().max() <= 1e-6\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in lines.splitlines() if line]) == 3
+    assert json.loads((out / "config.json").read_text())["encoder"]["level"] == 2
