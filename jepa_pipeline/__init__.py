@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from jepa_pipeline.models.weights import load_encoder
     from jepa_pipeline.pretrain import pretrain
     from jepa_pipeline.probe import probe
+    from jepa_pipeline.training.trained import load_method
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "export", "load_config", "load_encoder", "pretrain", "probe"]
+__all__ = ["__version__", "export", "load_config", "load_encoder", "load_method", "pretrain", "probe"]
 
 _HOMES = {
     "export": "jepa_pipeline.export",
     "load_config": "jepa_pipeline.config.load",
     "load_encoder": "jepa_pipeline.models.weights",
+    "load_method": "jepa_pipeline.training.trained",
     "pretrain": "jepa_pipeline.pretrain",
     "probe": "jepa_pipeline.probe",
 }

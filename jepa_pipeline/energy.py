@@ -24,7 +24,6 @@ from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.masks.build import future_masks, level_masks, method_masks
-from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.weights import EncoderCard, read_card
 from jepa_pipeline.probes.continuations import cut_at
 from jepa_pipeline.probes.energies import Asked, Draw, Measured, Subject, measure_clips, measure_images
@@ -35,8 +34,8 @@ from jepa_pipeline.probes.heat import Span, animate, draw_sheet, spans
 from jepa_pipeline.probes.horizons import Distance, draw_horizons, sentences
 from jepa_pipeline.probes.report import write_whole
 from jepa_pipeline.probes.sets import around, damage_has_a_cure, set_name
-from jepa_pipeline.training.beginning import METHOD
-from jepa_pipeline.training.checkpoint import About, anywhere, find_whole
+from jepa_pipeline.training.checkpoint import About
+from jepa_pipeline.training.trained import load_trained
 
 FEWEST = 3
 """Samples given to the networks at once: so many or more can be dealt evenly without one being left over."""
@@ -89,7 +88,7 @@ def energy(
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
     if not 0 < past < 1:
         raise UserError(f"--past is {past:g}, but it is the share of a clip that is seen: give one between 0 and 1")
-    asked, about = trained(folder, config)
+    asked, about = trained(folder)
     found, card = choose(config, None if data is None else str(data), samples, seed), read_card(folder)
     encoders = levels(method)
     cut = cut_at(past, encoders) if encoders[0].clips else None
@@ -126,21 +125,11 @@ def energy(
     return report
 
 
-def trained(folder: Path, config: RunConfig) -> tuple[Asked, About]:
-    """The networks of a run's newest whole checkpoint, frozen, on the device there is. Nothing is changed in the folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    loaded, _ = find_whole(folder / "checkpoints", lambda text: say(f"{text}: looking at the one before it"), anywhere)
-    if loaded is None:
-        raise UserError(f"{folder} holds no whole checkpoint, and so no predictor: train it further, or name another run")
-    method = build_method(config.method)
-    state = {name.removeprefix(METHOD): value for name, value in loaded.state["module"].items() if name.startswith(METHOD)}
-    method.load_state_dict(state, strict=True)
-    method.requires_grad_(False).eval().to(compute_device())
-    assert isinstance(method, Asked)
-    return method, loaded.about
+def trained(folder: Path) -> tuple[Asked, About]:
+    """The networks of a run's newest whole checkpoint, frozen, on the device there is."""
+    asked, about = load_trained(folder, say)
+    assert isinstance(asked, Asked)
+    return asked.to(compute_device()), about
 
 
 def choose(config: RunConfig, data: str | None, count: int, seed: int) -> Samples:

@@ -89,7 +89,7 @@ def test_the_error_is_the_methods_own_loss(runs, tmp_path):
     """Of masks of the future, averaged over all that is asked for."""
     config = load_config(runs["vjepa"])
     report = energy(runs["vjepa"], samples=10, pictures=0, out=tmp_path)
-    method, about = trained(runs["vjepa"], config)
+    method, about = trained(runs["vjepa"])
     assert about.step == report.step and not method.training and not any(weight.requires_grad for weight in method.parameters())
     assert len(future(config.method, 0.5)[0]) == len(config.method.masks), "each set of masks has a mask token of its own"
     shards = Shards(Path(config.data.train[0].path).parent / "test")

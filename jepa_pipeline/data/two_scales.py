@@ -34,9 +34,7 @@ FLICKER, GRAIN = 5.0, 8.0
 """Deviations, in grey levels, of each frame's tint and of each of its pixels."""
 
 
-def draw_two_scales(
-    fast: str, slow: str, frames: int, side: int, generator: np.random.Generator
-) -> UInt8[np.ndarray, "T H W 3"]:
+def draw_two_scales(fast: str, slow: str, frames: int, side: int, generator: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of one video, side x side pixels, of a part and a light that go their WAYS."""
     x, y = distances(part_path(fast, frames, side, generator), side)
     part = np.clip(0.5 + (generator.uniform(*RADIUS) - np.sqrt(x**2 + y**2)) / 2, 0, 1)  # an edge is two pixels wide

@@ -47,17 +47,18 @@ class ForwardSharedJEPA(SharedJEPA):
 
     def answer(self, contexts: Sequence[Tokens], everything: Tokens, masks: Sequence[Masks], key: int) -> Output:
         (online,) = contexts
-        targets, states, ahead = self.states(everything), self.states(online), []
-        for step in range(1, self.horizon + 1):
-            predictions = self.predictor(states[:, :-1])  # from all states but those whose future is not in the clip
-            states = normalised(predictions)
-            ahead.append(DISTANCES[self.config.distance](predictions, targets[:, step:])["prediction"])
+        targets, states, rolled = self.states(everything), self.states(online), []
+        for _ in range(self.horizon):
+            rolled.append(self.predictor(states[:, :-1]))  # from all states but those whose future is not in the clip
+            states = normalised(rolled[-1])
+        distance = DISTANCES[self.config.distance]
+        ahead = [distance(predictions, targets[:, step:])["prediction"] for step, predictions in enumerate(rolled, start=1)]
         mean = {"prediction": torch.stack(ahead).mean()}
         return Output(
             losses=mean | self.regularizer(self.trained([online], everything), key),
             features=everything.detach().mean(1),
             targets=targets[:, self.horizon :].detach().flatten(0, 2),
-            predictions=predictions.detach().flatten(0, 2),
+            predictions=rolled[-1].detach().flatten(0, 2),
             metrics={f"prediction/ahead{step}": error.detach() for step, error in enumerate(ahead, start=1)},
         )
 

@@ -14,10 +14,13 @@ from jepa_pipeline.methods.forward_jepa import FORWARD_TARGETS
 from jepa_pipeline.methods.jepa import TARGETS, SharedJEPA, together
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.sight import Sight
+from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.build import AnyEncoder
 from jepa_pipeline.models.coarse import coarse_encoder
 from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.forward import ForwardPredictor
 from jepa_pipeline.models.stack import Stack
+from jepa_pipeline.models.world import WorldModel
 
 
 class HJEPA(Method):
@@ -90,6 +93,20 @@ class HJEPA(Method):
         if len(encoders) == 1:
             return encoders[0]
         return Stack(StackConfig(**self.config.encoder.model_dump(), above=self.config.above), encoders)
+
+    def world_model(self, level: int) -> WorldModel:
+        """What a level, counted from 1, knows of the future.
+
+        Raises:
+            ValueError: there is no such level, or it was not asked for the future.
+        """
+        if not 1 <= level <= len(self.levels):
+            raise ValueError(f"level {level} of a stack of {len(self.levels)}: levels are counted from 1")
+        predictor, encoder = self.jepas[level - 1].predictor, self.kept_encoder
+        if not isinstance(predictor, ForwardPredictor):
+            raise ValueError(f"level {level} predicts what is hidden and not what follows: its question is masked, not forward")
+        assert not isinstance(encoder, Backbone)
+        return WorldModel(encoder.reading(level) if isinstance(encoder, Stack) else encoder, predictor)
 
     @property
     def vector_width(self) -> int:

@@ -187,7 +187,9 @@ def test_cells_are_made_of_the_tokens_that_lie_in_them(coarsening):
         if coarsening == "pool":
             expected = weight @ tokens[0, inside].mean(0) + bias
         else:
-            expected = sum(weight[:, :, t, y, x] @ tokens[0, inside[t * 4 + y * 2 + x]] for t, y, x in product(range(2), repeat=3)) + bias
+            expected = (
+                sum(weight[:, :, t, y, x] @ tokens[0, inside[t * 4 + y * 2 + x]] for t, y, x in product(range(2), repeat=3)) + bias
+            )
         assert torch.allclose(made[cell], expected, atol=1e-5)
 
 
@@ -208,7 +210,9 @@ def test_a_forward_level_told_slowly():
     output = method(batch)
     for step, errors in ahead.items():
         assert output.metrics[f"level1/prediction/ahead{step}"].item() == pytest.approx(np.mean(errors), rel=1e-6)
-    assert output.losses["level1/prediction"].item() == pytest.approx(np.mean([np.mean(errors) for errors in ahead.values()]), rel=1e-6)
+    assert output.losses["level1/prediction"].item() == pytest.approx(
+        np.mean([np.mean(errors) for errors in ahead.values()]), rel=1e-6
+    )
     error = method.energy(batch)[0].error
     assert error[:, :2].isnan().all() and not error[:, 2:].isnan().any()
     assert error[:, 3].mean(dim=(1, 2)).tolist() == pytest.approx([ahead[2][1], ahead[2][3]], rel=1e-6)
@@ -222,6 +226,23 @@ def test_what_is_rolled_out_stands_in_for_what_is_seen():
     assert ahead.shape == (2, 5, 3, 16, 16)
     assert torch.allclose(ahead[:, :, 1:], predictor.roll_out(normalised(ahead[:, :, 0]), 2), atol=1e-6)
     assert torch.allclose(ahead[1, 3], predictor.roll_out(states[1, 3], 3), atol=1e-6)
+
+
+def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
+    config = clips(coarse(NEXT), attention="causal", question=FORWARD)
+    method, batch = build(config), batch_of(config)
+    for number, (energy, steps) in enumerate(zip(method.energy(batch), (2, 1), strict=True), start=1):
+        world = method.world_model(number)
+        states = world.encode(batch.views[0])
+        assert torch.allclose(states, energy.targets.flatten(2, 3), atol=1e-6)
+        assert world.roll_out(states[:, 0], 7).shape == (len(states), 7, *states.shape[2:])
+        ahead = world.roll_out(states[:, -1 - steps], steps)  # the trained encoder is still its own target's copy
+        error = (ahead - states[:, -steps:]).abs().mean(-1)
+        assert torch.allclose(error, energy.error[:, -steps:].flatten(2), atol=1e-5)
+    with pytest.raises(ValueError, match="level 3 of a stack of 2"):
+        method.world_model(3)
+    with pytest.raises(ValueError, match="its question is masked"):
+        build(clips()).world_model(1)
 
 
 def test_a_conditioned_roll_out_learns_what_conditions_do():
