@@ -66,6 +66,11 @@ class EncoderConfig(Section):
         description="full: every token sees all others; causal: only those of its own and of earlier time steps, so that one pass "
         "represents every past of a clip.",
     )
+    window: int | None = Field(
+        default=None,
+        ge=1,
+        description="Of attention: causal, how many time steps a token sees in each block, its own included; null: all there are.",
+    )
 
     @model_validator(mode="after")
     def sizes_are_said_once(self) -> Self:
@@ -88,6 +93,8 @@ class EncoderConfig(Section):
     def causality_needs_time(self) -> Self:
         if self.attention == "causal" and not self.clips:
             raise ValueError("attention: causal is for clips, but frames and tubelet_size are 1: set attention to full")
+        if self.window is not None and self.attention != "causal":
+            raise ValueError(f"window {self.window} is one of attention: causal: set attention to causal, or leave window out")
         return self
 
     def check_rotary(self, head_dim: int) -> None:

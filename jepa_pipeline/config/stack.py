@@ -33,6 +33,12 @@ class CoarseEncoderConfig(Section):
         default=None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
     )
 
+    window: int | None = Field(
+        default=None,
+        ge=1,
+        description="Where attention is causal, how many of its time steps a token sees in each block, its own included; null: all.",
+    )
+
     def on(self, below: EncoderConfig) -> EncoderConfig:
         """The same as a vision transformer of the grid below, whose patches and tubelets are the strides; positions and attention
         are as below.
@@ -59,6 +65,7 @@ class CoarseEncoderConfig(Section):
                 mlp_ratio=self.mlp_ratio,
                 init_std=self.init_std,
                 attention=below.attention if steps > 1 else "full",
+                window=self.window,
             )
         except ValidationError as error:
             raise ValueError(f"encoder: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

@@ -64,9 +64,12 @@ class Blocks(nn.Sequential):
         return outputs
 
 
-def no_later(steps: Int[Tensor, "*S N"]) -> Bool[Tensor, "*S N N"]:
-    """Of tokens at these time steps, which may attend to which: to those of the same and of earlier steps."""
-    return steps[..., :, None] >= steps[..., None, :]
+def no_later(steps: Int[Tensor, "*S N"], window: int | None) -> Bool[Tensor, "*S N N"]:
+    """Of tokens at these time steps, which may attend to which: to those of the same and of earlier steps, no more than a window of
+    them.
+    """
+    ago = steps[..., :, None] - steps[..., None, :]
+    return ago >= 0 if window is None else (ago >= 0) & (ago < window)
 
 
 def use_attention(network: nn.Module, fused: bool) -> None:

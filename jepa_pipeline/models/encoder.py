@@ -73,14 +73,16 @@ class Encoder(nn.Module):
     ) -> tuple[Float[Tensor, "B 1 K E"] | None, Bool[Tensor, "B 1 K K"] | None]:
         """The angles of chosen tokens, and what each of them may attend to, the same for all heads."""
         steps = index // prod(self.grid[1:])
-        return None if rope is None else take_rope(rope, index), no_later(steps)[:, None] if self.causal else None
+        return None if rope is None else take_rope(rope, index), no_later(steps, self.config.window)[
+            :, None
+        ] if self.causal else None
 
     def mask(self, tokens: Float[Tensor, "B N D"], pixels: Float[Tensor, "B C *T H W"]) -> Bool[Tensor, "N N"] | None:
         """What each of all tokens may attend to; None: to all."""
         if not self.causal:
             return None
         grid = self.grid_of(pixels)
-        return no_later(torch.arange(grid[0], device=tokens.device).repeat_interleave(prod(grid[1:])))
+        return no_later(torch.arange(grid[0], device=tokens.device).repeat_interleave(prod(grid[1:])), self.config.window)
 
     def grid_of(self, pixels: Float[Tensor, "B C *T H W"]) -> Grid:
         """Time steps, rows and columns of tokens of an image or clip."""

@@ -152,6 +152,18 @@ def test_no_level_of_a_forward_stack_looks_ahead():
         assert not torch.allclose(before[:, past:], after[:, past:], atol=1e-2)
 
 
+def test_with_a_window_of_one_every_time_step_is_represented_by_itself():
+    config = clips(attention="causal, window: 1")
+    encoder, (pixels,) = build(config).jepas[0].encoder, batch_of(config).views
+    changed = pixels.clone()
+    changed[:, :, 2:4] = torch.randn_like(changed[:, :, 2:4])
+    with torch.no_grad():
+        same = torch.isclose(encoder(pixels), encoder(changed), atol=1e-6).all(-1).unflatten(1, (4, 16))
+        kept = torch.tensor([[17, 3, 40]]).expand(4, -1)
+        assert torch.allclose(encoder(pixels, keep=[kept])[0][:, 1], encoder(changed, keep=[kept])[0][:, 1], atol=1e-6)
+    assert same[:, [0, 2, 3]].all() and not same[:, 1].any()
+
+
 def test_there_is_one_pass_of_each_target_and_step():
     whole = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [1, 1], time: [0.5, 0.5], context_keep: 0.5}]}"
     config = clips(coarse(COARSE_BLOCKS), coarse(whole, "{space: 2}"))
@@ -323,6 +335,10 @@ def test_the_energy_is_the_distance_at_each_token():
         ("method.levels.1.question.name=forwards", "did you mean 'forward'"),
         ("method.levels.0.question.masks=[{name: multiblock}]", "choose blocks or causal"),
         ("method.levels.0.target=shared", "collapses"),
+        (
+            "method.levels.0.encoder={image_size: 24, patch_size: 6, frames: 8, window: 2, embed_dim: 48, depth: 2, num_heads: 2}",
+            "leave window out",
+        ),
     ],
 )
 def test_a_mistake_is_said_in_a_sentence(change, message):
