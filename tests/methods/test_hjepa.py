@@ -336,7 +336,7 @@ def test_the_energy_is_the_distance_at_each_token():
         ("method.levels.0.question.masks=[{name: multiblock}]", "choose blocks or causal"),
         ("method.levels.0.target=shared", "collapses"),
         (
-            "method.levels.0.encoder={image_size: 24, patch_size: 6, frames: 8, window: 2, embed_dim: 48, depth: 2, num_heads: 2}",
+            "method.levels.0.encoder={attention: full, window: 2}",
             "leave window out",
         ),
     ],

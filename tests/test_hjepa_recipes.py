@@ -1,0 +1,86 @@
+"""A recipe of a stack and its flat twin cost the same and differ in nothing but the levels above; tools/count_flops.py counts it."""
+
+import re
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+TWINS = sorted(CONFIGS.glob("hjepa_*_flat.yaml"))
+PAIRS = [(twin.with_stem(twin.stem.removesuffix("_flat")), twin) for twin in TWINS]
+IDS = [stack.stem for stack, _ in PAIRS]
+
+
+def load_tool(name):
+    spec = spec_from_file_location(name, ROOT / f"tools/{name}.py")
+    module = module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")  # some stand on their neighbours
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_tool("count_flops")
+
+
+@pytest.fixture(scope="module")
+def costs(tool):
+    return {path: tool.cost(load_config(path)) for pair in PAIRS for path in pair}
+
+
+def header(path):
+    return path.read_text().split("\nname:")[0]
+
+
+@pytest.mark.parametrize(("stack", "flat"), PAIRS, ids=IDS)
+def test_a_step_of_a_stack_costs_what_one_of_its_flat_twin_does(costs, stack, flat):
+    assert costs[flat].step == pytest.approx(costs[stack].step, rel=0.03)
+    assert costs[flat].above == 0
+
+
+@pytest.mark.parametrize(("stack", "flat"), PAIRS, ids=IDS)
+def test_the_headers_say_what_a_step_costs(costs, stack, flat):
+    for path in (stack, flat):
+        (said,) = re.findall(r"A step costs ([\d,.]+) GFLOP", header(path))
+        assert said == f"{costs[path].step / 1e9:,.1f}"
+        assert f"tools/count_flops.py configs/{stack.name} configs/{flat.name}" in header(path)
+    (share,) = re.findall(r"the level above takes ([\d.]+) %", header(stack))
+    above, step = costs[stack].above, costs[stack].step
+    assert share == f"{100 * above / step:.1f}" and 0.05 < above / step < 0.155
+
+
+@pytest.mark.parametrize(("stack", "flat"), PAIRS, ids=IDS)
+def test_twins_differ_in_depth_for_levels_and_in_nothing_else(stack, flat):
+    tall, wide = load_config(stack), load_config(flat)
+    assert tall.model_dump(exclude={"name", "method"}) == wide.model_dump(exclude={"name", "method"})
+    first, (only,) = tall.method.levels[0], wide.method.levels
+    assert first.model_dump(exclude={"encoder"}) == only.model_dump(exclude={"encoder"})
+    assert only.encoder.size._replace(depth=0) == first.encoder.size._replace(depth=0)
+    assert only.encoder.size.depth > first.encoder.size.depth
+    sizes = {"arch", "embed_dim", "depth", "num_heads", "mlp_ratio"}
+    assert only.encoder.model_dump(exclude=sizes) == first.encoder.model_dump(exclude=sizes)
+
+
+@pytest.mark.parametrize("recipe", ["ijepa_vits16", "vjepa_gpu_hour"])
+def test_the_count_is_the_arithmetic_of_a_jepa(tool, recipe):
+    config, bench_speed = load_config(CONFIGS / f"{recipe}.yaml"), load_tool("bench_speed")
+    small = config.model_copy(update={"optim": config.optim.model_copy(update={"batch_size_global": 2})})
+    assert tool.cost(config).step == pytest.approx(bench_speed.image_flops(small), rel=0.02)
+
+
+def test_the_table_has_a_row_a_recipe(tool, capsys):
+    tool.table([CONFIGS / "debug/hjepa.yaml", CONFIGS / "debug/ijepa_sigreg.yaml"])
+    printed = capsys.readouterr().out
+    assert "hjepa" in printed and "ijepa_sigreg" in printed and "0.0%" in printed
+
+
+def test_other_methods_are_refused(tool):
+    with pytest.raises(UserError, match=r"method\.name is byol, but only the steps of JEPAs"):
+        tool.cost(load_config(CONFIGS / "debug/byol.yaml"))
