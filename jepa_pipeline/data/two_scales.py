@@ -3,7 +3,8 @@ a large soft light drifts slowly in one of four. The two have nothing to do with
 
 No single frame tells either: where part and light are in it is uniform, and colours and sizes are the same for all classes. Every
 now and then the part is suddenly somewhere else, so that after a second its place is anybody's guess while its direction is not.
-Every frame has its own tint and grain, in which the light's drift from one frame to the next is lost; over ten frames it is plain.
+Every frame has its own grain, tint and shimmer, blotches as wide as the part, in which the light's drift from one frame to the next
+is lost; over ten frames it is plain.
 """
 
 import numpy as np
@@ -30,8 +31,11 @@ SPREAD = 8.0
 GROUND, CONTRAST, COLOUR = (112.0, 143.0), (60.0, 80.0), 20.0
 """In grey levels: the ground; how much brighter or darker part and light make it; how far the channels of each lie apart."""
 
-FLICKER, GRAIN = 5.0, 8.0
-"""Deviations, in grey levels, of each frame's tint and of each of its pixels."""
+FLICKER, SHIMMER, GRAIN = 5.0, 15.0, 8.0
+"""Deviations, in grey levels, of each frame's tint, of its blotches and of each of its pixels."""
+
+BLOTCHES = 6
+"""Along a side."""
 
 
 def draw_two_scales(fast: str, slow: str, frames: int, side: int, generator: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
@@ -44,6 +48,7 @@ def draw_two_scales(fast: str, slow: str, frames: int, side: int, generator: np.
     pixels = generator.standard_normal((frames, side * side, 3), np.float32)
     pixels *= GRAIN
     pixels += amounts @ draw_colours(frames, generator)
+    pixels += draw_shimmer(frames, side, generator)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(frames, side, side, 3)
 
 
@@ -64,6 +69,14 @@ def distances(places: Float[np.ndarray, "T 2"], side: int) -> tuple[Float32[np.n
     """Of every column in x and of every row in y from a place in each frame, the shorter way round."""
     x, y = (((np.arange(side) - at[:, None] + side / 2) % side - side / 2).astype(np.float32) for at in places.T)
     return x[:, None], y[:, :, None]
+
+
+def draw_shimmer(frames: int, side: int, generator: np.random.Generator) -> Float32[np.ndarray, "T N 1"]:
+    """What the blotches of each frame add to its pixels: random values on a coarse grid, and what lies between them."""
+    where = np.linspace(0, BLOTCHES - 1, side, dtype=np.float32)
+    share = np.maximum(0, 1 - np.abs(where[:, None] - np.arange(BLOTCHES, dtype=np.float32)))  # of each value in each pixel
+    values = SHIMMER * generator.standard_normal((frames, BLOTCHES, BLOTCHES), np.float32)
+    return (share @ values @ share.T).reshape(frames, -1, 1)
 
 
 def draw_colours(frames: int, generator: np.random.Generator) -> Float32[np.ndarray, "T 3 3"]:

@@ -96,7 +96,7 @@ def test_a_single_frame_does_not_tell_the_class(factor, pixels):
 
 
 def test_the_drift_is_less_than_the_noise_between_neighbours_and_more_over_ten_frames(monkeypatch):
-    steadily(monkeypatch, "FLICKER", "GRAIN")
+    steadily(monkeypatch, "FLICKER", "SHIMMER", "GRAIN")
     monkeypatch.setattr("jepa_pipeline.data.two_scales.RADIUS", (-9.0, -9.0))  # no part
     for slow in WAYS:
         frames = draw_two_scales("north", slow, frames=FRAMES, side=SIDE, generator=np.random.default_rng(0))
