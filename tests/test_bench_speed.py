@@ -58,6 +58,8 @@ CASES = {
     "vjepa": (ROOT / "configs/debug/vjepa.yaml", []),
     "vjepa, two clips of each video": (ROOT / "configs/debug/vjepa.yaml", ["views.crops=[{count: 2}]"]),
     "vjepa2": (ROOT / "configs/debug/vjepa2.yaml", []),
+    "hjepa": (ROOT / "configs/debug/hjepa.yaml", []),
+    "hjepa, nothing detached": (ROOT / "configs/debug/hjepa.yaml", ["method.levels.1.detach=false"]),
 }
 
 
@@ -73,6 +75,17 @@ def test_the_arithmetic_is_what_torch_counts(case, tool):
         torch.stack(list(method(batch).losses.values())).sum().backward()
     expected = counter.get_total_flops() / len(batch.keys)
     assert tool.image_flops(config) == pytest.approx(expected, rel=0.02 if "shared" in case else 1e-3)
+
+
+def test_a_stack_of_one_level_needs_what_the_flat_method_does(tool):
+    flat = load_config(ROOT / "configs/debug/vjepa.yaml")
+    question = {"name": "masked", "masks": [masks.model_dump() for masks in flat.method.masks]}
+    level = flat.method.model_dump(include={"encoder", "predictor"}) | {"question": question}
+    hjepa = load_config(ROOT / "configs/debug/hjepa.yaml")
+    one = type(hjepa.method).model_validate({"name": "hjepa", "levels": [level]})
+    assert tool.image_flops(flat.model_copy(update={"method": one})) == pytest.approx(tool.image_flops(flat), rel=1e-3)
+    lower = hjepa.method.model_copy(update={"levels": hjepa.method.levels[:1]})
+    assert tool.image_flops(hjepa) > tool.image_flops(hjepa.model_copy(update={"method": lower}))
 
 
 def test_a_vit_b_has_the_flops_of_its_papers(tool):

@@ -82,11 +82,12 @@ def test_any_recipe_can_be_tested(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_video_recipe_can_be_tested(videos, tmp_path):
-    """V-JEPA with two sets of masks and a worker, through four epochs."""
+@pytest.mark.parametrize("method", ["vjepa", "hjepa"])
+def test_a_video_recipe_can_be_tested(method, videos, tmp_path):
+    """V-JEPA with two sets of masks, or a stack of two levels with one each, and a worker, through four epochs."""
     from jepa_pipeline.training.tracker import read_rows
 
-    recipe = Path(__file__).parents[1] / "configs" / "debug" / "vjepa.yaml"
+    recipe = Path(__file__).parents[1] / "configs" / "debug" / f"{method}.yaml"
     small = ["optim.batch_size_global=8", "optim.warmup_samples=16", "views.crops=[{flip: 0.5}]", "trainer.accelerator=cpu"]
     places = [f"data.train={videos / 'train'}", "data.workers=1"]
     result = selftest(recipe, *places, *small, "--steps", 12, "--out", tmp_path / "out")

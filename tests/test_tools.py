@@ -32,7 +32,9 @@ def bench_step():
     """tools/bench_step.py as a module, with products small enough for a test."""
     spec = spec_from_file_location("bench_step", ROOT / "tools/bench_step.py")
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")  # it stands on its neighbours
+        spec.loader.exec_module(module)
     module.MATMUL = {"cpu": 256}
     return module
 
@@ -133,6 +135,50 @@ def test_it_runs_without_shards(bench_step, monkeypatch, capsys):
 def test_a_mistake_is_one_sentence(bench_step, monkeypatch, capsys):
     assert call(bench_step, monkeypatch, RECIPE, *tiny_overrides("/no/shards")) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+STACK = [
+    "optim={batch_size_global: 4, total_samples: 12, warmup_samples: 4}",
+    "trainer={accelerator: cpu, precision: fp32, threads: 1}",
+]
+
+
+def test_every_network_of_a_stack_is_a_part(bench_step):
+    config = bench_step.load_config(str(ROOT / "configs/debug/hjepa.yaml"), STACK)
+    found = bench_step.measure(config, 1, synthetic=True, attention=None)
+    networks = ("target", "encoder", "predictor")
+    named = [f"level{level}/{network} forward" for level in (1, 2) for network in networks]
+    assert set(named) < set(found.parts)
+    assert all(found.parts[name].flops > 0 for name in named)
+    assert sum(part.flops for name, part in found.parts.items() if name not in named and name != "backward") == 0
+
+
+def test_a_stack_is_measured_level_by_level(bench_step, monkeypatch, capsys):
+    recipe = str(ROOT / "configs/debug/hjepa.yaml")
+    assert call(bench_step, monkeypatch, recipe, *STACK, "--synthetic", "--steps", "1") == 0
+    printed = capsys.readouterr().out
+    assert "what each level adds to a step of debug_hjepa" in printed and "share of the peak" in printed
+
+
+def test_what_a_level_adds_is_what_the_stack_takes_beyond_the_one_below(bench_step):
+    costs = sys.modules["level_costs"].LevelCosts(rounds=[[10.0, 20.0], [20.0, 25.0], [20.0, 40.0]], peaks=[3 * 2**20, 4 * 2**20])
+    table = bench_step.levels_table(costs, "title")
+    assert [list(column.cells) for column in table.columns] == [
+        ["1", "2", "all"],
+        ["20", "10", "25"],
+        ["50.0% (50.0% to 80.0%)", "50.0% (20.0% to 50.0%)", ""],
+        ["3", "1", "4"],
+        ["75.0%", "25.0%", ""],
+    ]
+
+
+def test_the_memory_of_a_cpu_is_what_tensors_took(bench_step):
+    config = bench_step.load_config(str(ROOT / "configs/debug/hjepa.yaml"), STACK)
+    costs = bench_step.compare_levels(config, steps=1, fused=False)
+    method = bench_step.build_method(config.method)
+    weights = sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in method.parameters())
+    assert weights < costs.peaks[1] < 20 * weights, "weights, gradients, two moments, and activations"
+    assert costs.peaks[0] < costs.peaks[1]
 
 
 def test_views_are_measured_in_both_ways(shards):

@@ -19,11 +19,13 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from bench_step import OneBatch, lengthen, milliseconds
+from timed_steps import OneBatch, lengthen, milliseconds
+from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.cli import leave
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import JepaConfig
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.networks import Architecture
@@ -31,6 +33,7 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.loader import loader
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.pretrain import choose_accelerator
 from jepa_pipeline.training.environment import git_state
 from jepa_pipeline.training.module import Pretraining
@@ -121,12 +124,29 @@ def step_flops(config: JepaConfig, masks: Sequence[Masks]) -> float:
     return flops
 
 
+def counted_flops(config: RunConfig) -> float:
+    """The same of a stack, as torch counts them: the networks have shapes and no weights, and nothing runs. Where step_flops leaves
+    out a regulariser, its products are here.
+    """
+    with torch.device("meta"):
+        method = build_method(config.method)
+    use_attention(method, fused=False)  # the fused one multiplies queries and keys again on its way back
+    batch = OneBatch(config, method_masks(config.method)).batch
+    masks = [Masks(*(rows.to("meta") for rows in one)) for one in batch.masks]
+    views = [torch.empty_like(view, dtype=torch.float32, device="meta") for view in batch.views]
+    with FlopCounterMode(display=False) as counter:
+        torch.stack([*method(batch._replace(views=views, masks=masks)).losses.values()]).sum().backward()
+    return counter.get_total_flops() / len(batch.keys)
+
+
 def image_flops(config: RunConfig) -> float:
     """Of all views of an image in one step.
 
     Raises:
-        UserError: the method is no JEPA, whose arithmetic alone is known here.
+        UserError: the method is no JEPA and no stack of them, whose arithmetic alone is known here.
     """
+    if isinstance(config.method, HJepaConfig):
+        return counted_flops(config)
     if not isinstance(config.method, JepaConfig):
         raise UserError(f"method.name is {config.method.name}, but only a JEPA's arithmetic is known here: give a recipe of one")
     return len(config.views.kinds) * step_flops(config.method, OneBatch(config, method_masks(config.method)).batch.masks)

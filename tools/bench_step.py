@@ -2,45 +2,46 @@
 
 The steps are those of a run: Lightning drives the module of training/ over the loader of data/, and the module marks the time as
 it goes by. Every second step is marked at its end alone, so that what marking costs can be seen. Nothing is written.
+
+Of a stack (hjepa) a second table says what each level adds to a step and to its memory (level_costs.py).
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from level_costs import compare_levels, levels_table
 from rich.console import Console
 from rich.table import Table
+from timed_steps import OneBatch, Timed, Timeline, draw_masks, lengthen, milliseconds, run
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from jepa_pipeline.batch import Batch, Masks
+from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import MaskSampler
 from jepa_pipeline.data.loader import loader, train_loader
-from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.pretrain import choose_accelerator, prepare
-from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.processes import World
-from jepa_pipeline.training.trainer import build_trainer
 
-ALONE = World(rank=0, size=1, local_rank=0, local_size=1, address="127.0.0.1", port=0, started_by="hand")
 WARM_UP = 2
 REST = "rest of the loop"
+LEVEL = re.compile(r"levels\.(\d+)\.")
 MATMUL = {"cpu": 2048, "cuda": 8192}
 ATTENTION_ON_CPU = {  # torch counts the fused attention of CUDA alone
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
@@ -53,63 +54,17 @@ class Attention(StrEnum):
     plain = "plain"
 
 
-class Timeline:
-    """Readings of a clock along optimiser steps: of its parts in every second step, and of its end alone in the others."""
-
-    def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float]) -> None:
-        self.now = now
-        self.between = between
-        self.steps: list[list[tuple[str, Any]]] = [[]]
-
-    def mark(self, part: str) -> None:
-        """What went by since the mark before was `part`."""
-        if len(self.steps) % 2:
-            self.steps[-1].append((part, self.now()))
-
-    def end_step(self, part: str) -> None:
-        end = (part, self.now())
-        self.steps[-1].append(end)
-        self.steps.append([end])
-
-    def wholes(self, skip: int) -> list[float]:
-        """The steps after the first `skip` that were marked at their ends alone."""
-        return [self.between(step[0][1], step[-1][1]) for step in self.steps[skip:-1] if len(step) == 2]
-
-    def parts(self, skip: int) -> list[dict[str, float]]:
-        """The parts of the other steps."""
-        return [self.split(step) for step in self.steps[skip:-1] if len(step) > 2]
-
-    def split(self, step: list[tuple[str, Any]]) -> dict[str, float]:
-        sums: dict[str, float] = {}
-        for (_, start), (part, end) in pairwise(step):
-            sums[part] = sums.get(part, 0.0) + self.between(start, end)
-        return sums
-
-
-def milliseconds(accelerator: str) -> Timeline:
-    """Host time on a CPU; on a GPU events in its own queue, for which nobody waits before the run is over."""
-    if accelerator == "cpu":
-        return Timeline(time.perf_counter, lambda start, end: 1e3 * (end - start))
-
-    def record() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    return Timeline(record, lambda start, end: start.elapsed_time(end))
-
-
-class Marked(Pretraining):
-    """Pretraining that marks what it did. A method's networks are its children, which it calls through forward."""
-
-    timeline: Timeline
+class Marked(Timed):
+    """Pretraining that marks what it did. It calls a method's networks through forward."""
 
     def __init__(self, config: RunConfig, method: Any) -> None:
         super().__init__(config, method)
         mark: Any = torch.compiler.disable(lambda part: self.timeline.mark(part))  # a compiled network is not to trace it
-        for name, network in method.named_children():
+        names = {network: name for name, network in method.named_modules()}
+        for network in method.networks():
             if next(network.parameters(), None) is None:
                 continue
+            name = LEVEL.sub(lambda level: f"level{int(level[1]) + 1}/", names[network])
             network.register_forward_pre_hook(lambda *_: mark("loss"))
             network.register_forward_hook(lambda *_, part=f"{name} forward": mark(part))
 
@@ -143,10 +98,6 @@ class Marked(Pretraining):
         optimizer.register_step_post_hook(lambda *_: self.timeline.mark("optimiser"))
         return optimizer
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, *args)
-        self.timeline.end_step("EMA")
-
 
 class Part(NamedTuple):
     ms: float
@@ -166,28 +117,6 @@ class Report(NamedTuple):
     attention_flops: float
     peak: float
     fused: bool
-
-
-class OneBatch(Dataset[Batch]):
-    """Random pixels and real masks, the same batch for every number."""
-
-    def __init__(self, config: RunConfig, masks: Sequence[MaskSampler]) -> None:
-        sizes = config.views.sizes(config.method.encoder.image_size)
-        images = config.optim.batch_size_global // config.optim.accumulate_steps
-        encoder = config.method.encoder
-        time = [encoder.frames] if isinstance(encoder, EncoderConfig) and encoder.clips else []
-        views = [torch.randint(256, (images, 3, *time, size, size), dtype=torch.uint8) for size in sizes]
-        self.batch = Batch(views, draw_masks(config, masks, images), None, [str(number) for number in range(images)], [])
-
-    def __getitems__(self, numbers: list[int]) -> Batch:
-        return self.batch
-
-
-def draw_masks(config: RunConfig, masks: Sequence[MaskSampler], images: int) -> list[Masks]:
-    """Those of all views of a batch; none for a method without masks."""
-    views = range(len(config.views.kinds))
-    generators = [keyed_generator(config.seed, Stream.MASK, 0, number, view) for view in views for number in range(images)]
-    return [sampler(generators, 0) for sampler in masks]
 
 
 def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention | None) -> Report:
@@ -222,22 +151,6 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
         peak=matmul_peak(accelerator, config.trainer.precision),
         fused=any(getattr(layer, "fused_attn", False) for layer in module.modules()),
     )
-
-
-def lengthen(config: RunConfig, steps: int) -> RunConfig:
-    """The run with at least that many steps, so that the stream does not end while it is measured."""
-    total = max(config.optim.total_samples, steps * config.optim.batch_size_global)
-    return config.model_copy(update={"optim": config.optim.model_copy(update={"total_samples": total})})
-
-
-def run(module: Marked, batches: DataLoader[Batch], timeline: Timeline, steps: int, accelerator: str) -> Timeline:
-    """Train for that many optimiser steps, as `jepa pretrain` does but without its log and its checkpoints."""
-    config, module.timeline = module.config, timeline
-    trainer = build_trainer(config, accelerator, ALONE, steps, callbacks=[])
-    trainer.fit(module, batches)
-    if accelerator == "cuda":
-        torch.cuda.synchronize()
-    return timeline
 
 
 def combine(steps: list[dict[str, float]], flops: dict[str, float]) -> dict[str, Part]:
@@ -312,12 +225,14 @@ def bench(
     synthetic: Annotated[bool, typer.Option("--synthetic", help="One random batch again and again; no shards are needed.")] = False,
     attention: Annotated[Attention | None, typer.Option(help="How attention is computed; as the run would unless said.")] = None,
 ) -> None:
-    """Print where the time of one optimiser step of a recipe goes."""
-    config = load_config(recipe, overrides or [])
+    """Print where the time of one optimiser step of a recipe goes; of a stack also what each level adds."""
+    config, console = load_config(recipe, overrides or []), Console()
     report = measure(config, steps, synthetic, attention)
     images, kind = config.optim.batch_size_global, "fused" if report.fused else "plain"
     how = f"{choose_accelerator(config)}, {config.trainer.precision}, {kind} attention, threads: {torch.get_num_threads()}"
-    Console().print(as_table(report, f"one step of {config.name}: {images} images, {how}", images))
+    console.print(as_table(report, f"one step of {config.name}: {images} images, {how}", images))
+    if isinstance(config.method, HJepaConfig):
+        console.print(levels_table(compare_levels(config, steps, report.fused), f"what each level adds to a step of {config.name}"))
 
 
 def main() -> None:

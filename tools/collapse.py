@@ -57,6 +57,12 @@ def without_average(method: Method) -> None:
     method.represent = lambda pixels: method.encoder(pixels)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
+def without_averages(method: Method) -> None:
+    """The same at every level of a stack."""
+    for level in method.jepas:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues, reportCallIssue, reportArgumentType]
+        without_average(level)
+
+
 class Removal(NamedTuple):
     """What keeps a method from collapsing, and how it is taken away: by overrides of its recipe, or from the method."""
 
@@ -78,6 +84,7 @@ REMOVALS = {
     "ijepa": Removal("EMA, stop-gradient", change=without_average),
     "vjepa": Removal("EMA, stop-gradient", change=without_average),
     "vjepa2": Removal("EMA, stop-gradient", change=without_average),
+    "hjepa": Removal("EMA, stop-gradient", change=without_averages),
     "ijepa_vicreg": Removal("VICReg", change=unregularized),
     "ijepa_sigreg": Removal("SIGReg", change=unregularized),
 }

@@ -1,10 +1,10 @@
 """Labelled videos drawn on the spot with structure at two time scales: a small part darts in one of four directions, and behind it
 a large soft light drifts slowly in one of four. The two have nothing to do with each other.
 
-No single frame tells either: where part and light are in it is uniform, and colours and sizes are the same for all classes. Every
-now and then the part is suddenly somewhere else, so that after a second its place is anybody's guess while its direction is not.
-Every frame has its own grain, tint and shimmer, blotches as wide as the part, in which the light's drift from one frame to the next
-is lost; over ten frames it is plain.
+No single frame tells either: where part and light are in it is uniform. All else is alike in all videos, so that nothing lasts but
+what moves. Every now and then the part is suddenly somewhere else, so that after a second its place is anybody's guess while its
+direction is not. Every frame has its own grain, tint and shimmer, blotches as wide as the part, in which the light's drift from one
+frame to the next is lost; over ten frames it is plain.
 """
 
 import numpy as np
@@ -28,10 +28,10 @@ DRIFT = 0.4, 0.5
 SPREAD = 8.0
 """Deviation of the light, a Gaussian, in pixels."""
 
-GROUND, CONTRAST, COLOUR = (112.0, 143.0), (60.0, 80.0), 20.0
-"""In grey levels: the ground; how much brighter or darker part and light make it; how far the channels of each lie apart."""
+GROUND, PART, LIGHT = (120.0, 115.0, 110.0), (-85.0, -80.0, -75.0), (70.0, 65.0, 50.0)
+"""In grey levels, red, green and blue: the ground, and what the part and the light add to it, in every video the same."""
 
-FLICKER, SHIMMER, GRAIN = 5.0, 15.0, 8.0
+FLICKER, SHIMMER, GRAIN = 5.0, 12.0, 8.0
 """Deviations, in grey levels, of each frame's tint, of its blotches and of each of its pixels."""
 
 BLOTCHES = 6
@@ -47,7 +47,8 @@ def draw_two_scales(fast: str, slow: str, frames: int, side: int, generator: np.
     amounts = np.stack([np.ones_like(part), part, light], axis=-1).reshape(frames, -1, 3)
     pixels = generator.standard_normal((frames, side * side, 3), np.float32)
     pixels *= GRAIN
-    pixels += amounts @ draw_colours(frames, generator)
+    pixels += amounts @ np.array([GROUND, PART, LIGHT], np.float32)
+    pixels += generator.normal(0, FLICKER, (frames, 1, 3)).astype(np.float32)
     pixels += draw_shimmer(frames, side, generator)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(frames, side, side, 3)
 
@@ -77,11 +78,3 @@ def draw_shimmer(frames: int, side: int, generator: np.random.Generator) -> Floa
     share = np.maximum(0, 1 - np.abs(where[:, None] - np.arange(BLOTCHES, dtype=np.float32)))  # of each value in each pixel
     values = SHIMMER * generator.standard_normal((frames, BLOTCHES, BLOTCHES), np.float32)
     return (share @ values @ share.T).reshape(frames, -1, 1)
-
-
-def draw_colours(frames: int, generator: np.random.Generator) -> Float32[np.ndarray, "T 3 3"]:
-    """In each frame the colour of the ground, then what part and light add to it, brighter or darker."""
-    amounts = generator.choice([-1, 1], 2) * generator.uniform(*CONTRAST, 2)
-    colours = np.array([[generator.uniform(*GROUND)], *amounts[:, None]]) + generator.uniform(-COLOUR, COLOUR, (3, 3))
-    flicker = generator.normal(0, FLICKER, (frames, 1, 3)) * [[1], [0], [0]]
-    return (colours + flicker).astype(np.float32)

@@ -21,6 +21,11 @@ IMAGES, STEPS = 12, 4
 SMALL = ["method.encoder.args={channels: [4, 4, 8, 8], zero_init_last: false}", "method.encoder.image_size=16"]
 EXPANDER = "method.regularizer.expander={hidden: [16], out: 24}"
 VIC = "method.regularizer={name: vicreg, weight: 0.04}"
+SHARED = ("target=shared", "regularizer={name: vicreg, weight: 0.04}")
+MASKED = (
+    "method.levels.1.question={name: masked, masks: ["
+    "{name: blocks, num_blocks: 1, scale: [0.25, 0.25], context_keep: 0.25, target_keep: 0.25}]}"
+)
 MULTI_CROP = "views.crops=[{count: 2}, {count: 3, image_size: 8}]"
 CASES = {
     "ijepa": ("ijepa", []),
@@ -30,6 +35,10 @@ CASES = {
     "vjepa": ("vjepa", []),
     "vjepa, two clips, shared target and VICReg": ("vjepa", ["views.crops=[{count: 2}]", "method.target=shared", VIC]),
     "vjepa2": ("vjepa2", []),
+    "hjepa": ("hjepa", []),
+    "hjepa, nothing detached": ("hjepa", ["method.levels.1.detach=false"]),
+    "hjepa, masked levels, nothing detached": ("hjepa", ["method.levels.1.detach=false", MASKED]),
+    "hjepa, shared targets and VICReg": ("hjepa", [f"method.levels.{n}.{key}" for n in range(2) for key in SHARED]),
     "vicreg": ("vicreg", SMALL),
     "barlow_twins": ("barlow_twins", SMALL),
     "lejepa": ("lejepa", SMALL),
@@ -99,7 +108,7 @@ WAYS = {
     "4 x fsdp2": (4, sharded("fsdp2")),
     "2 x 2 hsdp, activations computed again": (4, sharded("hsdp", checkpoint_activations=True)),
 }
-ON_MANY = ("ijepa", "vjepa", "vicreg", "swav", "byol")
+ON_MANY = ("ijepa", "vjepa", "hjepa", "vicreg", "swav", "byol")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -24,6 +24,13 @@ METHODS = {
         " predictor: {embed_dim: 16, depth: 1, num_heads: 2}, masks: [{name: blocks, num_blocks: 2, scale: [0.25, 0.25]}]}",
         "views.clip.stride=1",
     ],
+    "hjepa": [
+        "method={name: hjepa, levels: [{encoder: {image_size: 16, patch_size: 8, frames: 4, tubelet_size: 2, attention: causal,"
+        " embed_dim: 24, depth: 2, num_heads: 2}, predictor: {embed_dim: 16, depth: 1, num_heads: 2}, question: {name: masked, masks:"
+        " [{name: blocks, num_blocks: 2, scale: [0.25, 0.25]}]}}, {encoder: {stride: {space: 2}, embed_dim: 16, depth: 1,"
+        " num_heads: 2}, predictor: {embed_dim: 16, depth: 1, num_heads: 2}, question: {name: forward}, detach: false}]}",
+        "views.clip.stride=1",
+    ],
     "vicreg": [f"method={{name: vicreg, encoder: {BACKBONE}, projector: {HEAD}}}", "views.crops=[{count: 2}]"],
     "swav": [
         f"method={{name: swav, encoder: {BACKBONE}, projector: {HEAD}, prototypes: 10, frozen_steps: 1}}",
@@ -54,7 +61,7 @@ def on_processes(run_ranks):
 @pytest.fixture
 def configure(tiny, videos):
     def make(method, *overrides):
-        data = [f"data.train={videos / 'train'}"] if method == "vjepa" else []
+        data = [f"data.train={videos / 'train'}"] if method in ("vjepa", "hjepa") else []
         return tiny(*METHODS[method], SGD, *LOGGED, *data, *overrides)
 
     return make
@@ -84,11 +91,12 @@ def test_a_run_on_two_processes_is_the_run_on_one(method, strategy, configure, o
             assert torch.allclose(value.float(), expected[name].float(), atol=1e-6, rtol=1e-5), name
 
 
-def test_bf16_dealt_out_is_bf16_of_whole_copies(configure, on_processes):
+@pytest.mark.parametrize(("method", "positions"), [("vjepa", "encoder"), ("hjepa", "levels.0.encoder")])
+def test_bf16_dealt_out_is_bf16_of_whole_copies(method, positions, configure, on_processes):
     """But for the weights of the norms, which are gathered in bf16 too; positions, among them rotary ones, are not."""
     for strategy in ("ddp", "fsdp2"):
         half = [f"name={strategy}", f"trainer.strategy={strategy}", "trainer.precision=bf16", "trainer.checkpoint_activations=true"]
-        config = configure("vjepa", *half, "method.encoder.positions=rope")
+        config = configure(method, *half, f"method.{positions}.positions=rope")
         assert on_processes(config, 2) == [0, 0]
         if strategy == "ddp":
             expected = losses(config)
@@ -115,13 +123,15 @@ def test_a_sharded_run_goes_on_anywhere(configure, on_processes):
         assert read_rows(config.folder / "metrics.jsonl")[0]["step"] == 6
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_killed_and_continued_it_is_the_run_left_alone(strategy, configure, on_processes):
+@pytest.mark.parametrize(
+    ("method", "strategy"), [("ijepa", "ddp"), ("ijepa", "fsdp2"), pytest.param("hjepa", "fsdp2", marks=pytest.mark.slow)]
+)
+def test_killed_and_continued_it_is_the_run_left_alone(method, strategy, configure, on_processes):
     """Bit for bit, in all that is saved and logged."""
 
     def make(name):
         return configure(
-            "ijepa", f"name={name}", f"trainer.strategy={strategy}", "log.hashes_every_steps=1", "optim.total_samples=64",
+            method, f"name={name}", f"trainer.strategy={strategy}", "log.hashes_every_steps=1", "optim.total_samples=64",
             "optim.accumulate_steps=2", "checkpoint={every_steps: 2}", "data.workers=1",
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The ways to train on GPUs: each takes its steps in bf16, learns what the plain run learns, and goes on where it was stopped."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,18 @@ WAYS = {
     "fsdp2": "strategy: fsdp2",
     "all of them": "compile: true, checkpoint_activations: true, strategy: fsdp2",
 }
+LEVEL = "predictor: {embed_dim: 16, depth: 1, num_heads: 2}, "
+METHODS = {
+    "ijepa": [],
+    "hjepa": [
+        "method={name: hjepa, levels: ["
+        "{encoder: {image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, attention: causal, embed_dim: 24, depth: 2,"
+        f" num_heads: 2}}, {LEVEL} question: {{name: masked, masks: [{{name: blocks, num_blocks: 2, scale: [0.2, 0.4],"
+        " context_keep: 0.2, target_keep: 0.3}]}},"
+        "{encoder: {stride: {time: 1, space: 2}, coarsening: conv, embed_dim: 16, depth: 1, num_heads: 2},"
+        f" {LEVEL} question: {{name: forward}}, detach: false}}]}}"
+    ],
+}
 SGD = "optim={name: sgd, lr: 0.01, batch_size_global: 8, total_samples: 96, clip_norm: 1.0}"
 """Under AdamW the last bits of a gradient near zero decide the whole of a step."""
 ROUNDING = 0.03
@@ -31,9 +44,10 @@ ROUNDING = 0.03
 def run(tiny, tmp_path):
     """A function that makes a run in processes of its own, as a user does, from the middle of another one if that is given."""
 
-    def run(name, way="", begun=None):
+    def run(name, way="", begun=None, method="ijepa"):
         trainer = f"trainer={{{DEVICE}{', ' if way else ''}{way}}}"
-        config = tiny(f"name={name}", trainer, SGD, "log.every_steps=1", f"checkpoint={{every_steps: {STOP}, keep_every: {STOP}}}")
+        saves = f"checkpoint={{every_steps: {STOP}, keep_every: {STOP}}}"
+        config = tiny(*METHODS[method], f"name={name}", trainer, SGD, "log.every_steps=1", saves)
         if begun is not None:
             shutil.copytree(saved(begun, STOP), saved(config, STOP))
         recipe = tmp_path / f"{name}.yaml"
@@ -57,8 +71,8 @@ def losses(config):
 def weights(config, step):
     """All that is trained, as one vector."""
     state = load(saved(config, step)).state["module"]
-    trained = ("method.encoder.", "method.predictor.")
-    return torch.cat([state[name].double().cpu().flatten() for name in sorted(state) if name.startswith(trained)])
+    trained = re.compile(r"method\.(levels\.\d\.)?(encoder|predictor)\.")
+    return torch.cat([state[name].double().cpu().flatten() for name in sorted(state) if trained.match(name)])
 
 
 def agree(one, other):
@@ -71,12 +85,13 @@ def agree(one, other):
     assert gone > 0 and (weights(one, STEPS) - end).norm() < ROUNDING * gone
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_a_way_learns_what_the_plain_run_learns_and_goes_on_where_it_was_stopped(way, run):
-    straight = run("straight", way)
+def test_a_way_learns_what_the_plain_run_learns_and_goes_on_where_it_was_stopped(way, method, run):
+    straight = run("straight", way, method=method)
     assert [*losses(straight)] == [*range(1, STEPS + 1)]
-    agree(straight, run("plain"))
-    continued = run("continued", way, begun=straight)
+    agree(straight, run("plain", method=method))
+    continued = run("continued", way, begun=straight, method=method)
     assert [*losses(continued)] == [*range(STOP + 1, STEPS + 1)]
     agree(continued, straight)
 

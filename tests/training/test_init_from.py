@@ -6,7 +6,7 @@ from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.models.weights import read_card
+from jepa_pipeline.models.weights import load_encoder, read_card
 from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.beginning import begin_from
 from jepa_pipeline.training.checkpoint import load_last
@@ -87,6 +87,65 @@ def test_a_run_that_does_not_fit_is_refused_and_leaves_nothing(tiny, overrides, 
     with pytest.raises(UserError, match=sentence):
         pretrain(config, quiet)
     assert not config.folder.exists()
+
+
+LEVEL = "predictor: {embed_dim: 16, depth: 1, num_heads: 2}, "
+BLOCKS = "{name: masked, masks: [{name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.2, target_keep: 0.3}]}"
+STACK = [
+    "method={name: hjepa, levels: ["
+    "{encoder: {image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, attention: causal, embed_dim: 24, depth: 2, num_heads: 2},"
+    f" {LEVEL} question: {BLOCKS}}},"
+    "{encoder: {stride: {time: 1, space: 2}, coarsening: conv, embed_dim: 16, depth: 1, num_heads: 2},"
+    f" {LEVEL} question: {{name: forward}}}}]}}",
+    "optim={batch_size_global: 4, total_samples: 16, warmup_samples: 0}",
+]
+LONGER = ["method.levels.0.encoder.image_size=24", "method.levels.0.encoder.frames=8"]
+
+
+@pytest.mark.parametrize("positions", ["rope", "sincos"])
+def test_a_stack_goes_on_with_larger_and_longer_clips(tiny, positions):
+    """The grids of all its levels grow; the strides, and so the networks, are the same."""
+    kind, quiet = f"method.levels.0.encoder.positions={positions}", Console(quiet=True)
+    first = pretrain(tiny(*STACK, kind, "name=first"), quiet)
+    still = [*STILL[:-1], "method.levels.0.ema=[1.0, 1.0]", "method.levels.1.ema=[1.0, 1.0]"]
+    config = tiny(*STACK, kind, *still, *LONGER, f"init_from={first}")
+    assert [encoder.clip_grid for encoder in config.method.encoders] == [(4, 6, 6), (4, 3, 3)]
+    before, after = state_of(first)["module"], state_of(pretrain(config, quiet))["module"]
+    networks = [name for name in before if name.startswith("method.") and not name.endswith("pos_embed")]
+    assert len(networks) > 100
+    for name in networks:
+        assert torch.allclose(before[name], after[name], atol=1e-7), name
+    kept = load_encoder(config.folder)
+    assert [encoder.grid for encoder in kept.encoders] == [(4, 6, 6), (4, 3, 3)]
+
+
+SECOND = "method.levels.1.encoder"
+MASKED = BLOCKS.replace("[0.2, 0.4]", "[0.25, 0.25]")
+REFUSED = [
+    ([f"{SECOND}.stride.space=4"], f"where {SECOND}.stride.space is 2, and here it is 4: make it the same"),
+    ([*LONGER, f"{SECOND}.stride.time=2"], f"where {SECOND}.stride.time is 1, and here it is 2: make it the same"),
+    ([f"{SECOND}.coarsening=pool"], f"where {SECOND}.coarsening is conv, and here it is pool"),
+    ([f"{SECOND}.depth=2"], f"where {SECOND}.depth is 1, and here it is 2"),
+    ([f"{SECOND}.num_heads=4"], f"where {SECOND}.num_heads is 2, and here it is 4"),
+    (["method.levels.0.encoder.embed_dim=32"], "where method.levels.0.encoder.embed_dim is 24, and here it is 32"),
+    (["method.levels.1.predictor.depth=2"], "where method.levels.1.predictor.depth is 1, and here it is 2"),
+    (["method.levels.1.target=stop_gradient"], r"first difference: levels.1.target\..*: make target, regularizer"),
+    ([f"method.levels.1.question={MASKED}"], r"first difference: levels.1.predictor.mask_token"),
+]
+
+
+def test_a_stack_of_another_shape_is_refused(tiny):
+    quiet = Console(quiet=True)
+    first = pretrain(tiny(*STACK, "name=first", "optim.total_samples=4"), quiet)
+    levels = tiny(*STACK).method.levels
+    lower = tiny(*STACK, f"init_from={first}", "name=lower")
+    lower = lower.model_copy(update={"method": lower.method.model_copy(update={"levels": levels[:1]})})
+    refused = [(lower, f"where {SECOND}.coarsening is conv, and here it is None: make it the same")]
+    refused += [(tiny(*STACK, f"init_from={first}", *overrides, "name=second"), sentence) for overrides, sentence in REFUSED]
+    for config, sentence in refused:
+        with pytest.raises(UserError, match=sentence):
+            pretrain(config, quiet)
+        assert not config.folder.exists()
 
 
 def test_only_the_moments_come_from_there(tiny):

@@ -1,0 +1,138 @@
+"""A whole run of a stack: what it logs and keeps of every level, what changes nothing, and how it goes on."""
+
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+from rich.console import Console
+
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.models.stack import Stack
+from jepa_pipeline.models.weights import load_encoder
+from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.training import callbacks
+from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.hashes import HASHES
+from jepa_pipeline.training.tracker import read_rows
+
+RECIPE = Path(__file__).parents[2] / "configs" / "debug" / "hjepa.yaml"
+QUIET = Console(quiet=True)
+SMALL = [
+    "views.clip.stride=1",
+    "optim={batch_size_global: 4, total_samples: 24, warmup_samples: 4}",
+    "log={every_steps: 1, hashes_every_steps: 1}",
+    "health={vectors: 16, vectors_per_step: 16, every_steps: 3}",
+    "checkpoint.every_steps=2",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def configure(videos, tmp_path):
+    """A function that makes the configuration of six steps of the debug recipe, with dotted overrides."""
+
+    def make(*overrides):
+        places = [f"data.train={videos / 'train'}", f"output={tmp_path / 'runs'}"]
+        return load_config(RECIPE, [*SMALL, *places, *overrides])
+
+    return make
+
+
+def last(config):
+    return load_last(config.folder / "checkpoints", tell=pytest.fail).state
+
+
+def weights(config):
+    return {name: value for name, value in last(config)["module"].items() if name.startswith("method.")}
+
+
+def hashes(config):
+    return read_rows(config.folder / HASHES)
+
+
+def losses(config):
+    return [row["loss"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
+
+
+def test_every_level_is_logged_and_kept(configure):
+    config = configure()
+    pretrain(config, QUIET)
+    rows = read_rows(config.folder / "metrics.jsonl")
+    trained, healthy = ([row for row in rows if key in row] for key in ("loss", "health/target_rankme"))
+    for row in trained:
+        assert row["loss"] == pytest.approx(row["level1/prediction"] + row["level2/prediction"], rel=1e-6)
+    assert len(trained) == 6 and len(healthy) == 2 and all("level2/health/target_rankme" in row for row in healthy)
+    kept, state = load_encoder(config.folder), weights(config)
+    assert isinstance(kept, Stack)
+    for number in range(2):
+        target = f"method.levels.{number}.target."
+        found = kept.encoders[number].state_dict()
+        assert len(found) > 10 and all(torch.equal(value, state[target + name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("detach", ["true", "false"])
+def test_killed_and_continued_it_is_the_run_left_alone(configure, monkeypatch, detach):
+    """Bit for bit, in every hash: batches with the masks of all levels, gradients, weights, targets, moments."""
+    choices = [f"method.levels.1.detach={detach}", "optim.accumulate_steps=2"]
+    straight, killed = configure(*choices, "name=straight"), configure(*choices, "name=killed")
+    pretrain(straight, QUIET)
+
+    class Killed(Exception):
+        pass
+
+    original = callbacks.HealthMeter.on_step
+
+    def on_step(self, trainer, module):
+        original(self, trainer, module)
+        if module.step == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.HealthMeter, "on_step", on_step)
+        with pytest.raises(Killed):
+            pretrain(killed, QUIET)
+    assert last(killed)["step"] == 4
+    pretrain(killed, QUIET)
+    expected = hashes(straight)
+    assert len(expected) == 6 and hashes(killed) == expected
+    assert {"batch.0.masks.0.context", "batch.1.masks.1.targets"} <= expected[0].keys()
+    assert any("levels.1.target" in name for name in expected[0]) and losses(killed) == losses(straight)
+
+
+def test_the_number_of_workers_and_accumulation_change_nothing(configure):
+    """But for rounding, of a sum in parts."""
+    eps = "optim.eps=1e-3"  # else AdamW would blow the rounding of gradients that are zero up to whole steps
+    whole, workers, parts = (configure(eps, f"name=run{n}") for n in range(3))
+    workers = workers.model_copy(update={"data": workers.data.model_copy(update={"workers": 2})})
+    parts = parts.model_copy(update={"optim": parts.optim.model_copy(update={"accumulate_steps": 2})})
+    for config in (whole, workers, parts):
+        pretrain(config, QUIET)
+    expected, same, close = weights(whole), weights(workers), weights(parts)
+    assert all(torch.equal(value, same[name]) for name, value in expected.items())
+    assert all(torch.allclose(value, close[name], atol=2e-6, rtol=0) for name, value in expected.items())
+
+
+def test_compiled_blocks_of_all_levels_train_the_same(configure, monkeypatch):
+    """By a backend that runs what it is given, for the real compiler takes minutes."""
+    compiled, compile = [], torch.nn.Module.compile
+
+    def backend(graph, _):
+        return graph.forward
+
+    def ask(self):
+        compiled.append(self)
+        compile(self, backend=backend)
+
+    short = "optim.total_samples=8"
+    plain, asked = configure("name=plain", short), configure("name=compiled", short, "trainer.compile=true")
+    pretrain(plain, QUIET)
+    monkeypatch.setattr(torch.nn.Module, "compile", ask)
+    jaxtyping.config.update("jaxtyping_disable", True)  # the checks of shapes cannot be compiled
+    try:
+        pretrain(asked, QUIET)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+        torch.compiler.reset()
+    assert len(compiled) == 2 * 2 + 1 + 2 * 1 + 1  # two encoders and a predictor of each level
+    assert losses(asked) == pytest.approx(losses(plain), rel=1e-5) and weights(asked).keys() == weights(plain).keys()
