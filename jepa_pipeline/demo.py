@@ -13,7 +13,7 @@ from jepa_pipeline.data.moving import DIRECTIONS, draw_moving
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.summary import normalisation, say
 from jepa_pipeline.data.synthetic import SHAPES, draw_shape
-from jepa_pipeline.data.two_scales import WAYS, draw_two_scales
+from jepa_pipeline.data.two_scales import TURNS, WAYS, draw_two_scales
 from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.writer import Record, new_folder, png_record, video_record, write_shards
 
@@ -55,15 +55,15 @@ def demo_video(out: Path, videos: int = 2000, seed: int = 0) -> dict[Path, Manif
 
 
 def demo_scales(out: Path, videos: int = 6000, seed: int = 0) -> dict[Path, Manifest]:
-    """Draw videos of a part that darts about before a light that drifts slowly, 40 frames of 40x40 pixels at 12 a second.
+    """Draw videos of a part that darts about in a scene whose colour slowly turns, 40 frames of 40x40 pixels at 12 a second.
 
-    OUT/fast has the part's four directions for classes, OUT/slow the same videos with the light's four directions; in both the last
+    OUT/fast has the part's four directions for classes, OUT/slow the same videos with the colour's four turns; in both the last
     fifth is test/, the rest train/. The manifest of each of the four.
 
     Raises:
         UserError: there are too few videos for both parts to have every pair of classes, `out` is not empty, or PyAV is missing.
     """
-    test, pairs = round(videos * TEST_SHARE), len(WAYS) * len(WAYS)
+    test, pairs = round(videos * TEST_SHARE), len(WAYS) * len(TURNS)
     if test < pairs:
         raise UserError(
             f"--videos is {videos}: a fifth is the test set, with one of each of {pairs} pairs of classes: give 80 or more"
@@ -76,7 +76,7 @@ def demo_scales(out: Path, videos: int = 6000, seed: int = 0) -> dict[Path, Mani
             records = (next(drawn) for _ in track(range(count), f"drawing {out / '*' / part}"))
             fast, slow = folder / "fast" / part, folder / "slow" / part
             manifests[out / "fast" / part] = write_shards(records, fast, classes=WAYS, made={**made, "factor": "fast"})
-            manifests[out / "slow" / part] = write_shards(drifting(fast), slow, classes=WAYS, made={**made, "factor": "slow"})
+            manifests[out / "slow" / part] = write_shards(drifting(fast), slow, classes=TURNS, made={**made, "factor": "slow"})
     report(manifests, f"videos of {LONG_FRAMES} frames, {len(WAYS)} classes")
     return manifests
 
@@ -117,15 +117,15 @@ def draw_videos(videos: int, generator: np.random.Generator) -> Iterator[Record]
 
 
 def draw_scales(videos: int, generator: np.random.Generator) -> Iterator[Record]:
-    """The pairs of directions in turn, labelled by the part."""
+    """The pairs of way and turn in turn, labelled by the part."""
     for number in range(videos):
         slow, label = slow_and_fast(number)
-        frames = draw_two_scales(list(WAYS)[label], list(WAYS)[slow], LONG_FRAMES, SIDE, generator)
+        frames = draw_two_scales(list(WAYS)[label], list(TURNS)[slow], LONG_FRAMES, SIDE, generator)
         yield video_record(f"{number:08d}", encode_video(frames, FPS), "mp4", label)
 
 
 def drifting(fast: Path) -> Iterator[Record]:
-    """The videos of a folder that is labelled by the part, labelled by the light: read back, for all may not fit in memory."""
+    """The videos of a folder that is labelled by the part, labelled by the colour: read back, for all may not fit in memory."""
     shards = Shards(fast)
     for shard, member in shards.locate(range(shards.manifest.samples)):
         sample = shards.read(shard, member)
@@ -135,4 +135,4 @@ def drifting(fast: Path) -> Iterator[Record]:
 
 def slow_and_fast(number: int) -> tuple[int, int]:
     """Both labels of a video."""
-    return divmod(number % (len(WAYS) * len(WAYS)), len(WAYS))
+    return divmod(number % (len(WAYS) * len(TURNS)), len(WAYS))

@@ -25,9 +25,9 @@ from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.masks.build import future_masks, level_masks, method_masks
 from jepa_pipeline.models.weights import EncoderCard, read_card
-from jepa_pipeline.probes.continuations import cut_at
+from jepa_pipeline.probes.continuations import Cut, cut_at
 from jepa_pipeline.probes.energies import Asked, Draw, Measured, Subject, measure_clips, measure_images
-from jepa_pipeline.probes.energy_report import EnergyReport, error_rows, separation_rows, show
+from jepa_pipeline.probes.energy_report import EnergyReport, energy_key, error_rows, place_sentences, separation_rows, show
 from jepa_pipeline.probes.examine import feed
 from jepa_pipeline.probes.features import Lens, compute_device
 from jepa_pipeline.probes.heat import Span, animate, draw_sheet, spans
@@ -72,14 +72,15 @@ def energy(
         run: a run folder.
         data: a folder or URL of shards, or one with shards in test/; by default the test/ beside the run's training shards, or
             these where there is none.
-        past: share of a clip that is seen, which is rounded to whole time steps of the top level.
+        past: share of a clip that is seen, which is rounded to whole time steps of the highest level that has two or more.
         samples: how many are looked at, at most; drawn by the seed.
         pictures: how many of them are drawn with their errors.
-        out: folder of the report; RUN/energy unless given.
+        out: folder of the report; RUN/energy unless given. Its files are named by what was asked, so that asking the same again
+            replaces the answer, and asking something else does not.
         seed: key of the samples, of masks and of shuffled futures.
 
     Raises:
-        UserError: the run has no energy or no checkpoint, or the data does not belong to it.
+        UserError: the run has no energy or no checkpoint, the data does not belong to it, or masks hide nothing of an image.
     """
     folder = Path(run)
     config = load_config(folder)
@@ -92,16 +93,14 @@ def energy(
     found, card = choose(config, None if data is None else str(data), samples, seed), read_card(folder)
     encoders = levels(method)
     cut = cut_at(past, encoders) if encoders[0].clips else None
-    samplers = future(method, cut.share) if cut else hidden(method)
-    subject = Subject(asked, drawing(samplers), Lens(card.mean, card.std), distances(method), seed, pictures)
+    samplers = future(method, cut) if cut else hidden(method)
+    asked_of = distances(method)[: len(cut.steps) if cut else None]
+    subject = Subject(asked, drawing(samplers), Lens(card.mean, card.std), asked_of, seed, pictures)
     stream = feed(found.shards, card, ProbeConfig.model_validate({"workers": config.data.workers}), 1, 1, 0)
     passes = deal(found.chosen, stream.samples_per_pass)
     with damage_has_a_cure(found.shards.manifest.kind):
         loader = stream.load(passes)
         measured = measure_clips(subject, loader, passes, cut) if cut else measure_images(subject, loader, passes)
-    path = (out or folder / "energy") / f"{found.name}-{about.step:08d}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colours = spans(measured.shown) if measured.shown else []
     report = EnergyReport(
         data=found.name,
         location=without_secrets(found.shards.location),
@@ -116,10 +115,14 @@ def energy(
         past_frames=cut.frames if cut else None,
         separations=separation_rows(measured, rate(card)),
         errors=error_rows(measured, rate(card)),
-        said=sentences(measured.curves),
-        pictures=draw(measured, path, colours, cut.frames if cut else 0, rate(card)),
-        colours=colours,
+        flattered=cut is not None and any(encoder.attention == "full" for encoder in encoders[: len(cut.steps)]),
+        said=[*sentences(measured.curves), *place_sentences(measured), *([cut.left_out] if cut and cut.left_out else [])],
+        pictures=[],
+        colours=spans(measured.shown) if measured.shown else [],
     )
+    path = (out or folder / "energy") / f"{found.name}-{about.step:08d}-{energy_key(report, len(measured.shown))}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = report.model_copy(update={"pictures": draw(measured, path, report.colours, cut.frames if cut else 0, rate(card))})
     write_whole(path, report.model_dump_json(indent=1) + "\n")
     show(report, path)
     return report
@@ -188,12 +191,17 @@ def hidden(method: AnyJepaConfig) -> Samplers:
     return [[*level] for level in level_masks(method)] if isinstance(method, HJepaConfig) else [[*method_masks(method)]]
 
 
-def future(method: AnyJepaConfig, past: float) -> Samplers:
-    """Of each level the mask that hides the future, as often as the level has questions, each of which has its own mask token."""
+def future(method: AnyJepaConfig, cut: Cut) -> Samplers:
+    """Of each level the mask that hides the future, as often as the level has questions, each of which has its own mask token.
+
+    Levels that are left out, but are asked all the same, have their masks of training.
+    """
     assert not isinstance(method, IJepaConfig)
     asked = method.questions if isinstance(method, HJepaConfig) else [method.mask_sets]
-    pairs = zip(future_masks(method, past), asked, strict=True)
-    return [[sampler for sampler in samplers for _ in questions] for samplers, questions in pairs]
+    pairs = zip(future_masks(method, cut.share), asked, strict=True)
+    found: Samplers = [[sampler for sampler in samplers for _ in questions] for samplers, questions in pairs]
+    there = len(cut.steps)
+    return found if there == len(found) else [*found[:there], *hidden(method)[there:]]
 
 
 def drawing(samplers: Samplers) -> Draw:

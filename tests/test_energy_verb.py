@@ -15,10 +15,11 @@ from jepa_pipeline.config.show import to_yaml
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.energy import deal, energy, future, trained
+from jepa_pipeline.energy import deal, energy, future, levels, trained
 from jepa_pipeline.models.weights import read_card
 from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.probes.energy_report import EnergyReport
+from jepa_pipeline.probes.continuations import cut_at
+from jepa_pipeline.probes.energy_report import EnergyReport, energy_key
 from jepa_pipeline.probes.examine import feed
 
 DEBUG = Path(__file__).parents[1] / "configs/debug"
@@ -49,31 +50,55 @@ def read(report):
 def test_a_videos_future_is_looked_at(runs, videos, capsys):
     run = runs["vjepa"]
     report = energy(run, samples=9, pictures=2)
-    name = f"{videos.name}-00000002"
+    name = f"{videos.name}-00000002-{energy_key(report, 2)}"
     assert read(run / "energy" / f"{name}.json") == report and report.samples == 9 and report.past_frames == 4
     assert {path.name for path in (run / "energy").iterdir()} == {
         f"{name}.json", f"{name}-horizons.png", f"{name}-00.gif", f"{name}-01.gif",
     }  # fmt: skip
     assert {(row.horizon, row.frames) for row in report.separations} == {(1, (1, 2)), (2, (3, 4)), (None, (1, 4))}
-    assert {row.alternative for row in report.separations} == {"other", "shuffled", "reversed", "frozen"}
+    assert {row.alternative for row in report.separations} == {"other", "shuffled", "reversed", "frozen"} and report.flattered
     assert all(row.error > 0 and row.copy_last > 0 and row.constant > 0 and row.n == 9 for row in report.errors)
     with Image.open(run / "energy" / f"{name}-00.gif") as picture:
         assert picture.n_frames == 8
     said = capsys.readouterr().out
+    assert "flattered" in said
     assert f"looking at {videos / 'test'}, around the shards it was trained on" in said and f"{name}.json" in said
 
 
 def test_every_level_of_a_stack_has_the_same_past(runs, tmp_path):
     report = energy(runs["hjepa"], samples=8, pictures=1, out=tmp_path)
     assert {(row.level, row.frames) for row in report.errors} == {(1, (1, 2)), (1, (3, 4)), (1, (1, 4)), (2, (1, 4))}
-    assert len(report.colours) == 2 and len(report.said) == 3
+    assert len(report.colours) == 2 and len(report.said) == 3 and not report.flattered, "its attention is causal"
+
+
+def test_a_level_of_one_time_step_is_left_out_and_said(videos, tmp_path):
+    coarse = {"stride": {"time": 2, "space": 1}, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    level = {
+        "encoder": coarse,
+        "predictor": {"embed_dim": 16, "depth": 1, "num_heads": 2},
+        "question": {
+            "name": "masked",
+            "masks": [{"name": "blocks", "num_blocks": 1, "scale": [0.3, 0.5], "context_keep": 0.25, "target_keep": 0.25}],
+        },
+    }
+    config = load_config(DEBUG / "hjepa.yaml", [*FEW, f"data.train={videos / 'train'}", f"output={tmp_path}"])
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    tree["method"]["levels"].append(level)
+    report = energy(pretrain(type(config).model_validate(tree), Console(quiet=True)), samples=6, pictures=1)
+    assert {row.level for row in report.errors} == {row.level for row in report.separations} == {1, 2}
+    assert report.said[-1] == "level 3 left out: one time step for a whole clip, so that nothing is past"
+    assert report.past_frames == 4 and len(report.colours) == 2
 
 
 def test_what_an_image_hides_is_looked_at(runs, shards, tmp_path):
     report = energy(runs["ijepa"], shards / "test", samples=20, pictures=3, out=tmp_path)
     assert [(row.level, row.alternative, row.n) for row in report.separations] == [(1, "other", 20), (1, "shuffled", 20)]
     assert (report.data, report.past_frames, report.said) == ("test", None, [])
-    assert report.pictures == ["test-00000002-heat.png"] and (tmp_path / report.pictures[0]).is_file()
+    assert (
+        report.pictures == [f"test-00000002-{energy_key(report, 3)}-heat.png"]
+        and not report.flattered
+        and (tmp_path / report.pictures[0]).is_file()
+    )
 
 
 def test_the_same_command_gives_the_same_numbers_and_pictures(runs, tmp_path):
@@ -85,18 +110,31 @@ def test_the_same_command_gives_the_same_numbers_and_pictures(runs, tmp_path):
     assert other.separations != first.separations and [*(tmp_path / "c").glob("*.gif")] == []
 
 
+def test_what_was_asked_differently_is_kept_beside_and_no_picture_is_left_from_before(runs, tmp_path):
+    asked = [{}, {"past": 0.25}, {"samples": 6}, {"seed": 1}, {"pictures": 1}]
+    reports = [energy(runs["vjepa"], out=tmp_path, **{"samples": 7, "pictures": 2} | one) for one in asked]
+    kept = [read(path) for path in tmp_path.glob("*.json")]
+    assert len(kept) == 5 and all(report in kept for report in reports)
+    named = [name for report in reports for name in report.pictures]
+    assert len({*named}) == len(named) == 5 + 9
+    there = sorted(path.name for path in tmp_path.iterdir())
+    energy(runs["vjepa"], out=tmp_path, samples=7, pictures=2)
+    assert there == sorted(path.name for path in tmp_path.iterdir()) and {*named} <= {*there} and len(there) == 5 + len(named)
+
+
 def test_the_error_is_the_methods_own_loss(runs, tmp_path):
     """Of masks of the future, averaged over all that is asked for."""
     config = load_config(runs["vjepa"])
     report = energy(runs["vjepa"], samples=10, pictures=0, out=tmp_path)
     method, about = trained(runs["vjepa"])
     assert about.step == report.step and not method.training and not any(weight.requires_grad for weight in method.parameters())
-    assert len(future(config.method, 0.5)[0]) == len(config.method.masks), "each set of masks has a mask token of its own"
+    cut = cut_at(0.5, levels(config.method))
+    assert len(future(config.method, cut)[0]) == len(config.method.masks), "each set of masks has a mask token of its own"
     shards = Shards(Path(config.data.train[0].path).parent / "test")
     (batch,) = feed(shards, read_card(runs["vjepa"]), ProbeConfig(workers=0), 1, 1, 0).load([list(range(10))])
     generators = [keyed_generator(0, Stream.MASK, 0, row) for row in range(10)]
     views = [normalize(batch.views[0], config.views.mean, config.views.std)]
-    masks = [sampler(generators, 0) for sampler in future(config.method, 0.5)[0]]
+    masks = [sampler(generators, 0) for sampler in future(config.method, cut)[0]]
     with torch.no_grad():
         loss = method(batch._replace(views=views, masks=masks)).losses["prediction"]
     (whole,) = [row for row in report.errors if row.horizon is None]

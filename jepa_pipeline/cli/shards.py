@@ -80,8 +80,8 @@ def shards_demo_scales(
 ) -> None:
     """Draw a labelled data set of videos with structure at two time scales, to see what the levels of an H-JEPA know.
 
-    A small part darts in one of four directions, the classes of OUT/fast; behind it a large soft light drifts slowly in one of
-    four, the classes of OUT/slow. Both hold the same videos, and no single frame tells either class.
+    A small part darts in one of four directions, the classes of OUT/fast; the colour of the scene slowly goes round the colour
+    circle at one of four rates, the classes of OUT/slow. Both hold the same videos, and no single frame tells either class.
     """
     from jepa_pipeline.demo import demo_scales
 

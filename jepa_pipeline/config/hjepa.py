@@ -129,6 +129,8 @@ class HJepaConfig(Section):
             coarse = isinstance(level.encoder, CoarseEncoderConfig)
             if number == 1 and coarse:
                 raise ValueError("level 1: it sees patches: give its encoder image_size and patch_size, and no stride")
+            if number == 1 and not level.detach:
+                raise ValueError("level 1: detach is false, but there is no level below it: leave it out")
             if number > 1 and not coarse:
                 raise ValueError(
                     f"level {number}: it sees the level below: give its encoder a stride, such as {{time: 2, space: 2}}"

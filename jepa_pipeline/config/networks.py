@@ -95,6 +95,8 @@ class EncoderConfig(Section):
             raise ValueError("attention: causal is for clips, but frames and tubelet_size are 1: set attention to full")
         if self.window is not None and self.attention != "causal":
             raise ValueError(f"window {self.window} is one of attention: causal: set attention to causal, or leave window out")
+        if self.window is not None and self.window > self.clip_grid[0]:
+            raise ValueError(f"window {self.window} is more than the {self.clip_grid[0]} time steps of a clip: leave it out")
         return self
 
     def check_rotary(self, head_dim: int) -> None:

@@ -36,7 +36,7 @@ class CoarseEncoderConfig(Section):
     window: int | None = Field(
         default=None,
         ge=1,
-        description="Where attention is causal, how many of its time steps a token sees in each block, its own included; null: all.",
+        description="Where attention is causal, how many time steps a token sees in each block, its own included; null: all.",
     )
 
     def on(self, below: EncoderConfig) -> EncoderConfig:
@@ -52,6 +52,11 @@ class CoarseEncoderConfig(Section):
             raise ValueError(f"encoder.stride.time {stride.time} does not divide the {steps} time steps of the {grid} grid below")
         if rows % stride.space:
             raise ValueError(f"encoder.stride.space {stride.space} does not divide the {rows} rows of the {grid} grid below")
+        if self.window is not None and below.attention != "causal":
+            raise ValueError(
+                f"encoder.window {self.window} is one of causal attention: set attention of the first level's encoder to causal, "
+                "or leave window out"
+            )
         try:
             return EncoderConfig(
                 image_size=rows,
@@ -64,7 +69,7 @@ class CoarseEncoderConfig(Section):
                 num_heads=self.num_heads,
                 mlp_ratio=self.mlp_ratio,
                 init_std=self.init_std,
-                attention=below.attention if steps > 1 else "full",
+                attention=below.attention,
                 window=self.window,
             )
         except ValidationError as error:

@@ -12,9 +12,8 @@ from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.stack import CoarseEncoderConfig, StackConfig
 from jepa_pipeline.methods.forward_jepa import FORWARD_TARGETS
 from jepa_pipeline.methods.jepa import TARGETS, SharedJEPA, together
-from jepa_pipeline.methods.method import Method
+from jepa_pipeline.methods.method import Kept, Method
 from jepa_pipeline.methods.sight import Sight
-from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.build import AnyEncoder
 from jepa_pipeline.models.coarse import coarse_encoder
 from jepa_pipeline.models.encoder import Encoder
@@ -60,8 +59,9 @@ class HJEPA(Method):
         """The outputs of all levels as one."""
         losses, metrics = {}, {}
         for number, (level, output) in enumerate(zip(self.config.levels, outputs, strict=True), start=1):
-            losses |= {f"level{number}/{name}": level.weight * loss for name, loss in output.losses.items()}
-            metrics |= {f"level{number}/{name}": value for name, value in output.metrics.items()}
+            losses |= {f"level{number}/weighted/{name}": level.weight * loss for name, loss in output.losses.items()}
+            plain = {name: loss.detach() for name, loss in output.losses.items()} | output.metrics
+            metrics |= {f"level{number}/{name}": value for name, value in plain.items()}
         above = tuple(Vectors(one.features, one.targets, one.predictions) for one in outputs[1:])
         return outputs[0]._replace(losses=losses, metrics=metrics, above=above)
 
@@ -82,14 +82,18 @@ class HJEPA(Method):
             level.after_step(step, schedule_steps)
 
     @property
-    def kept(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What kind of encoder the first level keeps."""
-        return self.jepas[0].kept
+    def kept(self) -> Kept:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What kind of encoder the levels keep."""
+        first, *others = (level.kept for level in self.jepas)
+        return first if all(other == first for other in others) else "mixed"
 
     @property
     def kept_encoder(self) -> AnyEncoder:
         """All levels' on top of one another; of one level its own."""
-        encoders = [level.kept_encoder for level in self.jepas]
+        return self.stack([level.kept_encoder for level in self.jepas])
+
+    def stack(self, encoders: Sequence[Encoder]) -> Encoder | Stack:
+        """Encoders of all levels as one; of one level the encoder itself."""
         if len(encoders) == 1:
             return encoders[0]
         return Stack(StackConfig(**self.config.encoder.model_dump(), above=self.config.above), encoders)
@@ -102,11 +106,22 @@ class HJEPA(Method):
         """
         if not 1 <= level <= len(self.levels):
             raise ValueError(f"level {level} of a stack of {len(self.levels)}: levels are counted from 1")
-        predictor, encoder = self.jepas[level - 1].predictor, self.kept_encoder
+        predictor = self.jepas[level - 1].predictor
         if not isinstance(predictor, ForwardPredictor):
             raise ValueError(f"level {level} predicts what is hidden and not what follows: its question is masked, not forward")
-        assert not isinstance(encoder, Backbone)
-        return WorldModel(encoder.reading(level) if isinstance(encoder, Stack) else encoder, predictor)
+        stack = self.stack(self.trained_with(level))
+        return WorldModel(stack.reading(level) if isinstance(stack, Stack) else stack, predictor)
+
+    def trained_with(self, level: int) -> list[Encoder]:
+        """The encoders through which the predictor of a level was shown its states: that level's own, trained one, and below it the
+        kept ones from where a gradient ended. Those of higher levels are the kept ones.
+        """
+        encoders, kept = [jepa.kept_encoder for jepa in self.jepas], False
+        for number in reversed(range(level)):
+            if not kept:
+                encoders[number] = self.jepas[number].encoder
+            kept = kept or self.config.levels[number].detach
+        return encoders
 
     @property
     def vector_width(self) -> int:

@@ -8,6 +8,8 @@ from torch import nn
 from jepa_pipeline.batch import Batch, Output
 from jepa_pipeline.models.build import AnyEncoder
 
+Kept = Literal["target", "online", "mixed"]
+
 
 class Method(nn.Module, ABC):
     """A network that turns a batch into losses and says which encoder it is all for."""
@@ -17,8 +19,8 @@ class Method(nn.Module, ABC):
     step_key = 0
     """The seed of what a method draws in this step alike on all ranks, set likewise."""
 
-    kept: Literal["target", "online"] = "online"
-    """What kind of encoder is kept: a slow average of the one that is trained, or that itself."""
+    kept: Kept = "online"
+    """What kind of encoder is kept: a slow average of the one that is trained, or that itself; of a stack, at each level either."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:

@@ -15,7 +15,8 @@ Clip = Float[Tensor, "B C *T H W"]
 
 
 class Sight:
-    """A batch as the levels of a stack see it, each thing computed once.
+    """A batch as the levels of a stack see it. There is one pass of each target, and one of each trained encoder on everything,
+    where a level asks for it.
 
     detached: of each level, whether its gradient ends there. everything: of each level, the tokens of its kept representation,
     the target.

@@ -43,10 +43,10 @@ class EncoderCard(Section):
     """What an encoder is, what it wants to be given and where it comes from."""
 
     encoder: AnyEncoderConfig = Field(description="Its sizes, or its name and arguments in timm.")
-    kept: Literal["target", "online"] = Field(
+    kept: Literal["target", "online", "mixed"] = Field(
         default="target",
         description="Which network of the method it is: target, the slow average (as in all cards without this key); "
-        "online, the one that was trained itself.",
+        "online, the one that was trained itself; mixed, of a stack, at some levels the one and at some the other.",
     )
     mean: RGB = Field(description="To subtract per channel from pixels scaled to 0..1.")
     std: RGB = Field(description="To divide by per channel.")

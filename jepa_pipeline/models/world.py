@@ -19,8 +19,8 @@ class WorldModel(nn.Module):
         states = world.encode(clips)                        # B T P D
         future = world.roll_out(states[:, -1], steps=8)     # B 8 P D
 
-    A state is that of one time step of the level, P places of a frame, and knows all steps before it. How far ahead is the
-    caller's choice. With a predictor that takes conditions, such as actions, each step is told what is done in it.
+    A state is that of one time step of the level, P places of a frame, and knows the steps before it that attention reaches. How
+    far ahead is the caller's choice. With a predictor that takes conditions, such as actions, each step is told what is done in it.
     """
 
     def __init__(self, encoder: Encoder | Stack, predictor: ForwardPredictor) -> None:

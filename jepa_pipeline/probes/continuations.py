@@ -12,37 +12,50 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
 
 Continuation = Literal["true", "other", "shuffled", "reversed", "frozen"]
-"""Of a clip's past, its own future; another clip's; its own with the frames in another order; backwards; or its last frame, still.
-Of an image's visible part, what it hides; another image's pixels there; or its own patches there, in other places."""
+"""Of a clip's past, its own future; another clip's; its own with every frame in another place; backwards; or its last frame, still.
+Of an image's visible part, what it hides; another image's pixels there; or its own patches there, each in another place."""
 Clips = Num[Tensor, "B C T H W"]
 Images = Num[Tensor, "B C H W"]
 
 
 class Cut(NamedTuple):
-    """Where the future begins. frames: how many are past; steps: of each level, how many time steps are."""
+    """Where the future begins. frames: how many are past; steps: of each level that is looked at, how many time steps are.
+
+    share: of a clip, what is past; left_out: why the levels above these are not looked at, in one sentence.
+    """
 
     frames: int
     steps: tuple[int, ...]
     share: float
-    """Of a clip, what is past."""
+    left_out: str | None = None
 
 
 def cut_at(past: float, encoders: Sequence[EncoderConfig]) -> Cut:
-    """The cut nearest to a share of the clip that lies between two time steps of every level, given from the pixels up.
+    """The cut nearest to a share of the clip that lies between two time steps of every level that has two, from the pixels up.
 
     Raises:
-        UserError: clips have no future at the top level.
+        UserError: clips have no future at the first level.
     """
-    frames, top = encoders[0].frames, encoders[-1].clip_grid[0]
-    if top < 2:
-        raise UserError(f"level {len(encoders)} has one time step for a whole clip, so that nothing is past: give it two or more")
+    times = [encoder.clip_grid[0] for encoder in encoders if encoder.clip_grid[0] > 1]
+    if not times:
+        raise UserError("level 1 has one time step for a whole clip, so that nothing is past: give it two or more")
+    top, frames = times[-1], encoders[0].frames
     steps = min(max(1, round(past * top)), top - 1)
-    return Cut(frames * steps // top, tuple(encoder.clip_grid[0] * steps // top for encoder in encoders), steps / top)
+    without = f"level {len(times) + 1}" + (f" to level {len(encoders)}" if len(encoders) > len(times) + 1 else "")
+    why = f"{without} left out: one time step for a whole clip, so that nothing is past" if len(encoders) > len(times) else None
+    return Cut(frames * steps // top, tuple(time * steps // top for time in times), steps / top, why)
 
 
 def continuations(future: int) -> tuple[Continuation, ...]:
-    """The truth, and what there is beside it of so many frames: one alone has no order."""
-    return get_args(Continuation) if future > 1 else ("true", "other", "frozen")
+    """The truth, and what there is beside it of so many frames: one alone has no order, and two only one other, backwards."""
+    names: tuple[Continuation, ...] = get_args(Continuation)
+    fewest = {"shuffled": 3, "reversed": 2}
+    return tuple(name for name in names if future >= fewest.get(name, 1))
+
+
+def stays_true(name: Continuation, first: int, last: int, future: int) -> bool:
+    """Whether the frames from first to before last of a future of so many are the true ones: backwards, only the middle one is."""
+    return name == "reversed" and (first, last) == (future // 2, future // 2 + 1) and future % 2 == 1
 
 
 def continued(name: Continuation, clips: Clips, past: int, orders: Int[Tensor, "B F"]) -> Clips:
@@ -80,9 +93,13 @@ def deranged(samples: Num[Tensor, "B ..."]) -> Num[Tensor, "B ..."]:
 
 
 def untrue_order(count: int, generator: np.random.Generator) -> Int[np.ndarray, " F"]:
-    """A random order of so many things that is not the one they have; of fewer than two there is none but that."""
-    order = np.arange(count)
-    while count > 1 and (order == np.arange(count)).all():
+    """A random order of so many things in which none has its own place, and which is not backwards if there are three or more.
+
+    One thing alone keeps its place.
+    """
+    true = np.arange(count)
+    order = true
+    while count > 1 and ((order == true).any() or (count > 2 and (order == true[::-1]).all())):
         order = generator.permutation(count)
     return order
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch, Energy, Masks
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.continuations import Continuation, Cut, composed, continuations, continued, orders_within, untrue_order
 from jepa_pipeline.probes.features import Lens, compute_device
 from jepa_pipeline.probes.heat import Shown
-from jepa_pipeline.probes.horizons import Curve, Distance, constant_error, copy_last, some_places
+from jepa_pipeline.probes.horizons import Curve, Distance, constant_errors, copy_last, some_places
 
 
 @runtime_checkable
@@ -43,12 +44,14 @@ class Subject(NamedTuple):
 
 class Measured(NamedTuple):
     """What was found. energies: by continuation, of each level, of every sample at every time step after the cut, of images at the
-    one there is; curves: of each level, of clips; constants: of each level, the best constant's errors at these steps.
+    one there is; curves: of each level, of clips; constants: of each level, the errors at these steps of the best constant of each
+    place; places: of each level, of how many places of how many.
     """
 
     energies: dict[Continuation, list[Float[Tensor, "S _"]]]
     curves: list[Curve]
     constants: list[Float[Tensor, "_"]]
+    places: list[tuple[int, int]]
     shown: list[Shown]
 
 
@@ -59,12 +62,22 @@ class Kept:
         self.distances = distances
         self.energies: dict[Continuation, list[list[Tensor]]] = {}
         self.copied: list[list[Tensor]] = [[] for _ in distances]
-        self.targets: list[list[list[Tensor]]] = [[] for _ in distances]
+        self.targets: list[list[Tensor]] = [[] for _ in distances]
+        self.asked: list[list[Tensor]] = [[] for _ in distances]
+        self.places: list[tuple[int, int]] = [(0, 0) for _ in distances]
         self.shown: list[Shown] = []
 
     def add(self, name: Continuation, level: int, energies: Float[Tensor, "B F"]) -> None:
         levels = self.energies.setdefault(name, [[] for _ in self.distances])
         levels[level].append(energies.double().cpu())
+
+    def add_targets(self, level: int, targets: Float[Tensor, "B F H W D"], asked: Bool[Tensor, "B H W"], samples: int) -> None:
+        """Keep the representations in some places, and in which of these they are asked for. samples: how many there will be."""
+        flat = targets.flatten(2, 3)
+        chosen = some_places(flat.shape[2], samples * flat.shape[1] * flat.shape[3])
+        self.targets[level].append(flat[:, :, chosen.to(flat.device)].float().cpu())
+        self.asked[level].append(asked.flatten(1)[:, chosen])
+        self.places[level] = (len(chosen), flat.shape[2])
 
     def show(self, pixels: Num[Tensor, "B C *T H W"], errors: Sequence[Float[Tensor, "B _ _ _"]], most: int) -> None:
         """Keep the first samples' pixels with their errors, as long as there are fewer than so many."""
@@ -90,12 +103,17 @@ class Kept:
             Curve(error, torch.cat(copied), constant, span)
             for error, copied, constant, span in zip(energies["true"], self.copied, constants, frames, strict=False)
         ]
-        return Measured(energies, curves, constants, self.shown)
+        return Measured(energies, curves, constants, self.places, self.shown)
 
     def constants(self, level: int) -> Float[Tensor, "F"]:
-        """The best constant's error at each time step, from a part of the targets there."""
-        steps = zip(*self.targets[level], strict=True)
-        return torch.stack([constant_error(torch.cat(parts), self.distances[level]) for parts in steps]).double()
+        """At each time step, the error of the best constant of each place: of every sample the mean where it is asked for."""
+        asked = torch.cat(self.asked[level]).double()
+        shares = asked / asked.sum(1, keepdim=True).clamp(min=1)
+        found = []
+        for step in range(self.targets[level][0].shape[1]):
+            errors = constant_errors(torch.cat([part[:, step] for part in self.targets[level]]), self.distances[level])
+            found.append((errors * shares).sum() / shares.sum())
+        return torch.stack(found)
 
 
 def measure_clips(subject: Subject, loader: DataLoader[Batch], passes: list[list[int]], cut: Cut) -> Measured:
@@ -108,13 +126,14 @@ def measure_clips(subject: Subject, loader: DataLoader[Batch], passes: list[list
         orders = [untrue_order(future, keyed_generator(subject.seed, Stream.VIEW, 0, row)) for row in rows]
         for name in continuations(future):
             others = continued(name, clips, cut.frames, torch.from_numpy(np.stack(orders)))
-            found = ask(subject, others, masks, device)
+            found = ask(subject, others, masks, device)[: len(cut.steps)]
             for level, (energy, past) in enumerate(zip(found, cut.steps, strict=True)):
                 kept.add(name, level, energy.error[:, past:].mean((2, 3)))
                 if name == "true":
                     distance = subject.distances[level]
                     kept.copied[level].append(copy_last(energy.targets, past, distance).double().cpu())
-                    kept.targets[level].append(some_targets(energy.targets[:, past:], samples))
+                    everywhere = torch.ones(len(rows), *energy.targets.shape[2:4], dtype=torch.bool)
+                    kept.add_targets(level, energy.targets[:, past:], everywhere, samples)
             if name == "true":
                 kept.show(clips, [energy.error for energy in found], subject.pictures)
                 spans = [clips.shape[2] // energy.error.shape[1] for energy in found]
@@ -122,7 +141,11 @@ def measure_clips(subject: Subject, loader: DataLoader[Batch], passes: list[list
 
 
 def measure_images(subject: Subject, loader: DataLoader[Batch], passes: list[list[int]]) -> Measured:
-    """The energies of what images hide; at each level of what that level hides, on its own grid."""
+    """The energies of what images hide; at each level of what that level hides, on its own grid.
+
+    Raises:
+        UserError: a level's masks hide nothing of an image.
+    """
     kept, device, samples = Kept(subject.distances), compute_device(), sum(map(len, passes))
     for number, (rows, batch) in enumerate(zip(passes, track(loader, "energies", len(passes)), strict=True)):
         images, masks = batch.views[0], drawn(subject, rows, number)
@@ -130,8 +153,9 @@ def measure_images(subject: Subject, loader: DataLoader[Batch], passes: list[lis
         kept.show(images, [energy.error for energy in found], subject.pictures)
         for level, truth in enumerate(found):
             hidden = hidden_cells(masks[level], truth.error.shape[2:])
+            check_hidden(hidden, level + 1, len(masks[level]), rows)
             kept.add("true", level, mean_within(truth.error, hidden))
-            kept.targets[level].append(some_targets(truth.targets, samples))
+            kept.add_targets(level, truth.targets, hidden, samples)
             generators = [keyed_generator(subject.seed, Stream.VIEW, 0, row, view=level) for row in rows]
             orders = orders_within(hidden, generators)
             for name in ("other", "shuffled"):
@@ -151,13 +175,6 @@ def ask(subject: Subject, pixels: Num[Tensor, "B C *T H W"], masks: list[list[Ma
     return subject.asked.energy(Batch([seen], there, None, [], []))
 
 
-def some_targets(targets: Float[Tensor, "B T H W D"], samples: int) -> list[Float[Tensor, "_ D"]]:
-    """Of every time step, the representations in some places."""
-    flat = targets.flatten(2, 3)
-    places = some_places(flat.shape[2], samples).to(flat.device)
-    return [step.flatten(0, 1).float().cpu() for step in flat[:, :, places].unbind(1)]
-
-
 def hidden_cells(masks: Sequence[Masks], grid: Sequence[int]) -> Bool[Tensor, "B _ _"]:
     """Which cells of an image are asked for by a question, and seen by none."""
     rows, columns = grid
@@ -167,6 +184,20 @@ def hidden_cells(masks: Sequence[Masks], grid: Sequence[int]) -> Bool[Tensor, "B
     for one in masks:
         hidden.scatter_(1, one.context.long(), False)
     return hidden.unflatten(1, (rows, columns))
+
+
+def check_hidden(hidden: Bool[Tensor, "B _ _"], level: int, questions: int, rows: Sequence[int]) -> None:
+    """Refuse an image of which nothing is hidden.
+
+    Raises:
+        UserError: there is one.
+    """
+    for row, cells in zip(rows, hidden.flatten(1).sum(1).tolist(), strict=True):
+        if not cells:
+            raise UserError(
+                f"level {level}'s masks (sets: {questions}) hide nothing of image {row}, for one of them shows whatever another "
+                "asks for: give fewer samples or another seed, or train with sets of masks that together hide something"
+            )
 
 
 def mean_within(error: Float[Tensor, "B 1 _ _"], hidden: Bool[Tensor, "B _ _"]) -> Float[Tensor, "B 1"]:

@@ -1,5 +1,6 @@
 """What an energy-based look at a run found, as it is kept and as it is printed."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +11,15 @@ from rich.table import Table
 from torch import Tensor
 
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.probes.continuations import Continuation
+from jepa_pipeline.probes.continuations import Continuation, stays_true
 from jepa_pipeline.probes.energies import Measured
 from jepa_pipeline.probes.separation import separate
 
-INTERVAL = "AUROC: Newcombe 2006, method 5; own: Wilson; both 95 %"
+INTERVAL = "AUROC: Wilson's of as many trials as have DeLong's variance of paired placements; own: Wilson; both 95 %"
+WIDE = 100
+"""Columns in which a line of a table has room."""
+MOST_MARGIN = 99
+"""Deviations that a line has room for."""
 
 
 class Place(Section):
@@ -36,7 +41,7 @@ class SeparationRow(Place):
 
     alternative: Continuation = Field(description="What was put in the truth's place.")
     auroc: float = Field(ge=0, le=1, description="Share of pairs, one true and one alternative energy, with the latter higher.")
-    ci95: tuple[float, float] = Field(description="95 % interval of it (Newcombe 2006, method 5).")
+    ci95: tuple[float, float] = Field(description="95 % interval of it, see intervals.")
     margin: float | None = Field(description="Difference of the means over the pooled standard deviation; null if neither varies.")
     own: float = Field(ge=0, le=1, description="Share of samples whose own alternative has the higher energy.")
     own_ci95: tuple[float, float] = Field(description="95 % Wilson interval of it.")
@@ -47,7 +52,10 @@ class ErrorRow(Place):
 
     error: float = Field(ge=0, description="Mean over samples, places and channels of the method's own distance.")
     copy_last: float | None = Field(description="Of the last past step's representation repeated; null for images.")
-    constant: float = Field(ge=0, description="Of the best constant for each channel.")
+    constant: float = Field(
+        ge=0,
+        description="Of the best constant of each place and channel; those of either half of the samples are found from the other.",
+    )
 
 
 class EnergyReport(Section):
@@ -67,7 +75,8 @@ class EnergyReport(Section):
     intervals: str = Field(default=INTERVAL, description="Which intervals these are.")
     separations: list[SeparationRow] = Field(description="Energies of the truth beside those of alternatives.")
     errors: list[ErrorRow] = Field(description="Errors beside those of baselines.")
-    said: list[str] = Field(description="What can be said of the errors beyond chance.")
+    flattered: bool = Field(description="Whether copy_last is, for targets see the whole clip (full attention).")
+    said: list[str] = Field(description="What can be said of the errors beyond chance, and what was left out.")
     pictures: list[str] = Field(description="Files beside this one.")
     colours: list[tuple[float, float]] = Field(description="Of each level, the errors of the darkest and the brightest colour.")
 
@@ -86,13 +95,14 @@ def places(measured: Measured, level: int, fps: float | None) -> Iterator[tuple[
 
 
 def separation_rows(measured: Measured, fps: float | None) -> list[SeparationRow]:
-    """Of every level, horizon and alternative."""
+    """Of every level, horizon and alternative; without horizons at which an alternative has the true frames."""
+    future = [curve.frames * curve.error.shape[1] for curve in measured.curves]
     return [
         SeparationRow(**place.model_dump(), alternative=name, **separate(over(true, steps), over(levels[level], steps))._asdict())
         for level, true in enumerate(measured.energies["true"])
         for place, steps in places(measured, level, fps)
         for name, levels in measured.energies.items()
-        if name != "true"
+        if name != "true" and not (place.frames and stays_true(name, place.frames[0] - 1, place.frames[1], future[level]))
     ]
 
 
@@ -111,15 +121,31 @@ def error_rows(measured: Measured, fps: float | None) -> list[ErrorRow]:
     return rows
 
 
+def energy_key(report: EnergyReport, pictures: int) -> str:
+    """The same question put to the same weights, with as many pictures, has the same name."""
+    asked = report.model_dump_json(include={"data_hash", "checkpoint_hash", "past_frames", "samples", "seed"})
+    return hashlib.sha256(f"{asked} {pictures}".encode()).hexdigest()[:12]
+
+
 def show(report: EnergyReport, path: Path) -> None:
     """Print how well truth is told from each alternative, the errors, what both say, and where all was written."""
     console = Console()
+    console = Console(width=max(console.width, WIDE))
     console.print(separation_table(report.separations, report.samples))
-    console.print(error_table(report.errors))
+    console.print(error_table(report.errors, report.flattered))
     for sentence in [*own_sentences(report.separations), *report.said]:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     files = ", ".join([path.name, *report.pictures])
     console.print(f"written to {path.parent}: {files}", soft_wrap=True, markup=False, highlight=False)
+
+
+def place_sentences(measured: Measured) -> list[str]:
+    """Of which places the best constants are, of levels with too many to keep all."""
+    return [
+        f"level {level}: the best constants are of {kept} of its {places} places, evenly spaced, which is what memory is kept for"
+        for level, (kept, places) in enumerate(measured.places, start=1)
+        if kept < places
+    ]
 
 
 def separation_table(rows: Sequence[SeparationRow], samples: int) -> Table:
@@ -128,15 +154,18 @@ def separation_table(rows: Sequence[SeparationRow], samples: int) -> Table:
     table = new_table(f"energies of {samples} samples", caption, rows, names)
     for row in rows:
         if row.alternative == names[0]:
-            same = [other for other in rows if (other.level, other.horizon) == (row.level, row.horizon)]
-            table.add_row(*where(row, rows), *(cell(other) for other in same))
+            same = {other.alternative: cell(other) for other in rows if (other.level, other.horizon) == (row.level, row.horizon)}
+            table.add_row(*where(row, rows), *(same.get(name, "") for name in names))
     return table
 
 
-def error_table(rows: Sequence[ErrorRow]) -> Table:
+def error_table(rows: Sequence[ErrorRow], flattered: bool) -> Table:
     copied = rows[0].copy_last is not None
     columns = ["error", *(["copy last"] if copied else []), "best constant", "error %", *(["copy last %"] if copied else [])]
-    table = new_table("errors of prediction", "in percent of the best constant's", rows, columns)
+    caption = "in percent of the best constant's of each place"
+    if flattered:
+        caption += "; copying the last past step is flattered, for its target sees the whole clip (full attention)"
+    table = new_table("errors of prediction", caption, rows, columns)
     for row in rows:
         values = [row.error] if row.copy_last is None else [row.error, row.copy_last]
         shares = [f"{100 * value / row.constant:.1f}" if row.constant else "" for value in values]
@@ -167,6 +196,8 @@ def where(row: Place, rows: Sequence[Place]) -> list[str]:
 
 def cell(row: SeparationRow) -> str:
     margin = "" if row.margin is None else f"{row.margin:+.1f}" if abs(row.margin) < 9.95 else f"{row.margin:+.0f}"
+    if row.margin is not None and abs(row.margin) > MOST_MARGIN:
+        margin = f">{MOST_MARGIN}" if row.margin > 0 else f"<-{MOST_MARGIN}"
     return f"{100 * row.auroc:.1f} {100 * row.ci95[0]:.0f}-{100 * row.ci95[1]:.0f} {margin}".rstrip()
 
 

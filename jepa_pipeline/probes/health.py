@@ -41,17 +41,23 @@ def rankme(vectors: Float[Tensor, "S D"], epsilon: float = 1e-7) -> Float[Tensor
 
 @torch.no_grad()
 def constant_loss(targets: Float[Tensor, "S D"]) -> Float[Tensor, ""]:
-    """Smooth-L1 loss of the best predictor that ignores its input: one constant per dimension.
+    """Smooth-L1 loss of the best predictor that ignores its input: one constant per dimension."""
+    targets = targets.float()
+    return F.smooth_l1_loss(targets, smooth_l1_constant(targets).expand_as(targets))
+
+
+@torch.no_grad()
+def smooth_l1_constant(targets: Float[Tensor, "S *D"]) -> Float[Tensor, "*D"]:
+    """What has the least smooth-L1 distance from all samples, each dimension of its own.
 
     The loss is convex in each constant, so that its slope's sign halves the range until the constant is found.
     """
-    targets = targets.float()
     low, high = targets.amin(0), targets.amax(0)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         slope = (middle - targets).clamp_(-1, 1).sum(0)
         low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
-    return F.smooth_l1_loss(targets, ((low + high) / 2).expand_as(targets))
+    return (low + high) / 2
 
 
 def predictor_r2(loss: Float[Tensor, ""], constant: Float[Tensor, ""]) -> Float[Tensor, ""]:

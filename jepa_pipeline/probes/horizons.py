@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from jepa_pipeline.probes.health import constant_loss
+from jepa_pipeline.probes.health import smooth_l1_constant
 from jepa_pipeline.probes.interval import Z95
 
 Distance = Literal["l1", "smooth_l1"]
 DISTANCES = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
-VECTORS = 8192
-"""Of each horizon at most, from which the best constant is found."""
+VALUES = 2**27
+"""Of a level's targets that are kept at most, of all samples and horizons, for the best constants: 512 MiB."""
 
 
 class Curve(NamedTuple):
     """Of one level, errors of every sample at every time step after the cut.
 
     error: the prediction's; copied: of the last past step's representation, taken for that of the same place later on;
-    constant: of the best predictor that is alike for all places and samples, at each step; frames: how many a time step spans.
+    constant: of the best constant of each place, at each step; frames: how many a time step spans.
     """
 
     error: Float[Tensor, "S F"]
@@ -48,17 +48,30 @@ def copy_last(targets: Float[Tensor, "B T H W D"], past: int, distance: Distance
     return errors.mean((2, 3, 4))
 
 
-def some_places(places: int, samples: int) -> Int[Tensor, " P"]:
-    """Evenly spaced places of a grid, as many as give VECTORS vectors of all samples, or all of them."""
-    kept = min(places, max(1, VECTORS // samples))
-    return torch.linspace(0, places - 1, kept).round().long()
+def some_places(places: int, values: int) -> Int[Tensor, " P"]:
+    """Evenly spaced places of a grid, as many as have VALUES values if each has so many, one at least, or all of them."""
+    kept = min(places, max(1, VALUES // values))
+    return (2 * torch.arange(kept) + 1) * places // (2 * kept)
 
 
-def constant_error(targets: Float[Tensor, "S D"], distance: Distance) -> Float[Tensor, ""]:
-    """The error of the best predictor that ignores its input, one constant per dimension: of L1 the median."""
+def constant_errors(targets: Float[Tensor, "S P D"], distance: Distance) -> Float[Tensor, "S P"]:
+    """The error at each place of the best predictor that knows only where that is: one constant for each place and dimension.
+
+    Those for the samples with even numbers are found from those with odd ones, and the other way round, so that none has seen
+    what it is compared with.
+    """
+    errors = torch.empty(targets.shape[:2])
+    for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        best = best_constant(targets[others], distance).expand_as(targets[mine])
+        errors[mine] = DISTANCES[distance](targets[mine], best, reduction="none").mean(2)
+    return errors
+
+
+def best_constant(targets: Float[Tensor, "S P D"], distance: Distance) -> Float[Tensor, "P D"]:
+    """What has the least distance from all samples: of L1 the median, of an even number of them halfway between the middle two."""
     if distance == "smooth_l1":
-        return constant_loss(targets)
-    return F.l1_loss(targets, targets.median(0).values.expand_as(targets))
+        return smooth_l1_constant(targets)
+    return (targets.median(0).values - (-targets).median(0).values) / 2
 
 
 def better_from(differences: Float[Tensor, "S F"]) -> int | None:
@@ -79,9 +92,8 @@ def sentences(curves: Sequence[Curve]) -> list[str]:
             below = curves[number - 2]
             steps = below.share.unflatten(1, (-1, curve.frames // below.frames)).mean(2)
             beaten = better_from(curve.share - steps)
-            said.append(
-                against(f"level {number}", beaten, curve, f"level {number - 1}, each in shares of its best constant's error,")
-            )
+            shares = "each in shares of the error of the best constant of each place,"
+            said.append(against(f"level {number}", beaten, curve, f"level {number - 1}, {shares}"))
     return said
 
 
@@ -111,7 +123,7 @@ def draw_horizons(curves: Sequence[Curve], title: str) -> Figure:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("frames ahead")
-    axes.set_ylabel("error / best constant's error")
+    axes.set_ylabel("error / error of the best constant of each place")
     axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8)
     return figure

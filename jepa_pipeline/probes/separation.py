@@ -1,18 +1,15 @@
 """Whether an energy is low for what is true and higher for what is not."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepa_pipeline.probes.interval import Z95, wilson_interval
+from jepa_pipeline.probes.interval import Z95
 
 Energies = Float[Tensor, " S"]
-HALVINGS = 60
-"""Of the range in which an interval's end lies."""
 
 
 class Separation(NamedTuple):
@@ -32,44 +29,54 @@ class Separation(NamedTuple):
 
 def separate(true: Energies, alternative: Energies) -> Separation:
     """What an alternative's energies are beside the true ones, each of the same sample."""
-    area, wins, count = auroc(true, alternative), half_ties(alternative - true), len(true)
-    own = (wins / count, wilson_interval(round(wins), count))
-    return Separation(area, auroc_interval(area, count), margin(true, alternative), *own)
+    own = float(wins(true, alternative).mean())
+    interval = share_interval(own, len(true))
+    return Separation(auroc(true, alternative), auroc_interval(true, alternative), margin(true, alternative), own, interval)
 
 
 def auroc(true: Energies, alternative: Energies) -> float:
     """Area under the ROC curve: from how many true energies lie below each alternative one, and how many are equal."""
-    ordered = true.sort().values
-    below, not_above = (torch.searchsorted(ordered, alternative.contiguous(), right=right).double() for right in (False, True))
-    return float((below + not_above).mean() / (2 * len(true)))
+    return float(below(alternative, true).mean() / len(true))
 
 
-def half_ties(differences: Energies) -> float:
-    return float((differences.sign().double().sum() + len(differences)) / 2)
+def below(energies: Energies, others: Energies) -> Energies:
+    """How many of the others lie below each energy; those that are equal count half."""
+    ordered = others.sort().values
+    fewer, not_more = (torch.searchsorted(ordered, energies.contiguous(), right=right).double() for right in (False, True))
+    return (fewer + not_more) / 2
 
 
-def auroc_interval(area: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of an area under the ROC curve of so many samples of either kind: the areas whose standard error after
-    Hanley and McNeil (1982) is just compatible with the one found (Newcombe 2006, method 5), which stays right near 0 and 1.
+def wins(true: Energies, alternative: Energies) -> Energies:
+    """Of each sample 1 if its own alternative has the higher energy, 0 if the lower, and half where they are equal."""
+    return ((alternative - true).sign().double() + 1) / 2
 
-    It takes both kinds for independent; where a sample hard to predict is so in either way, it is too wide, never too narrow.
+
+def auroc_interval(true: Energies, alternative: Energies) -> tuple[float, float]:
+    """The 95 % interval of the area under the ROC curve of true and alternative energies, the two of a sample being paired.
+
+    The variance is that of the paired placements (DeLong et al. 1988): of each sample, in how many of the others' alternatives
+    and truths its own truth and its own alternative are right. Pairs of one sample are left out, for their two energies are not
+    independent. The interval is Wilson's for as many independent trials as have that variance, so that it stays within 0 and 1;
+    these are taken for fewer where samples are few, whose variance is badly known, and never for more than there are samples
+    where all but few pairs are told apart, nor than there are pairs.
     """
+    count, own = len(true), wins(true, alternative)
+    placements = torch.stack([count - below(true, alternative) - own, below(alternative, true) - own]) / (count - 1)
+    area = min(1.0, max(0.0, float(placements.mean())))
+    variance, uncertainty = float(placements.sum(0).var()) / count, area * (1 - area)
+    most = count * (1 + (count - 1) * (4 * uncertainty) ** 2)
+    trials = min(most, uncertainty / variance * (count - 1) / (count + 1)) if variance > 0 else most
+    low, high = share_interval(area, trials)
+    whole = auroc(true, alternative)
+    return min(low, whole), max(high, whole)
 
-    def gap(guess: float) -> float:
-        spread = 1 + (count - 1) * ((1 - guess) / (2 - guess) + guess / (1 + guess))
-        return abs(area - guess) - Z95 * math.sqrt(guess * (1 - guess) * spread) / count
 
-    return boundary(0.0, area, gap), boundary(1.0, area, gap)
-
-
-def boundary(outside: float, inside: float, gap: Callable[[float], float]) -> float:
-    """Where between the two a gap that is above 0 outside ends."""
-    if outside == inside:
-        return outside
-    for _ in range(HALVINGS):
-        middle = (outside + inside) / 2
-        outside, inside = (middle, inside) if gap(middle) > 0 else (outside, middle)
-    return outside
+def share_interval(share: float, trials: float | int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927) of so many trials, which need not be a whole number."""
+    z2 = Z95**2 / trials
+    centre = (share + z2 / 2) / (1 + z2)
+    spread = Z95 / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
+    return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 def margin(true: Energies, alternative: Energies) -> float | None:

@@ -61,7 +61,7 @@ def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object],
     if differing:
         raise UserError(
             f"init_from is {folder}, whose networks are others than this run's (first difference: {differing[0]}): make "
-            "target, regularizer and the number of masks as there"
+            "target, regularizer, question and the number of masks as there"
         )
     module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
     about = loaded.about

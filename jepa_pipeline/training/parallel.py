@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import config as dynamo
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper, checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -21,6 +22,9 @@ from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 
 BLOCKS = (Block, EvaBlock)
+FORMS_OF_A_NETWORK = 8
+"""With and without a gradient, masked or not, of some lengths."""
+
 SHARDED = ("fsdp2", "hsdp")
 
 
@@ -65,7 +69,11 @@ def is_trained_block(module: nn.Module) -> bool:
 
 
 def compile_networks(method: Method) -> None:
-    """Compile each transformer block, of which there is one compiled form for all; of a network without blocks the whole."""
+    """Compile each transformer block, of which there is one compiled form for all of a network; of one without blocks the whole.
+
+    Torch counts the forms of all networks together and would leave the rest as they are from its eighth on.
+    """
+    dynamo.recompile_limit = max(dynamo.recompile_limit, FORMS_OF_A_NETWORK * len(method.networks()))
     for network in method.networks():
         parts = list(blocks(network)) or [network]
         for part in parts:

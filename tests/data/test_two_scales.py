@@ -1,4 +1,4 @@
-"""The ways of the part and of the light are in the order of many frames and nowhere else."""
+"""The way of the part and the turn of the colour are in the order of many frames and nowhere else."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,20 @@ from typer.testing import CliRunner
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.data.two_scales import DART, DRIFT, WAYS, draw_two_scales, light_path, part_path
+from jepa_pipeline.data.two_scales import CIRCLE, DART, TURN, TURNS, WAYS, colour_path, draw_two_scales, part_path
 from jepa_pipeline.data.video import open_video
 from jepa_pipeline.demo import demo_scales
 
 SIDE, FRAMES = 40, 40
-FACTORS = [(path, name) for path in (part_path, light_path) for name in WAYS]
 
 
-def paths(path, name, count, frames=FRAMES):
-    """Of many videos, each class with other ones."""
-    key = FACTORS.index((path, name))
-    return np.stack([path(name, frames, SIDE, np.random.default_rng([key, n])) for n in range(count)])
+def paths(name, count, frames=FRAMES):
+    """Of the parts of many videos, each class with other ones."""
+    return np.stack([part_path(name, frames, SIDE, np.random.default_rng([list(WAYS).index(name), n])) for n in range(count)])
+
+
+def colours(name, count):
+    return np.stack([colour_path(name, FRAMES, np.random.default_rng([list(TURNS).index(name), n])) for n in range(count)])
 
 
 def steps(places):
@@ -32,42 +34,53 @@ def steadily(monkeypatch, *constants):
         monkeypatch.setattr(f"jepa_pipeline.data.two_scales.{constant}", 0.0)
 
 
-def test_part_and_light_move_as_their_class_says_at_speeds_that_do_not(monkeypatch):
+def test_the_part_moves_as_its_class_says_at_speeds_that_do_not(monkeypatch):
     steadily(monkeypatch, "JUMP")
-    for path, speed in ((part_path, DART), (light_path, DRIFT)):
-        for name, way in {"east": (1, 0), "north": (0, -1), "west": (-1, 0), "south": (0, 1)}.items():
-            moved = steps(paths(path, name, 300))
-            speeds = np.hypot(*moved.transpose(2, 0, 1))
-            assert np.allclose(moved, moved[:, :1]) and np.allclose(moved / speeds[..., None], way)
-            assert speed[0] <= speeds.min() < speed[0] + 0.02 and speed[1] - 0.02 < speeds.max() <= speed[1]
+    for name, way in {"east": (1, 0), "north": (0, -1), "west": (-1, 0), "south": (0, 1)}.items():
+        moved = steps(paths(name, 300))
+        speeds = np.hypot(*moved.transpose(2, 0, 1))
+        assert np.allclose(moved, moved[:, :1]) and np.allclose(moved / speeds[..., None], way)
+        assert DART[0] <= speeds.min() < DART[0] + 0.02 and DART[1] - 0.02 < speeds.max() <= DART[1]
 
 
 def test_where_the_part_will_be_is_soon_anybodys_guess():
     """Of parts that move alike, how many are still where they would be had they not jumped."""
-    moved = steps(paths(part_path, "east", 3000))[..., 0]
+    moved = steps(paths("east", 3000))[..., 0]
     on_its_way = (DART[0] <= moved) & (moved <= DART[1])
     kept = [on_its_way[:, :ahead].all(1).mean() for ahead in (4, 8, 24)]
     assert kept[0] > 0.65 and kept[1] > 0.45 and kept[2] < 0.2
 
 
-def test_in_every_frame_part_and_light_are_anywhere_whatever_the_class():
-    """Kolmogorov's test of each coordinate; 48 of them at a level of 0.01 %."""
-    for path, name in FACTORS:
-        all_places = paths(path, name, 2000)
+def test_the_turn_is_lost_between_neighbours_and_plain_over_ten_frames():
+    for name, turns in TURNS.items():
+        angles = np.unwrap(colours(name, 2000) - np.radians(TURN) * turns * np.arange(FRAMES), axis=1)  # what is left is chance
+        assert np.abs(angles - angles.mean(1, keepdims=True)).max() < np.radians(160)
+    forward, backward = (np.exp(1j * colours(name, 2000)) for name in ("forward", "backward"))
+    for ahead, least, most in ((1, 0.5, 0.6), (10, 0.85, 1.0)):
+        told = [(np.angle(each[:, ahead:] / each[:, :-ahead]) > 0).mean() for each in (forward, backward)]
+        assert least < told[0] < most and 1 - most < told[1] < 1 - least
+
+
+def test_in_every_frame_part_and_colour_are_anywhere_whatever_the_class():
+    """Kolmogorov's test of each coordinate; 36 of them at a level of 0.01 %."""
+    found = [places / SIDE for name in WAYS for places in np.moveaxis(paths(name, 2000), 2, 0)]
+    found += [colours(name, 2000) % (2 * np.pi) / (2 * np.pi) for name in TURNS]
+    for shares in found:
         for frame in (0, 20, 39):
-            for places in np.sort(all_places[:, frame], axis=0).T:
-                assert np.abs(places / SIDE - (np.arange(2000) + 0.5) / 2000).max() < 2.3 / np.sqrt(2000)
+            assert np.abs(np.sort(shares[:, frame]) - (np.arange(2000) + 0.5) / 2000).max() < 2.3 / np.sqrt(2000)
+
+
+def test_all_colours_are_as_bright_and_as_far_from_grey():
+    assert np.allclose(CIRCLE @ CIRCLE.T, np.eye(2)) and np.allclose(CIRCLE.sum(1), 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_classes_differ_in_the_motion_alone(seed):
     """Videos of one seed: all but the places is the same."""
-    pairs = [("north", "east"), ("north", "north"), ("west", "east")]
-    one, other_light, other_part = (
-        draw_two_scales(*pair, FRAMES, SIDE, np.random.default_rng(seed)).astype(int) for pair in pairs
-    )
-    assert (one[0] == other_light[0]).all()
-    assert np.abs(one[-1] - other_light[-1]).max() > 15
+    pairs = [("north", "forward"), ("north", "backward"), ("west", "forward")]
+    one, other_turn, other_part = (draw_two_scales(*pair, FRAMES, SIDE, np.random.default_rng(seed)).astype(int) for pair in pairs)
+    assert (one[0] == other_turn[0]).all()
+    assert np.abs(one[20] - other_turn[20]).max() > 15
     changed = np.abs(one - other_part).max(-1) > 0
     assert changed.any() and changed.mean() < 0.2  # only where the part is in one of them
 
@@ -78,7 +91,7 @@ def pixels():
     drawn, labels = [], []
     for number in range(3200):
         slow, fast = divmod(number % 16, 4)
-        frames = draw_two_scales(list(WAYS)[fast], list(WAYS)[slow], 21, SIDE, np.random.default_rng([7, number]))
+        frames = draw_two_scales(list(WAYS)[fast], list(TURNS)[slow], 21, SIDE, np.random.default_rng([7, number]))
         drawn.append(frames[-1].reshape(20, 2, 20, 2, 3).mean((1, 3)).ravel())
         labels.append((fast, slow))
     return torch.tensor(np.array(drawn, np.float32)), torch.tensor(labels)
@@ -95,17 +108,8 @@ def test_a_single_frame_does_not_tell_the_class(factor, pixels):
     assert abs(((test @ weights).argmax(1) == labels[1600:]).float().mean() - 0.25) < 0.045
 
 
-def test_the_drift_is_less_than_the_noise_between_neighbours_and_more_over_ten_frames(monkeypatch):
-    steadily(monkeypatch, "FLICKER", "SHIMMER", "GRAIN")
-    monkeypatch.setattr("jepa_pipeline.data.two_scales.RADIUS", (-9.0, -9.0))  # no part
-    for slow in WAYS:
-        frames = draw_two_scales("north", slow, frames=FRAMES, side=SIDE, generator=np.random.default_rng(0))
-        assert np.abs(np.diff(frames.astype(int), axis=0)).max() <= 5
-        assert np.abs(frames[10:].astype(int) - frames[:-10]).max((1, 2, 3)).min() > 12
-
-
 def test_the_same_generator_draws_the_same_video():
-    one, other, another = (draw_two_scales("north", "west", 8, SIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    one, other, another = (draw_two_scales("north", "forward", 8, SIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert (one == other).all() and (one != another).any()
     assert one.shape == (8, SIDE, SIDE, 3) and one.dtype == np.uint8
 
@@ -118,7 +122,7 @@ def test_demo_scales(tmp_path, capsys):
     assert "64 videos of 40 frames, 4 classes" in capsys.readouterr().err.replace("\n", " ")
     for part, count in (("train", 64), ("test", 16)):
         fast, slow = (Shards(out / factor / part) for factor in ("fast", "slow"))
-        assert fast.manifest.classes == tuple(WAYS) and slow.manifest.classes == tuple(WAYS)
+        assert fast.manifest.classes == tuple(WAYS) and slow.manifest.classes == tuple(TURNS)
         assert slow.manifest.made == {"source": "two time scales", "factor": "slow", "seed": 1, "part": part}
         assert (fast.manifest.mean, fast.manifest.std) == (slow.manifest.mean, slow.manifest.std)
         pairs = []
@@ -135,7 +139,7 @@ def test_demo_scales(tmp_path, capsys):
 
 def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
     """Videos that say which classes they were drawn for by their grey levels."""
-    names = {name: number for number, name in enumerate(WAYS)}
+    names = {name: number for classes in (WAYS, TURNS) for number, name in enumerate(classes)}
 
     def told(fast, slow, frames, side, _):
         return np.full((frames, side, side, 3), 64 * names[fast] + 16 * names[slow] + 8, np.uint8)

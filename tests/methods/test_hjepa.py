@@ -180,9 +180,11 @@ def test_there_is_one_pass_of_each_target_and_step():
 def test_the_loss_is_the_weighted_sum_of_the_levels():
     light, heavy = (clips(coarse(COARSE_BLOCKS, weight=weight)) for weight in (1.0, 3.0))
     one, other = build(light)(batch_of(light)).losses, build(heavy)(batch_of(heavy)).losses
-    assert list(one) == ["level1/prediction", "level2/prediction"]
-    assert one["level1/prediction"] == other["level1/prediction"]
-    assert torch.isclose(3 * one["level2/prediction"], other["level2/prediction"])
+    assert list(one) == ["level1/weighted/prediction", "level2/weighted/prediction"]
+    assert one["level1/weighted/prediction"] == other["level1/weighted/prediction"]
+    assert torch.isclose(3 * one["level2/weighted/prediction"], other["level2/weighted/prediction"])
+    plain = build(heavy)(batch_of(heavy)).metrics["level2/prediction"]
+    assert torch.isclose(one["level2/weighted/prediction"], plain) and not plain.requires_grad
 
 
 @pytest.mark.parametrize("coarsening", ["pool", "conv"])
@@ -222,7 +224,7 @@ def test_a_forward_level_told_slowly():
     output = method(batch)
     for step, errors in ahead.items():
         assert output.metrics[f"level1/prediction/ahead{step}"].item() == pytest.approx(np.mean(errors), rel=1e-6)
-    assert output.losses["level1/prediction"].item() == pytest.approx(
+    assert output.losses["level1/weighted/prediction"].item() == pytest.approx(
         np.mean([np.mean(errors) for errors in ahead.values()]), rel=1e-6
     )
     error = method.energy(batch)[0].error
@@ -243,14 +245,17 @@ def test_what_is_rolled_out_stands_in_for_what_is_seen():
 def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
     config = clips(coarse(NEXT), attention="causal", question=FORWARD)
     method, batch = build(config), batch_of(config)
+    train(method, config)  # so that targets are no longer the trained encoders' copies
     for number, (energy, steps) in enumerate(zip(method.energy(batch), (2, 1), strict=True), start=1):
         world = method.world_model(number)
         states = world.encode(batch.views[0])
-        assert torch.allclose(states, energy.targets.flatten(2, 3), atol=1e-6)
         assert world.roll_out(states[:, 0], 7).shape == (len(states), 7, *states.shape[2:])
-        ahead = world.roll_out(states[:, -1 - steps], steps)  # the trained encoder is still its own target's copy
-        error = (ahead - states[:, -steps:]).abs().mean(-1)
+        ahead = world.roll_out(states[:, -1 - steps], steps)
+        error = (ahead - energy.targets.flatten(2, 3)[:, -steps:]).abs().mean(-1)
         assert torch.allclose(error, energy.error[:, -steps:].flatten(2), atol=1e-5)
+    connected = build(clips(coarse(NEXT, detach="false"), attention="causal", question=FORWARD))
+    assert connected.trained_with(2) == [level.encoder for level in connected.jepas]
+    assert method.trained_with(2) == [method.jepas[0].target, method.jepas[1].encoder]
     with pytest.raises(ValueError, match="level 3 of a stack of 2"):
         method.world_model(3)
     with pytest.raises(ValueError, match="its question is masked"):
@@ -320,7 +325,7 @@ def test_the_energy_is_the_distance_at_each_token():
     for number, (energy, masks) in enumerate(zip(energies, batch.masks, strict=True), start=1):
         asked = torch.zeros_like(energy.error.flatten(1), dtype=torch.bool).scatter(1, masks.targets.flatten(1), True)
         assert torch.equal(~energy.error.flatten(1).isnan(), asked)
-        assert torch.isclose(energy.error[~energy.error.isnan()].mean(), losses[f"level{number}/prediction"], rtol=1e-5)
+        assert torch.isclose(energy.error[~energy.error.isnan()].mean(), losses[f"level{number}/weighted/prediction"], rtol=1e-5)
         assert not energy.error.requires_grad and math.prod(energy.targets.shape[1:4]) == asked.shape[1]
 
 
@@ -335,6 +340,9 @@ def test_the_energy_is_the_distance_at_each_token():
         ("method.levels.1.question.name=forwards", "did you mean 'forward'"),
         ("method.levels.0.question.masks=[{name: multiblock}]", "choose blocks or causal"),
         ("method.levels.0.target=shared", "collapses"),
+        ("method.levels.0.detach=false", "there is no level below it"),
+        ("method.levels.0.encoder.window=9", "more than the 4 time steps"),
+        ("method.levels.1.encoder.window=3", "more than the 2 time steps"),
         (
             "method.levels.0.encoder={attention: full, window: 2}",
             "leave window out",

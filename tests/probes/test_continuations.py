@@ -17,6 +17,7 @@ from jepa_pipeline.probes.continuations import (
     cut_at,
     deranged,
     orders_within,
+    stays_true,
     untrue_order,
 )
 
@@ -49,8 +50,24 @@ def test_the_past_is_kept_bit_for_bit_and_the_future_is_what_it_says(clips, orde
         assert all(torch.equal(frame, clips[row, :, 2]) for frame in found["frozen"][row, :, 3:].unbind(1))
 
 
-def test_one_frame_has_no_order():
+def test_one_frame_has_no_order_and_two_only_one_other():
     assert continuations(1) == ("true", "other", "frozen")
+    assert continuations(2) == ("true", "other", "reversed", "frozen")
+    assert continuations(3) == ("true", "other", "shuffled", "reversed", "frozen")
+
+
+@pytest.mark.parametrize("future", [2, 3, 4, 7])
+def test_backwards_only_the_middle_frame_of_an_odd_number_stays_true(future):
+    clips = torch.arange(2 * (1 + future)).view(2, 1, -1, 1, 1)
+    orders = torch.arange(future).expand(2, -1)
+    for name in continuations(future):
+        kept = (continued(name, clips, 1, orders) == clips)[0].flatten()[1:]
+        for first in range(future):
+            for last in range(first + 1, future + 1):
+                if name == "reversed":
+                    assert stays_true(name, first, last, future) == bool(kept[first:last].all())
+                else:
+                    assert not stays_true(name, first, last, future)
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -64,11 +81,12 @@ def test_one_sample_alone_is_refused(clips, orders):
         continued("other", clips[:1], 3, orders[:1])
 
 
-@pytest.mark.parametrize("count", [2, 3, 7])
-def test_a_shuffled_order_is_never_the_true_one_and_belongs_to_its_key(count):
-    for seed in range(50):
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_a_shuffled_order_leaves_nothing_in_its_place_is_not_backwards_and_belongs_to_its_key(count):
+    for seed in range(100):
         order = untrue_order(count, generator(seed))
-        assert sorted(order) == list(range(count)) and not (order == np.arange(count)).all()
+        assert sorted(order) == list(range(count)) and not (order == np.arange(count)).any()
+        assert count == 2 or not (order == np.arange(count)[::-1]).all()
         assert (order == untrue_order(count, generator(seed))).all()
     assert untrue_order(1, generator()).tolist() == [0]
 
@@ -126,7 +144,7 @@ LEVELS = HJepaConfig.model_validate(
 def test_all_levels_are_cut_at_the_same_frame_as_their_masks(past, frames):
     encoders = LEVELS.encoders
     cut = cut_at(past, encoders)
-    assert cut == (frames, (4, 2, 1), 0.5)
+    assert cut == (frames, (4, 2, 1), 0.5, None)
     for (sampler,), encoder, steps in zip(future_masks(LEVELS, cut.share), encoders, cut.steps, strict=True):
         time, rows, columns = encoder.clip_grid
         masks = sampler([generator()], 0)
@@ -140,7 +158,18 @@ def test_a_cut_is_nearest_to_the_share_and_leaves_past_and_future():
     assert [cut_at(past, [first])[:2] for past in (0.01, 0.5, 0.7, 0.99)] == [(2, (1,)), (6, (3,)), (8, (4,)), (10, (5,))]
 
 
-def test_a_level_without_time_is_refused():
+def test_levels_of_one_time_step_are_left_out_and_it_is_said_which():
+    levels = [
+        EncoderConfig(image_size=8, patch_size=4, frames=frames, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
+        for frames in (16, 8, 2, 2)
+    ]
+    assert cut_at(0.5, levels[:2]) == (8, (4, 2), 0.5, None)
+    reason = "left out: one time step for a whole clip, so that nothing is past"
+    assert cut_at(0.3, levels[:3]) == (4, (2, 1), 0.25, f"level 3 {reason}")
+    assert cut_at(0.5, levels).left_out == f"level 3 to level 4 {reason}"
+
+
+def test_a_first_level_without_time_is_refused():
     image = EncoderConfig(image_size=8, patch_size=4, frames=2, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
     with pytest.raises(UserError, match=r"^level 1 has one time step for a whole clip"):
         cut_at(0.5, [image])

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from jepa_pipeline.batch import Batch, Energy
+from jepa_pipeline.batch import Batch, Energy, Masks
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.video_masks import CausalConfig
@@ -13,10 +15,30 @@ from jepa_pipeline.data.loader import loader
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.masks.causal import Causal
 from jepa_pipeline.masks.multiblock import MultiBlock
-from jepa_pipeline.probes.continuations import cut_at
-from jepa_pipeline.probes.energies import Asked, Subject, hidden_cells, mean_within, measure_clips, measure_images
-from jepa_pipeline.probes.energy_report import cell, error_rows, own_sentences, separation_rows, separation_table
+from jepa_pipeline.probes import horizons
+from jepa_pipeline.probes.continuations import continuations, cut_at
+from jepa_pipeline.probes.energies import (
+    Asked,
+    Kept,
+    Measured,
+    Subject,
+    check_hidden,
+    hidden_cells,
+    mean_within,
+    measure_clips,
+    measure_images,
+)
+from jepa_pipeline.probes.energy_report import (
+    cell,
+    error_rows,
+    error_table,
+    own_sentences,
+    place_sentences,
+    separation_rows,
+    separation_table,
+)
 from jepa_pipeline.probes.features import Lens
+from jepa_pipeline.probes.horizons import Curve
 
 LENS = Lens((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PASSES = [[3, 0, 1], [2, 4]]
@@ -108,6 +130,49 @@ def test_a_table_has_a_line_a_horizon_within_a_hundred_columns():
     assert Console(width=200).measure(table).maximum <= 100
 
 
+def test_tables_of_many_frames_and_wild_margins_are_within_a_hundred_columns():
+    rows = separation_rows(look_at_clips(), fps=10.0)
+    wild = [row.model_copy(update={"frames": (113, 128), "seconds": 12.75, "margin": 1e6, "ci95": (0.9999, 1.0)}) for row in rows]
+    errors = [row.model_copy(update={"frames": (113, 128), "seconds": 12.75}) for row in error_rows(look_at_clips(), fps=10.0)]
+    for table in (separation_table(wild, 5), error_table(errors, flattered=True)):
+        assert Console(width=200).measure(table).maximum <= 100
+    assert cell(wild[0]).endswith(" >99")
+
+
+def test_copying_is_called_flattered_where_targets_see_the_whole_clip_alone():
+    rows = error_rows(look_at_clips(), None)
+    said = [str(error_table(rows, flattered).caption) for flattered in (True, False)]
+    assert ["flattered" in caption for caption in said] == [True, False] and all("of each place" in caption for caption in said)
+
+
+def test_a_horizon_that_is_the_same_backwards_is_no_alternative():
+    """Of seven frames, a step each, the fourth stays where it is."""
+    energies = {name: [torch.rand(5, 7)] for name in continuations(7)}
+    curve = Curve(energies["true"][0], energies["true"][0], torch.ones(7), frames=1)
+    measured = Measured(energies, [curve], [torch.ones(7)], [(4, 4)], [])
+    rows = separation_rows(measured, None)
+    assert {row.horizon for row in rows if row.alternative == "reversed"} == {1, 2, 3, 5, 6, 7, None}
+    assert {row.horizon for row in rows if row.alternative == "shuffled"} == {1, 2, 3, 4, 5, 6, 7, None}
+    cells = [[*column.cells] for column in separation_table(rows, 5).columns]
+    headers = [column.header for column in separation_table(rows, 5).columns]
+    assert cells[headers.index("reversed")][3] == "" and "" not in cells[headers.index("shuffled")]
+
+
+def test_a_level_that_is_left_out_is_asked_and_not_looked_at():
+    clips, grids = Pixels(8, 16, 16), [*(encoder.clip_grid for encoder in ENCODERS), (1, 2, 2)]
+    subject = Subject(Oracle(clips.pixels, grids, past), clip_masks, LENS, ["l1", "smooth_l1"], 0, 2)
+    measured = measure_clips(subject, loader(clips, PASSES, 0), PASSES, CUT)
+    assert len(measured.curves) == len(measured.constants) == len(measured.shown[0].errors) == 2
+
+
+def test_it_is_said_where_places_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    assert place_sentences(look_at_clips()) == []
+    monkeypatch.setattr(horizons, "VALUES", 5 * 2 * 3 * 4)
+    assert place_sentences(look_at_clips()) == [
+        "level 1: the best constants are of 4 of its 16 places, evenly spaced, which is what memory is kept for"
+    ]
+
+
 def test_pictures_are_of_the_first_samples_with_errors_in_the_future_alone():
     shown = look_at_clips().shown
     assert len(shown) == 3
@@ -156,3 +221,36 @@ def test_hidden_is_what_is_asked_for_and_never_seen():
     assert not hidden.flatten(1).gather(1, masks.context).any()
     error = torch.where(hidden, 2.0, torch.nan)[:, None]
     assert torch.equal(mean_within(error, hidden), torch.full((3, 1), 2.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("distance", ["l1", "smooth_l1"])
+def test_an_images_constant_is_that_of_the_places_it_hides(distance):
+    """Places differ in how hard they are, and images in which and how many they hide."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.1, 1.0, 5.0, 20.0]).view(1, 1, 2, 2, 1)
+    targets = spread * torch.randn(400, 1, 2, 2, 8, generator=generator)
+    hidden = torch.tensor([[True, False], [False, False]]).repeat(400, 1, 1)
+    hidden[::4, 0, 1] = True
+    kept = Kept([distance])
+    for part in (slice(0, 150), slice(150, 400)):
+        kept.add_targets(0, targets[part], hidden[part], 400)
+    zero = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[distance](torch.zeros_like(targets), targets, reduction="none").mean(4)
+    assert float(kept.constants(0)) == pytest.approx(float(mean_within(zero, hidden).mean()), rel=0.02)
+
+
+def test_masks_that_hide_nothing_are_a_users_mistake():
+    seen, asked = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[[2, 3]], [[2, 3]]])
+    masks = [Masks(seen, asked), Masks(asked[:, 0], seen[:, None])]
+    with pytest.raises(
+        UserError, match=r"^level 2's masks \(sets: 2\) hide nothing of image 7, for one of them shows whatever another"
+    ):
+        check_hidden(hidden_cells(masks, (2, 2)), 2, len(masks), [7, 8])
+    check_hidden(hidden_cells(masks[:1], (2, 2)), 2, 1, [7, 8])
+    images = Pixels(8, 8)
+    oracle = Oracle(images.pixels, [(1, 2, 2)], lambda batch: torch.ones(1, 1, 8, 8))
+
+    def draw(generators, number):
+        return [[Masks(*(part[:1].expand(len(generators), *part.shape[1:]) for part in one)) for one in masks]]
+
+    with pytest.raises(UserError, match=r"^level 1's masks \(sets: 2\) hide nothing of image 3"):
+        measure_images(Subject(oracle, draw, LENS, ["l1"], 0, 0), loader(images, PASSES, 0), PASSES)

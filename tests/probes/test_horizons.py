@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from jepa_pipeline.probes.horizons import (
-    VECTORS,
+    VALUES,
     Curve,
     ahead,
+    best_constant,
     better_from,
-    constant_error,
+    constant_errors,
     copy_last,
     draw_horizons,
     sentences,
@@ -21,13 +22,44 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+ERRORS = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
+
+
 @pytest.mark.parametrize("distance", ["l1", "smooth_l1"])
-def test_no_constant_is_better_than_the_best(distance):
-    targets = random(501, 4) ** 3
-    best = constant_error(targets, distance)
-    errors = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[distance]
-    for constant in (torch.zeros(4), targets.mean(0), targets.median(0).values + 0.1, targets.median(0).values - 0.1):
-        assert errors(targets, constant.expand_as(targets)) >= best - 1e-6
+@pytest.mark.parametrize("samples", [500, 501])
+def test_no_constant_of_a_place_is_better_than_the_best(distance, samples):
+    targets = random(samples, 3, 4) ** 3 + torch.tensor([0.0, 5, -2])[:, None]
+    best = best_constant(targets, distance)
+
+    def errors(constant):
+        return ERRORS[distance](targets, constant.expand_as(targets), reduction="none").mean(0)
+
+    others = (torch.zeros(3, 4), targets.mean(0), *(targets.median(0).values + step for step in (-0.1, 0.1)))
+    assert all((errors(other) >= errors(best) - 1e-6).all() for other in others)
+
+
+@pytest.mark.parametrize("distance", ["l1", "smooth_l1"])
+def test_knowing_only_the_place_is_no_skill(distance):
+    """Who predicts of each place what is usual there is as good as the best constant, however places differ."""
+    place, noise = 10 * random(6, 8), random(1000, 6, 8, seed=1)
+    errors = constant_errors(place + noise, distance)
+    position = ERRORS[distance](place.expand_as(noise), place + noise, reduction="none").mean(2)
+    assert float(position.mean() / errors.mean()) == pytest.approx(1, abs=0.01)
+    assert float(errors.mean()) == pytest.approx(float(constant_errors(noise, distance).mean()), rel=1e-4)
+
+
+def test_no_sample_has_seen_the_constant_it_is_compared_with():
+    targets = random(9, 2, 3)
+    before = constant_errors(targets, "l1")
+    for sample in range(9):
+        changed = targets.clone()
+        changed[sample] += 100
+        after = constant_errors(changed, "l1")
+        same_half = torch.arange(9) % 2 == sample % 2
+        same_half[sample] = False
+        assert torch.equal(after[same_half], before[same_half])
+        best = best_constant(targets[1 - sample % 2 :: 2], "l1")
+        assert torch.allclose(after[sample], (changed[sample] - best).abs().mean(1), atol=1e-4)
 
 
 def test_copying_the_last_step_is_right_where_nothing_moves_and_as_wrong_as_things_move():
@@ -38,11 +70,11 @@ def test_copying_the_last_step_is_right_where_nothing_moves_and_as_wrong_as_thin
     assert torch.allclose(copy_last(moving, 2, "smooth_l1"), torch.tensor([0.5, 1.5, 2.5, 3.5]).expand(2, 4), atol=1e-5)
 
 
-def test_targets_are_kept_from_all_samples_within_bounds():
+def test_targets_are_kept_of_evenly_spaced_places_within_bounds():
     assert some_places(16, 10).tolist() == list(range(16))
-    few = some_places(196, 512)
-    assert len(few) == VECTORS // 512 and few[0] == 0 and few[-1] == 195 and len(few.unique()) == len(few)
-    assert len(some_places(196, 10 * VECTORS)) == 1
+    few = some_places(196, VALUES // 14)
+    assert few.tolist() == list(range(7, 196, 14))
+    assert some_places(196, 10 * VALUES).tolist() == [98]
 
 
 def test_better_means_better_from_there_on_and_beyond_chance():
@@ -65,7 +97,7 @@ def test_what_is_said_names_the_first_frame():
     assert sentences([first, second]) == [
         "level 1 predicts better than copying the last past step from 5 frames ahead on (95 %)",
         "level 2 has no horizon from which on it predicts better than copying the last past step beyond chance",
-        "level 2 predicts better than level 1, each in shares of its best constant's error, from 5 frames ahead on (95 %)",
+        "level 2 predicts better than level 1, each in shares of the error of the best constant of each place, from 5 frames ahead on (95 %)",
     ]
     assert "at every horizon" in sentences([curve(noise, copied, 2)])[0]
 

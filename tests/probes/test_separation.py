@@ -41,25 +41,50 @@ def test_a_samples_own_alternative_shows_what_all_pairs_do_not():
     assert found.ci95[0] < 0.5 < found.ci95[1] and found.own == 1 and found.own_ci95 == wilson_interval(200, 200)
 
 
-@pytest.mark.parametrize("area", [0.3, 0.5, 0.8, 0.99])
-def test_the_ends_are_just_compatible_with_the_area(area):
-    for end in auroc_interval(area, 40):
-        first, second = end / (2 - end), 2 * end**2 / (1 + end)  # Hanley and McNeil 1982
-        variance = (end * (1 - end) + 39 * (first - end**2) + 39 * (second - end**2)) / 40**2
-        assert abs(area - end) / math.sqrt(variance) == pytest.approx(Z95, abs=1e-6)
+def normals(generator, count, spread=1.0, paired=0.0, shift=0.0):
+    """True and alternative energies, and the area under the ROC curve of their kinds."""
+    shared, first, second = generator.normal(size=(3, count))
+    apart = math.sqrt(1 - paired**2)
+    true, other = paired * shared + apart * first, spread * (paired * shared + apart * second) + shift
+    area = 0.5 * (1 + math.erf(shift / math.sqrt(2 * (1 + spread**2))))
+    return torch.from_numpy(true), torch.from_numpy(other), area
 
 
-def test_it_is_no_point_where_all_are_told_apart():
-    low, high = auroc_interval(1.0, 20)
-    assert high == 1.0 and 0.85 < low < 0.95
-    assert auroc_interval(0.0, 20) == pytest.approx((1 - high, 1 - low))
-
-
-def test_it_covers_the_true_area_about_as_often_as_it_says():
+@pytest.mark.parametrize("count", [10, 128])
+@pytest.mark.parametrize("shift", [0.0, 0.7, 3.4])
+@pytest.mark.parametrize(("spread", "paired"), [(1.0, 0.0), (10.0, 0.0), (0.1, 0.0), (1.0, 0.9), (6.0, 0.6), (1.0, -0.9)])
+def test_it_covers_the_true_area_as_often_as_it_says(spread, paired, shift, count):
+    """Up to the noise of so many trials; of ten samples nearly."""
     generator, hits = np.random.default_rng(0), 0
-    area = 0.5 * (1 + math.erf(0.7 / 2))  # of two normals with means 0.7 apart
-    for _ in range(400):
-        true, other = torch.from_numpy(generator.normal([[0], [0.7]], size=(2, 30)))
-        low, high = separate(true, other).ci95
+    for _ in range(600):
+        true, other, area = normals(generator, count, spread, paired, shift * math.hypot(1, spread) / math.sqrt(2))
+        low, high = auroc_interval(true, other)
         hits += low <= area <= high
-    assert 0.92 < hits / 400 <= 0.99
+    assert hits / 600 >= (0.93 if count > 10 else 0.905)
+
+
+def test_it_is_narrower_where_hard_samples_are_hard_both_ways():
+    widths = []
+    for paired in (0.0, 0.9):
+        true, other, _ = normals(np.random.default_rng(0), 200, paired=paired, shift=0.7)
+        low, high = auroc_interval(true, other)
+        widths.append(high - low)
+    assert widths[1] < 0.7 * widths[0]
+
+
+def test_it_is_delongs_where_samples_are_many():
+    true, other, _ = normals(np.random.default_rng(0), 2000, spread=3.0, shift=1.0)
+    right = ((other[None] > true[:, None]).double() - 0.5).numpy()
+    variance = (right.mean(0).var() + right.mean(1).var() + 2 * np.cov(right.mean(0), right.mean(1))[0, 1]) / 2000
+    low, high = auroc_interval(true, other)
+    assert high - low == pytest.approx(2 * Z95 * math.sqrt(variance), rel=0.01)
+    assert (low + high) / 2 == pytest.approx(auroc(true, other), abs=1e-3)
+
+
+def test_it_is_no_point_and_within_bounds_where_all_are_told_apart():
+    true = torch.arange(20.0)
+    assert auroc_interval(true, true + 20) == pytest.approx(wilson_interval(20, 20))
+    assert auroc_interval(true + 20, true) == pytest.approx(wilson_interval(0, 20))
+    assert auroc_interval(torch.ones(2), torch.ones(2))[0] < 0.2
+    low, high = auroc_interval(torch.arange(40.0), torch.arange(40.0) + 0.1)
+    assert low < 0.5 < high < 1

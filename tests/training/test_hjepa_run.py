@@ -61,7 +61,7 @@ def test_every_level_is_logged_and_kept(configure):
     rows = read_rows(config.folder / "metrics.jsonl")
     trained, healthy = ([row for row in rows if key in row] for key in ("loss", "health/target_rankme"))
     for row in trained:
-        assert row["loss"] == pytest.approx(row["level1/prediction"] + row["level2/prediction"], rel=1e-6)
+        assert row["loss"] == pytest.approx(row["level1/prediction"] + row["level2/weighted/prediction"], rel=1e-6)
     assert len(trained) == 6 and len(healthy) == 2 and all("level2/health/target_rankme" in row for row in healthy)
     kept, state = load_encoder(config.folder), weights(config)
     assert isinstance(kept, Stack)
