@@ -120,6 +120,7 @@ def test_a_level_that_is_not_there_is_refused_before_weights_are_read(
     (run / "encoder/model.safetensors").write_bytes(b"spoilt")
     given = ["--data", str(shards)] if verb == "probe" else ["--to", "jepa"]
     monkeypatch.setattr(sys, "argv", ["jepa", verb, str(run), *given, "--level", level])
+    monkeypatch.setattr("jepa_pipeline.cli.was_one_of_several", lambda: False)  # as other tests in this process may have been
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 2 and capsys.readouterr().err == sentence.format(run) + "\n"

@@ -86,12 +86,14 @@ def test_every_command_runs(place):
             ran.append(arguments[0])
         else:
             assert command in ("jepa quickstart", "jepa selftest resume", "pytest -n auto") or program == "pip", command
-    assert set(ran) == {"shards", "masks", "views", "pretrain", "probe", "export", "doctor", "submit", "table", "jobs"}
+    assert set(ran) == {"shards", "masks", "views", "pretrain", "probe", "energy", "export", "doctor", "submit", "table", "jobs"}
     python, timm_only = (next(block for block in blocks("python") if word in block) for word in ("load_config", "import timm"))
     run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
     shrunk = python.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHRINK))
     assert shrunk != python
     run([sys.executable, "-c", shrunk], place)
+    world = next(block for block in blocks("python") if "load_method" in block)
+    run([sys.executable, "-c", "import torch\nclips = torch.rand(2, 3, 8, 24, 24)\n" + world], place)
 
 
 def test_the_commands_ci_runs_are_the_readmes():

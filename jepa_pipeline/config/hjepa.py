@@ -116,8 +116,9 @@ class LevelConfig(PredictionConfig):
 
 
 class HJepaConfig(Section):
-    """H-JEPA (LeCun 2022, section 4.6): joint-embedding predictive architectures on top of one another. Each sees what the one
-    below represents, coarser in space and time, and predicts further with less detail.
+    """H-JEPA (LeCun 2022, section 4.6): joint-embedding predictive architectures on top of one another.
+
+    Each sees what the one below represents, coarser in space and time, and predicts further with less detail.
     """
 
     name: Literal["hjepa"] = Field(description="Which method.")

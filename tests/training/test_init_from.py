@@ -61,7 +61,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         (["method.encoder.num_heads=4"], "where method.encoder.num_heads is 2, and here it is 4"),
         (["method.predictor.num_heads=1"], "where method.predictor.num_heads is 2, and here it is 1"),
         (["method.encoder.positions=rope_tiled"], "where method.encoder.positions is rope, and here it is rope_tiled"),
-        (["method.target=stop_gradient"], r"first difference: target\..*make method.target, method.regularizer"),
+        (["method.target=stop_gradient"], r"first difference: target\..*make target, regularizer, question"),
         (["method.masks=[{name: causal}, {name: causal}]"], "first difference: predictor.mask_token"),
         (["optim.name=sgd", "optim.lr=0.1"], "where optim.name is adamw, and here it is sgd"),
         (["init_from=nowhere"], "nowhere, and there is no such folder"),
