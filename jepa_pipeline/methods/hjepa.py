@@ -84,8 +84,8 @@ class HJEPA(Method):
     @property
     def kept(self) -> Kept:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What kind of encoder the levels keep."""
-        first, *others = (level.kept for level in self.jepas)
-        return first if all(other == first for other in others) else "mixed"
+        kinds: list[Kept] = [level.kept for level in self.jepas]
+        return kinds[0] if len({*kinds}) == 1 else "mixed"
 
     @property
     def kept_encoder(self) -> AnyEncoder:
