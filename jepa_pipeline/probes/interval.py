@@ -14,9 +14,14 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"{correct} of {total} is no share")
-    share, z2 = correct / total, Z95**2 / total
+    return share_interval(correct / total, total)
+
+
+def share_interval(share: float, trials: float | int) -> tuple[float, float]:
+    """The same of a share of so many trials, which need not be a whole number."""
+    z2 = Z95**2 / trials
     centre = (share + z2 / 2) / (1 + z2)
-    spread = Z95 / (1 + z2) * math.sqrt(share * (1 - share) / total + z2 / (4 * total))
+    spread = Z95 / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
     return max(0.0, centre - spread), min(1.0, centre + spread)
 
 

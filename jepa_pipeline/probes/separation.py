@@ -1,13 +1,12 @@
 """Whether an energy is low for what is true and higher for what is not."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepa_pipeline.probes.interval import Z95
+from jepa_pipeline.probes.interval import share_interval
 
 Energies = Float[Tensor, " S"]
 
@@ -69,14 +68,6 @@ def auroc_interval(true: Energies, alternative: Energies) -> tuple[float, float]
     low, high = share_interval(area, trials)
     whole = auroc(true, alternative)
     return min(low, whole), max(high, whole)
-
-
-def share_interval(share: float, trials: float | int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927) of so many trials, which need not be a whole number."""
-    z2 = Z95**2 / trials
-    centre = (share + z2 / 2) / (1 + z2)
-    spread = Z95 / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
-    return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 def margin(true: Energies, alternative: Energies) -> float | None:
