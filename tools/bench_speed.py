@@ -19,8 +19,8 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from count_flops import cost
 from timed_steps import OneBatch, lengthen, milliseconds
-from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.cli import leave
@@ -33,7 +33,6 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.loader import loader
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.pretrain import choose_accelerator
 from jepa_pipeline.training.environment import git_state
 from jepa_pipeline.training.module import Pretraining
@@ -124,21 +123,6 @@ def step_flops(config: JepaConfig, masks: Sequence[Masks]) -> float:
     return flops
 
 
-def counted_flops(config: RunConfig) -> float:
-    """The same of a stack, as torch counts them: the networks have shapes and no weights, and nothing runs. Where step_flops leaves
-    out a regulariser, its products are here.
-    """
-    with torch.device("meta"):
-        method = build_method(config.method)
-    use_attention(method, fused=False)  # the fused one multiplies queries and keys again on its way back
-    batch = OneBatch(config, method_masks(config.method)).batch
-    masks = [Masks(*(rows.to("meta") for rows in one)) for one in batch.masks]
-    views = [torch.empty_like(view, dtype=torch.float32, device="meta") for view in batch.views]
-    with FlopCounterMode(display=False) as counter:
-        torch.stack([*method(batch._replace(views=views, masks=masks)).losses.values()]).sum().backward()
-    return counter.get_total_flops() / len(batch.keys)
-
-
 def image_flops(config: RunConfig) -> float:
     """Of all views of an image in one step.
 
@@ -146,7 +130,7 @@ def image_flops(config: RunConfig) -> float:
         UserError: the method is no JEPA and no stack of them, whose arithmetic alone is known here.
     """
     if isinstance(config.method, HJepaConfig):
-        return counted_flops(config)
+        return cost(config).step
     if not isinstance(config.method, JepaConfig):
         raise UserError(f"method.name is {config.method.name}, but only a JEPA's arithmetic is known here: give a recipe of one")
     return len(config.views.kinds) * step_flops(config.method, OneBatch(config, method_masks(config.method)).batch.masks)
