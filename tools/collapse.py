@@ -1,8 +1,8 @@
 """Is collapse punished, and seen? python tools/collapse.py [METHOD ...] [--steps 300]
 
 Every method trains twice on drawn shapes from its recipe in configs/debug: as it is, and without what keeps it from collapsing. The
-table shows the health meters of both at the end, the effective rank of the embeddings, the mean cosine of different ones and the
-deviation of a dimension, and which of them tell the two runs apart.
+table shows the health meters of both at the end (of a stack those of every level): the effective rank of the embeddings, the mean
+cosine of different ones and the deviation of a dimension; and which of them tell the two runs apart.
 """
 
 import sys
@@ -36,6 +36,8 @@ from jepa_pipeline.training.schedules import learning_rate, weight_decay
 
 DEBUG = Path(__file__).parents[1] / "configs" / "debug"
 IMAGES = 1000
+Health = dict[str, float]
+"""Meters by name."""
 
 
 def unregularized(method: Method) -> None:
@@ -109,8 +111,8 @@ def read_batches(config: RunConfig, passes: int) -> list[Batch]:
     return list(islice(loader, passes * IMAGES // config.optim.batch_size_global))
 
 
-def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], None]) -> dict[str, float]:
-    """So many steps, and the health at the end."""
+def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], None]) -> list[Health]:
+    """So many steps, and the health of every level at the end."""
     torch.manual_seed(config.seed)
     method = build_method(config.method)
     change(method)
@@ -125,20 +127,21 @@ def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], No
         set_rates(optimizer, learning_rate(module.step, config.optim), weight_decay(module.step, config.optim))
         optimizer.step()
         method.after_step(module.step, config.optim.schedule_steps)
-    return measure_health(*module.recent[0].filled())  # pyright: ignore[reportCallIssue]
+    return [measure_health(*level.filled()) for level in module.recent]  # pyright: ignore[reportCallIssue]
 
 
-def compare(method: str, data: Path, steps: int) -> tuple[dict[str, float], dict[str, float]]:
-    """The health of a method as it is, and without what keeps it from collapsing."""
+def compare(method: str, data: Path, steps: int) -> list[tuple[Health, Health]]:
+    """Of every level the health of a method as it is, and without what keeps it from collapsing."""
     whole, removed = make_config(method, None, data, steps), make_config(method, REMOVALS[method], data, steps)
     batches = read_batches(whole, passes=4)
-    return train(whole, batches, lambda method: None), train(removed, batches, REMOVALS[method].change)
+    trained = train(whole, batches, lambda method: None), train(removed, batches, REMOVALS[method].change)
+    return [*zip(*trained, strict=True)]
 
 
 SHOWN = {"rank": "health/target_rankme", "cosine": "health/target_cosine", "deviation": "health/target_std_mean"}
 
 
-def told_by(whole: dict[str, float], removed: dict[str, float]) -> list[str]:
+def told_by(whole: Health, removed: Health) -> list[str]:
     """The meters by which the second run has collapsed beside the first."""
     (rank, cosine, deviation), (low_rank, high_cosine, low_deviation) = (
         [run[key] for key in SHOWN.values()] for run in (whole, removed)
@@ -164,9 +167,11 @@ def main(
     with TemporaryDirectory() as folder:
         demo(Path(folder) / "shapes", images=IMAGES)
         for name in track(chosen, "training", console=console):
-            pair = compare(name, Path(folder) / "shapes" / "train", steps)
-            whole, removed = ([f"{health[key]:.3g}" for key in SHOWN.values()] for health in pair)
-            table.add_row(name, *whole, REMOVALS[name].what, *removed, ", ".join(told_by(*pair)))
+            pairs = compare(name, Path(folder) / "shapes" / "train", steps)
+            for level, pair in enumerate(pairs, start=1):
+                whole, removed = ([f"{health[key]:.3g}" for key in SHOWN.values()] for health in pair)
+                which = f"{name}, level {level}" if len(pairs) > 1 else name
+                table.add_row(which, *whole, REMOVALS[name].what, *removed, ", ".join(told_by(*pair)))
     console.print(table)
 
 
