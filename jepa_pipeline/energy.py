@@ -18,7 +18,6 @@ from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import MaskSampler
-from jepa_pipeline.data.loader import check_kind
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
@@ -93,6 +92,8 @@ def energy(
     found, card = choose(config, None if data is None else str(data), samples, seed), read_card(folder)
     encoders = levels(method)
     cut = cut_at(past, encoders) if encoders[0].clips else None
+    if cut and abs(cut.share - past) > 1e-6:
+        say(f"{cut.frames} of {encoders[0].frames} frames are past, the nearest to {past:g} that lies between steps of every level")
     samplers = future(method, cut) if cut else hidden(method)
     asked_of = distances(method)[: len(cut.steps) if cut else None]
     subject = Subject(asked, drawing(samplers), Lens(card.mean, card.std), asked_of, seed, pictures)
@@ -150,7 +151,8 @@ def choose(config: RunConfig, data: str | None, count: int, seed: int) -> Sample
         location = trained_on if data is None else place
         name = set_name(location)
     shards = Shards(location)
-    check_kind(location, shards.manifest.kind, config)
+    if shards.manifest.kind == "videos" and not clips(config):
+        raise UserError(f"{without_secrets(location)} holds videos, but the run has an encoder of images: name images with --data")
     if shards.manifest.kind == "images" and clips(config):
         raise UserError(f"{without_secrets(location)} holds images, which have no future: name videos with --data")
     if data is None:

@@ -19,8 +19,9 @@ from jepa_pipeline.config.methods import JointEmbeddingConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import SampleStream
-from jepa_pipeline.data.loader import check_kind, train_loader
+from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.data.media import check_kind, check_moves
 from jepa_pipeline.distributed import barrier, rank, world_size
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
@@ -176,11 +177,12 @@ def name_data(config: RunConfig) -> str:
     """The hash of the data set; of a mixture, the hashes with their weights.
 
     Raises:
-        UserError: one of them is no whole data set, or holds videos for an encoder of images.
+        UserError: one of them is no whole data set, or holds what the run cannot learn from.
     """
     manifests = [load_manifest(source.path) for source in config.data.train]
     for source, manifest in zip(config.data.train, manifests, strict=True):
         check_kind(source.path, manifest.kind, config)
+    check_moves([manifest.kind for manifest in manifests], config)
     hashes = [manifest.hash() for manifest in manifests]
     if len(hashes) == 1:
         return hashes[0]

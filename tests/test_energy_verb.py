@@ -65,9 +65,14 @@ def test_a_videos_future_is_looked_at(runs, videos, capsys):
     assert f"looking at {videos / 'test'}, around the shards it was trained on" in said and f"{name}.json" in said
 
 
-def test_every_level_of_a_stack_has_the_same_past(runs, tmp_path):
+def test_every_level_of_a_stack_has_the_same_past(runs, tmp_path, capsys):
     report = energy(runs["hjepa"], samples=8, pictures=1, out=tmp_path)
     assert {(row.level, row.frames) for row in report.errors} == {(1, (1, 2)), (1, (3, 4)), (1, (1, 4)), (2, (1, 4))}
+    report = energy(runs["hjepa"], samples=8, pictures=1, out=tmp_path, past=0.9)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "4 of 8 frames are past, the nearest to 0.9 that lies between steps of every level" in said and said.count("nearest") == 1
+    )
     assert len(report.colours) == 2 and len(report.said) == 3 and not report.flattered, "its attention is causal"
 
 
@@ -155,7 +160,7 @@ def test_mistakes_are_one_sentence(runs, videos, shards, tmp_path):
         energy(runs["vicreg"])
     with pytest.raises(UserError, match=r"holds images, which have no future: name videos with --data$"):
         energy(runs["vjepa"], shards)
-    with pytest.raises(UserError, match=r"holds videos, but this run's ijepa trains an encoder of images"):
+    with pytest.raises(UserError, match=r"holds videos, but the run has an encoder of images: name images with --data$"):
         energy(runs["ijepa"], videos)
     with pytest.raises(UserError, match=r"^1 sample of .* has no other one to be told from: give 2 or more$"):
         energy(runs["vjepa"], samples=1)

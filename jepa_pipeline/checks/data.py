@@ -12,8 +12,8 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import picture
 from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.index import index_path
-from jepa_pipeline.data.loader import check_kind
 from jepa_pipeline.data.manifest import Manifest, load_manifest, tar_location
+from jepa_pipeline.data.media import check_kind, check_moves
 from jepa_pipeline.data.remote import is_remote, without_secrets
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import Video
@@ -41,6 +41,10 @@ def check_data(config: RunConfig, quick: bool) -> list[Finding]:
         except OSError as error:
             findings.append(Finding("data", "fail", f"{place} cannot be read ({error.strerror})", "see to its rights"))
     if len(manifests) == len(config.data.train):
+        try:
+            check_moves([manifest.kind for manifest in manifests], config)
+        except UserError as error:
+            findings.append(as_finding("data", error))
         findings.append(check_amount(config, manifests))
     return findings
 

@@ -14,6 +14,7 @@ from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.data.media import check_kind, check_moves
 from jepa_pipeline.data.remote import is_remote, without_secrets
 
 HEADS, ANY_BACKBONE = 10e9, 50e9
@@ -64,18 +65,20 @@ def share_batch(config: RunConfig, ranks: int) -> list[str]:
 
 def read_data(config: RunConfig) -> list[str]:
     """What is wrong with the data, as far as manifests tell."""
-    mistakes = []
+    mistakes, kinds = [], []
     for source in config.data.train:
         try:
-            manifest = load_manifest(source.path)
-            if manifest.kind == "videos":  # every encoder takes images, and the loader waits for torch
-                from jepa_pipeline.data.loader import check_kind
-
-                check_kind(without_secrets(source.path), manifest.kind, config)
+            kinds.append(load_manifest(source.path).kind)
+            check_kind(source.path, kinds[-1], config)
         except UserError as error:
             mistakes.append(str(error))
         except OSError as error:
             mistakes.append(f"{without_secrets(source.path)} cannot be read ({error.strerror}): see to its rights")
+    if not mistakes:
+        try:
+            check_moves(kinds, config)
+        except UserError as error:
+            mistakes.append(str(error))
     return mistakes
 
 

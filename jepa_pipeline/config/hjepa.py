@@ -17,7 +17,8 @@ Masks = Annotated[AnyMasks, Field(discriminator="name")]
 
 def encoder_kind(encoder: Any) -> str:
     """Which of the two an encoder is, so that what is wrong with it is said of that one alone."""
-    coarse = isinstance(encoder, CoarseEncoderConfig) or (isinstance(encoder, dict) and "stride" in encoder)
+    given = isinstance(encoder, dict) and ("stride" in encoder or "coarsening" in encoder)
+    coarse = given or isinstance(encoder, CoarseEncoderConfig)
     return CoarseEncoderConfig.__name__ if coarse else EncoderConfig.__name__
 
 
@@ -81,6 +82,11 @@ class ForwardConfig(Section):
             ValueError: the encoder's clips have no past before the horizon, or it looks ahead.
         """
         steps = encoder.clip_grid[0]
+        if steps == 1:
+            raise ValueError(
+                "question: forward needs two time steps or more, but the level has one: "
+                "lower stride.time or tubelet_size, or ask masked"
+            )
         if self.horizon >= steps:
             raise ValueError(f"question.horizon {self.horizon} leaves no past of {steps} time steps: make it {steps - 1} or less")
         if encoder.attention != "causal":

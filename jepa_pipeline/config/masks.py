@@ -82,6 +82,10 @@ class MultiBlockConfig(Section):
                 )
             return
         shapes = self.target_shapes(grid)
+        if tokens < 2:
+            raise ValueError(
+                f"{size} cannot be both hidden and seen: make patches smaller (of a level above the first, lower stride.space)"
+            )
         if not shapes:
             raise ValueError(
                 f"no target block of {size} covers {self.target_scale[0]:g} to {self.target_scale[1]:g} of it with an aspect of "

@@ -41,7 +41,7 @@ class CoarseEncoderConfig(Section):
 
     def on(self, below: EncoderConfig) -> EncoderConfig:
         """The same as a vision transformer of the grid below, whose patches and tubelets are the strides; positions and attention
-        are as below.
+        are as below. Above a single time step there is nothing that attention could look ahead to, so that it is full.
 
         Raises:
             ValueError: the strides do not divide that grid, or the sizes do not fit the positions.
@@ -69,8 +69,8 @@ class CoarseEncoderConfig(Section):
                 num_heads=self.num_heads,
                 mlp_ratio=self.mlp_ratio,
                 init_std=self.init_std,
-                attention=below.attention,
-                window=self.window,
+                attention=below.attention if steps > 1 else "full",
+                window=self.window if steps > 1 else None,
             )
         except ValidationError as error:
             raise ValueError(f"encoder: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

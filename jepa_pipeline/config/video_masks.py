@@ -234,7 +234,8 @@ class CausalConfig(Section):
         """
         if grid[0] < 2:
             raise ValueError(
-                f"causal masks need two time steps or more, but clips have {grid[0]}: raise encoder.frames, or lower tubelet_size"
+                f"causal masks need two time steps or more, but clips have {grid[0]}: raise encoder.frames, or lower "
+                "tubelet_size (of a level above the first, stride.time)"
             )
 
 

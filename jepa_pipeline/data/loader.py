@@ -12,14 +12,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.collate import MaskSampler, SampleStream
+from jepa_pipeline.data.media import check_kind
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.order import Deal, Order
-from jepa_pipeline.data.remote import without_secrets
-from jepa_pipeline.data.samples import Kind
 from jepa_pipeline.data.shards import Shards
 
 PR_SET_PDEATHSIG = 1
@@ -54,18 +51,6 @@ def train_loader(
     optim = config.optim
     deal = Deal(optim.batch_size_global, optim.accumulate_steps, rank, world_size, start_samples, optim.total_samples)
     return loader(stream, deal, config.data.workers, config.data.prefetch_batches, pin_memory)
-
-
-def check_kind(location: str, kind: Kind, config: RunConfig) -> None:
-    """Refuse videos for an encoder of images."""
-    method, encoder = config.method, config.method.encoder
-    if kind == "videos" and not (isinstance(encoder, EncoderConfig) and encoder.clips):
-        frames = {"vjepa": "method.encoder.frames", "vjepa2": "method.encoder.frames", "hjepa": "method.levels.0.encoder.frames"}
-        cure = f"raise {frames[method.name]}" if method.name in frames else "choose vjepa, vjepa2 or hjepa"
-        raise UserError(
-            f"{without_secrets(location)} holds videos, but this run's {method.name} trains an encoder of images: "
-            f"{cure}, or other data"
-        )
 
 
 def mixture(config: RunConfig, sources: list[Shards]) -> Mixture:

@@ -29,10 +29,22 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B T P D"]:
-        """The state at every time step of the level."""
-        tokens = self.encoder(pixels)
-        config = self.encoder.config.levels[self.encoder.read[0]] if isinstance(self.encoder, Stack) else self.encoder.config
-        return normalised(tokens).unflatten(1, (-1, prod(config.grid)))
+        """The state at every time step of the level.
+
+        Raises:
+            ValueError: the clips have another size than in training, or, where positions are added, more frames: these would be
+                other positions for every frame there is.
+        """
+        levels = self.encoder.config.levels if isinstance(self.encoder, Stack) else (self.encoder.config,)
+        first, read = levels[0], levels[self.encoder.read[0] if isinstance(self.encoder, Stack) else 0]
+        if {*pixels.shape[-2:]} != {first.image_size}:
+            height, width = pixels.shape[-2:]
+            raise ValueError(f"clips of {height}x{width} pixels, but the encoder was trained on {first.image_size} to a side")
+        if not first.rotary and pixels.ndim == 5 and pixels.shape[2] > first.frames:
+            raise ValueError(
+                f"clips of {pixels.shape[2]} frames, but the encoder was trained on {first.frames}: give the last ones"
+            )
+        return normalised(self.encoder(pixels)).unflatten(1, (-1, prod(read.grid)))
 
     def roll_out(
         self, states: Float[Tensor, "*S P D"], steps: int, conditions: Float[Tensor, "*S T A"] | None = None

@@ -87,11 +87,16 @@ def attentive_probe(
 
 
 def attention_heads(encoder: EncoderConfig | BackboneConfig, settings: AttentiveConfig, level: Level | None = None) -> int:
-    """How many are wanted; level: of a stack the one whose tokens they attend to, of all the level with the most heads counts."""
+    """How many are wanted.
+
+    level: of a stack the one whose tokens they attend to, the one that is read unless given; of all, the one with the most counts.
+    """
     if settings.heads is not None or settings.form != "vjepa" or not isinstance(encoder, EncoderConfig):
         return settings.heads or HEADS
-    heads = [one.size.num_heads for one in (encoder.levels if isinstance(encoder, StackConfig) else [encoder])]
-    return heads[level - 1] if isinstance(level, int) else max(heads)
+    if not isinstance(encoder, StackConfig):
+        return encoder.size.num_heads
+    heads, read = [one.size.num_heads for one in encoder.levels], level or encoder.level
+    return heads[read - 1] if isinstance(read, int) else max(heads)
 
 
 def new_heads(count: int, width: int, classes: int, limit: int, config: ProbeConfig) -> list[AttentivePooler]:

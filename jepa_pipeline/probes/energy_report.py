@@ -151,6 +151,7 @@ def place_sentences(measured: Measured) -> list[str]:
 def separation_table(rows: Sequence[SeparationRow], samples: int) -> Table:
     names = list(dict.fromkeys(row.alternative for row in rows))
     caption = "against the true one: AUROC in %, its 95 % interval, margin in standard deviations"
+    caption += "; targets know the frames they attend to"
     table = new_table(f"energies of {samples} samples", caption, rows, names)
     for row in rows:
         if row.alternative == names[0]:

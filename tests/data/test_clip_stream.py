@@ -163,7 +163,7 @@ def test_a_method_of_images_refuses_videos(shards: Path, folder: Path, method: s
     with pytest.raises(UserError) as refused:
         train_loader(config, [])
     assert str(refused.value) == (
-        f"{folder} holds videos, but this run's {method} trains an encoder of images: choose vjepa, vjepa2 or hjepa, or other data"
+        f"{folder} holds videos, but this run's {method} trains an encoder of images: choose vjepa, vjepa2 or hjepa, or name other data"
     )
 
 

@@ -258,6 +258,12 @@ def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
     assert method.trained_with(2) == [method.jepas[0].target, method.jepas[1].encoder]
     with pytest.raises(ValueError, match="level 3 of a stack of 2"):
         method.world_model(3)
+    clip = batch.views[0]
+    with pytest.raises(ValueError, match=f"^clips of {clip.shape[2] + 2} frames, but the encoder was trained on {clip.shape[2]}"):
+        world.encode(torch.cat([clip, clip[:, :, :2]], 2))
+    with pytest.raises(ValueError, match=f"^clips of {2 * clip.shape[3]}x{clip.shape[3]} pixels, but the encoder was trained on"):
+        world.encode(torch.cat([clip, clip], 3))
+    assert torch.allclose(world.encode(clip[:, :, :-4]), world.encode(clip)[:, : (clip.shape[2] - 4) // 4], atol=1e-5)
     with pytest.raises(ValueError, match="its question is masked"):
         build(clips()).world_model(1)
 
@@ -335,6 +341,7 @@ def test_the_energy_is_the_distance_at_each_token():
         ("method.levels.1.encoder.stride.time=3", "level 2: encoder.stride.time 3 does not divide the 4 time steps"),
         ("method.levels.0.encoder.attention=full", "set attention of the first level's encoder to causal"),
         ("method.levels.1.question.horizon=2", "leaves no past of 2 time steps"),
+        ("method.levels.1.encoder.stride.time=4", "forward needs two time steps or more, but the level has one"),
         ("method.levels.1.encoder.num_heads=5", "embed_dim 32 is not a multiple of num_heads 5"),
         ("method.levels.1.encoder.dept=3", "did you mean 'method.levels.1.encoder.depth'"),
         ("method.levels.1.question.name=forwards", "did you mean 'forward'"),
@@ -353,3 +360,23 @@ def test_a_mistake_is_said_in_a_sentence(change, message):
     with pytest.raises(ConfigError) as error:
         load_config(DEBUG / "hjepa.yaml", [change])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_level_without_a_stride_is_told_that_it_wants_one():
+    with pytest.raises(ConfigError) as error:
+        clips(coarse(encoder=f"{{coarsening: conv, {SIZES}}}"))
+    assert "stride" in str(error.value) and "attention" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("attention", ["full", "causal"])
+def test_above_a_single_time_step_there_are_images(attention):
+    """A level may stand on one whose tokens each span the whole clip: what is left to hide there is in space."""
+    images = "{name: masked, masks: [{name: multiblock, num_targets: 1, target_scale: [0.1, 0.3], target_aspect: [0.7, 1.5], context_keep: 0.3}]}"
+    blocks = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [0.2, 0.3], context_keep: 0.25, target_keep: 0.2}]}"
+    levels = coarse(blocks, "{time: 4}"), coarse(images, "{space: 1}")
+    config = clips(*levels, attention=attention)
+    assert [encoder.clip_grid for encoder in config.encoders] == [(4, 4, 4), (1, 4, 4), (1, 4, 4)]
+    method = build(config)
+    losses = method(batch_of(config)).losses
+    torch.stack([*losses.values()]).sum().backward()
+    assert losses["level3/weighted/prediction"] > 0 and method.jepas[2].encoder.blocks[0].attn.qkv.weight.grad.abs().sum() > 0

@@ -169,4 +169,5 @@ def test_heads_are_those_of_the_levels_own_encoder():
     settings = AttentiveConfig.model_validate({})
     assert [attention_heads(CLIPS, settings, level) for level in (1, 2, 3, "all")] == [2, 4, 1, 4]
     assert attention_heads(CLIPS, AttentiveConfig.model_validate({"heads": 8}), 2) == 8
+    assert attention_heads(up_to(CLIPS, 2), settings) == 4, "frames_shuffled, which is of no level by its name, where one is read"
     assert attention_heads(CLIPS, AttentiveConfig.model_validate({"form": "vjepa2"}), 2) == 16
