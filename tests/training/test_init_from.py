@@ -62,7 +62,12 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         (["method.predictor.num_heads=1"], "where method.predictor.num_heads is 2, and here it is 1"),
         (["method.encoder.positions=rope_tiled"], "where method.encoder.positions is rope, and here it is rope_tiled"),
         (["method.target=stop_gradient"], r"first difference: target\..*make target, regularizer, question"),
-        (["method.masks=[{name: causal}, {name: causal}]"], "first difference: predictor.mask_token"),
+        (
+            [
+                "method.masks=[{name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.2, target_keep: 0.3}, {name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.2, target_keep: 0.3}]"
+            ],
+            "first difference: predictor.mask_token",
+        ),
         (["optim.name=sgd", "optim.lr=0.1"], "where optim.name is adamw, and here it is sgd"),
         (["init_from=nowhere"], "nowhere, and there is no such folder"),
         (["init_from=."], "which holds no checkpoint"),
