@@ -239,10 +239,18 @@ def draw(measured: Measured, path: Path, colours: list[Span], past: int, fps: fl
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> str:
-    """Have a file written so that it is there in full or as it was; its name."""
+    """Have a file written so that it is there in full or as it was; its name.
+
+    Raises:
+        UserError: there is no room for it, or no right to write it.
+    """
     partial = path.with_name(f".{path.name}")
-    write(partial)
-    partial.replace(path)
+    try:
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({error.strerror}): make room, or name another folder with --out") from None
     return path.name
 
 

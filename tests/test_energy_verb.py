@@ -1,5 +1,7 @@
 """`jepa energy`: numbers and pictures of a small run, the same again, and mistakes refused in a sentence."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from jepa_pipeline.config.show import to_yaml
 from jepa_pipeline.data.random import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.energy import deal, energy, future, levels, trained
+from jepa_pipeline.energy import deal, energy, future, levels, trained, whole
 from jepa_pipeline.models.weights import read_card
 from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.probes.continuations import cut_at
@@ -153,6 +155,16 @@ def test_without_a_test_set_it_is_the_training_shards_and_says_so(runs, videos, 
     (run / "config.yaml").write_text(to_yaml(load_config(run, [f"data.train={tmp_path / 'alone/clips'}"])))
     report = energy(run, samples=4, pictures=0)
     assert report.data == "clips" and "which it was trained on, for there is no test/ beside" in capsys.readouterr().out
+
+
+def test_a_picture_without_room_is_named_and_leaves_nothing(tmp_path):
+    def full(path):
+        path.write_bytes(b"some")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"heat\.png could not be written \(No space left on device\): make room, or name another"):
+        whole(tmp_path / "heat.png", full)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_mistakes_are_one_sentence(runs, videos, shards, tmp_path):
