@@ -38,7 +38,7 @@ class Uncut(NamedTuple):
 
     images: padded to the largest on the right and below; extents: height and width of each; boxes: left, top, right, bottom
     of every view's crop in pixels; flipped: whether it is mirrored; sizes: height and width of every view; order: rows of the
-    batch, for every view first those, rows_first many, whose rows are resized before their columns; colours: of every view,
+    batch, for every view first those, rows_first many, whose rows are resized before their columns; colors: of every view,
     what changes, packed, and turned_per_slot beside it, as data/augment.py has them.
     """
 
@@ -49,12 +49,12 @@ class Uncut(NamedTuple):
     sizes: list[int]
     order: Int64[Tensor, "V B"]
     rows_first: list[int]
-    colours: Packed
+    colors: Packed
     turned_per_slot: list[list[int]]
 
 
 class Batch(NamedTuple):
-    """What a method is given. Views are uint8 on the way to the device and normalised floats after it.
+    """What a method is given. Views are uint8 on the way to the device and normalized floats after it.
 
     damaged: the samples for which others stand in here; uncut: on the way to the device, in place of views that are made there.
     """
@@ -76,7 +76,7 @@ class Vectors(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a method gives back. The sum of the losses is minimised; all else is detached and only looked at.
+    """What a method gives back. The sum of the losses is minimized; all else is detached and only looked at.
 
     features, targets and predictions are those of Vectors; above: the same of the levels of a stack from the second on.
     """

@@ -16,12 +16,12 @@ torch.set_num_threads(1)
 
 
 def write_shapes(folder, count, seed):
-    """Shards of `count` labelled 20x20 images, a few dozen a shard."""
+    """Shards of `count` labeled 20x20 images, a few dozen a shard."""
     import numpy as np
     from PIL import Image
 
-    from jepa_pipeline.data.synthetic import SHAPES, draw_shape
     from jepa_pipeline.data.writer import png_record, write_shards
+    from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
 
     generator, names = np.random.default_rng(seed), list(SHAPES)
     images = (Image.fromarray(draw_shape(names[n % 10], 20, generator)) for n in range(count))

@@ -35,7 +35,7 @@ def tool():
     spec = spec_from_file_location("bench_speed", ROOT / "tools/bench_speed.py")
     module = module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")  # it stands on its neighbour
+        patch.syspath_prepend(ROOT / "tools")  # it stands on its neighbor
         spec.loader.exec_module(module)
     return module
 
@@ -65,7 +65,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_arithmetic_is_what_torch_counts(case, tool):
-    """But for a regulariser, here one product with a single direction."""
+    """But for a regularizer, here one product with a single direction."""
     config = load_config(*CASES[case])
     method = build_method(config.method)
     use_attention(method, fused=False)  # the fused one multiplies queries and keys again on its way back
@@ -79,8 +79,8 @@ def test_the_arithmetic_is_what_torch_counts(case, tool):
 
 def test_a_stack_of_one_level_needs_what_the_flat_method_does(tool):
     flat = load_config(ROOT / "configs/debug/vjepa.yaml")
-    question = {"name": "masked", "masks": [masks.model_dump() for masks in flat.method.masks]}
-    level = flat.method.model_dump(include={"encoder", "predictor"}) | {"question": question}
+    task = {"name": "masked", "masks": [masks.model_dump() for masks in flat.method.masks]}
+    level = flat.method.model_dump(include={"encoder", "predictor"}) | {"task": task}
     hjepa = load_config(ROOT / "configs/debug/hjepa.yaml")
     one = type(hjepa.method).model_validate({"name": "hjepa", "levels": [level]})
     assert tool.image_flops(flat.model_copy(update={"method": one})) == pytest.approx(tool.image_flops(flat), rel=1e-3)

@@ -9,18 +9,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jepa_pipeline.benchmark import benchmark, submit_benchmark, unprobed
 from jepa_pipeline.cli import app
 from jepa_pipeline.cluster.records import Record, save_record
+from jepa_pipeline.commands.benchmark import benchmark, submit_benchmark, unprobed
 from jepa_pipeline.config.errors import ConfigError, UserError
 from jepa_pipeline.config.load import load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.site import SiteConfig
 from jepa_pipeline.config.suite import assignments, load_suite
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, save_encoder
-from jepa_pipeline.probes import examine
+from jepa_pipeline.probes import evaluate as examine
 from jepa_pipeline.probes.report import load_reports
 
 SUITE = """
@@ -144,7 +144,7 @@ def test_a_half_answered_question_is_asked_again(suite, make, tmp_path, monkeypa
         failing.setattr(examine, "attentive_probe", refuse)
         assert not benchmark(load_suite(suite), [run], tmp_path / "out")
     whole = examine.answer
-    monkeypatch.setattr("jepa_pipeline.benchmark.answer", lambda question: asked.append(question) or whole(question))
+    monkeypatch.setattr("jepa_pipeline.commands.benchmark.answer", lambda question: asked.append(question) or whole(question))
     assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(asked) == 2
     assert "few attentive" in (tmp_path / "out/shapes.csv").read_text()
     assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(asked) == 2

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.check import check
+from jepa_pipeline.commands.check_shards import check
+from jepa_pipeline.commands.index_shards import index
+from jepa_pipeline.commands.shard_stats import stats
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.damage import ShardReport, key_hashes, repeated_keys
 from jepa_pipeline.data.index import ShardIndex, save_index
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.data.summary import class_table
+from jepa_pipeline.data.verify import ShardReport, key_hashes, repeated_keys
 from jepa_pipeline.data.writer import png_record, write_shards
-from jepa_pipeline.index import index
-from jepa_pipeline.stats import stats
 
 SIDES = (20, 24, 31, 40, 20)
 PIXELS = [np.random.default_rng(n).integers(0, 256, (side, side + 3, 3), np.uint8) for n, side in enumerate(SIDES)]

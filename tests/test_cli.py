@@ -40,7 +40,6 @@ def jepa(*arguments, cwd=None):
         "shards index",
         "shards check",
         "shards stats",
-        "shards bench",
         "selftest resume",
         "config",
         "config check",
@@ -135,7 +134,7 @@ def test_importing_the_package_is_light_and_its_verbs_are_functions():
     code = """
 import sys, jepa_pipeline
 assert not {"torch", "pydantic", "numpy"} & set(sys.modules)
-import jepa_pipeline.pretrain, jepa_pipeline.probe, jepa_pipeline.export
+import jepa_pipeline.commands.pretrain, jepa_pipeline.commands.probe, jepa_pipeline.commands.export
 from jepa_pipeline import export, load_config, load_encoder, pretrain, probe
 assert all(callable(verb) for verb in (export, load_config, load_encoder, pretrain, probe))
 assert jepa_pipeline.pretrain is pretrain
@@ -175,7 +174,7 @@ def test_a_run_interrupted_from_the_keyboard_says_how_to_go_on(shards, tmp_path)
 @pytest.mark.parametrize("limit_kb", [20, 60])
 def test_a_disk_that_takes_no_more_is_one_sentence(tiny, tmp_path, limit_kb):
     """Whichever file meets it: the log, the encoder or the checkpoint."""
-    from jepa_pipeline.config.show import to_yaml
+    from jepa_pipeline.config.render import to_yaml
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("log.hashes_every_steps=1", "optim.total_samples=80", "checkpoint.every_steps=5")))

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from jepa_pipeline.commands.energy import deal, energy, future, levels, trained, whole
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.show import to_yaml
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.energy import deal, energy, future, levels, trained, whole
 from jepa_pipeline.models.weights import read_card
-from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.probes.continuations import cut_at
 from jepa_pipeline.probes.energy_report import EnergyReport, energy_key
-from jepa_pipeline.probes.examine import feed
+from jepa_pipeline.probes.evaluate import feed
+from jepa_pipeline.probes.negatives import cut_at
 
 DEBUG = Path(__file__).parents[1] / "configs/debug"
 FEW = ["optim.total_samples=16", "optim.warmup_samples=0", "optim.batch_size_global=8", "trainer.accelerator=cpu"]
@@ -75,7 +75,7 @@ def test_every_level_of_a_stack_has_the_same_past(runs, tmp_path, capsys):
     assert (
         "4 of 8 frames are past, the nearest to 0.9 that lies between steps of every level" in said and said.count("nearest") == 1
     )
-    assert len(report.colours) == 2 and len(report.said) == 3 and not report.flattered, "its attention is causal"
+    assert len(report.colors) == 2 and len(report.said) == 3 and not report.flattered, "its attention is causal"
 
 
 def test_a_level_of_one_time_step_is_left_out_and_said(videos, tmp_path):
@@ -83,7 +83,7 @@ def test_a_level_of_one_time_step_is_left_out_and_said(videos, tmp_path):
     level = {
         "encoder": coarse,
         "predictor": {"embed_dim": 16, "depth": 1, "num_heads": 2},
-        "question": {
+        "task": {
             "name": "masked",
             "masks": [{"name": "blocks", "num_blocks": 1, "scale": [0.3, 0.5], "context_keep": 0.25, "target_keep": 0.25}],
         },
@@ -94,7 +94,7 @@ def test_a_level_of_one_time_step_is_left_out_and_said(videos, tmp_path):
     report = energy(pretrain(type(config).model_validate(tree), Console(quiet=True)), samples=6, pictures=1)
     assert {row.level for row in report.errors} == {row.level for row in report.separations} == {1, 2}
     assert report.said[-1] == "level 3 left out: one time step for a whole clip, so that nothing is past"
-    assert report.past_frames == 4 and len(report.colours) == 2
+    assert report.past_frames == 4 and len(report.colors) == 2
 
 
 def test_what_an_image_hides_is_looked_at(runs, shards, tmp_path):

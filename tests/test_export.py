@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import jepa_pipeline.models.timm_format as timm_format
 import timm
+from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.export import check_parity, export
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.timm_format import load_timm
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder

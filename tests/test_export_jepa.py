@@ -10,18 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from jepa_pipeline.commands.export import check_parity, export
+from jepa_pipeline.commands.probe import probe
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.stack import StackConfig
-from jepa_pipeline.export import check_parity, export
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.timm_format import load_timm
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder
-from jepa_pipeline.probe import probe
 
 FLAT = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 TIME = {"frames": 4, "tubelet_size": 2}

@@ -20,7 +20,7 @@ def load_tool(name):
     spec = spec_from_file_location(name, ROOT / f"tools/{name}.py")
     module = module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")  # some stand on their neighbours
+        patch.syspath_prepend(ROOT / "tools")  # some stand on their neighbors
         spec.loader.exec_module(module)
     return module
 

@@ -15,13 +15,13 @@ import pytest
 import webdataset
 from PIL import Image
 
-from jepa_pipeline.check import check
+from jepa_pipeline.commands.check_shards import check
+from jepa_pipeline.commands.index_shards import index
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import MANIFEST, load_manifest
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.writer import png_record, write_shards
-from jepa_pipeline.index import index
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from jepa_pipeline.cluster.logs import last_words
 from jepa_pipeline.cluster.progress import Progress
 from jepa_pipeline.cluster.records import Record, read_records, save_record
-from jepa_pipeline.jobs import NO_LOG, Job, jobs, known_states, logs, table
+from jepa_pipeline.commands.jobs import NO_LOG, Job, jobs, known_states, logs, table
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_job_that_another_took_with_it_says_which(tmp_path, slurm):
     slurm(*gone, *ended, "13|CANCELLED by 0|00:00:00|0:0")
     states = known_states(chain)
     assert set(states) == {one.id for one in chain}
-    assert [str(states[id]) for id in ("2", "3")] == ["CANCELLED (job 1 failed)", "CANCELLED (job 2 was cancelled)"]
+    assert [str(states[id]) for id in ("2", "3")] == ["CANCELLED (job 1 failed)", "CANCELLED (job 2 was canceled)"]
     assert [str(states[id]) for id in ("11_1", "12")] == ["CANCELLED (job 10_1 failed)"] * 2
     assert [str(states[id]) for id in ("11_0", "13")] == ["CANCELLED", "CANCELLED (by root)"], "it ran; somebody took it away"
 
@@ -139,6 +139,6 @@ def test_the_log_of_a_run_is_of_what_runs_else_of_its_training(tmp_path, slurm, 
 def test_a_log_that_is_not_there_yet_is_no_empty_line(tmp_path, slurm, capsys, monkeypatch):
     record(tmp_path / "a", "5", "probe")
     slurm("5|PENDING|0:00|0:0")
-    monkeypatch.setattr("jepa_pipeline.jobs.go_on", lambda *_: None)
+    monkeypatch.setattr("jepa_pipeline.commands.jobs.go_on", lambda *_: None)
     logs("5", tmp_path, follow=True)
     assert capsys.readouterr().out == ""

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from jepa_pipeline.commands.preview import coverage, preview_masks, preview_views, sample
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, load_config, read_overrides
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.masks.build import method_masks
-from jepa_pipeline.preview import coverage, preview_masks, preview_views, sample
 
 ROOT = Path(__file__).parents[1]
 

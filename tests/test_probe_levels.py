@@ -10,19 +10,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jepa_pipeline.benchmark import benchmark
 from jepa_pipeline.cli import app, main
+from jepa_pipeline.commands.benchmark import benchmark
+from jepa_pipeline.commands.probe import probe
+from jepa_pipeline.commands.table import table
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.config.suite import load_suite
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
-from jepa_pipeline.probe import probe
 from jepa_pipeline.probes.report import load_reports
-from jepa_pipeline.table import table
 
 FLAT = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 ABOVE = [{"stride": {"time": 2, "space": 2}, "embed_dim": 16, "depth": 1, "num_heads": 2}]

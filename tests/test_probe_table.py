@@ -10,7 +10,7 @@ import torch
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
 from jepa_pipeline.probes.report import ProbeReport, Row, save_report

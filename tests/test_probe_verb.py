@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
+from jepa_pipeline.commands.probe import probe
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
-from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
-from jepa_pipeline.probe import probe
 from jepa_pipeline.probes.report import ProbeReport, load_reports
 
 CONFIG = ProbeConfig(batch_size=16, workers=0, weight_decay=(1e-2, 1e-3), k=(1, 3), iterations=20)
@@ -155,7 +155,7 @@ def refuse(*_, **__):
 
 
 def test_attentive_heads_alone_need_no_pooled_features(run, data, monkeypatch, capsys):
-    monkeypatch.setattr(sys.modules["jepa_pipeline.probes.examine"], "extract_set", refuse)
+    monkeypatch.setattr(sys.modules["jepa_pipeline.probes.evaluate"], "extract_set", refuse)
     attentive = AttentiveConfig.model_validate(ATTENTIVE)
     rows = probe(run, data, config=CONFIG.model_copy(update={"protocols": ("attentive",), "attentive": attentive}))
     (report,) = load_reports(run / "probes")
@@ -168,7 +168,7 @@ def test_linear_numbers_are_kept_where_attentive_heads_fail(run, data, monkeypat
         update={"protocols": ("linear", "attentive"), "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
     )
     with monkeypatch.context() as failing:
-        failing.setattr(sys.modules["jepa_pipeline.probes.examine"], "attentive_probe", refuse)
+        failing.setattr(sys.modules["jepa_pipeline.probes.evaluate"], "attentive_probe", refuse)
         with pytest.raises(RuntimeError, match="reached"):
             probe(run, data, config=config)
     (kept,) = load_reports(run / "probes")
@@ -190,7 +190,7 @@ def test_linear_numbers_are_kept_where_attentive_heads_fail(run, data, monkeypat
 def test_too_few_training_samples_are_refused_before_any_is_decoded(run, data, monkeypatch, samples, update, message):
     write_set(data / "few", samples)
     for name in ("extract_set", "feed"):
-        monkeypatch.setattr(sys.modules["jepa_pipeline.probes.examine"], name, refuse)
+        monkeypatch.setattr(sys.modules["jepa_pipeline.probes.evaluate"], name, refuse)
     with pytest.raises(UserError, match=message):
         probe(run, data / "few", data / "test", config=CONFIG.model_copy(update=update))
 
@@ -276,13 +276,13 @@ def test_without_data_it_is_the_folder_around_what_the_run_was_trained_on(run, d
 
 
 def test_without_data_around_it_what_was_looked_for_is_named(run, data, tiny, tmp_path):
-    with pytest.raises(UserError, match=r"run holds no config.yaml .*: name labelled shards with --data$"):
+    with pytest.raises(UserError, match=r"run holds no config.yaml .*: name labeled shards with --data$"):
         probe(run, config=CONFIG)
     with pytest.raises(UserError, match=r"--test names .*: give them with --data$"):
         probe(run, test=data / "test", config=CONFIG)
     write_recipe(run, tiny(f"data.train={tmp_path / 'alone/train'}"))
     write_set(tmp_path / "alone" / "train", 9)
-    sentence = r"^looked for labelled shards in .*alone/train and /test, .* but {}/ has none: name labelled shards with --data$"
+    sentence = r"^looked for labeled shards in .*alone/train and /test, .* but {}/ has none: name labeled shards with --data$"
     with pytest.raises(UserError, match=sentence.format("test")):
         probe(run, config=CONFIG)
     write_set(tmp_path / "alone" / "test", 9, classes=None, seed=1)
@@ -309,7 +309,7 @@ def test_an_encoder_that_changes_while_probed_is_no_result(run, data, monkeypatc
     def spoil(readers, *_, **__):
         next(readers["target"].encoder.parameters()).data.add_(1)
 
-    monkeypatch.setattr(sys.modules["jepa_pipeline.probes.examine"], "extract_set", spoil)
+    monkeypatch.setattr(sys.modules["jepa_pipeline.probes.evaluate"], "extract_set", spoil)
     with pytest.raises(RuntimeError, match="changed the encoder"):
         probe(run, data, config=CONFIG)
 

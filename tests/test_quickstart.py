@@ -2,7 +2,7 @@
 
 import pytest
 
-from jepa_pipeline.quickstart import quickstart
+from jepa_pipeline.commands.quickstart import quickstart
 
 
 def linear(rows):

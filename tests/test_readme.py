@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.data.moving import DIRECTIONS, draw_moving
-from jepa_pipeline.data.synthetic import SHAPES, draw_shape
 from jepa_pipeline.data.video import encode_video
+from jepa_pipeline.synthetic.moving import DIRECTIONS, draw_moving
+from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "slurm/dev-cluster/site.yaml"

@@ -72,7 +72,7 @@ def test_an_optimizer_that_is_not_restored_is_found_whatever_the_moment(tmp_path
 
 
 def test_any_recipe_can_be_tested(tiny, tmp_path):
-    from jepa_pipeline.config.show import to_yaml
+    from jepa_pipeline.config.render import to_yaml
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("optim.warmup_samples=40")))
@@ -85,7 +85,7 @@ def test_any_recipe_can_be_tested(tiny, tmp_path):
 @pytest.mark.parametrize("method", ["vjepa", "hjepa"])
 def test_a_video_recipe_can_be_tested(method, videos, tmp_path):
     """V-JEPA with two sets of masks, or a stack of two levels with one each, and a worker, through four epochs."""
-    from jepa_pipeline.training.tracker import read_rows
+    from jepa_pipeline.training.loggers import read_rows
 
     recipe = Path(__file__).parents[1] / "configs" / "debug" / f"{method}.yaml"
     small = ["optim.batch_size_global=8", "optim.warmup_samples=16", "views.crops=[{flip: 0.5}]", "trainer.accelerator=cpu"]
@@ -98,7 +98,7 @@ def test_a_video_recipe_can_be_tested(method, videos, tmp_path):
 
 
 def test_a_run_that_fails_by_itself_is_said(tiny, tmp_path):
-    from jepa_pipeline.config.show import to_yaml
+    from jepa_pipeline.config.render import to_yaml
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("data.train=/nowhere")))
@@ -118,7 +118,7 @@ def test_fifty_kills_of_sixty_steps():
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_kills_with_any_number_of_workers(tiny, tmp_path, workers):
-    from jepa_pipeline.config.show import to_yaml
+    from jepa_pipeline.config.render import to_yaml
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny(f"data.workers={workers}", "optim.accumulate_steps=2")))

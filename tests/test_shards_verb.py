@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.check import check
+from jepa_pipeline.commands.build_shards import build
+from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.decode import decode
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.shards import Sample, Shards
-from jepa_pipeline.shards import build
 
 
 def save(path: Path, size: tuple[int, int] = (12, 9), seed: int = 0) -> Path:
@@ -150,7 +150,7 @@ def test_nothing_to_build_from_is_one_sentence(images: Path, tmp_path: Path):
 
 
 def test_both_parts_of_a_split_are_checked_together(tmp_path):
-    from jepa_pipeline.data.synthetic import draw_shape
+    from jepa_pipeline.synthetic.shapes import draw_shape
 
     generator = np.random.default_rng(0)
     for number in range(20):

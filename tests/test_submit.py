@@ -15,12 +15,12 @@ from jepa_pipeline.cluster.queue import After, Work, refusal, script
 from jepa_pipeline.cluster.queue import submit as queue
 from jepa_pipeline.cluster.records import Record, read_records, save_record
 from jepa_pipeline.cluster.states import State, elements, read_sacct, read_squeue
-from jepa_pipeline.config.axes import short_keys, split_values
+from jepa_pipeline.commands.jobs import find, table
+from jepa_pipeline.commands.submit import Sweep, Verb, advice, refuse_changed, refuse_twice, submit_pretraining, swept
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, read_overrides
 from jepa_pipeline.config.site import SiteConfig, load_site, minutes_of
-from jepa_pipeline.jobs import find, table
-from jepa_pipeline.submit import Sweep, Verb, advice, refuse_changed, refuse_twice, submit_pretraining, swept
+from jepa_pipeline.config.sweep import short_keys, split_values
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs/debug/ijepa.yaml"
@@ -387,7 +387,7 @@ def test_records_are_found_in_the_order_of_submission(tmp_path, capsys):
         assert find(name, [early, late], tmp_path) == jobs
 
 
-def test_sacct_is_read_with_its_requeues_arrays_and_who_cancelled():
+def test_sacct_is_read_with_its_requeues_arrays_and_who_canceled():
     found = read_sacct(
         "10|PREEMPTED|00:01:00|0:0\n10|REQUEUED|00:02:00|0:0\n10|RUNNING|00:00:07|0:0\n11|CANCELLED by 0|00:00:05|0:15\n"
         "12_[1-2,5%2]|PENDING|00:00:00|0:0\n12_0|FAILED|1-00:00:01|2:0\n13|TIMEOUT|00:30:00|0:0\n14|OUT_OF_MEMORY|00:00:01|0:125\n"
@@ -441,7 +441,7 @@ def test_a_changed_recipe_is_refused_before_it_is_queued(tiny, monkeypatch):
     refuse_changed(config)
     told = {"version": "1", "torch": "2", "device": "cuda", "data": "x", "config_hash": config.hash()}
     about = About(step=1, samples=8, results=config.results(), **told)
-    monkeypatch.setattr("jepa_pipeline.training.folder.newest_about", lambda _: about)
+    monkeypatch.setattr("jepa_pipeline.training.run_folder.newest_about", lambda _: about)
     refuse_changed(config)
     with pytest.raises(UserError, match=r"differs from this one:\n.*\n  seed .*\n.*choose another name"):
         refuse_changed(config.model_copy(update={"seed": 7}))
@@ -482,7 +482,7 @@ def test_the_newest_values_are_read_from_the_end(tmp_path):
 
 
 def test_a_failed_job_shows_its_last_words(tmp_path):
-    from jepa_pipeline.jobs import Job
+    from jepa_pipeline.commands.jobs import Job
 
     failed = record(tmp_path / "a", "5", command=("probe", "x"))
     failed.folder.mkdir(parents=True)
@@ -497,7 +497,7 @@ def test_a_failed_job_shows_its_last_words(tmp_path):
 
 
 def test_jobs_without_slurm_still_says_how_far_runs_are(tiny, tmp_path):
-    from jepa_pipeline.config.show import to_yaml
+    from jepa_pipeline.config.render import to_yaml
 
     config = tiny()
     save_record(record(config.folder, "5", command=("pretrain", "x")))

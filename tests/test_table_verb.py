@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 from jepa_pipeline.cli import app
 from jepa_pipeline.cluster.records import Record, save_record
 from jepa_pipeline.cluster.states import State
+from jepa_pipeline.commands.table import table
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, save_encoder
 from jepa_pipeline.probes.report import ProbeReport, Row, save_report
-from jepa_pipeline.table import table
-from jepa_pipeline.training import glance
+from jepa_pipeline.training import run_summary as glance
 
 
 def report(config, step, top1, data="shapes", sha="t" * 12, kept="target"):

@@ -9,19 +9,19 @@ import jaxtyping
 import pytest
 import torch
 
-from jepa_pipeline.demo import demo
+from jepa_pipeline.commands.demo_shards import demo
 
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "configs/ijepa_fashion_mnist.yaml")
 PARTS = [
     "data",
-    "transfer, normalise",
+    "transfer, normalize",
     "loss",
     "target forward",
     "encoder forward",
     "predictor forward",
     "backward",
-    "optimiser",
+    "optimizer",
     "EMA",
     "rest of the loop",
 ]
@@ -33,7 +33,7 @@ def bench_step():
     spec = spec_from_file_location("bench_step", ROOT / "tools/bench_step.py")
     module = module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")  # it stands on its neighbours
+        patch.syspath_prepend(ROOT / "tools")  # it stands on its neighbors
         spec.loader.exec_module(module)
     module.MATMUL = {"cpu": 256}
     return module
@@ -82,7 +82,7 @@ def test_the_flops_are_those_of_the_networks(bench_step, report):
     assert flops["target forward"] == pytest.approx(vit_flops(config.method.encoder, 8), rel=0.02)
     trained = flops["encoder forward"] + flops["predictor forward"]
     assert 1.5 * trained < flops["backward"] < 2 * trained, "twice the forward, less the gradients nobody asks for"
-    assert not any(flops[name] for name in ("data", "loss", "optimiser", "EMA"))
+    assert not any(flops[name] for name in ("data", "loss", "optimizer", "EMA"))
 
 
 @pytest.mark.parametrize("overrides", [[], ["optim.accumulate_steps=2"]], ids=["whole", "accumulated"])

@@ -24,6 +24,7 @@ from timed_steps import OneBatch, lengthen, milliseconds
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.cli import leave
+from jepa_pipeline.commands.pretrain import choose_accelerator
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import JepaConfig
@@ -33,10 +34,9 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.loader import loader
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.pretrain import choose_accelerator
 from jepa_pipeline.training.environment import git_state
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.parallel import parallelise
+from jepa_pipeline.training.parallel import parallelize
 from jepa_pipeline.training.processes import World, find_world, joined
 from jepa_pipeline.training.trainer import build_trainer
 
@@ -75,7 +75,7 @@ Rounds = dict[str, list[Measurement | None]]
 
 
 class Clocked(Pretraining):
-    """Pretraining that reads a clock after every optimiser step, and forgets the memory that the first few took."""
+    """Pretraining that reads a clock after every optimizer step, and forgets the memory that the first few took."""
 
     def start(self, device: str) -> None:
         self.timeline, self.readings = milliseconds(device), []
@@ -108,7 +108,7 @@ def step_flops(config: JepaConfig, masks: Sequence[Masks]) -> float:
 
     The backward pass is two products for each of the forward one's, for the weights' and for the inputs' gradient (Kaplan et al.
     2020, section 2.1); the pixels have none. Recomputation is not counted. Left out is what is no product of matrices (norms,
-    softmax, GELU, positions, prediction error, optimiser, EMA) and all of a regulariser, an expander's layers too.
+    softmax, GELU, positions, prediction error, optimizer, EMA) and all of a regularizer, an expander's layers too.
     """
     (dim, depth, _, ratio), (time, rows, columns) = config.encoder.size, config.encoder.clip_grid
     predictor, tokens = config.predictor, time * rows * columns
@@ -144,7 +144,7 @@ def measure(config: RunConfig, world: World, device: str, steps: int) -> Measure
     numbers = [[0]] * (WARM_UP + steps) * config.optim.accumulate_steps
     batches = loader(OneBatch(config, method_masks(config.method)), numbers, workers=0, pin_memory=device == "cuda")
     try:
-        module = Clocked(config, parallelise(build_method(config.method), config.trainer, device, world.local_size))
+        module = Clocked(config, parallelize(build_method(config.method), config.trainer, device, world.local_size))
         module.start(device)
         build_trainer(config, device, world, WARM_UP + steps, callbacks=[]).fit(module, batches)
         if device == "cuda":

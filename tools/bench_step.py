@@ -1,4 +1,4 @@
-"""Where the time of an optimiser step goes: python tools/bench_step.py CONFIG [KEY=VALUE ...] [--steps 10] [--synthetic].
+"""Where the time of an optimizer step goes: python tools/bench_step.py CONFIG [KEY=VALUE ...] [--steps 10] [--synthetic].
 
 The steps are those of a run: Lightning drives the module of training/ over the loader of data/, and the module marks the time as
 it goes by. Every second step is marked at its end alone, so that what marking costs can be seen. Nothing is written.
@@ -28,16 +28,16 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.commands.pretrain import choose_accelerator, prepare
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import MaskSampler
+from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.loader import loader, train_loader
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.attention import use_attention
-from jepa_pipeline.pretrain import choose_accelerator, prepare
 
 WARM_UP = 2
 REST = "rest of the loop"
@@ -76,7 +76,7 @@ class Marked(Timed):
         return batch
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.timeline.mark("transfer, normalise")
+        self.timeline.mark("transfer, normalize")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.timeline.mark(REST)
@@ -95,7 +95,7 @@ class Marked(Timed):
 
     def configure_optimizers(self) -> Optimizer:
         optimizer = super().configure_optimizers()
-        optimizer.register_step_post_hook(lambda *_: self.timeline.mark("optimiser"))
+        optimizer.register_step_post_hook(lambda *_: self.timeline.mark("optimizer"))
         return optimizer
 
 
@@ -120,7 +120,7 @@ class Report(NamedTuple):
 
 
 def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention | None) -> Report:
-    """Measure `steps` optimiser steps by parts and as many as wholes.
+    """Measure `steps` optimizer steps by parts and as many as wholes.
 
     Raises:
         UserError: the device or the shards are not there.
@@ -225,7 +225,7 @@ def bench(
     synthetic: Annotated[bool, typer.Option("--synthetic", help="One random batch again and again; no shards are needed.")] = False,
     attention: Annotated[Attention | None, typer.Option(help="How attention is computed; as the run would unless said.")] = None,
 ) -> None:
-    """Print where the time of one optimiser step of a recipe goes; of a stack also what each level adds."""
+    """Print where the time of one optimizer step of a recipe goes; of a stack also what each level adds."""
     config, console = load_config(recipe, overrides or []), Console()
     report = measure(config, steps, synthetic, attention)
     images, kind = config.optim.batch_size_global, "fused" if report.fused else "plain"

@@ -3,7 +3,7 @@
     python tools/bench_views.py configs/ijepa_vits16.yaml data/imagenet/train
 
 Each number is images/s: of one process for what workers do, and of the fastest device that is there for the rest. Below them is
-by how much the two ways differ in the first batch, in grey levels of 255.
+by how much the two ways differ in the first batch, in gray levels of 255.
 """
 
 import sys
@@ -21,9 +21,9 @@ import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import SampleStream
+from jepa_pipeline.data.dataset import SampleStream
+from jepa_pipeline.data.gpu_crop import cut
 from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.data.resample import cut
 from jepa_pipeline.data.views import normalize
 from lightning.fabric.utilities import move_data_to_device
 
@@ -32,7 +32,7 @@ ROUNDS = 3
 
 
 class Report(NamedTuple):
-    """Images/s of each part, and the difference of the two ways in grey levels."""
+    """Images/s of each part, and the difference of the two ways in gray levels."""
 
     workers: float
     decoding: float
@@ -96,7 +96,7 @@ def bench(
     print(f"{len(config.views.kinds)} views of {config.views.sizes(config.method.encoder.image_size)} pixels, images/s:")
     print(f"a worker, from bytes to views     {report.workers:10,.1f}")
     print(f"a worker, that only decodes       {report.decoding:10,.1f}")
-    print(f"{device.type}, that cuts and colours       {report.cutting:10,.1f}")
+    print(f"{device.type}, that cuts and colors       {report.cutting:10,.1f}")
     print(f"the two ways differ by {report.mean:.2f} of 255 levels in the mean, {report.largest:.2f} at most")
 
 

@@ -19,11 +19,11 @@ from rich.progress import track
 from rich.table import Table
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.commands.demo_shards import demo
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.demo import demo
 from jepa_pipeline.losses.prediction import cosine
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
@@ -156,7 +156,7 @@ def told_by(whole: Health, removed: Health) -> list[str]:
 
 def main(
     methods: Annotated[list[str] | None, typer.Argument(help="Some of them; all unless said.")] = None,
-    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each run.")] = 300,
+    steps: Annotated[int, typer.Option(min=20, help="Optimizer steps of each run.")] = 300,
 ) -> None:
     """Train every method with and without what keeps it from collapsing, and show the health meters of both."""
     chosen = methods or list(REMOVALS)

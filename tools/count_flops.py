@@ -2,7 +2,7 @@
 
 Those of the products of matrices, forward and backward, as torch counts them on its meta device, where nothing is computed, so that
 any size is counted in seconds. Of a stack also the share of the levels above the first: what a step costs beyond one of the first
-level alone, the passes that the levels above make through those below included. Regularisers are left out.
+level alone, the passes that the levels above make through those below included. Regularizers are left out.
 """
 
 import sys
@@ -21,7 +21,7 @@ from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import IJepaConfig, NoRegularizer, PredictionConfig, VJepaConfig
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.attention import use_attention
@@ -40,7 +40,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: RunConfig) -> Cost:
-    """Of the run's method, without regularisers.
+    """Of the run's method, without regularizers.
 
     Raises:
         UserError: the method is no JEPA.
@@ -56,7 +56,7 @@ def cost(config: RunConfig) -> Cost:
 
 
 def bare(config: Prediction) -> Prediction:
-    """Without its regulariser, whose random directions and test of a distribution cannot be had without computing."""
+    """Without its regularizer, whose random directions and test of a distribution cannot be had without computing."""
     return config.model_copy(update={"regularizer": NoRegularizer()})
 
 

@@ -1,6 +1,6 @@
 """Fashion-MNIST (Xiao et al. 2017) as shards: python tools/fashion_mnist.py OUT writes OUT/train and OUT/test.
 
-60,000 and 10,000 grey images of 28x28 pixels in ten classes, from the IDX files of the Debian package dataset-fashion-mnist.
+60,000 and 10,000 gray images of 28x28 pixels in ten classes, from the IDX files of the Debian package dataset-fashion-mnist.
 """
 
 import argparse

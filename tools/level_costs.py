@@ -18,13 +18,13 @@ from rich.table import Table
 from timed_steps import OneBatch, Timed, Timeline, lengthen, milliseconds, run
 from torch.profiler import ProfilerActivity, profile
 
+from jepa_pipeline.commands.pretrain import choose_accelerator, prepare
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.loader import loader
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.attention import use_attention
-from jepa_pipeline.pretrain import choose_accelerator, prepare
 
 ROUNDS = 5
 WARM_UP = 2

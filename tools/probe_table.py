@@ -89,7 +89,7 @@ def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
     del recipe["seed"]
     side = input_size(card.encoder)
     for report in reports:
-        question = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
+        task = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
         for name in filter(lambda name: name not in BLINDED, report.encoders):
             measured, level = probed(report, name), level_of(name)
             shape = up_to(card.encoder, level)
@@ -101,16 +101,16 @@ def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
             else:
                 key = json.dumps(recipe, sort_keys=True) + (name if level else "")
                 result = Result((report.data, card.method, encoder), run.resolve().name, [*measured, seconds(run)])
-            yield name, (*question, key), result
+            yield name, (*task, key), result
 
 
 def probed(report: ProbeReport, name: EncoderName) -> list[float | None]:
-    """All numbers but the training time. Neighbours are looked for in the pooled features."""
-    neighbours = headline(report.rows, name, "knn")
+    """All numbers but the training time. Neighbors are looked for in the pooled features."""
+    neighbors = headline(report.rows, name, "knn")
     whole = next((one for one in reversed(report.encoders) if is_trained_whole(one)), None)  # of a stack its levels together
     found = [
         headline(report.rows, name, "linear"),
-        neighbours if neighbours and neighbours.settings["k"] == NEIGHBOURS else None,
+        neighbors if neighbors and neighbors.settings["k"] == NEIGHBOURS else None,
         headline(report.rows, name, "attentive"),
         *(headline(report.rows, other, "linear") if name == whole else None for other in BLINDED),
     ]

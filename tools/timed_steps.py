@@ -1,4 +1,4 @@
-"""Optimiser steps as a run takes them, timed: for the tools that measure."""
+"""Optimizer steps as a run takes them, timed: for the tools that measure."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import MaskSampler
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.dataset import MaskSampler
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.processes import World
 from jepa_pipeline.training.trainer import build_trainer
@@ -21,7 +21,7 @@ ALONE = World(rank=0, size=1, local_rank=0, local_size=1, address="127.0.0.1", p
 
 
 class Timeline:
-    """Readings of a clock along optimiser steps: of its parts in every second step, and of its end alone in the others."""
+    """Readings of a clock along optimizer steps: of its parts in every second step, and of its end alone in the others."""
 
     def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float]) -> None:
         self.now = now
@@ -67,7 +67,7 @@ def milliseconds(accelerator: str) -> Timeline:
 
 
 class Timed(Pretraining):
-    """Pretraining that marks the end of every optimiser step."""
+    """Pretraining that marks the end of every optimizer step."""
 
     timeline: Timeline
 
@@ -105,7 +105,7 @@ def lengthen(config: RunConfig, steps: int) -> RunConfig:
 
 
 def run(module: Timed, batches: DataLoader[Batch], timeline: Timeline, steps: int, accelerator: str) -> Timeline:
-    """Train for that many optimiser steps, as `jepa pretrain` does but without its log and its checkpoints."""
+    """Train for that many optimizer steps, as `jepa pretrain` does but without its log and its checkpoints."""
     config, module.timeline = module.config, timeline
     trainer = build_trainer(config, accelerator, ALONE, steps, callbacks=[])
     trainer.fit(module, batches)

@@ -1,4 +1,4 @@
-"""Record labelled videos of walks through a maze: what a player does can only be told from how the frames follow one another.
+"""Record labeled videos of walks through a maze: what a player does can only be told from how the frames follow one another.
 
     pip install vizdoom
     python tools/vizdoom_clips.py data/vizdoom_videos --clips 3000
@@ -91,7 +91,7 @@ def main(
     clips: Annotated[int, typer.Option(min=len(ACTIONS), help="Videos, of all classes alike.")] = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Key of the player's ways.")] = 0,
 ) -> None:
-    """Record videos of a player in a maze, labelled by what is done in them."""
+    """Record videos of a player in a maze, labeled by what is done in them."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not an empty folder: name another one, or delete it first")
     game, generator = new_game(seed), np.random.default_rng(seed)

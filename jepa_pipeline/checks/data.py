@@ -9,7 +9,7 @@ from jepa_pipeline.checks.finding import Finding, as_finding, plural, size
 from jepa_pipeline.config.data import SourceConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import picture
+from jepa_pipeline.data.dataset import picture
 from jepa_pipeline.data.decode import DecodeError
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Manifest, load_manifest, tar_location
@@ -20,7 +20,7 @@ from jepa_pipeline.data.video import Video
 
 SAMPLES, FEW_SAMPLES = 200, 20
 MIXED_BATCHES = 2
-"""Global batches that a window should hold at least, so that neighbours in a shard do not meet in every batch."""
+"""Global batches that a window should hold at least, so that neighbors in a shard do not meet in every batch."""
 
 
 def check_data(config: RunConfig, quick: bool) -> list[Finding]:

@@ -17,7 +17,7 @@ from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.parallel import available_cores
+from jepa_pipeline.data.worker_pool import available_cores
 
 PACKAGE = "jepa_pipeline"
 SHOWN = ("torch", "lightning", "timm")

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import torch
 from torch.cuda import nccl
 
-import jepa_pipeline
 from jepa_pipeline.checks.finding import Finding, plural, size
 from jepa_pipeline.checks.storage import remove_empty
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.distributed import barrier, collect, rank, total, world_size
+from jepa_pipeline.version import __version__
 
 PAYLOAD, ROUNDS = 64_000_000, 3
 SIDE = {"cpu": 768, "cuda": 8192}
@@ -54,7 +54,7 @@ def check_ranks(config: RunConfig | None, folder: Path | None, code: str, device
 
 
 def report(config: RunConfig | None, code: str, device: str) -> Report:
-    alike = {"Python": platform.python_version(), "torch": torch.__version__, "jepa_pipeline": jepa_pipeline.__version__}
+    alike = {"Python": platform.python_version(), "torch": torch.__version__, "jepa_pipeline": __version__}
     alike |= {"code": code}
     if config is not None:
         alike["configuration"] = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
@@ -132,7 +132,7 @@ def check_clocks(reports: list[Report]) -> Finding:
     if not wrong:
         return Finding("clocks", "ok", f"the clocks of all ranks agree within {max(clocks) - min(clocks):.2f} s")
     text = f"the clock of {whose(reports, wrong)} is {clocks[wrong[0]] - middle:+.1f} s off the others'"
-    return Finding("clocks", "warn", text, "ask an administrator to synchronise the clocks (NTP)")
+    return Finding("clocks", "warn", text, "ask an administrator to synchronize the clocks (NTP)")
 
 
 def check_shared_folder(folder: Path, reports: list[Report]) -> Finding:

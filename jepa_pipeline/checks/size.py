@@ -13,7 +13,7 @@ PER_TENSOR, PER_FILE = 1800, 3000
 
 
 def checkpoint_bytes(config: RunConfig, ranks: int = 1) -> int:
-    """Bytes of a checkpoint: weights, target, buffers, the optimiser's moments, and of every process the vectors on which health is
+    """Bytes of a checkpoint: weights, target, buffers, the optimizer's moments, and of every process the vectors on which health is
     measured.
 
     Raises:

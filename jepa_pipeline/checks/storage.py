@@ -111,7 +111,7 @@ def check_clock(folder: Path, skew_s: float) -> Finding:
         return Finding("clock", "ok", f"the clock of {folder} is within {SKEW_S:g} s of this machine's")
     word = "ahead of" if skew_s > 0 else "behind"
     text = f"the clock of {folder} is {abs(skew_s):.0f} s {word} this machine's, so that times of files mislead"
-    return Finding("clock", "warn", text, "ask an administrator to synchronise the clocks (NTP)")
+    return Finding("clock", "warn", text, "ask an administrator to synchronize the clocks (NTP)")
 
 
 def check_space(config: RunConfig, checkpoint_bytes: int) -> Finding:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline import __version__
 from jepa_pipeline.cli.arguments import Overrides, Recipe, Run
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, submit, submitted
@@ -17,6 +16,7 @@ from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.version import __version__
 
 app = typer.Typer(
     help="Pretrain image and video encoders without labels by joint-embedding prediction, probe them and export them.",
@@ -57,7 +57,7 @@ def quickstart(
     seed: Annotated[int, typer.Option(min=0, help="Key of the images and of the run.")] = 0,
 ) -> None:
     """Make images, pretrain on them, probe, export: the whole path in minutes on a CPU, with nothing to download."""
-    from jepa_pipeline.quickstart import quickstart
+    from jepa_pipeline.commands.quickstart import quickstart
 
     quickstart(out, seed)
 
@@ -72,7 +72,7 @@ def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
 
     run = load_config(recipe, overrides or [])
 
-    from jepa_pipeline.pretrain import pretrain
+    from jepa_pipeline.commands.pretrain import pretrain
 
     pretrain(run)
 
@@ -83,7 +83,7 @@ def probe(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Labelled shards: a folder or URL with train/ and test/ in it, or that of the training shards; the folder around "
+            help="Labeled shards: a folder or URL with train/ and test/ in it, or that of the training shards; the folder around "
             "those the run was trained on unless said."
         ),
     ] = None,
@@ -96,7 +96,7 @@ def probe(
         list[str] | None, typer.Argument(help="Assignments over the probe's defaults, such as iterations=20.")
     ] = None,
 ) -> None:
-    """Judge a run's encoder by linear heads and nearest neighbours, beside a random encoder and raw pixels.
+    """Judge a run's encoder by linear heads and nearest neighbors, beside a random encoder and raw pixels.
 
     With 'protocols=[linear,knn,attentive]' also by heads that attend to all tokens. Of videos it is judged too by what it knows of
     frames apart and of frames in a random order, and a sentence says how much of the accuracy is due to time. Of a stack of
@@ -108,7 +108,7 @@ def probe(
 
     choices, only = load_overrides(ProbeConfig, settings or []), None if level is None else read_level(level)
 
-    from jepa_pipeline.probe import probe
+    from jepa_pipeline.commands.probe import probe
 
     probe(run, data, test=test, config=choices, level=only)
 
@@ -127,7 +127,7 @@ def export(
 
     only = None if level is None else read_level(level)
 
-    from jepa_pipeline.export import export
+    from jepa_pipeline.commands.export import export
 
     export(run, to=to, out=out, level=only)
 
@@ -152,7 +152,7 @@ def config_show(
 ) -> None:
     """Print a recipe in full with what each key means, or the reference of all keys."""
     from jepa_pipeline.config.load import load_config
-    from jepa_pipeline.config.show import annotated_yaml, reference
+    from jepa_pipeline.config.render import annotated_yaml, reference
 
     print(annotated_yaml(load_config(recipe, overrides or [])) if recipe else reference())
 
@@ -168,7 +168,7 @@ def masks_preview(
 
     run = load_config(recipe, overrides or [])
 
-    from jepa_pipeline.preview import preview_masks
+    from jepa_pipeline.commands.preview import preview_masks
 
     preview_masks(run, out)
 
@@ -188,7 +188,7 @@ def views_preview(
 
     run = load_config(recipe, overrides or [])
 
-    from jepa_pipeline.preview import preview_views
+    from jepa_pipeline.commands.preview import preview_views
 
     preview_views(run, out)
 
@@ -203,7 +203,7 @@ def selftest_resume(
         Path | None, typer.Argument(help="A YAML recipe; a small I-JEPA on drawn images where there is none.")
     ] = None,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=6, help="Optimiser steps of both runs.")] = 12,
+    steps: Annotated[int, typer.Option(min=6, help="Optimizer steps of both runs.")] = 12,
     kills: Annotated[int, typer.Option(min=1, help="How often the second run is killed and continued.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Key of the moments at which it is killed.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the runs; a temporary one unless said.")] = None,
@@ -216,7 +216,7 @@ def selftest_resume(
 
     run = load_config(recipe, overrides or []) if recipe else None
 
-    from jepa_pipeline.selftest import resume
+    from jepa_pipeline.commands.selftest import resume
 
     if not resume(run, total_steps=steps, kills=kills, seed=seed, out=out):
         raise typer.Exit(1)

@@ -38,7 +38,7 @@ def benchmark(
     if not submit and (site or settings or dry_run):
         raise UserError("--site, --set and --dry-run are for --submit: add that, or leave them out")
 
-    from jepa_pipeline.benchmark import benchmark, submit_benchmark
+    from jepa_pipeline.commands.benchmark import benchmark, submit_benchmark
 
     if submit:
         from jepa_pipeline.config.site import load_site
@@ -56,6 +56,6 @@ def table(
 
     Also runs that failed, or were submitted and have not begun. Folders that are no runs are left out.
     """
-    from jepa_pipeline.table import table
+    from jepa_pipeline.commands.table import table
 
     table(runs, out)

@@ -12,7 +12,7 @@ import typer
 from jepa_pipeline.config.errors import UserError
 
 if TYPE_CHECKING:
-    from jepa_pipeline.submit import Verb
+    from jepa_pipeline.commands.submit import Verb
 
 JOB = re.compile(r"[0-9]+(_[0-9]+)?")
 NOT_FOR_JOBS = ("submit", "jobs", "logs", "cancel")
@@ -69,12 +69,12 @@ def submit(
         place = place.model_copy(update={"environment": {"JEPA_SITE": whole, **place.environment}})
 
     if verb.name == ("pretrain",):
-        from jepa_pipeline.submit import submit_pretraining, swept
+        from jepa_pipeline.commands.submit import submit_pretraining, swept
 
         runs = swept(verb, chosen["recipe"], chosen["overrides"] or [], sweep or [])
         submit_pretraining(runs, place, then=followers, after=after or [], at_most=at_most, dry_run=dry_run)
     else:
-        from jepa_pipeline.submit import submit
+        from jepa_pipeline.commands.submit import submit
 
         look_at(verb, chosen, made_later=bool(after))
         submit(verb, run_of(chosen), place, then=followers, after=after or [], dry_run=dry_run)
@@ -90,7 +90,7 @@ def jobs(
     The word on health is of the newest measurement in metrics.jsonl: collapsed, where the targets' effective rank is below 2, their
     deviation below 1e-4 or their mean cosine above 0.99, else that rank. It cannot say that a run learns.
     """
-    from jepa_pipeline.jobs import jobs
+    from jepa_pipeline.commands.jobs import jobs
 
     jobs(folder, as_json=as_json, everything=everything)
 
@@ -103,7 +103,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
 ) -> None:
     """Print what a job wrote."""
-    from jepa_pipeline.jobs import logs
+    from jepa_pipeline.commands.jobs import logs
 
     logs(job, folder, lines=lines, rank=rank, follow=follow)
 
@@ -113,7 +113,7 @@ def cancel(
     folder: Folder = Path("runs"),
 ) -> None:
     """Take jobs away, and with them those that wait for them to end well."""
-    from jepa_pipeline.jobs import cancel
+    from jepa_pipeline.commands.jobs import cancel
 
     cancel(named, folder)
 
@@ -156,7 +156,7 @@ def read_command(words: Sequence[str]) -> tuple["Verb", dict[str, Any]]:
 def find_verb(words: Sequence[str]) -> tuple["Verb", Any]:
     """The verb that a command line begins with, and typer's description of it."""
     from jepa_pipeline.cli import app
-    from jepa_pipeline.submit import Verb
+    from jepa_pipeline.commands.submit import Verb
 
     command: Any = typer.main.get_command(app)
     name, rest = list[str](), list(words)

@@ -34,7 +34,7 @@ def doctor(
     run = load_config(recipe, [*(overrides or []), *place]) if recipe else None
     cluster = load_site(site) if site or os.environ.get("JEPA_SITE") or site_file().is_file() else None
 
-    from jepa_pipeline.doctor import doctor, failed
+    from jepa_pipeline.commands.doctor import doctor, failed
 
     if failed(doctor(run, cluster, folder=out, quick=quick, as_json=json)):
         raise typer.Exit(1)

@@ -28,6 +28,6 @@ def energy(
     Of videos the future is compared with another video's, and with its own shuffled, reversed and frozen; of images what is hidden
     with another image's pixels and with its own in other places.
     """
-    from jepa_pipeline.energy import energy
+    from jepa_pipeline.commands.energy import energy
 
     energy(run, data, past=past, samples=samples, pictures=pictures, out=out, seed=seed)

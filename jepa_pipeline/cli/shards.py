@@ -1,13 +1,9 @@
 """`jepa shards`: data sets."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from jepa_pipeline.cli.arguments import Overrides
-from jepa_pipeline.config.errors import UserError
 
 shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_args_is_help=True)
 
@@ -42,7 +38,7 @@ def shards_build(
 
     Files are stored byte for byte unless --size or --reencode changes them.
     """
-    from jepa_pipeline.shards import build, reencoding
+    from jepa_pipeline.commands.build_shards import build, reencoding
 
     how = reencoding(reencode, gop, crf)
     build(folder, out, size=size, reencode=how, shard_size=shard_size, split=split, seed=seed, workers=workers)
@@ -54,8 +50,8 @@ def shards_demo(
     images: Annotated[int, typer.Option(min=1, help="Images in all; a fifth of them is the test set.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="Key of the images.")] = 0,
 ) -> None:
-    """Draw a small labelled data set, ten shapes of 40x40 pixels, for a first try and for the recipes in configs/debug."""
-    from jepa_pipeline.demo import demo
+    """Draw a small labeled data set, ten shapes of 40x40 pixels, for a first try and for the recipes in configs/debug."""
+    from jepa_pipeline.commands.demo_shards import demo
 
     demo(out, images, seed)
 
@@ -66,8 +62,8 @@ def shards_demo_video(
     videos: Annotated[int, typer.Option(min=1, help="Videos in all; a fifth of them is the test set.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Key of the videos.")] = 0,
 ) -> None:
-    """Draw a small labelled data set of videos, shapes that move in eight directions, for a first try of methods for video."""
-    from jepa_pipeline.demo import demo_video
+    """Draw a small labeled data set of videos, shapes that move in eight directions, for a first try of methods for video."""
+    from jepa_pipeline.commands.demo_shards import demo_video
 
     demo_video(out, videos, seed)
 
@@ -78,12 +74,12 @@ def shards_demo_scales(
     videos: Annotated[int, typer.Option(min=1, help="Videos in all; a fifth of them is the test set.")] = 6000,
     seed: Annotated[int, typer.Option(min=0, help="Key of the videos.")] = 0,
 ) -> None:
-    """Draw a labelled data set of videos with structure at two time scales, to see what the levels of an H-JEPA know.
+    """Draw a labeled data set of videos with structure at two time scales, to see what the levels of an H-JEPA know.
 
-    A small part darts in one of four directions, the classes of OUT/fast; the colour of the scene slowly goes round the colour
+    A small part darts in one of four directions, the classes of OUT/fast; the color of the scene slowly goes round the color
     circle at one of four rates, the classes of OUT/slow. Both hold the same videos, and no single frame tells either class.
     """
-    from jepa_pipeline.demo import demo_scales
+    from jepa_pipeline.commands.demo_shards import demo_scales
 
     demo_scales(out, videos, seed)
 
@@ -103,7 +99,7 @@ def shards_index(
 
     A manifest of an earlier `index` is replaced, one that `build` wrote is not. Exit code 1 if tars had to be left out.
     """
-    from jepa_pipeline.index import index
+    from jepa_pipeline.commands.index_shards import index
 
     if index(tars, out=out, classes=classes, workers=workers).left_out:
         raise typer.Exit(1)
@@ -116,7 +112,7 @@ def shards_check(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
 ) -> None:
     """Read every byte and decode every image or frame; exit code 1 if anything is damaged."""
-    from jepa_pipeline.check import check
+    from jepa_pipeline.commands.check_shards import check
 
     if check(folder, workers=workers, json=json).problems:
         raise typer.Exit(1)
@@ -129,35 +125,6 @@ def shards_stats(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores unless said.")] = None,
 ) -> None:
     """Say what is in a data set by its manifest and indexes; no shard is read."""
-    from jepa_pipeline.stats import stats
+    from jepa_pipeline.commands.shard_stats import stats
 
     stats(folder, workers=workers, json=json)
-
-
-@shards.command("bench")
-def shards_bench(
-    data: Annotated[str, typer.Argument(help="A folder or URL of shards, read in place of the recipe's data.train.")],
-    recipe: Annotated[Path, typer.Option("--config", help="A YAML recipe, such as those in configs/.")],
-    overrides: Overrides = None,
-    seconds: Annotated[float, typer.Option(min=0, help="Time for each number of workers, and for one process.")] = 20.0,
-    workers: Annotated[str, typer.Option(help="Numbers of workers to measure, such as 1,2,4; the recipe's unless said.")] = "",
-    step_rate: Annotated[float | None, typer.Option(min=1e-9, help="Optimiser steps/s of one device that are to be fed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
-) -> None:
-    """Measure how fast the images or clips of a recipe come, beside a bare loop and webdataset, and how many workers feed it."""
-    from jepa_pipeline.config.load import load_config
-
-    run = load_config(recipe, [*(overrides or []), f"data.train={json.dumps(data)}"])
-    numbers = read_numbers(workers)
-
-    from jepa_pipeline.bench import bench
-
-    bench(run, numbers, seconds=seconds, step_rate=step_rate, as_json=as_json)
-
-
-def read_numbers(text: str) -> list[int]:
-    """Whole numbers with commas between them; none of an empty text."""
-    parts = text.split(",") if text else []
-    if not all(part.strip().isdecimal() for part in parts):
-        raise UserError(f"--workers is {text}: it is one or more whole numbers with commas between, such as 1,2,4")
-    return [int(part) for part in parts]

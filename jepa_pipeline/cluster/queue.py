@@ -140,7 +140,7 @@ def parameters(works: Sequence[Work], site: SiteConfig, after: After, at_most: i
         "gpus_per_node": (f"{site.gpu_type}:{gpus}" if site.gpu_type else gpus) if gpus else None,
         "mem": memory(site.memory_gb if ranks else site.memory_gb / site.tasks) if site.memory_gb else None,
         "dependency": f"{after.kind}:{':'.join(after.jobs)}" if after.jobs else None,
-        "array_parallelism": at_most or (len(works) if len(works) > 1 else None),
+        "array_parallelizm": at_most or (len(works) if len(works) > 1 else None),
     }
     further = {
         "time": site.time,

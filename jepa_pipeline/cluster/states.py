@@ -28,7 +28,7 @@ PATIENCE_S = 60
 class State(NamedTuple):
     """What Slurm says of a job.
 
-    name: such as RUNNING; UNKNOWN of a job it has forgotten. why: what a pending job waits for, or who cancelled it. restarts: how
+    name: such as RUNNING; UNKNOWN of a job it has forgotten. why: what a pending job waits for, or who canceled it. restarts: how
     often it was queued again. elapsed: of its present start, as [D-]HH:MM:SS. exit: such as 2, or "signal 9".
     """
 

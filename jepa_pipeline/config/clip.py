@@ -14,9 +14,9 @@ class ClipConfig(Section):
         default=4, ge=1, description="Every so many-th frame, whatever the video's rate; null where fps is said."
     )
     fps: float | None = Field(
-        default=None, gt=0, description="Frames a second of the video's own time; a variable frame rate is honoured. Null: stride."
+        default=None, gt=0, description="Frames a second of the video's own time; a variable frame rate is honored. Null: stride."
     )
-    start: Literal["random", "centre"] = Field(default="random", description="Where in the video a clip lies, while training.")
+    start: Literal["random", "center"] = Field(default="random", description="Where in the video a clip lies, while training.")
     short: Literal["loop", "skip"] = Field(
         default="loop",
         description="Of a video that is shorter than a clip: loop, it begins again at its end; skip, it counts as damaged.",

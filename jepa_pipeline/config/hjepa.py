@@ -34,12 +34,12 @@ class MaskedConfig(Section):
     name: Literal["masked"] = Field(description="What is asked.")
     masks: tuple[Masks, ...] = Field(
         min_length=1,
-        description="Sets of masks on the level's own grid, each a question of its own: multiblock for images, blocks or causal "
+        description="Sets of masks on the level's own grid, each a task of its own: multiblock for images, blocks or causal "
         "for clips.",
     )
 
     def on(self, encoder: EncoderConfig) -> tuple[AnyMasks, ...]:
-        """The masks of each question.
+        """The masks of each task.
 
         Raises:
             ValueError: they do not exist on the encoder's grid.
@@ -48,9 +48,9 @@ class MaskedConfig(Section):
         for masks in self.masks:
             if isinstance(masks, MultiBlockConfig) == encoder.clips:
                 media = "clips" if encoder.clips else "images"
-                raise ValueError(f"question.masks has {masks.name} masks, but the level has a grid of {media}: choose {wanted}")
+                raise ValueError(f"task.masks has {masks.name} masks, but the level has a grid of {media}: choose {wanted}")
             if not isinstance(masks, CausalConfig) and masks.legacy:
-                raise ValueError("question.masks has legacy masks, which are for ijepa and vjepa: set legacy to false")
+                raise ValueError("task.masks has legacy masks, which are for ijepa and vjepa: set legacy to false")
             if isinstance(masks, MultiBlockConfig):
                 masks.check_grid(encoder.grid)
             else:
@@ -68,7 +68,7 @@ class ForwardConfig(Section):
     horizon: int = Field(default=1, ge=1, description="Time steps of the level that are predicted.")
 
     def past(self, grid: Grid) -> int:
-        """How many tokens, the first ones, are past in the last question that a clip answers in full."""
+        """How many tokens, the first ones, are past in the last task that a clip answers in full."""
         return (grid[0] - self.horizon) * grid[1] * grid[2]
 
     def kept(self, grid: Grid) -> tuple[int, int]:
@@ -84,14 +84,14 @@ class ForwardConfig(Section):
         steps = encoder.clip_grid[0]
         if steps == 1:
             raise ValueError(
-                "question: forward needs two time steps or more, but the level has one: "
+                "task: forward needs two time steps or more, but the level has one: "
                 "lower stride.time or tubelet_size, or ask masked"
             )
         if self.horizon >= steps:
-            raise ValueError(f"question.horizon {self.horizon} leaves no past of {steps} time steps: make it {steps - 1} or less")
+            raise ValueError(f"task.horizon {self.horizon} leaves no past of {steps} time steps: make it {steps - 1} or less")
         if encoder.attention != "causal":
             raise ValueError(
-                "question: forward needs encoders that do not look ahead: set attention of the first level's encoder to causal"
+                "task: forward needs encoders that do not look ahead: set attention of the first level's encoder to causal"
             )
         return (self,)
 
@@ -102,7 +102,7 @@ class LevelConfig(PredictionConfig):
     encoder: LevelEncoder = Field(
         description="Of the first level, as any method's; of those above, a stride and sizes. The target has the same shape."
     )
-    question: Annotated[MaskedConfig | ForwardConfig, Field(discriminator="name")] = Field(
+    task: Annotated[MaskedConfig | ForwardConfig, Field(discriminator="name")] = Field(
         description="masked: hidden blocks from visible ones; forward: the future from the past."
     )
     distance: Distance = Field(
@@ -117,8 +117,8 @@ class LevelConfig(PredictionConfig):
 
     @property
     def mask_sets(self) -> tuple[AnyMasks, ...]:
-        """The masks of each question, of masked ones."""
-        return self.question.masks if isinstance(self.question, MaskedConfig) else ()
+        """The masks of each task, of masked ones."""
+        return self.task.masks if isinstance(self.task, MaskedConfig) else ()
 
 
 class HJepaConfig(Section):
@@ -145,7 +145,7 @@ class HJepaConfig(Section):
         for number, (level, encoder) in enumerate(zip(self.levels, self.encoders, strict=True), start=1):
             try:
                 level.predictor.check_positions(encoder)
-                level.question.on(encoder)
+                level.task.on(encoder)
             except ValueError as error:
                 raise ValueError(f"level {number}: {error}") from None
         return self
@@ -168,14 +168,14 @@ class HJepaConfig(Section):
         return stacked(self.encoder, self.above)
 
     @property
-    def questions(self) -> tuple[tuple[AnyMasks | ForwardConfig, ...], ...]:
-        """Of every level, the masks of each question that is asked."""
-        return tuple(level.question.on(encoder) for level, encoder in zip(self.levels, self.encoders, strict=True))
+    def tasks(self) -> tuple[tuple[AnyMasks | ForwardConfig, ...], ...]:
+        """Of every level, the masks of each task that is asked."""
+        return tuple(level.task.on(encoder) for level, encoder in zip(self.levels, self.encoders, strict=True))
 
     @property
     def mask_sets(self) -> tuple[AnyMasks | ForwardConfig, ...]:
         """The same of all levels, from the first up."""
-        return tuple(masks for questions in self.questions for masks in questions)
+        return tuple(masks for tasks in self.tasks for masks in tasks)
 
     def check_part(self, samples: int) -> None:
         """Any number of images at a time."""

@@ -19,13 +19,13 @@ Distance = Literal["l1", "smooth_l1"]
 class NoRegularizer(Section):
     """Nothing but the target and the stop-gradient keeps the representation from collapsing."""
 
-    name: Literal["none"] = Field(default="none", description="Which regulariser.")
+    name: Literal["none"] = Field(default="none", description="Which regularizer.")
 
 
 class VICRegularizer(Section):
     """VICReg's variance and covariance (Bardes et al. 2022) of the tokens of context and target."""
 
-    name: Literal["vicreg"] = Field(description="Which regulariser.")
+    name: Literal["vicreg"] = Field(description="Which regularizer.")
     weight: Positive = Field(default=1.0, description="Of the whole of it, beside a prediction error of weight 1.")
     variance: Weight = Field(default=25.0, description="Weight of the hinge on each dimension's deviation.")
     covariance: Weight = Field(default=1.0, description="Weight of the squared covariances.")
@@ -37,7 +37,7 @@ class VICRegularizer(Section):
 class SIGRegularizer(Section):
     """LeJEPA's test for an isotropic normal distribution (Balestriero and LeCun 2025) of the tokens of context and target."""
 
-    name: Literal["sigreg"] = Field(description="Which regulariser.")
+    name: Literal["sigreg"] = Field(description="Which regularizer.")
     weight: Positive = Field(default=0.05, description="Of the statistic of as many vectors as images, beside a prediction error.")
     slices: int = Field(default=1024, ge=1, description="Random directions, drawn anew each step.")
     expander: HeadConfig | None = Field(
@@ -48,7 +48,7 @@ class SIGRegularizer(Section):
 class PredictionConfig(Section):
     """What a prediction in representation space is made of, whatever it is asked.
 
-    With `target: shared` and a regulariser it is the JEPA of LeCun 2022 (section 4.5): prediction error, and information kept in
+    With `target: shared` and a regularizer it is the JEPA of LeCun 2022 (section 4.5): prediction error, and information kept in
     both representations.
     """
 
@@ -108,7 +108,7 @@ class IJepaConfig(JepaConfig):
 
     @property
     def mask_sets(self) -> tuple[MultiBlockConfig]:
-        """The masks of each question that is asked of an image: one."""
+        """The masks of each task that is asked of an image: one."""
         return (self.masks,)
 
     @property
@@ -137,7 +137,7 @@ class VJepaConfig(JepaConfig):
     masks: tuple[VideoMasksConfig, ...] = Field(
         default=(SHORT_RANGE, LONG_RANGE),
         min_length=1,
-        description="Sets of masks: of every clip, each asks a question of its own.",
+        description="Sets of masks: of every clip, each asks a task of its own.",
     )
     ema: tuple[Share, Share] = Field(
         default=(0.998, 1.0),
@@ -146,7 +146,7 @@ class VJepaConfig(JepaConfig):
 
     @property
     def mask_sets(self) -> tuple[VideoMasksConfig, ...]:
-        """The masks of each question that is asked of a clip."""
+        """The masks of each task that is asked of a clip."""
         return self.masks
 
     @property

@@ -14,9 +14,9 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
+from jepa_pipeline.config.layers import Key, Source
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.section import Section, kind_name, sections_in
-from jepa_pipeline.config.source import Key, Source
 
 Config = TypeVar("Config", bound=Section)
 

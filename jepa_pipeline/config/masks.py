@@ -1,4 +1,4 @@
-"""The question a JEPA is asked: which patches are hidden, which are seen."""
+"""The task a JEPA is asked: which patches are hidden, which are seen."""
 
 from itertools import product
 from random import Random

@@ -17,7 +17,7 @@ class JointEmbeddingConfig(Section):
     projector: HeadConfig = Field(description="From its features to the embedding that the loss sees; dropped after training.")
 
     def check_part(self, samples: int) -> None:
-        """Refuse parts of a batch in which nothing can be compared or normalised."""
+        """Refuse parts of a batch in which nothing can be compared or normalized."""
         if samples < 2:
             raise ValueError(
                 f"{kind_name(type(self))} sees {samples} image at a time, and neither it nor batch norm can compare that: "
@@ -59,9 +59,9 @@ class LeJEPAConfig(JointEmbeddingConfig):
     """LeJEPA (Balestriero and LeCun 2025): views near the mean of the global views, embeddings normally distributed."""
 
     name: Literal["lejepa"] = Field(description="Which method.")
-    weight: Share = Field(default=0.05, description="Weight of SIGReg; the distance to the centre has 1 minus this.")
+    weight: Share = Field(default=0.05, description="Weight of SIGReg; the distance to the center has 1 minus this.")
     slices: int = Field(default=1024, ge=1, description="Random directions of SIGReg, drawn anew each step.")
-    global_views: int = Field(default=2, ge=1, description="The first so many views make the centre.")
+    global_views: int = Field(default=2, ge=1, description="The first so many views make the center.")
 
     def check_views(self, sizes: list[int]) -> None:
         """Refuse fewer views than the global ones."""
@@ -101,8 +101,8 @@ class SwAVConfig(JointEmbeddingConfig):
     epsilon: Positive = Field(default=0.05, description="Of Sinkhorn's codes; smaller makes them harder.")
     sinkhorn_iterations: int = Field(default=3, ge=0, description="0 makes codes a softmax, which nothing keeps from collapsing.")
     queue_length: int = Field(default=0, ge=0, description="Earlier embeddings that take part in the codes, over all devices.")
-    queue_start_steps: int = Field(default=0, ge=0, description="Optimiser steps before the queue begins to fill.")
-    frozen_steps: int = Field(default=0, ge=0, description="Optimiser steps during which prototypes do not move.")
+    queue_start_steps: int = Field(default=0, ge=0, description="Optimizer steps before the queue begins to fill.")
+    frozen_steps: int = Field(default=0, ge=0, description="Optimizer steps during which prototypes do not move.")
 
     def check_views(self, sizes: list[int]) -> None:
         """Refuse fewer views than are given codes."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.modality import CLIP, IMAGE, Modality
 from jepa_pipeline.config.section import Section
 
 Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"]
@@ -118,6 +119,16 @@ class EncoderConfig(Section):
         return self.positions in ("rope", "rope_tiled")
 
     @property
+    def modality(self) -> Modality:
+        """Images, or clips where there are several frames or a token spans several."""
+        return CLIP if self.frames > 1 or self.tubelet_size > 1 else IMAGE
+
+    @property
+    def levels(self) -> "tuple[EncoderConfig, ...]":
+        """The encoders of a stack, from the pixels up; of a single encoder, itself."""
+        return (self,)
+
+    @property
     def clips(self) -> bool:
         """Whether it is given clips rather than images."""
         return self.frames > 1 or self.tubelet_size > 1
@@ -184,6 +195,16 @@ class BackboneConfig(Section):
     args: dict[str, Argument] = Field(
         default_factory=dict, description="Further arguments of timm.create_model, such as {drop_path_rate: 0.1}."
     )
+
+    @property
+    def modality(self) -> Modality:
+        """Images: timm's networks take nothing else."""
+        return IMAGE
+
+    @property
+    def frames(self) -> int:
+        """Frames of the input: an image is a clip of one frame."""
+        return 1
 
     @model_validator(mode="after")
     def args_are_not_ours(self) -> Self:

@@ -1,4 +1,4 @@
-"""How long, how fast, with how many samples a step, and by which optimiser: one class an optimiser."""
+"""How long, how fast, with how many samples a step, and by which optimizer: one class an optimizer."""
 
 from math import sqrt
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +24,7 @@ class ScheduleConfig(Section):
     """A rate that warms up, may stay, and decays; a cosine weight decay. Every horizon is a number of samples said here."""
 
     batch_size_global: int = Field(
-        default=2048, ge=1, description="Samples per optimiser step, over all devices and accumulated parts."
+        default=2048, ge=1, description="Samples per optimizer step, over all devices and accumulated parts."
     )
     accumulate_steps: int = Field(
         default=1,
@@ -53,7 +53,7 @@ class ScheduleConfig(Section):
         description="Factor of every learning rate here: absolute, 1; linear, batch_size_global / lr_batch_size; sqrt, its root.",
     )
     lr_batch_size: int = Field(
-        default=256, ge=1, description="Samples per optimiser step for which the rates are said; of no account under absolute."
+        default=256, ge=1, description="Samples per optimizer step for which the rates are said; of no account under absolute."
     )
     weight_decay: Decay = 0.0
     final_weight_decay: FinalDecay = None
@@ -81,22 +81,22 @@ class ScheduleConfig(Section):
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the run."""
+        """Optimizer steps of the run."""
         return self.total_samples // self.batch_size_global
 
     @property
     def warmup_steps(self) -> int:
-        """Optimiser steps of the warm-up."""
+        """Optimizer steps of the warm-up."""
         return self.warmup_samples // self.batch_size_global
 
     @property
     def decay_from(self) -> int:
-        """Optimiser steps before the rate begins to fall."""
+        """Optimizer steps before the rate begins to fall."""
         return (self.warmup_samples + self.constant_samples) // self.batch_size_global
 
     @property
     def schedule_steps(self) -> int:
-        """Optimiser steps the schedules are planned for; the run ends earlier when schedule_stretch is above 1."""
+        """Optimizer steps the schedules are planned for; the run ends earlier when schedule_stretch is above 1."""
         return int(self.total_steps * self.schedule_stretch)
 
     @property
@@ -118,7 +118,7 @@ class ScheduleConfig(Section):
 class AdamWConfig(ScheduleConfig):
     """AdamW (Loshchilov and Hutter 2019)."""
 
-    name: Literal["adamw"] = Field(default="adamw", description="Which optimiser; adamw where it is not said.")
+    name: Literal["adamw"] = Field(default="adamw", description="Which optimizer; adamw where it is not said.")
     lr: PeakRate = 1e-3
     start_lr: StartRate = 2e-4
     final_lr: FinalRate = 1e-6
@@ -140,7 +140,7 @@ class LARSConfig(ScheduleConfig):
     VICReg, Barlow Twins and BYOL train so: lr 0.2 with `lr_rule: linear`.
     """
 
-    name: Literal["lars"] = Field(description="Which optimiser.")
+    name: Literal["lars"] = Field(description="Which optimizer.")
     weight_decay: Decay = 1e-6
     lr_biases: float | None = Field(
         default=None,
@@ -161,13 +161,13 @@ class LARSConfig(ScheduleConfig):
 class SGDConfig(ScheduleConfig):
     """Gradient descent with momentum."""
 
-    name: Literal["sgd"] = Field(description="Which optimiser.")
+    name: Literal["sgd"] = Field(description="Which optimizer.")
     weight_decay: Decay = 1e-4
     momentum: Momentum = 0.9
 
 
 def optimizer_name(section: Any) -> str:
-    """Which optimiser a section speaks of, read from a file or built."""
+    """Which optimizer a section speaks of, read from a file or built."""
     return str(section.get("name", "adamw") if isinstance(section, dict) else getattr(section, "name", "adamw"))
 
 

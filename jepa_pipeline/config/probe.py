@@ -34,7 +34,7 @@ class AttentiveConfig(Section):
         default=2, ge=1, description="Clips taken from a video, evenly spaced, whose tokens are one set; an image has one."
     )
     views: int = Field(
-        default=3, ge=1, description="Crops of a test video whose answers are averaged; in training, and of images, the centre one."
+        default=3, ge=1, description="Crops of a test video whose answers are averaged; in training, and of images, the center one."
     )
     memory_gb: float = Field(
         default=4.0,
@@ -56,7 +56,7 @@ class ProbeConfig(Section):
     protocols: tuple[Protocol, ...] = Field(
         default=("linear", "knn"),
         min_length=1,
-        description="linear: logistic regression on pooled features; knn: nearest neighbours of the same; "
+        description="linear: logistic regression on pooled features; knn: nearest neighbors of the same; "
         "attentive: heads that attend to all tokens, which take much longer.",
     )
     batch_size: int = Field(
@@ -81,7 +81,7 @@ class ProbeConfig(Section):
     selection_share: float = Field(
         default=0.1, gt=0, lt=1, description="Share of each class's training samples held out to choose the head."
     )
-    k: tuple[Count, ...] = Field(default=(5, 10, 20), min_length=1, description="Neighbours of the k-NN classifiers.")
+    k: tuple[Count, ...] = Field(default=(5, 10, 20), min_length=1, description="Neighbors of the k-NN classifiers.")
     attentive: AttentiveConfig = Field(
         default_factory=lambda: AttentiveConfig.model_validate({}), description="The attentive heads."
     )

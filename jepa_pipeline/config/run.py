@@ -47,7 +47,7 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63, description="Key of every random number: weights, order, crops, masks.")
     init_from: Path | None = Field(
         default=None,
-        description="Run folder whose newest checkpoint this run begins with: networks, target and the optimiser's moments, at "
+        description="Run folder whose newest checkpoint this run begins with: networks, target and the optimizer's moments, at "
         "step 0 of schedules and data. Sizes of images and lengths of clips may differ. Null: untrained networks.",
     )
     data: DataConfig = Field(description="The shards.")
@@ -69,7 +69,7 @@ class RunConfig(Section):
         """Whether so many processes can share a batch.
 
         Raises:
-            ValueError: not evenly, or they could not put together what a regulariser compares.
+            ValueError: not evenly, or they could not put together what a regularizer compares.
         """
         optim = self.optim
         if optim.batch_size_global % (count * optim.accumulate_steps):
@@ -97,8 +97,8 @@ class RunConfig(Section):
         if not (isinstance(encoder, EncoderConfig) and encoder.clips):
             return self
         for number, crop in enumerate(self.views.crops):
-            if crop.colours:
-                raise ValueError(f"views.crops.{number} changes colours, but clips are only cropped and mirrored: leave that out")
+            if crop.colors:
+                raise ValueError(f"views.crops.{number} changes colors, but clips are only cropped and mirrored: leave that out")
         if self.views.device == "trainer":
             raise ValueError(
                 "views.device is trainer, but clips are cut by the workers that decode them: set it to auto or workers"

@@ -15,12 +15,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class SetConfig(Section):
-    """A labelled data set."""
+    """A labeled data set."""
 
     name: Name = Field(description="What the tables call it.")
     path: str = Field(
         min_length=1,
-        description="Folder or URL with labelled shards in train/ and test/, or that of the training shards.",
+        description="Folder or URL with labeled shards in train/ and test/, or that of the training shards.",
     )
     test: str | None = Field(default=None, min_length=1, description="Test shards, where `path` holds only the training shards.")
     settings: ProbeConfig = Field(

@@ -54,9 +54,9 @@ class TrainerConfig(Section):
 class LogConfig(Section):
     """What is written while the run goes on; metrics.jsonl is always written."""
 
-    every_steps: int = Field(default=20, ge=1, description="Optimiser steps between two lines of metrics.jsonl.")
+    every_steps: int = Field(default=20, ge=1, description="Optimizer steps between two lines of metrics.jsonl.")
     hashes_every_steps: int | None = Field(
-        default=None, ge=1, description="Optimiser steps between two lines of hashes.jsonl, the SHA-256 of all state; null: none."
+        default=None, ge=1, description="Optimizer steps between two lines of hashes.jsonl, the SHA-256 of all state; null: none."
     )
     wandb: bool = Field(default=False, description="Also log to Weights & Biases; offline unless a key is set.")
     wandb_project: str = Field(default="jepa_pipeline", min_length=1, description="The Weights & Biases project.")
@@ -67,14 +67,14 @@ class HealthConfig(Section):
 
     vectors: int = Field(default=2048, ge=2, description="Vectors of targets and of predictions that are kept.")
     vectors_per_step: int = Field(default=64, ge=1, description="Vectors taken from each step.")
-    every_steps: int = Field(default=100, ge=1, description="Optimiser steps between two measurements.")
+    every_steps: int = Field(default=100, ge=1, description="Optimizer steps between two measurements.")
 
 
 class CheckpointConfig(Section):
     """What is kept on disk."""
 
     every_steps: int = Field(
-        default=1000, ge=1, description="Optimiser steps between two checkpoints; the last step always writes one."
+        default=1000, ge=1, description="Optimizer steps between two checkpoints; the last step always writes one."
     )
     every_minutes: float | None = Field(
         default=15.0, gt=0, description="Minutes after which one is written at the next step even so; null: only by steps."
@@ -97,7 +97,7 @@ class ProbingConfig(Section):
     every_steps: int | None = Field(
         default=None,
         ge=1,
-        description="Optimiser steps between two snapshots of the kept encoder, RUN/snapshots/STEP, each of which is probed; null: "
+        description="Optimizer steps between two snapshots of the kept encoder, RUN/snapshots/STEP, each of which is probed; null: "
         "none. All snapshots stay: one of a ViT-S/16 takes 87 MB, of a ViT-H/16 2.5 GB.",
     )
     arguments: tuple[str, ...] = Field(

@@ -1,4 +1,4 @@
-"""The question a video JEPA is asked: which tokens of a clip are hidden, which are seen."""
+"""The task a video JEPA is asked: which tokens of a clip are hidden, which are seen."""
 
 from collections.abc import Sequence
 from math import ceil, floor, log10, prod

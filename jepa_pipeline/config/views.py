@@ -25,10 +25,10 @@ class JitterConfig(Section):
 
     probability: Share = Field(default=0.8, description="Of any change at all.")
     brightness: Share = Field(default=0.0, description="The factor is drawn from 1 - this to 1 + this.")
-    contrast: Share = Field(default=0.0, description="Likewise, about the view's mean grey.")
-    saturation: Share = Field(default=0.0, description="Likewise, about each pixel's grey.")
+    contrast: Share = Field(default=0.0, description="Likewise, about the view's mean gray.")
+    saturation: Share = Field(default=0.0, description="Likewise, about each pixel's gray.")
     hue: float = Field(
-        default=0.0, ge=0.0, le=0.5, description="The shift is drawn from -this to +this, in turns of the colour circle."
+        default=0.0, ge=0.0, le=0.5, description="The shift is drawn from -this to +this, in turns of the color circle."
     )
 
 
@@ -45,22 +45,22 @@ class BlurConfig(Section):
 
 
 class CropConfig(Section):
-    """A kind of view: a random resized crop, perhaps mirrored, perhaps changed in colour; in this order."""
+    """A kind of view: a random resized crop, perhaps mirrored, perhaps changed in color; in this order."""
 
     count: int = Field(default=1, ge=1, description="Views of this kind per image.")
     image_size: int | None = Field(default=None, ge=1, description="Height and width of the view in pixels; null: the encoder's.")
     scale: tuple[PositiveShare, PositiveShare] = Field(default=(0.3, 1.0), description="Share of the image's area a crop covers.")
     aspect: tuple[float, float] = Field(default=(3 / 4, 4 / 3), description="Width over height of a crop, drawn log-uniformly.")
     flip: Share = Field(default=0.0, description="Probability of mirroring left to right.")
-    jitter: JitterConfig | None = Field(default=None, description="Colour jitter; null: none.")
-    grey: Share = Field(default=0.0, description="Probability of losing all colour.")
+    jitter: JitterConfig | None = Field(default=None, description="Color jitter; null: none.")
+    gray: Share = Field(default=0.0, description="Probability of losing all color.")
     blur: BlurConfig | None = Field(default=None, description="Gaussian blur; null: none.")
     solarize: Share = Field(default=0.0, description="Probability of inverting all values of 128 and above.")
 
     @property
-    def colours(self) -> bool:
-        """Whether any of these views may change in colour."""
-        return self.jitter is not None or self.blur is not None or self.grey > 0 or self.solarize > 0
+    def colors(self) -> bool:
+        """Whether any of these views may change in color."""
+        return self.jitter is not None or self.blur is not None or self.gray > 0 or self.solarize > 0
 
     @model_validator(mode="after")
     def ranges_ascend(self) -> Self:
@@ -70,14 +70,14 @@ class CropConfig(Section):
 
 
 class ViewsConfig(Section):
-    """The views of an image, normalised per channel on the device."""
+    """The views of an image, normalized per channel on the device."""
 
     crops: tuple[CropConfig, ...] = Field(
         default=(CropConfig(),), min_length=1, description="The kinds of views, in the order in which a method is given them."
     )
     device: Literal["auto", "workers", "trainer"] = Field(
         default="auto",
-        description="Who cuts and colours views: the workers, each image by itself; or the device that trains, a whole batch at "
+        description="Who cuts and colors views: the workers, each image by itself; or the device that trains, a whole batch at "
         "once, so that workers only decode; auto: the device if it is a GPU. The two agree to 1 of 255 levels, 4 after jitter. "
         "Clips are always cut by the workers.",
     )

@@ -1,4 +1,4 @@
-"""How a view changes in colour: jitter, grey, blur and solarisation, of a whole batch at once on any device.
+"""How a view changes in color: jitter, gray, blur and solarization, of a whole batch at once on any device.
 
 Values are of 0..255. What is drawn are the published augmentations (Grill et al. 2020, appendix B; torchvision's ColorJitter,
 RandomGrayscale, GaussianBlur and RandomSolarize), but nothing is rounded between two of them.
@@ -16,22 +16,22 @@ from jepa_pipeline.batch import Packed
 from jepa_pipeline.config.views import CropConfig, JitterConfig
 
 NUMBERS = 13
-"""Uniform random numbers of a view: is it jittered, four for the order, four for the amounts, is it grey, is it blurred, the
-deviation, is it solarised. A fixed place for each, so that a change of one probability leaves all else as it was."""
+"""Uniform random numbers of a view: is it jittered, four for the order, four for the amounts, is it gray, is it blurred, the
+deviation, is it solarized. A fixed place for each, so that a change of one probability leaves all else as it was."""
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ALIGNMENT = 8
 """Bytes of the largest dtype that is packed."""
 
 
-class Colours(NamedTuple):
+class Colors(NamedTuple):
     """What changes in one view of each image of a batch. The host knows which, so the device is never asked.
 
     Jitter takes four slots in an order that differs from view to view. In a slot a view becomes the sum of itself, its mean
-    grey and its grey, times slots[slot]; in one of the four its hue turns instead.
+    gray and its gray, times slots[slot]; in one of the four its hue turns instead.
 
     turned_per_slot: how many hues turn in each slot; jittered, greyed, blurred, solarized: rows of the batch;
-    turned: places among the jittered, in the order of the slots; turns: of the colour circle; sigmas: in pixels.
+    turned: places among the jittered, in the order of the slots; turns: of the color circle; sigmas: in pixels.
     """
 
     turned_per_slot: list[int]
@@ -45,14 +45,14 @@ class Colours(NamedTuple):
     solarized: Int64[Tensor, "Z"]
 
 
-def choose_colours(numbers: Float64[np.ndarray, "B N"], config: CropConfig) -> Colours:
+def choose_colors(numbers: Float64[np.ndarray, "B N"], config: CropConfig) -> Colors:
     """What these uniform numbers, NUMBERS for each view, mean for views of this kind."""
     blur = config.blur
     blurred = np.flatnonzero(numbers[:, 10] < (blur.probability if blur else 0.0))
     low, high = blur.sigma if blur else (1.0, 1.0)
-    return Colours(
+    return Colors(
         *choose_jitter(numbers[:, :9], config.jitter or JitterConfig(probability=0.0)),
-        greyed=torch.from_numpy(np.flatnonzero(numbers[:, 9] < config.grey)),
+        greyed=torch.from_numpy(np.flatnonzero(numbers[:, 9] < config.gray)),
         blurred=torch.from_numpy(blurred),
         sigmas=as_floats(low + (high - low) * numbers[blurred, 11]),
         solarized=torch.from_numpy(np.flatnonzero(numbers[:, 12] < config.solarize)),
@@ -62,7 +62,7 @@ def choose_colours(numbers: Float64[np.ndarray, "B N"], config: CropConfig) -> C
 def choose_jitter(
     numbers: Float64[np.ndarray, "B N"], config: JitterConfig
 ) -> tuple[list[int], Int64[Tensor, "J"], Float[Tensor, "4 3 J"], Int64[Tensor, "Q"], Float[Tensor, "Q"]]:
-    """The first five fields of Colours."""
+    """The first five fields of Colors."""
     rows = np.flatnonzero(numbers[:, 0] < config.probability)
     order = numbers[rows, 1:5].argsort(1)
     amounts = 2 * numbers[rows, 5:9] - 1
@@ -97,13 +97,13 @@ def unpack(packed: Packed) -> list[Tensor]:
     return tensors
 
 
-def augment(pixels: Num[Tensor, "B 3 H W"], colours: Colours) -> Float[Tensor, "B 3 H W"]:
-    """The views with their colours changed, in fp32; floats are changed in place. Views that no step touches are not read."""
+def augment(pixels: Num[Tensor, "B 3 H W"], colors: Colors) -> Float[Tensor, "B 3 H W"]:
+    """The views with their colors changed, in fp32; floats are changed in place. Views that no step touches are not read."""
     pixels = pixels.float()
-    change(pixels, colours.jittered, lambda views: jitter(views, colours))
-    change(pixels, colours.greyed, lambda views: grey(views).expand_as(views))
-    change(pixels, colours.blurred, lambda views: blur(views, colours.sigmas))
-    change(pixels, colours.solarized, solarize)
+    change(pixels, colors.jittered, lambda views: jitter(views, colors))
+    change(pixels, colors.greyed, lambda views: gray(views).expand_as(views))
+    change(pixels, colors.blurred, lambda views: blur(views, colors.sigmas))
+    change(pixels, colors.solarized, solarize)
     return pixels
 
 
@@ -112,33 +112,33 @@ def change(pixels: Tensor, rows: Int64[Tensor, "R"], operation: Callable[[Tensor
         pixels.index_copy_(0, rows, operation(pixels.index_select(0, rows)))
 
 
-def jitter(pixels: Float[Tensor, "J 3 H W"], colours: Colours) -> Float[Tensor, "J 3 H W"]:
+def jitter(pixels: Float[Tensor, "J 3 H W"], colors: Colors) -> Float[Tensor, "J 3 H W"]:
     """Views with brightness, contrast, saturation and hue changed, each in its own order; in place."""
-    ends = np.cumsum(colours.turned_per_slot).tolist()
-    for slot, end, count in zip(colours.slots, ends, colours.turned_per_slot, strict=True):
-        own, mean, colourless = slot[..., None, None, None]
-        greys = grey(pixels)
-        reference = torch.addcmul(mean_grey(greys) * mean, greys, colourless)
+    ends = np.cumsum(colors.turned_per_slot).tolist()
+    for slot, end, count in zip(colors.slots, ends, colors.turned_per_slot, strict=True):
+        own, mean, colorless = slot[..., None, None, None]
+        grays = gray(pixels)
+        reference = torch.addcmul(mean_grey(grays) * mean, grays, colorless)
         torch.addcmul(reference, pixels, own, out=pixels).clamp_(0, 255)
-        turns = colours.turns[end - count : end]
-        change(pixels, colours.turned[end - count : end], lambda views, turns=turns: turn_hue(views, turns))
+        turns = colors.turns[end - count : end]
+        change(pixels, colors.turned[end - count : end], lambda views, turns=turns: turn_hue(views, turns))
     return pixels
 
 
-def grey(pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
+def gray(pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
     """Luma of ITU-R BT.601, with torchvision's digits."""
     red, green, blue = pixels.split(1, dim=1)
     return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
-def mean_grey(greys: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 1 1"]:
-    """Mean of the greys in whole levels: their sum has no rounding, so that it is the same in any order of adding."""
-    total = greys.round().sum(-1, keepdim=True).sum(-2, keepdim=True, dtype=torch.float64)
-    return (total / (greys.shape[-1] * greys.shape[-2])).float()
+def mean_grey(grays: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 1 1"]:
+    """Mean of the grays in whole levels: their sum has no rounding, so that it is the same in any order of adding."""
+    total = grays.round().sum(-1, keepdim=True).sum(-2, keepdim=True, dtype=torch.float64)
+    return (total / (grays.shape[-1] * grays.shape[-2])).float()
 
 
 def turn_hue(pixels: Float[Tensor, "B 3 H W"], turns: Float[Tensor, "B"]) -> Float[Tensor, "B 3 H W"]:
-    """Views with the hue of HSV turned by these shares of the colour circle."""
+    """Views with the hue of HSV turned by these shares of the color circle."""
     red, green, blue = pixels.unbind(1)
     most = pixels.amax(1)
     chroma = most - pixels.amin(1)

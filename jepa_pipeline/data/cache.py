@@ -121,7 +121,7 @@ class Cache:
                 index = index_shard(file, shard.file, self.classes, media=self.media).index
         except ShardError:
             index = ShardIndex(keys=[], members={}, labels=[])
-        index = index if self.classes else index.unlabelled()
+        index = index if self.classes else index.unlabeled()
         save_index(index, self._beside(shard))
         return index
 

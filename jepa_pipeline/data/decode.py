@@ -22,7 +22,7 @@ class DecodeError(ValueError):
 def decode(data: bytes) -> Image.Image:
     """The image as RGB, upright.
 
-    EXIF orientation is applied, transparency is composited on white, 16-bit grey is scaled to 8 bits, of an animation the
+    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits, of an animation the
     first frame is taken.
 
     Raises:
@@ -57,8 +57,8 @@ def check_pixels(image: Image.Image) -> None:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # convert("RGB") would clip the 16 bits
-        grey = np.asarray(image).astype(np.float32) / 257
-        return Image.fromarray(np.clip(grey.round(), 0, 255).astype(np.uint8)).convert("RGB")
+        gray = np.asarray(image).astype(np.float32) / 257
+        return Image.fromarray(np.clip(gray.round(), 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         pixels = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

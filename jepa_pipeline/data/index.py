@@ -47,7 +47,7 @@ class ShardIndex(Section):
         places = (self.members[ext][member] for ext in self.media if ext in self.members)
         return next(filter(None, places), None)
 
-    def unlabelled(self) -> "ShardIndex":
+    def unlabeled(self) -> "ShardIndex":
         """The same without labels."""
         return self.model_copy(update={"labels": [None] * len(self.keys)})
 
@@ -92,7 +92,7 @@ class Indexed(NamedTuple):
     shard: Shard
     index: ShardIndex
     faults: list[Fault]
-    labelled_by: Counter[str | None]
+    labeled_by: Counter[str | None]
 
 
 def index_shard(
@@ -117,7 +117,7 @@ def index_shard(
     if samples[0].is_video:
         faults = [fault._replace(reason=fault.reason.replace(", ".join(IMAGES), ", ".join(VIDEOS))) for fault in faults]
     shard = Shard(file=name, samples=len(samples), bytes=passing.bytes, sha256=passing.sha256.hexdigest())
-    return Indexed(shard, as_index(samples), faults, Counter(sample.labelled_by for sample in samples))
+    return Indexed(shard, as_index(samples), faults, Counter(sample.labeled_by for sample in samples))
 
 
 def opened(result: Found | Fault) -> Found | Fault:

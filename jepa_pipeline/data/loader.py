@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import MaskSampler, SampleStream
+from jepa_pipeline.data.dataset import MaskSampler, SampleStream
 from jepa_pipeline.data.media import check_kind
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.order import Deal, Order
+from jepa_pipeline.data.sampler import Deal, Order
 from jepa_pipeline.data.shards import Shards
 
 PR_SET_PDEATHSIG = 1

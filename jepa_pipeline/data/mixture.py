@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from jepa_pipeline.data.order import Order, Positions
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.data.sampler import Order, Positions
 
 BLOCK = 4096
 """Stream numbers that are mixed together. In each block, and so at any time, a source has its share to within one sample."""

@@ -45,7 +45,7 @@ class Found(NamedTuple):
     key: str
     places: dict[str, Place]
     label: int | None
-    labelled_by: str | None
+    labeled_by: str | None
     media: bytes
     facts: VideoFacts | None = None
 
@@ -106,7 +106,7 @@ def find_samples(
         if fault:
             yield fault
         elif medium:
-            yield from labelled(key, sample, medium, classes)
+            yield from labeled(key, sample, medium, classes)
     if no_files:
         more = f" and {len(no_files) - 1} more" if len(no_files) > 1 else ""
         yield Fault("member", no_files[0], f"this member{more} is a link or a device and not followed", left_out=False)
@@ -157,7 +157,7 @@ def lacks(sample: Iterable[str], media: tuple[str, ...]) -> str:
     return f"it has no {', '.join(VIDEOS if media == VIDEOS else IMAGES)}, only {shown(', '.join(sample))}{cure}"
 
 
-def labelled(key: str, sample: dict[str, Piece], medium: Piece, classes: int | None) -> Iterator[Found | Fault]:
+def labeled(key: str, sample: dict[str, Piece], medium: Piece, classes: int | None) -> Iterator[Found | Fault]:
     """A usable sample with its label; where labels are needed and this one has none, why it is left out."""
     label = by = None
     try:

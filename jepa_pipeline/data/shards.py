@@ -10,10 +10,10 @@ import numpy as np
 
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.ahead import Ahead
 from jepa_pipeline.data.cache import Cache
 from jepa_pipeline.data.index import ShardIndex, index_path, load_index
 from jepa_pipeline.data.manifest import read_manifest, tar_location
+from jepa_pipeline.data.prefetch import Ahead
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.samples import MAX_MEDIA, VIDEOS
 

@@ -128,10 +128,10 @@ def abridged(sentences: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"... and {len(same) - SENTENCES_SHOWN} more of this kind ({kind})"
 
 
-def normalisation(mean: Iterable[float], std: Iterable[float], kind: Kind = "images") -> str:
-    """The settings of a run that would normalise the images, or the first frames of the videos, exactly."""
+def normalization(mean: Iterable[float], std: Iterable[float], kind: Kind = "images") -> str:
+    """The settings of a run that would normalize the images, or the first frames of the videos, exactly."""
     them = "them" if kind == "images" else "their first frames"
-    return f"views.mean={short(mean)} views.std={short(std)} would normalise {them} exactly"
+    return f"views.mean={short(mean)} views.std={short(std)} would normalize {them} exactly"
 
 
 def short(values: Iterable[float]) -> str:

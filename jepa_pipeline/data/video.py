@@ -288,5 +288,5 @@ def encode(
 def even_sides(pixels: UInt8[np.ndarray, "H W 3"]) -> tuple[int, int]:
     height, width = pixels.shape[:2]
     if height % 2 or width % 2:
-        raise ValueError(f"frames have {width}x{height} pixels, but H.264 halves the sides of its colours: give even sides")
+        raise ValueError(f"frames have {width}x{height} pixels, but H.264 halves the sides of its colors: give even sides")
     return height, width

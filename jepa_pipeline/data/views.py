@@ -1,4 +1,4 @@
-"""Images to views of them: a crop and resize, perhaps mirrored, perhaps changed in colour."""
+"""Images to views of them: a crop and resize, perhaps mirrored, perhaps changed in color."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,21 +13,21 @@ from torch import Tensor
 
 from jepa_pipeline.batch import Uncut
 from jepa_pipeline.config.views import RGB, CropConfig, ViewsConfig
-from jepa_pipeline.data.augment import NUMBERS, augment, choose_colours, pack
+from jepa_pipeline.data.augment import NUMBERS, augment, choose_colors, pack
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in whole pixels; right and bottom are outside."""
 
 TRIES = 10
 AT_ONCE = 8
-"""Views that a worker colours together; few enough for the cache."""
+"""Views that a worker colors together; few enough for the cache."""
 
 
 def random_resized_crop_box(size: tuple[int, int], config: CropConfig, generator: np.random.Generator) -> Box:
     """The box of a random crop of an image of size (width, height), in whole pixels.
 
     The algorithm of torchvision's RandomResizedCrop: area uniform in scale, aspect log-uniform in aspect, ten tries to
-    fit, then the largest centred box within aspect. It always draws the same count of numbers.
+    fit, then the largest centered box within aspect. It always draws the same count of numbers.
     """
     width, height = size
     areas = generator.uniform(*config.scale, TRIES) * width * height
@@ -62,12 +62,12 @@ def random_view(
 
 
 class WorkerViews:
-    """The views of a micro-batch, cut from one image after the other and coloured a few at a time, as uint8."""
+    """The views of a micro-batch, cut from one image after the other and colored a few at a time, as uint8."""
 
     def __init__(self, config: ViewsConfig, image_size: int, count: int) -> None:
         self.added = 0
         self.views = [
-            (kind, empty_pixels(count, size), np.zeros((count, NUMBERS)) if kind.colours else None)
+            (kind, empty_pixels(count, size), np.zeros((count, NUMBERS)) if kind.colors else None)
             for kind, size in zip(config.kinds, config.sizes(image_size), strict=True)
         ]
 
@@ -83,7 +83,7 @@ class WorkerViews:
         """The views."""
         for kind, pixels, numbers in self.views:
             if numbers is not None:
-                colour(pixels, numbers, kind)
+                color(pixels, numbers, kind)
         return [torch.from_numpy(pixels) for _, pixels, _ in self.views], None
 
 
@@ -105,13 +105,13 @@ class TrainerViews:
             box, self.flipped[view, row] = random_crop(image.size, kind, generator)
             self.boxes[view, row] = box if small is image else np.array(box) / (2 * image.size) * (2 * small.size)
             self.columns_first[view, row] = columns_first(small.size, self.sizes[view])
-            if kind.colours:
+            if kind.colors:
                 self.numbers[view, row] = generator.random(NUMBERS)
         self.images.append(np.asarray(small))
 
     def finish(self) -> tuple[list[Tensor], Uncut]:
         """No views, but all they are made of."""
-        colours = [choose_colours(numbers, kind) for numbers, kind in zip(self.numbers, self.kinds, strict=True)]
+        colors = [choose_colors(numbers, kind) for numbers, kind in zip(self.numbers, self.kinds, strict=True)]
         extents = torch.ones(self.count, 2)
         extents[: len(self.images)] = torch.tensor([image.shape[:2] for image in self.images])
         return [], Uncut(
@@ -122,8 +122,8 @@ class TrainerViews:
             sizes=self.sizes,
             order=torch.from_numpy(self.columns_first.argsort(axis=1, kind="stable")),
             rows_first=(self.count - self.columns_first.sum(1)).tolist(),
-            colours=pack([tensor for view in colours for tensor in view[1:]]),
-            turned_per_slot=[view.turned_per_slot for view in colours],
+            colors=pack([tensor for view in colors for tensor in view[1:]]),
+            turned_per_slot=[view.turned_per_slot for view in colors],
         )
 
 
@@ -155,13 +155,13 @@ def empty_pixels(count: int, image_size: int) -> UInt8[np.ndarray, "B C H W"]:
     return np.empty((count, 3, image_size, image_size), np.uint8)
 
 
-def colour(pixels: UInt8[np.ndarray, "B C H W"], numbers: Float64[np.ndarray, "B N"], config: CropConfig) -> None:
-    """Change the colours of views in place."""
+def color(pixels: UInt8[np.ndarray, "B C H W"], numbers: Float64[np.ndarray, "B N"], config: CropConfig) -> None:
+    """Change the colors of views in place."""
     with single_thread():
         for start in range(0, len(pixels), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
             views = torch.from_numpy(pixels[rows])
-            views.copy_(augment(views, choose_colours(numbers[rows], config)).round_())
+            views.copy_(augment(views, choose_colors(numbers[rows], config)).round_())
 
 
 @contextmanager
@@ -175,8 +175,8 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def centre_view(image: Image.Image, image_size: int) -> UInt8[np.ndarray, "C H W"]:
-    """The centred square of an RGB image with the whole of its shorter side, image_size pixels square: the view of evaluation."""
+def center_view(image: Image.Image, image_size: int) -> UInt8[np.ndarray, "C H W"]:
+    """The centered square of an RGB image with the whole of its shorter side, image_size pixels square: the view of evaluation."""
     side = min(image.size)
     return resized(image, corner_box((image.width - side) // 2, (image.height - side) // 2, side, side), image_size)
 

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 from webdataset.writer import ShardWriter
 
-from jepa_pipeline import __version__
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.channel_stats import Moments, mean_and_std, moments
 from jepa_pipeline.data.index import index_shard, save_index, save_manifest
 from jepa_pipeline.data.manifest import Manifest, Shard, Skipped
-from jepa_pipeline.data.moments import Moments, mean_and_std, moments
 from jepa_pipeline.data.samples import LABEL, Kind
 from jepa_pipeline.data.video import VideoFacts, open_video
+from jepa_pipeline.version import __version__
 
 SHARD_SAMPLES = 10_000
 """Most samples of a shard, however small they are, so that its index stays small."""

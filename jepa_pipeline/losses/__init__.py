@@ -1,1 +1,1 @@
-"""Pure functions of whole-batch tensors: named terms whose sum is minimised. No state, no ranks."""
+"""Pure functions of whole-batch tensors: named terms whose sum is minimized. No state, no ranks."""

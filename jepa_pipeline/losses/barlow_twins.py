@@ -12,7 +12,7 @@ from jepa_pipeline.losses.arithmetic import full, product, without_diagonal
 def barlow_twins(embeddings: Float[Tensor, "V S E"], off_diagonal: float = 0.0051) -> dict[str, Float[Tensor, ""]]:
     """Make the cross-correlation of two views the identity (eq. 1, 2); the mean over pairs of views where there are more.
 
-    Dimensions are standardised as BatchNorm does in training: biased variance, eps 1e-5. The batch given is the whole one, so the
+    Dimensions are standardized as BatchNorm does in training: biased variance, eps 1e-5. The batch given is the whole one, so the
     gradient is the true one; the published code sums correlations over W ranks without a gradient, and gets 1/W of it.
     """
     embeddings = full(embeddings)

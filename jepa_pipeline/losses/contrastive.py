@@ -22,7 +22,7 @@ def nt_xent(embeddings: Float[Tensor, "2 S E"], temperature: float = 0.1) -> dic
 
 
 def energies(first: Float[Tensor, "S E"], second: Float[Tensor, "S E"]) -> Float[Tensor, "S S"]:
-    """The energies of a joint-embedding architecture: squared distances 2 - 2 cos between normalised vectors, from 0 to 4."""
+    """The energies of a joint-embedding architecture: squared distances 2 - 2 cos between normalized vectors, from 0 to 4."""
     return 2 - 2 * product(unit(first), unit(second).T)
 
 

@@ -24,7 +24,7 @@ def by_token(distance: str, predictions: Float[Tensor, "*S D"], targets: Float[T
 
 
 def cosine(predictions: Float[Tensor, "*S E"], targets: Float[Tensor, "*S E"], weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
-    """The squared distance of normalised vectors, 2 - 2 cos, averaged: BYOL's eq. 2, and SimSiam's eq. 1 up to scale and offset.
+    """The squared distance of normalized vectors, 2 - 2 cos, averaged: BYOL's eq. 2, and SimSiam's eq. 1 up to scale and offset.
 
     Targets get a gradient too: whether it is stopped is the method's to say. Nothing here keeps from collapse.
     """

@@ -53,10 +53,10 @@ def lejepa(
     weight: float = 0.05,
     global_views: int = 2,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Every view predicts the centre of the global ones, which come first; every view is normally distributed.
+    """Every view predicts the center of the global ones, which come first; every view is normally distributed.
 
-    Invariance is the squared distance to the centre averaged over all elements, width included, as in the paper's minimal code, and
-    weighs 1 - weight; the centre has a gradient. SIGReg is the mean over views, each a sample of its own.
+    Invariance is the squared distance to the center averaged over all elements, width included, as in the paper's minimal code, and
+    weighs 1 - weight; the center has a gradient. SIGReg is the mean over views, each a sample of its own.
     """
     views = full(embeddings)
     distance = (views[:global_views].mean(dim=0) - views).square().mean()

@@ -11,7 +11,7 @@ def sinkhorn(scores: Float[Tensor, "S P"], epsilon: float = 0.05, iterations: in
 
     Each iteration scales prototypes to equal mass, then samples; after three the samples' sums are exact, the prototypes' are not.
     In logarithms, so that no score is too large; the paper's factors 1/P and 1/S cancel in the next scaling. With no iterations
-    it is softmax(scores / epsilon), and nothing equalises. Codes are targets: call it without gradients.
+    it is softmax(scores / epsilon), and nothing equalizes. Codes are targets: call it without gradients.
     """
     logs = full(scores) / epsilon
     for _ in range(iterations):

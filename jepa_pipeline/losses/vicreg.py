@@ -45,5 +45,5 @@ def covariance(x: Float[Tensor, "S E"]) -> Float[Tensor, ""]:
     """The sum of the squared covariances between dimensions, divided by their number E (eq. 3, 4). S is 2 or more."""
     samples, width = x.shape
     x = full(x)
-    centred = x - x.mean(dim=0)
-    return without_diagonal(product(centred.T, centred)).square().sum() / (width * (samples - 1) ** 2)
+    centered = x - x.mean(dim=0)
+    return without_diagonal(product(centered.T, centered)).square().sum() / (width * (samples - 1) ** 2)

@@ -1,1 +1,1 @@
-"""The geometry of the question a JEPA is asked."""
+"""The geometry of the task a JEPA is asked."""

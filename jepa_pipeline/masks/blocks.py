@@ -41,7 +41,7 @@ class Blocks:
         return Masks(torch.from_numpy(indices(context)), torch.from_numpy(indices(target)[:, None]))
 
     def ask(self, chance: Float[np.ndarray, "B R"], generators: Sequence[np.random.Generator]) -> Bool[np.ndarray, "B N"]:
-        """The tokens in question; drawn again where they, or those they leave, are too few."""
+        """The tokens in task; drawn again where they, or those they leave, are too few."""
         asked = self.cover(chance)
         for _ in range(TRIES):
             (unfit,) = np.nonzero(self.unfit(asked))

@@ -40,8 +40,8 @@ def method_masks(config: MethodConfig) -> list[Sampler]:
 
 def level_masks(config: HJepaConfig) -> list[list[Sampler]]:
     """The mask samplers of each level of a stack, on its own grid."""
-    pairs = zip(config.questions, config.encoders, strict=True)
-    return [[build_level_masks(masks, encoder) for masks in questions] for questions, encoder in pairs]
+    pairs = zip(config.tasks, config.encoders, strict=True)
+    return [[build_level_masks(masks, encoder) for masks in tasks] for tasks, encoder in pairs]
 
 
 def build_level_masks(config: AnyMasks | ForwardConfig, encoder: EncoderConfig) -> Sampler:

@@ -9,8 +9,8 @@ from torch import Tensor
 from jepa_pipeline.batch import Masks, Output
 from jepa_pipeline.config.hjepa import ForwardConfig, LevelConfig
 from jepa_pipeline.methods.jepa import DISTANCES, JEPA, SharedJEPA, StopGradientJEPA, Tokens
-from jepa_pipeline.models.forward import ForwardPredictor
-from jepa_pipeline.models.tokens import normalised
+from jepa_pipeline.models.dynamics import ForwardPredictor
+from jepa_pipeline.models.tokens import normalized
 
 
 class ForwardSharedJEPA(SharedJEPA):
@@ -27,8 +27,8 @@ class ForwardSharedJEPA(SharedJEPA):
     @property
     def horizon(self) -> int:
         """Time steps that are rolled out."""
-        assert isinstance(self.config, LevelConfig) and isinstance(self.config.question, ForwardConfig)
-        return self.config.question.horizon
+        assert isinstance(self.config, LevelConfig) and isinstance(self.config.task, ForwardConfig)
+        return self.config.task.horizon
 
     def seen(self, masks: Sequence[Masks]) -> None:
         """Everything, for no token has seen what comes after it."""
@@ -43,14 +43,14 @@ class ForwardSharedJEPA(SharedJEPA):
 
     def states(self, tokens: Tokens) -> Float[Tensor, "B T P D"]:
         """Of every time step."""
-        return normalised(tokens).unflatten(1, (self.encoder.grid[0], -1))
+        return normalized(tokens).unflatten(1, (self.encoder.grid[0], -1))
 
     def answer(self, contexts: Sequence[Tokens], everything: Tokens, masks: Sequence[Masks], key: int) -> Output:
         (online,) = contexts
         targets, states, rolled = self.states(everything), self.states(online), []
         for _ in range(self.horizon):
             rolled.append(self.predictor(states[:, :-1]))  # from all states but those whose future is not in the clip
-            states = normalised(rolled[-1])
+            states = normalized(rolled[-1])
         distance = DISTANCES[self.config.distance]
         ahead = [distance(predictions, targets[:, step:])["prediction"] for step, predictions in enumerate(rolled, start=1)]
         mean = {"prediction": torch.stack(ahead).mean()}

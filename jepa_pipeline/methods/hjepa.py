@@ -12,21 +12,21 @@ from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.stack import CoarseEncoderConfig, StackConfig
 from jepa_pipeline.methods.forward_jepa import FORWARD_TARGETS
 from jepa_pipeline.methods.jepa import TARGETS, SharedJEPA, together
+from jepa_pipeline.methods.level_inputs import Sight
 from jepa_pipeline.methods.method import Kept, Method
-from jepa_pipeline.methods.sight import Sight
 from jepa_pipeline.models.build import AnyEncoder
 from jepa_pipeline.models.coarse import coarse_encoder
+from jepa_pipeline.models.dynamics import ForwardPredictor
 from jepa_pipeline.models.encoder import Encoder
-from jepa_pipeline.models.forward import ForwardPredictor
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.world import WorldModel
+from jepa_pipeline.models.world_model import WorldModel
 
 
 class HJEPA(Method):
     """H-JEPA (LeCun 2022, section 4.6): every level is a JEPA of its own, which sees what the level below represents, coarser in
     space and time, and predicts further with less detail.
 
-    What a level's question hides is hidden from every level below as well: a masked level's context is represented anew from the
+    What a level's task hides is hidden from every level below as well: a masked level's context is represented anew from the
     patches under its visible cells alone, and a forward level stands on encoders that do not look ahead. Of targets there is one
     pass a level, each on the target of the level below. The loss is the weighted sum of the levels'.
     """
@@ -36,7 +36,7 @@ class HJEPA(Method):
         self.config = config
         below = [None, *config.encoders]
         self.levels = nn.ModuleList(new_level(*pair) for pair in zip(config.levels, below, strict=False))
-        ends = accumulate((len(questions) for questions in config.questions), initial=0)
+        ends = accumulate((len(tasks) for tasks in config.tasks), initial=0)
         self.shares = [slice(*pair) for pair in pairwise(ends)]
         """Of the masks of a batch, those of each level."""
 
@@ -108,7 +108,7 @@ class HJEPA(Method):
             raise ValueError(f"level {level} of a stack of {len(self.levels)}: levels are counted from 1")
         predictor = self.jepas[level - 1].predictor
         if not isinstance(predictor, ForwardPredictor):
-            raise ValueError(f"level {level} predicts what is hidden and not what follows: its question is masked, not forward")
+            raise ValueError(f"level {level} predicts what is hidden and not what follows: its task is masked, not forward")
         stack = self.stack(self.trained_with(level))
         return WorldModel(stack.reading(level) if isinstance(stack, Stack) else stack, predictor)
 
@@ -134,7 +134,7 @@ class HJEPA(Method):
 
 def new_level(config: LevelConfig, below: EncoderConfig | None) -> SharedJEPA:
     """An untrained level. below: the encoder whose tokens it sees; None: it sees pixels."""
-    kinds = FORWARD_TARGETS if isinstance(config.question, ForwardConfig) else TARGETS
+    kinds = FORWARD_TARGETS if isinstance(config.task, ForwardConfig) else TARGETS
     if isinstance(config.encoder, CoarseEncoderConfig):
         assert below is not None
         return kinds[config.target](config, coarse_encoder(config.encoder, below))

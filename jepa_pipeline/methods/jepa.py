@@ -15,7 +15,7 @@ from jepa_pipeline.methods.regularizer import build_regularizer
 from jepa_pipeline.models.ema import make_target, update_ema
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.predictor import Predictor
-from jepa_pipeline.models.tokens import normalised, take
+from jepa_pipeline.models.tokens import normalized, take
 
 Tokens = Float[Tensor, "B _ D"]
 AnyJepaConfig = IJepaConfig | VJepaConfig | LevelConfig
@@ -27,12 +27,12 @@ class SharedJEPA(Method):
     """Predict, in representation space, the hidden part of x from its visible part (Assran et al. 2023, section 3; Bardes et al.
     2024, section 3).
 
-    energy(x) = distance(predictor(encoder(x_context), where), normalise(target(x))_where)
+    energy(x) = distance(predictor(encoder(x_context), where), normalize(target(x))_where)
 
-    x is an image or a clip. Each set of masks asks a question of its own, and their energies are averaged; they share one pass of
+    x is an image or a clip. Each set of masks asks a task of its own, and their energies are averaged; they share one pass of
     the target and one patch embedding.
 
-    Here the target is the encoder itself, with its gradient: only a regulariser of both representations keeps them from
+    Here the target is the encoder itself, with its gradient: only a regularizer of both representations keeps them from
     collapsing, as in LeCun 2022 (section 4.5).
     """
 
@@ -61,7 +61,7 @@ class SharedJEPA(Method):
         return self.answer(contexts, everything, batch.masks, self.step_key)
 
     def seen(self, masks: Sequence[Masks]) -> list[Int[Tensor, "B K"]] | None:
-        """The tokens that each question shows; None: all."""
+        """The tokens that each task shows; None: all."""
         return [one.context for one in masks]
 
     def predict(self, contexts: Sequence[Tokens], masks: Sequence[Masks]) -> list[Float[Tensor, "B G M D"]]:
@@ -69,8 +69,8 @@ class SharedJEPA(Method):
         return self.predictor(contexts, masks)
 
     def answer(self, contexts: Sequence[Tokens], everything: Tokens, masks: Sequence[Masks], key: int) -> Output:
-        """The losses, of what is seen and of the target's representation of everything; key: seed of what a regulariser draws."""
-        normed = normalised(everything)
+        """The losses, of what is seen and of the target's representation of everything; key: seed of what a regularizer draws."""
+        normed = normalized(everything)
         targets = [take(normed, one.targets) for one in masks]  # B G M D of every set
         predictions = self.predict(contexts, masks)
         distances = [DISTANCES[self.config.distance](*pair) for pair in zip(predictions, targets, strict=True)]
@@ -91,7 +91,7 @@ class SharedJEPA(Method):
 
     def surprise(self, contexts: Sequence[Tokens], everything: Tokens, masks: Sequence[Masks]) -> Energy:
         """The prediction's error at each token."""
-        targets, predictions = normalised(everything).float(), self.predict(contexts, masks)
+        targets, predictions = normalized(everything).float(), self.predict(contexts, masks)
         total, asked = targets.new_zeros(2, *targets.shape[:2])
         for prediction, one in zip(predictions, masks, strict=True):
             error = by_token(self.config.distance, prediction, take(targets, one.targets)).flatten(1)

@@ -73,7 +73,7 @@ class JointEmbedding(Method):
 
 
 class LeJEPA(JointEmbedding):
-    """Views near the centre of the global ones, and embeddings that pass for isotropic normal ones in random directions."""
+    """Views near the center of the global ones, and embeddings that pass for isotropic normal ones in random directions."""
 
     def __init__(self, config: LeJEPAConfig) -> None:
         super().__init__(config, lejepa)

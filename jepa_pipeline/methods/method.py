@@ -15,7 +15,7 @@ class Method(nn.Module, ABC):
     """A network that turns a batch into losses and says which encoder it is all for."""
 
     step = 0
-    """Optimiser steps before this batch, set by whoever trains."""
+    """Optimizer steps before this batch, set by whoever trains."""
     step_key = 0
     """The seed of what a method draws in this step alike on all ranks, set likewise."""
 
@@ -24,7 +24,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
-        """Losses of a batch of normalised views."""
+        """Losses of a batch of normalized views."""
 
     @property
     @abstractmethod
@@ -46,4 +46,4 @@ class Method(nn.Module, ABC):
         return [*self.children()]
 
     def after_step(self, step: int, schedule_steps: int) -> None:
-        """Called after every optimiser step, counted from 1, of the steps the schedules are planned for."""
+        """Called after every optimizer step, counted from 1, of the steps the schedules are planned for."""

@@ -58,7 +58,7 @@ def build_expander(width: int, config: HeadConfig | None) -> nn.Module:
 
 
 def build_regularizer(config: NoRegularizer | VICRegularizer | SIGRegularizer, width: int) -> Regularizer:
-    """The regulariser a configuration names, for representations of a width."""
+    """The regularizer a configuration names, for representations of a width."""
     match config:
         case NoRegularizer():
             return Regularizer()

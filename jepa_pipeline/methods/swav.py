@@ -29,7 +29,7 @@ class SwAV(Method):
         self.encoder = Backbone(config.encoder)
         self.projector = MLP(self.encoder.width, config.projector)
         self.prototypes = nn.Linear(width, config.prototypes, bias=False)
-        self.normalise_prototypes()
+        self.normalize_prototypes()
         self.register_buffer("queue", torch.zeros(config.code_views, config.queue_length, width))
         self.queued = 0
         """Embeddings that have been put into the queue so far, of each view."""
@@ -57,13 +57,13 @@ class SwAV(Method):
         return moving * weight + (1 - moving) * weight.detach()
 
     @torch.no_grad()
-    def normalise_prototypes(self) -> None:
+    def normalize_prototypes(self) -> None:
         """Bring the prototypes back to the unit sphere, in place; dealt out to several processes, each its rows."""
         rows = local(self.prototypes.weight)
         rows.copy_(unit(rows))
 
     def after_step(self, step: int, schedule_steps: int) -> None:
-        self.normalise_prototypes()
+        self.normalize_prototypes()
 
     @torch.no_grad()
     def codes(self, scores: Float[Tensor, "V S P"]) -> Float[Tensor, "_ S P"]:

@@ -19,7 +19,7 @@ class SyncBatchNorm(_BatchNorm):
     _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, input: Float[Tensor, "B C *N"]) -> Float[Tensor, "B C *N"]:
-        """Normalised by the mean and variance of the global batch; local batches may differ in size.
+        """Normalized by the mean and variance of the global batch; local batches may differ in size.
 
         Raises:
             ValueError: the global batch has a single value per channel.
@@ -43,10 +43,10 @@ class SyncBatchNorm(_BatchNorm):
         if count < 2:
             raise ValueError("a batch norm in training needs more than one value per channel in the global batch")
         mean = sums[:-1] / count
-        centred = values - mean[:, None]
-        var = total(centred.square().sum(1)) / count
+        centered = values - mean[:, None]
+        var = total(centered.square().sum(1)) / count
         self.remember(mean.detach(), var.detach() * count / (count - 1))
-        normed = centred * torch.rsqrt(var + self.eps)[:, None]
+        normed = centered * torch.rsqrt(var + self.eps)[:, None]
         if self.weight is not None:
             normed = normed * self.weight[:, None]
         if self.bias is not None:

@@ -32,7 +32,7 @@ def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Target <- momentum * target + (1 - momentum) * online, over the parameters; dealt out to several processes, each its part.
 
     Buffers are left alone: positions are constants, and the statistics of batch norms are each network's own. A target with batch
-    norm runs in train mode, so that it is normalised by its own batches and gathers their statistics, as BYOL's does.
+    norm runs in train mode, so that it is normalized by its own batches and gathers their statistics, as BYOL's does.
     """
     slow, fast = ([local(parameter) for parameter in network.parameters()] for network in (target, online))
     torch._foreach_lerp_(slow, fast, 1.0 - momentum)

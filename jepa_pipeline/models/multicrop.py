@@ -9,6 +9,6 @@ from torch import Tensor, nn
 
 
 def by_size(network: nn.Module, views: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B D"]]:
-    """Features of every view; neighbours of one size pass as one batch, which a GPU computes faster."""
+    """Features of every view; neighbors of one size pass as one batch, which a GPU computes faster."""
     groups = [list(group) for _, group in groupby(views, key=lambda view: view.shape)]
     return [features for group in groups for features in network(torch.cat(group)).chunk(len(group))]

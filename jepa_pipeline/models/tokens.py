@@ -1,4 +1,4 @@
-"""Tokens out of clips, choosing tokens by their index, and the initialisation every transformer here shares."""
+"""Tokens out of clips, choosing tokens by their index, and the initialization every transformer here shares."""
 
 import torch
 from jaxtyping import Float, Int
@@ -47,7 +47,7 @@ def placed(tokens: Float[Tensor, "B K D"], index: Int[Tensor, "B K"], count: int
     return empty.scatter(1, index[..., None].expand_as(tokens), tokens)
 
 
-def normalised(tokens: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
+def normalized(tokens: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
     """Each token with mean 0 and deviation 1 over its channels, in fp32 at least: what predictions are compared in."""
     return F.layer_norm(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:])
 
@@ -65,7 +65,7 @@ def init_weights(network: nn.Module, std: float | None) -> None:
     Xavier's rule (Glorot and Bengio 2010) takes each layer's width into account, patches being one flat layer. A deviation of
     0.02, as I-JEPA published, suits wide networks; in narrow ones patches then weigh little beside their positions, and the
     representation can fall to positions alone. I-JEPA's release also rescales the residual projections by depth, but then
-    initialises them again, so that no published weight started from the rescaled values; they are left out here.
+    initializes them again, so that no published weight started from the rescaled values; they are left out here.
     """
     for layer in network.modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):

@@ -56,7 +56,7 @@ class EncoderCard(Section):
     )
     name: str = Field(description="The run it comes from.")
     method: str = Field(description="The method that trained it.")
-    step: int = Field(description="Optimiser steps it was trained for.")
+    step: int = Field(description="Optimizer steps it was trained for.")
     samples: int = Field(description="Samples it has seen.")
     config_hash: str = Field(description="Hash of the run's configuration.")
     data_hash: str = Field(description="Hash of the training shards' manifest.")

@@ -150,7 +150,7 @@ def shuffled_batches(numbers: Sequence[int], settings: AttentiveConfig, seed: in
 
 
 def parameter_groups(head: AttentivePooler, pair: tuple[float, float], form: Literal["vjepa", "vjepa2"]) -> list[dict[str, Any]]:
-    """For the optimiser, by learning rate and weight decay. V-JEPA 2 decays biases and norms too."""
+    """For the optimizer, by learning rate and weight decay. V-JEPA 2 decays biases and norms too."""
     lr, decay = pair
     whole = form == "vjepa2"
     matrices = [parameter for parameter in head.parameters() if whole or parameter.ndim > 1]

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch, Energy, Masks
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.probes.continuations import Continuation, Cut, composed, continuations, continued, orders_within, untrue_order
+from jepa_pipeline.probes.error_maps import Shown
 from jepa_pipeline.probes.features import Lens, compute_device
-from jepa_pipeline.probes.heat import Shown
-from jepa_pipeline.probes.horizons import Curve, Distance, constant_errors, copy_last, some_places
+from jepa_pipeline.probes.negatives import Continuation, Cut, composed, continuations, continued, orders_within, untrue_order
+from jepa_pipeline.probes.rollout_error import Curve, Distance, constant_errors, copy_last, some_places
 
 
 @runtime_checkable

@@ -11,9 +11,9 @@ from rich.table import Table
 from torch import Tensor
 
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.probes.continuations import Continuation, stays_true
+from jepa_pipeline.probes.auroc import separate
 from jepa_pipeline.probes.energies import Measured
-from jepa_pipeline.probes.separation import separate
+from jepa_pipeline.probes.negatives import Continuation, stays_true
 
 INTERVAL = "AUROC: Wilson's of as many trials as have DeLong's variance of paired placements; own: Wilson; both 95 %"
 WIDE = 100
@@ -66,7 +66,7 @@ class EnergyReport(Section):
     data_hash: str = Field(description="Of its manifest.")
     config_hash: str = Field(description="Of the run's configuration.")
     checkpoint_hash: str = Field(description="SHA-256 of the checkpoint's files.")
-    step: int = Field(description="Optimiser steps the networks were trained for.")
+    step: int = Field(description="Optimizer steps the networks were trained for.")
     version: str = Field(description="Of jepa_pipeline.")
     device: str = Field(description="Where it was computed: cpu or cuda.")
     seed: int = Field(description="Key of the samples, of masks and of shuffled futures.")
@@ -78,7 +78,7 @@ class EnergyReport(Section):
     flattered: bool = Field(description="Whether copy_last is, for targets see the whole clip (full attention).")
     said: list[str] = Field(description="What can be said of the errors beyond chance, and what was left out.")
     pictures: list[str] = Field(description="Files beside this one.")
-    colours: list[tuple[float, float]] = Field(description="Of each level, the errors of the darkest and the brightest colour.")
+    colors: list[tuple[float, float]] = Field(description="Of each level, the errors of the darkest and the brightest color.")
 
 
 def places(measured: Measured, level: int, fps: float | None) -> Iterator[tuple[Place, slice]]:

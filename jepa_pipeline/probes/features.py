@@ -14,7 +14,7 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.probes.readers import Kinds, Reader, names_of
+from jepa_pipeline.probes.feature_extractors import Kinds, Reader, names_of
 
 PIXELS = "pixels"
 PIXELS_SIDE = 32
@@ -100,7 +100,7 @@ def extract(
 
 def labels_of(batch: Batch) -> Int[Tensor, "B"]:
     if batch.labels is None:
-        raise UserError(f"not every sample from {batch.keys[0]} to {batch.keys[-1]} has a label: probes need labelled shards")
+        raise UserError(f"not every sample from {batch.keys[0]} to {batch.keys[-1]} has a label: probes need labeled shards")
     return batch.labels
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours: exact, by cosine similarity of the features as they are, every neighbour with one vote."""
+"""Nearest neighbors: exact, by cosine similarity of the features as they are, every neighbor with one vote."""
 
 from collections.abc import Sequence
 
@@ -26,9 +26,9 @@ def knn_probe(
     """Count of right answers on the test set for each k, from one search.
 
     Raises:
-        UserError: there are fewer training samples than neighbours.
+        UserError: there are fewer training samples than neighbors.
     """
-    check_neighbours(ks, len(train))
+    check_neighbors(ks, len(train))
     device = compute_device()
     keys, labels = F.normalize(train.to(device), dim=1), train_labels.to(device)
     correct = dict.fromkeys(ks, 0)
@@ -41,14 +41,14 @@ def knn_probe(
     return correct
 
 
-def check_neighbours(ks: Sequence[int], samples: int) -> None:
-    """Refuse to look for more neighbours than there are training samples."""
+def check_neighbors(ks: Sequence[int], samples: int) -> None:
+    """Refuse to look for more neighbors than there are training samples."""
     if max(ks) > samples:
         raise UserError(f"k is {max(ks)} but there are {samples} training samples: give k no larger than that")
 
 
 def vote(labels: Int[Tensor, "Q K"], similarity: Float[Tensor, "Q K"], classes: int) -> Int[Tensor, "Q"]:
-    """The class most neighbours have; between equals, that of the larger sum of similarities."""
+    """The class most neighbors have; between equals, that of the larger sum of similarities."""
     # k similarities lie within k of 0, so that a vote of 2k + 1 outweighs any difference of their sums
     ballots = similarity.double() + (2 * labels.shape[1] + 1)
     return ballots.new_zeros(len(labels), classes).scatter_add_(1, labels, ballots).argmax(1)

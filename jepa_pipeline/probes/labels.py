@@ -20,9 +20,9 @@ def read_labels(shards: Shards) -> Int64[Tensor, "S"]:
     numbers = range(len(shards.counts))
     shards.fetch_ahead(numbers)
     labels = np.concatenate([labels_of_shard(shards, number) for number in numbers])
-    if unlabelled := int((labels == NO_LABEL).sum()):
+    if unlabeled := int((labels == NO_LABEL).sum()):
         place = without_secrets(shards.location)
-        raise UserError(f"{unlabelled} of {len(labels)} samples of {place} have no label: probes need labelled shards")
+        raise UserError(f"{unlabeled} of {len(labels)} samples of {place} have no label: probes need labeled shards")
     return torch.from_numpy(labels)
 
 

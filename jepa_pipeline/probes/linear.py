@@ -1,4 +1,4 @@
-"""The linear probe: multinomial logistic regression on standardised features.
+"""The linear probe: multinomial logistic regression on standardized features.
 
 The loss is convex, so that there is no learning rate, no schedule and no luck in it: L-BFGS goes from the strongest weight decay
 to the weakest, each head starting at the last one's optimum. Feature kind and weight decay are chosen on a held-out share of the
@@ -123,7 +123,7 @@ def new_head(width: int, classes: int) -> nn.Linear:
 
 
 def fit(head: nn.Linear, vectors: Float[Tensor, "S D"], labels: Int[Tensor, "S"], decay: float, iterations: int) -> None:
-    """Minimise mean cross-entropy + decay / 2 * squared weights (the bias is free), from where the head stands."""
+    """Minimize mean cross-entropy + decay / 2 * squared weights (the bias is free), from where the head stands."""
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=iterations, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jepa_pipeline import __version__
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.models.backbone import Backbone
@@ -13,6 +12,7 @@ from jepa_pipeline.models.weights import EncoderCard, hash_weights
 from jepa_pipeline.probes.levels import level_of
 from jepa_pipeline.probes.report import EncoderName, ProbeReport
 from jepa_pipeline.probes.untrained import describe, input_size
+from jepa_pipeline.version import __version__
 
 PARITY = "parity.safetensors"
 """A batch of pixels with the encoder's own outputs for it, stored beside the weights."""
@@ -107,7 +107,7 @@ def what(encoder: AnyEncoder) -> str:
 def facts(card: EncoderCard, weights_hash: str) -> str:
     found = {
         "method": f"{card.method}, its {card.kept} network",
-        "optimiser steps": card.step,
+        "optimizer steps": card.step,
         "samples seen": card.samples,
         "config hash": card.config_hash,
         "data hash": card.data_hash,

@@ -48,7 +48,7 @@ class ProbeReport(Section):
     data_hash: dict[Literal["train", "test"], str] = Field(description="Of the manifests.")
     config_hash: str = Field(description="Of the run's configuration.")
     weights_hash: str = Field(description="SHA-256 of the encoder's weights.")
-    step: int = Field(description="Optimiser steps the encoder was trained for.")
+    step: int = Field(description="Optimizer steps the encoder was trained for.")
     version: str = Field(description="Of jepa_pipeline.")
     probe: ProbeConfig = Field(description="The probe's settings.")
     level: Level | None = Field(

@@ -1,4 +1,4 @@
-"""The labelled data sets of a probe: found, opened, and refused where they cannot be used."""
+"""The labeled data sets of a probe: found, opened, and refused where they cannot be used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.samples import Kind
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.models.weights import EncoderCard
-from jepa_pipeline.probes.knn import check_neighbours
+from jepa_pipeline.probes.knn import check_neighbors
 from jepa_pipeline.probes.labels import read_labels
 from jepa_pipeline.probes.linear import check_pairs
 
@@ -22,19 +22,19 @@ PARTS = ("train", "test")
 
 
 def sets_around(run: Path) -> str:
-    """The folder or URL around a run's (first) training shards, which holds labelled shards in train/ and test/.
+    """The folder or URL around a run's (first) training shards, which holds labeled shards in train/ and test/.
 
     Raises:
         UserError: it does not, or the run does not say what it was trained on.
     """
     if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} holds no config.yaml that says what it was trained on: name labelled shards with --data")
+        raise UserError(f"{run} holds no config.yaml that says what it was trained on: name labeled shards with --data")
     place = around(load_config(run).data.train[0].path)
     for part in PARTS:
-        if not labelled(join(place, part) if is_remote(place) else f"{place}/{part}"):
+        if not labeled(join(place, part) if is_remote(place) else f"{place}/{part}"):
             raise UserError(
-                f"looked for labelled shards in {without_secrets(place)}/train and /test, for {run} was trained on shards there, "
-                f"but {part}/ has none: name labelled shards with --data"
+                f"looked for labeled shards in {without_secrets(place)}/train and /test, for {run} was trained on shards there, "
+                f"but {part}/ has none: name labeled shards with --data"
             )
     return place
 
@@ -47,7 +47,7 @@ def around(location: str) -> str:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/").rpartition("/")[0]))
 
 
-def labelled(location: str) -> bool:
+def labeled(location: str) -> bool:
     if not is_remote(location) and not (Path(location) / MANIFEST).is_file():
         return False
     return bool(read_manifest(location).classes)
@@ -59,7 +59,7 @@ def set_name(data: str) -> str:
 
 
 def open_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
-    """The labelled training and test shards, each in a folder or at a URL."""
+    """The labeled training and test shards, each in a folder or at a URL."""
     if test is None:
         both = Path(data)
         if not is_remote(data) and not all((both / part / MANIFEST).is_file() for part in ("train", "test")):
@@ -91,7 +91,7 @@ def check_sizes(train_set: Shards, config: ProbeConfig) -> None:
     """Refuse, before anything is decoded, training sets that are too small for what is asked for."""
     samples, classes = train_set.manifest.samples, train_set.manifest.classes or ()
     if "knn" in config.protocols:
-        check_neighbours(config.k, samples)
+        check_neighbors(config.k, samples)
     if {"linear", "attentive"} & {*config.protocols} and samples <= len(classes):  # if there are more, some class has two
         check_pairs(read_labels(train_set))
 

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from jepa_pipeline.probes.interval import difference_interval
+from jepa_pipeline.probes.confidence_interval import difference_interval
 from jepa_pipeline.probes.levels import is_trained_whole
 from jepa_pipeline.probes.report import EncoderName, ProbeReport, Protocol, Row, Settings
 
@@ -24,7 +24,7 @@ def show(report: ProbeReport, media: str, path: Path) -> None:
     table.padding = (0, 0, 0, 1)
     for column in ("encoder", "protocol", "settings", "top-1 %", "95 %", "seconds"):
         table.add_column(column, no_wrap=column != "settings", justify="right" if column == "seconds" else "left")
-    for row in sorted(best_neighbours(report.rows), key=lambda row: (names.index(row.encoder), -row.top1)):
+    for row in sorted(best_neighbors(report.rows), key=lambda row: (names.index(row.encoder), -row.top1)):
         interval = f"{100 * row.ci95[0]:.1f} - {100 * row.ci95[1]:.1f}"
         settings = describe(row.protocol, row.settings)
         table.add_row(row.encoder, row.protocol, settings, f"{100 * row.top1:.2f}", interval, f"{row.seconds:.1f}")
@@ -35,7 +35,7 @@ def show(report: ProbeReport, media: str, path: Path) -> None:
     console.print(f"written to {path}", soft_wrap=True, markup=False, highlight=False)
 
 
-def best_neighbours(rows: Sequence[Row]) -> list[Row]:
+def best_neighbors(rows: Sequence[Row]) -> list[Row]:
     """The rows, but of k-NN the best k of each encoder's kind of features alone, the first of equals."""
     best: dict[tuple[str, float | int | str], Row] = {}
     for row in rows:
@@ -48,7 +48,7 @@ def best_neighbours(rows: Sequence[Row]) -> list[Row]:
 def headline(rows: Sequence[Row], encoder: EncoderName, protocol: Protocol) -> Row | None:
     """An encoder's one row of a protocol for a table of many runs, which no look at test samples chose; None if there is none.
 
-    Of k-NN that in the pooled features if there is one, with 20 neighbours or the next smaller number of them.
+    Of k-NN that in the pooled features if there is one, with 20 neighbors or the next smaller number of them.
     """
     found = [row for row in rows if (row.encoder, row.protocol) == (encoder, protocol)]
     if protocol != "knn":

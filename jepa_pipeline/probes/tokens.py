@@ -10,11 +10,11 @@ from torch import Tensor
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.views import normalize
+from jepa_pipeline.probes.eval_loader import Feed
+from jepa_pipeline.probes.feature_extractors import Reader, names_of
 from jepa_pipeline.probes.features import Lens, autocast, compute_device, labels_of
-from jepa_pipeline.probes.feed import Feed
-from jepa_pipeline.probes.readers import Reader, names_of
 
-Labelled = tuple[dict[str, BFloat16[Tensor, "B V _ _"]], Int64[Tensor, "B"]]
+Labeled = tuple[dict[str, BFloat16[Tensor, "B V _ _"]], Int64[Tensor, "B"]]
 """By encoder, of each of a sample's views the tokens of all its segments, one after the other; and the labels."""
 Shapes = dict[str, torch.Size]
 
@@ -30,7 +30,7 @@ class FreshTokens:
         first, _ = self.compute([0], feed.dataset.__getitems__([0]))  # pyright: ignore[reportAttributeAccessIssue]
         self.shapes: Shapes = {name: torch.Size((feed.samples, *tokens.shape[1:])) for name, tokens in first.items()}
 
-    def batches(self, numbers: Sequence[list[int]]) -> Iterator[Labelled]:
+    def batches(self, numbers: Sequence[list[int]]) -> Iterator[Labeled]:
         """Those of the samples of each batch, on the device."""
         rows = self.feed.samples_per_pass
         passes = [batch[start : start + rows] for batch in numbers for start in range(0, len(batch), rows)]
@@ -41,7 +41,7 @@ class FreshTokens:
             yield tokens, torch.cat([labels for _, labels in parts])
 
     @torch.no_grad()
-    def compute(self, numbers: list[int], batch: Batch) -> Labelled:
+    def compute(self, numbers: list[int], batch: Batch) -> Labeled:
         found: dict[str, list[Tensor]] = {name: [] for name in names_of(self.readers)}
         ours = [self.feed.first + number for number in numbers]
         for place, view in enumerate(batch.views):
@@ -67,7 +67,7 @@ class KeptTokens:
         self.tokens, self.labels = tokens, labels
         self.shapes: Shapes = {name: kept.shape for name, kept in tokens.items()}
 
-    def batches(self, numbers: Sequence[list[int]]) -> Iterator[Labelled]:
+    def batches(self, numbers: Sequence[list[int]]) -> Iterator[Labeled]:
         """Those of the samples of each batch, on the device."""
         device = compute_device()
         for batch in numbers:

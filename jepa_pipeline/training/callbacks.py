@@ -14,17 +14,17 @@ from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.distributed import collect, gather, rank
 from jepa_pipeline.losses.prediction import smooth_l1
-from jepa_pipeline.probes.health import constant_loss, health, predictor_r2
+from jepa_pipeline.probes.collapse_metrics import constant_loss, health, predictor_r2
+from jepa_pipeline.training.loggers import RunLog
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
-from jepa_pipeline.training.tracker import RunLog
 from lightning import Callback, Trainer
 
 QUIET_S = 30.0
 
 
 class StepCallback(Callback):
-    """A callback that hears of optimiser steps, whatever the accumulation."""
+    """A callback that hears of optimizer steps, whatever the accumulation."""
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         self.seen = pl_module.step

@@ -1,7 +1,7 @@
 """Checkpoints: folders that are whole or not there.
 
 checkpoints/
-step-00012000/.metadata, __R_0.distcp   every tensor of weights, target and optimiser, by torch.distributed.checkpoint
+step-00012000/.metadata, __R_0.distcp   every tensor of weights, target and optimizer, by torch.distributed.checkpoint
 step-00012000/state.pt                  everything that is no tensor, and where the tensors belong; read with weights_only
 step-00012000/rank-0000.pt              what each process keeps for its own log lines; read with weights_only
 step-00012000/about.json                what it is of, how many processes wrote it, and the SHA-256 of every file
@@ -26,10 +26,10 @@ from pydantic import Field, ValidationError
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.distributed import rank, world_size
-from jepa_pipeline.training.agreement import agreed, by_first
+from jepa_pipeline.training.collectives import agreed, by_first
+from jepa_pipeline.training.dcp_storage import INDEX, Like, read_tensors
 from jepa_pipeline.training.files import Damage, sha256_of, sync_file
-from jepa_pipeline.training.sharded import INDEX, Like, read_tensors
-from jepa_pipeline.training.tree import join
+from jepa_pipeline.training.pytree import join
 
 STATE, ABOUT, LAST = "state.pt", "about.json", "last"
 PARTIAL, DROPPED, DAMAGED = ".partial", ".dropped", ".damaged"
@@ -42,7 +42,7 @@ State = dict[str, Any]
 class About(Section):
     """What a checkpoint is of."""
 
-    step: int = Field(description="Optimiser steps behind it.")
+    step: int = Field(description="Optimizer steps behind it.")
     samples: int = Field(description="Samples consumed, which is the whole position in the data.")
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
     data: str = Field(description="Hash of the data.")
@@ -99,7 +99,7 @@ def point_last(folder: Path, name: str) -> None:
 
 
 def retire(checkpoint: Path) -> None:
-    """Have a checkpoint be one no more; what remains of it is recognised as a leftover."""
+    """Have a checkpoint be one no more; what remains of it is recognized as a leftover."""
     leftover = checkpoint.with_name(checkpoint.name + DROPPED)
     shutil.rmtree(leftover, ignore_errors=True)
     checkpoint.rename(leftover)

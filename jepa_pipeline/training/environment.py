@@ -11,6 +11,7 @@ import torch
 
 import jepa_pipeline
 from jepa_pipeline.data.remote import without_secrets
+from jepa_pipeline.version import __version__
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "webdataset", "numpy", "pillow")
 
@@ -18,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "timm", "webdataset", "numpy", 
 def describe_environment() -> dict[str, object]:
     """Versions, hardware, command and git state, ready for JSON."""
     return {
-        "jepa_pipeline": jepa_pipeline.__version__,
+        "jepa_pipeline": __version__,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -10,10 +10,10 @@ from torch import Tensor
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.distributed import rank, whole
-from jepa_pipeline.training.boundary import snapshot
 from jepa_pipeline.training.callbacks import StepCallback, due
+from jepa_pipeline.training.checkpoint_callback import snapshot
+from jepa_pipeline.training.loggers import append, trim
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.tracker import append, trim
 from lightning import Trainer
 
 HASHES = "hashes.jsonl"

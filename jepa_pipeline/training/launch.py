@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.show import to_yaml
 from jepa_pipeline.data.loader import end_with_parent
 from jepa_pipeline.training.processes import World, free_port
 from jepa_pipeline.training.signals import STOP_SIGNALS

@@ -11,8 +11,8 @@ import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch, Output, Vectors
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.random import Stream, keyed_generator
-from jepa_pipeline.data.resample import cut
+from jepa_pipeline.data.gpu_crop import cut
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.distributed import collect, rank, whole, world_size
 from jepa_pipeline.methods.method import Method
@@ -23,9 +23,9 @@ from lightning import LightningModule
 
 
 class Pretraining(LightningModule):
-    """Minimise the sum of a method's losses.
+    """Minimize the sum of a method's losses.
 
-    `step` counts optimiser steps from the beginning of the run. Rates and momenta depend on it alone, and the whole state of
+    `step` counts optimizer steps from the beginning of the run. Rates and momenta depend on it alone, and the whole state of
     the data stream follows from it: step * batch_size_global samples are consumed.
     """
 
@@ -91,7 +91,7 @@ class Pretraining(LightningModule):
         return build_optimizer(self.method, self.config.optim)
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip, and look at the step before it is taken; Lightning calls this once an optimiser step, after the last backward."""
+        """Clip, and look at the step before it is taken; Lightning calls this once an optimizer step, after the last backward."""
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = whole(get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None]))
         if self.config.optim.clip_norm is not None:
@@ -100,7 +100,7 @@ class Pretraining(LightningModule):
         self.guard.watch(self.step + 1, self.last_loss, norm, getattr(optimizer, "optimizer", optimizer))
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
-        """Rates, step, target: each a function of the number of this optimiser step, so right under accumulation too."""
+        """Rates, step, target: each a function of the number of this optimizer step, so right under accumulation too."""
         config, step = self.config.optim, self.step + 1
         set_rates(getattr(optimizer, "optimizer", optimizer), learning_rate(step, config), weight_decay(step, config))
         super().optimizer_step(epoch, batch_idx, optimizer, *args)
@@ -111,7 +111,7 @@ class Pretraining(LightningModule):
         """Wait for the device and stop the run if a step was not finite.
 
         Raises:
-            UserError: names the step and its samples; what the optimiser trains is as it was before it.
+            UserError: names the step and its samples; what the optimizer trains is as it was before it.
         """
         step = int(self.guard.broken_step)
         if not step:

@@ -1,4 +1,4 @@
-"""The optimiser, and the guard that keeps a broken step away from the weights."""
+"""The optimizer, and the guard that keeps a broken step away from the weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from timm.optim.lars import Lars
 
 
 def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimiser of everything that trains; norms and biases are not decayed (`decay: False`).
+    """The optimizer of everything that trains; norms and biases are not decayed (`decay: False`).
 
     AdamW and SGD take their step in one fused pass, SGD not where weights are dealt out. LARS is timm's: of a weight w with
     gradient g it subtracts the rate times the momentum of r (g + decay w), with the trust ratio
@@ -63,7 +63,7 @@ class FiniteGuard(nn.Module):
 
     @torch.no_grad()
     def watch(self, step: int, loss: Tensor, gradient_norm: Tensor, optimizer: Optimizer) -> None:
-        """Look at a step before it is taken. A fused optimiser skips its update where `found_inf` is not zero."""
+        """Look at a step before it is taken. A fused optimizer skips its update where `found_inf` is not zero."""
         broken = ~(torch.isfinite(loss) & torch.isfinite(gradient_norm))
         self.here.logical_or_(~torch.isfinite(loss) & (self.broken_step == 0))
         broken = total(broken.float()) > 0  # for all processes, or they would go apart

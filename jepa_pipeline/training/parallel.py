@@ -28,7 +28,7 @@ FORMS_OF_A_NETWORK = 8
 SHARDED = ("fsdp2", "hsdp")
 
 
-def parallelise(method: Method, trainer: TrainerConfig, device: str, local_size: int) -> Method:
+def parallelize(method: Method, trainer: TrainerConfig, device: str, local_size: int) -> Method:
     """Spread a method's networks over the devices of all processes, which all have it with the same weights.
 
     In this order: batch norm over all processes, the way attention is computed, activation checkpointing, compilation block by

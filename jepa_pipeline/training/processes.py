@@ -20,7 +20,8 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import barrier, collect, join, leave, lost_contact
 from jepa_pipeline.training.requeue import requeue_after_failure
-from jepa_pipeline.training.watch import Watch
+from jepa_pipeline.training.watchdog import Watch
+from jepa_pipeline.version import __version__
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -232,7 +233,7 @@ def check_agreement(crew: Crew, config: RunConfig, data: str) -> None:
     mine = {
         "configuration": hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12],
         "code": code_hash(),
-        "jepa_pipeline": jepa_pipeline.__version__,
+        "jepa_pipeline": __version__,
         "torch": torch.__version__,
         "data": data,
     }

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from jepa_pipeline.cluster.allocation import Allocation, SlurmRefused, job_id, requeue, this_allocation
 from jepa_pipeline.training.checkpoint import step_of, steps
-from jepa_pipeline.training.folder import replace_text
-from jepa_pipeline.training.tracker import read_rows
+from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.training.run_folder import replace_text
 
 REQUEUES = "requeues.jsonl"
 """In a run folder: a line for each end of a job that was not the end of the run."""
@@ -35,7 +35,7 @@ def requeue_after_stop(folder: Path, signal_name: str, step: int, tell: Tell) ->
     """Put the job of a run that a signal stopped back into the queue, if that is what the signal means; whether it is there.
 
     Called by one process, once the checkpoint of this step is whole. Nothing outside Slurm. A signal asked for with --signal means
-    it, and a SIGTERM to a job that goes on for a while, as before a preemption. A cancelled job never comes back.
+    it, and a SIGTERM to a job that goes on for a while, as before a preemption. A canceled job never comes back.
     """
     name = signal_name if signal_name.startswith("SIG") else f"SIG{signal_name}"
     return close(folder, name, step, step, tell)
@@ -90,7 +90,7 @@ def objection(allocation: Allocation, reason: str) -> str | None:
         case "RUNNING" | "TIMEOUT":
             return None if allocation.may_requeue else f"it was submitted with --no-requeue; {again}"
         case "UNKNOWN":
-            return f"it may have been cancelled, and Slurm does not say; {again}"
+            return f"it may have been canceled, and Slurm does not say; {again}"
         case state:
             return f"Slurm has ended it ({state}); {again}"
 

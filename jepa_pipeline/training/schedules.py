@@ -1,4 +1,4 @@
-"""Schedules as pure functions of the optimiser step, counted from 1. They know no loader, no epoch and no accumulation."""
+"""Schedules as pure functions of the optimizer step, counted from 1. They know no loader, no epoch and no accumulation."""
 
 from math import cos, pi
 

@@ -61,7 +61,7 @@ class Met(ClusterEnvironment):
 
 
 def build_trainer(config: RunConfig, accelerator: str, world: World, steps: int, callbacks: Sequence[Callback]) -> Trainer:
-    """A loop over so many optimiser steps; checkpoints, logs and the order of the data are not its business."""
+    """A loop over so many optimizer steps; checkpoints, logs and the order of the data are not its business."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from jepa_pipeline.checks.submission import check_submission
 from jepa_pipeline.cli import app
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.config.render import to_yaml
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -11,9 +11,9 @@ import pytest
 from jepa_pipeline.checks import storage
 from jepa_pipeline.checks.size import checkpoint_bytes
 from jepa_pipeline.checks.storage import check_storage
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.pretrain import pretrain
 
 RECIPES = Path(__file__).parents[2] / "configs"
 Usage = namedtuple("Usage", "total used free")

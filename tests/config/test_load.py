@@ -4,8 +4,8 @@ import pytest
 
 from jepa_pipeline.config.errors import ConfigError, UserError
 from jepa_pipeline.config.load import build, load_config, read_overrides, read_yaml
+from jepa_pipeline.config.render import annotated_yaml, reference, to_yaml
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.show import annotated_yaml, reference, to_yaml
 
 GOOD = """\
 name: good
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_mapping_is_one_sentence(write, text, says):
     assert says in mistakes(write(text))[0]
 
 
-def test_a_missing_file_names_its_neighbour(write):
+def test_a_missing_file_names_its_neighbor(write):
     path = write(GOOD)
     with pytest.raises(UserError, match=f"did you mean {path}"):
         load_config(path.with_name("recipes.yaml"))
@@ -288,14 +288,14 @@ optim:
   batch_size_global: 100
 """
 CROP = "{scale: [0.3, 1.0]}"
-COLOURS = "views.crops.0 changes colours, but clips are only cropped and mirrored: leave that out"
+COLOURS = "views.crops.0 changes colors, but clips are only cropped and mirrored: leave that out"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
         (CROP, "{jitter: {hue: 0.1}}", f"FILE: {COLOURS}"),
-        (CROP, "{grey: 0.2}", f"FILE: {COLOURS}"),
+        (CROP, "{gray: 0.2}", f"FILE: {COLOURS}"),
         (CROP, "{blur: {}}", f"FILE: {COLOURS}"),
         (CROP, "{}\n    - {solarize: 0.1}", f"FILE: {COLOURS.replace('0', '1')}"),
         ("  crops", "  device: trainer\n  crops", "FILE: views.device is trainer, but clips are cut by the workers that decode them: set it to auto or workers"),

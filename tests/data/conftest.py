@@ -66,7 +66,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """20 labelled samples in shards of 8."""
+    """20 labeled samples in shards of 8."""
     monkeypatch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 8)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 12, 9, 3), np.uint8)
     records = [png_record(f"k{n:02d}", Image.fromarray(image), n % 2) for n, image in enumerate(pixels)]

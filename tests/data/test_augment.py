@@ -1,4 +1,4 @@
-"""Each change of colour is torchvision's, for every view of a batch with its own numbers, and as often as was asked for."""
+"""Each change of color is torchvision's, for every view of a batch with its own numbers, and as often as was asked for."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -12,26 +12,26 @@ from torchvision.transforms.v2 import functional
 import jepa_pipeline._torchvision  # noqa: F401  # before torchvision
 from jepa_pipeline.config.views import BlurConfig, CropConfig, JitterConfig, ViewsConfig
 from jepa_pipeline.data import augment
-from jepa_pipeline.data.augment import NUMBERS, Colours, choose_colours, pack, unpack
-from jepa_pipeline.data.random import Stream, keyed_generator
-from jepa_pipeline.data.resample import cut
+from jepa_pipeline.data.augment import NUMBERS, Colors, choose_colors, pack, unpack
+from jepa_pipeline.data.gpu_crop import cut
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import TrainerViews, normalize
 
 NO_ROWS = torch.zeros(0, dtype=torch.int64)
-NOTHING = Colours([0] * 4, NO_ROWS, torch.zeros(4, 3, 0), NO_ROWS, torch.zeros(0), NO_ROWS, NO_ROWS, torch.zeros(0), NO_ROWS)
+NOTHING = Colors([0] * 4, NO_ROWS, torch.zeros(4, 3, 0), NO_ROWS, torch.zeros(0), NO_ROWS, NO_ROWS, torch.zeros(0), NO_ROWS)
 FACTORS = [0.0, 0.3, 1.0, 1.7]
 
 
 @pytest.fixture
 def pixels() -> torch.Tensor:
-    """Four views: noise, slow colours, greys, and pure colours among which two channels are often equal."""
+    """Four views: noise, slow colors, grays, and pure colors among which two channels are often equal."""
     noise = torch.randint(256, (3, 20, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     slow = torch.stack((*torch.meshgrid(torch.arange(20) * 12, torch.arange(24) * 10, indexing="ij"), torch.full((20, 24), 77)))
     return torch.stack([noise, slow.byte(), noise[:1].expand(3, -1, -1), noise // 128 * 255])
 
 
 def jittered(pixels: torch.Tensor, row: int, factors: list[float]) -> torch.Tensor:
-    """One slot in which the reference is black (row 0), the mean grey (1) or the grey (2)."""
+    """One slot in which the reference is black (row 0), the mean gray (1) or the gray (2)."""
     slots = torch.zeros(4, 3, 4)
     slots[:, 0] = 1
     slots[2, 0] = torch.tensor(factors)
@@ -46,7 +46,7 @@ def jittered(pixels: torch.Tensor, row: int, factors: list[float]) -> torch.Tens
     ids=["brightness", "contrast", "saturation"],
 )
 def test_blends_are_torchvisions(pixels, row, reference):
-    """torchvision cuts the fraction off what it makes of bytes, and off the greys of which it takes the mean."""
+    """torchvision cuts the fraction off what it makes of bytes, and off the grays of which it takes the mean."""
     ours = jittered(pixels, row, FACTORS)
     exact = torch.stack([255 * reference(view / 255, factor) for view, factor in zip(pixels, FACTORS, strict=True)])
     assert (ours - exact).abs().max() < (0.05 if row == 1 else 1e-3)
@@ -58,10 +58,10 @@ def test_hue_is_torchvisions(pixels):
     turns = torch.tensor([-0.5, 0.13, 0.3, -0.07])
     slots = torch.zeros(4, 3, 4)
     slots[:, 0] = 1
-    colours = NOTHING._replace(
+    colors = NOTHING._replace(
         jittered=torch.arange(4), slots=slots, turned=torch.arange(4), turns=turns, turned_per_slot=[1, 0, 2, 1]
     )
-    ours = augment.augment(pixels, colours)
+    ours = augment.augment(pixels, colors)
     exact = torch.stack([255 * functional.adjust_hue(view / 255, float(turn)) for view, turn in zip(pixels, turns, strict=True)])
     torch.testing.assert_close(ours, exact, atol=0.01, rtol=0)
 
@@ -82,20 +82,20 @@ def test_tiny_views_can_be_blurred(size):
     torch.testing.assert_close(blurred, views)
 
 
-def test_grey_and_solarised_views_are_torchvisions(pixels):
-    colours = NOTHING._replace(greyed=torch.tensor([1, 3]), solarized=torch.tensor([0, 1]))
-    ours = augment.augment(pixels, colours)
+def test_grey_and_solarized_views_are_torchvisions(pixels):
+    colors = NOTHING._replace(greyed=torch.tensor([1, 3]), solarized=torch.tensor([0, 1]))
+    ours = augment.augment(pixels, colors)
     assert torch.equal(ours[0], functional.solarize(pixels[0], 128).float())
-    grey = 255 * functional.rgb_to_grayscale(pixels / 255, num_output_channels=3)
-    torch.testing.assert_close(ours[1], torch.where(grey[1] > 127.5, 255 - grey[1], grey[1]), atol=1e-3, rtol=0)
+    gray = 255 * functional.rgb_to_grayscale(pixels / 255, num_output_channels=3)
+    torch.testing.assert_close(ours[1], torch.where(gray[1] > 127.5, 255 - gray[1], gray[1]), atol=1e-3, rtol=0)
     assert torch.equal(ours[2], pixels[2].float())
-    torch.testing.assert_close(ours[3], grey[3], atol=1e-3, rtol=0)
+    torch.testing.assert_close(ours[3], gray[3], atol=1e-3, rtol=0)
 
 
 def test_a_jitter_is_torchvisions_four_calls_in_the_drawn_order(pixels):
     config = CropConfig(jitter=JitterConfig(probability=1.0, brightness=0.4, contrast=0.5, saturation=0.6, hue=0.2))
     numbers = np.random.default_rng(3).random((4, NUMBERS))
-    ours = augment.augment(pixels, choose_colours(numbers, config))
+    ours = augment.augment(pixels, choose_colors(numbers, config))
     calls = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation, functional.adjust_hue)
     orders = set()
     for view, row, result in zip(pixels / 255, numbers, ours, strict=True):
@@ -110,24 +110,22 @@ def test_a_jitter_is_torchvisions_four_calls_in_the_drawn_order(pixels):
 def test_what_is_drawn_comes_as_often_and_as_strong_as_was_asked_for():
     config = CropConfig(
         jitter=JitterConfig(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
-        grey=0.2,
+        gray=0.2,
         blur=BlurConfig(probability=0.3, sigma=(0.5, 1.5)),
         solarize=0.1,
     )
     count = 20000
     numbers = np.stack([keyed_generator(0, Stream.VIEW, 0, sample).random(NUMBERS) for sample in range(count)])
-    colours = choose_colours(numbers, config)
-    for rows, share in zip(
-        (colours.jittered, colours.greyed, colours.blurred, colours.solarized), (0.8, 0.2, 0.3, 0.1), strict=True
-    ):
+    colors = choose_colors(numbers, config)
+    for rows, share in zip((colors.jittered, colors.greyed, colors.blurred, colors.solarized), (0.8, 0.2, 0.3, 0.1), strict=True):
         assert len(rows) / count == pytest.approx(share, abs=4 * (share * (1 - share) / count) ** 0.5)
-    assert colours.sigmas.min() >= 0.5 and colours.sigmas.max() <= 1.5 and colours.sigmas.mean() == pytest.approx(1, abs=0.02)
-    assert colours.turns.abs().max() <= 0.1 and colours.turns.std() == pytest.approx(0.2 / 12**0.5, rel=0.03)
-    assert np.array(colours.turned_per_slot) / len(colours.jittered) == pytest.approx([0.25] * 4, abs=0.02)
-    own, mean, grey = colours.slots.unbind(1)
+    assert colors.sigmas.min() >= 0.5 and colors.sigmas.max() <= 1.5 and colors.sigmas.mean() == pytest.approx(1, abs=0.02)
+    assert colors.turns.abs().max() <= 0.1 and colors.turns.std() == pytest.approx(0.2 / 12**0.5, rel=0.03)
+    assert np.array(colors.turned_per_slot) / len(colors.jittered) == pytest.approx([0.25] * 4, abs=0.02)
+    own, mean, gray = colors.slots.unbind(1)
     assert (mean.count_nonzero(1) / own.shape[1]).tolist() == pytest.approx([0.25] * 4, abs=0.02)
-    assert (1 - own)[grey != 0].abs().max() <= 0.2 + 1e-6
-    assert (1 - own)[grey == 0].abs().max() == pytest.approx(0.4, abs=0.001)
+    assert (1 - own)[gray != 0].abs().max() <= 0.2 + 1e-6
+    assert (1 - own)[gray == 0].abs().max() == pytest.approx(0.4, abs=0.001)
 
 
 def test_packed_tensors_come_back_as_they_were():
@@ -148,7 +146,7 @@ def no_sync():
 
 def test_views_are_made_without_waiting_for_the_device(no_sync):
     config = ViewsConfig.model_validate(
-        {"crops": [{"count": 2, "jitter": {"hue": 0.1, "contrast": 0.4}, "grey": 0.5, "blur": {}, "solarize": 0.5, "flip": 0.5}]}
+        {"crops": [{"count": 2, "jitter": {"hue": 0.1, "contrast": 0.4}, "gray": 0.5, "blur": {}, "solarize": 0.5, "flip": 0.5}]}
     )
     views = TrainerViews(config, 16, 12)
     for sample in range(12):

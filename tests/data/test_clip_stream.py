@@ -12,10 +12,10 @@ from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, read_overrides
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import SampleStream
+from jepa_pipeline.data.dataset import SampleStream
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.views import normalize
@@ -317,8 +317,8 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8 videos of 12 frames, but two of 5."""
     folder, pixels = tmp_path_factory.mktemp("uneven") / "set", np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     records = []
-    for number, colours in enumerate(pixels):
-        frames = np.broadcast_to(colours[:, None, None], (12, 24, 24, 3))[: 5 if number in SHORT else 12]
+    for number, colors in enumerate(pixels):
+        frames = np.broadcast_to(colors[:, None, None], (12, 24, 24, 3))[: 5 if number in SHORT else 12]
         records.append(video_record(f"{number:04d}", encode_video(frames, 12.0), "mp4", number % 2))
     write_shards(records, folder, classes=["left", "right"], made={})
     return folder

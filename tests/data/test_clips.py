@@ -17,9 +17,9 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.views import CropConfig, ViewsConfig
 from jepa_pipeline.data.clips import ClipViews, TooShort, clip_numbers, eval_clips, segment_numbers
 from jepa_pipeline.data.decode import DecodeError
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.video import Video, encode_video, open_video
-from jepa_pipeline.data.views import centre_view, random_crop, random_view, resized
+from jepa_pipeline.data.views import center_view, random_crop, random_view, resized
 
 EVEN = np.arange(50) / 25
 UNEVEN = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.3, 60))
@@ -84,10 +84,10 @@ def test_with_fps_a_frame_is_the_one_shown_at_its_time():
 
 
 def test_the_middle_clip_lies_in_the_middle_and_draws_as_much():
-    assert numbers(ClipConfig(stride=4, start="centre"), 8).tolist() == [10, 14, 18, 22, 26, 30, 34, 38]
-    assert numbers(ClipConfig(fps=5, start="centre"), 4).tolist() == [15, 20, 25, 30]
+    assert numbers(ClipConfig(stride=4, start="center"), 8).tolist() == [10, 14, 18, 22, 26, 30, 34, 38]
+    assert numbers(ClipConfig(fps=5, start="center"), 4).tolist() == [15, 20, 25, 30]
     states = []
-    for start in ("random", "centre"):
+    for start in ("random", "center"):
         generator = keyed_generator(0, Stream.VIEW, 0, 0)
         clip_numbers(EVEN, 2.0, 4, ClipConfig(start=start), generator)
         states.append(generator.random())
@@ -167,7 +167,7 @@ def test_an_image_is_a_clip_that_stands_still(noise):
     views.add(Image.fromarray(noise[0]), generators())
     assert (views.finish()[0][0] == still).all()
     evaluated = eval_clips(Image.fromarray(noise[0]), 4, ClipConfig(), 2, 1, 16)
-    assert (evaluated == centre_view(Image.fromarray(noise[0]), 16)[:, None]).all()
+    assert (evaluated == center_view(Image.fromarray(noise[0]), 16)[:, None]).all()
 
 
 def test_a_damaged_video_leaves_no_trace(video):
@@ -195,7 +195,7 @@ def test_evaluation_sees_squares_along_the_longer_side(upright, noise):
                 expected = resized(Image.fromarray(np.ascontiguousarray(frames[number])), box, 12)
                 assert (clips[segment, view, :, frame] == expected).all()
     single = eval_clips(opened, 3, ClipConfig(stride=5), 1, 1, 12)
-    middle = [centre_view(Image.fromarray(np.ascontiguousarray(frames[number])), 12) for number in (4, 9, 14)]
+    middle = [center_view(Image.fromarray(np.ascontiguousarray(frames[number])), 12) for number in (4, 9, 14)]
     assert (single[0, 0] == np.stack(middle, 1)).all()
 
 

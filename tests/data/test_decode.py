@@ -52,7 +52,7 @@ def test_palette_with_transparency():
     assert pixels(stored(image, transparency=1)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
 
 
-def test_a_transparent_colour_without_alpha_channel():
+def test_a_transparent_color_without_alpha_channel():
     image = Image.new("RGB", (2, 1), (9, 9, 9))
     image.putpixel((1, 0), (1, 2, 3))
     assert pixels(stored(image, transparency=(1, 2, 3))).tolist() == [[[9, 9, 9], [255, 255, 255]]]
@@ -83,7 +83,7 @@ def test_the_extension_is_that_of_the_content():
 
 
 def test_the_first_frame_of_an_animation():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     assert pixels(stored(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True))[0, 0].tolist() == [255, 0, 0]
 
 

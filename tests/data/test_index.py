@@ -93,7 +93,7 @@ def test_all_bytes_pass_even_of_a_damaged_tar():
 )
 def test_labels_are_whole_numbers_in_cls_or_in_json(members: dict[str, bytes], label: int | None, by: str | None):
     result = indexed({"a.jpg": b"x", **{f"a.{extension}": data for extension, data in members.items()}})
-    assert (result.index.labels, dict(result.labelled_by), result.faults) == ([label], {by: 1}, [])
+    assert (result.index.labels, dict(result.labeled_by), result.faults) == ([label], {by: 1}, [])
 
 
 @pytest.mark.parametrize("text", [b"cat", b"", b"1_0", b"1.0", b"0x1", "٣".encode(), b"\x80", b"9" * 30])

@@ -13,13 +13,13 @@ from PIL import Image
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.collate import ImageList, SampleStream
+from jepa_pipeline.data.dataset import ImageList, SampleStream
 from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.order import Order
+from jepa_pipeline.data.sampler import Order
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.writer import Record, moments, png_record, write_shards
-from jepa_pipeline.probes.feed import Feed
+from jepa_pipeline.probes.eval_loader import Feed
 
 TOTAL, BATCH = 30, 12
 
@@ -144,7 +144,7 @@ def test_evaluation_sees_every_sample_in_order(folder: Path, workers: int):
     assert torch.cat([batch.labels for batch in batches]).tolist() == [n % 3 for n in range(TOTAL)]
 
 
-def test_unlabelled_batches_have_no_labels(tmp_path: Path):
+def test_unlabeled_batches_have_no_labels(tmp_path: Path):
     write_shards([png_record("a", Image.new("RGB", (8, 8)), None)], tmp_path / "bare", classes=None, made={})
     assert evaluation(tmp_path / "bare", 8, 8)[0].labels is None
 

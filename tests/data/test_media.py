@@ -6,10 +6,10 @@ import pytest
 
 from jepa_pipeline.checks.data import check_data
 from jepa_pipeline.checks.submission import read_data
+from jepa_pipeline.commands.pretrain import name_data
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.data.media import check_moves
-from jepa_pipeline.pretrain import name_data
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

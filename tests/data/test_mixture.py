@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jepa_pipeline.data.mixture import BLOCK, Mixture
-from jepa_pipeline.data.order import Order
+from jepa_pipeline.data.sampler import Order
 
 COUNTS = ([7, 1, 12, 5], [30, 30], [3])
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_pipeline.data.order import Deal, Order
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.data.sampler import Deal, Order
 
 COUNTS = [7, 1, 12, 5, 9, 3, 3]
 TOTAL = sum(COUNTS)

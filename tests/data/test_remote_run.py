@@ -3,10 +3,10 @@
 import pytest
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.probes.sets import open_sets
-from jepa_pipeline.training.tracker import read_rows
+from jepa_pipeline.training.loggers import read_rows
 
 
 def test_a_run_over_a_url_is_the_run_over_the_folder(tiny, folder, url, tmp_path, server):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.order import Deal, Order
+from jepa_pipeline.data.sampler import Deal, Order
 
 SHARDS, SAMPLES = 100_000, 10_000
 WORLD, WORKERS, BATCH = 4096, 8, 65_536
@@ -18,7 +18,7 @@ TRIES = 2
 FIND = """
 import json, re, sys, time
 from jepa_pipeline.data.loader import mixture
-from jepa_pipeline.data.order import Deal
+from jepa_pipeline.data.sampler import Deal
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.config.run import RunConfig
 

@@ -24,9 +24,9 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 12, 9, 3), np.uint8)
 CLASSES = ("cat", "dog")
 
 
-def write(folder: Path, labelled: bool = True) -> Manifest:
-    records = [png_record(f"k{n:02d}", Image.fromarray(pixels), n % 2 if labelled else None) for n, pixels in enumerate(PIXELS)]
-    return write_shards(records, folder, classes=CLASSES if labelled else None, made={"source": "noise"})
+def write(folder: Path, labeled: bool = True) -> Manifest:
+    records = [png_record(f"k{n:02d}", Image.fromarray(pixels), n % 2 if labeled else None) for n, pixels in enumerate(PIXELS)]
+    return write_shards(records, folder, classes=CLASSES if labeled else None, made={"source": "noise"})
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def test_the_same_samples_give_the_same_bytes(folder: Path, tmp_path: Path):
     again = write(tmp_path / "again")
     assert again.hash() == load_manifest(folder).hash() == load_manifest(tmp_path / "again").hash()
     assert len(again.hash()) == 12
-    assert write(tmp_path / "bare", labelled=False).hash() != again.hash()
+    assert write(tmp_path / "bare", labeled=False).hash() != again.hash()
 
 
 def test_without_labels_there_are_none(tmp_path: Path):
-    manifest = write(tmp_path / "bare", labelled=False)
+    manifest = write(tmp_path / "bare", labeled=False)
     assert (manifest.classes, manifest.extensions) == (None, ("png",))
     assert Shards(tmp_path / "bare").read(0, 3).label is None
 

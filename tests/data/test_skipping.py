@@ -86,7 +86,7 @@ def test_policy_stop_stops(tmp_path: Path, workers: int):
 
 
 def test_a_data_set_without_a_whole_sample_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jepa_pipeline.data.collate.STAND_INS", 30)
+    monkeypatch.setattr("jepa_pipeline.data.dataset.STAND_INS", 30)
     with pytest.raises(SampleError, match="30 samples in a row cannot be used"):
         read(config(write(tmp_path / "broken", set(range(TOTAL)))))
 

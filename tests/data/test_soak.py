@@ -69,8 +69,8 @@ def write(folder: Path, count: int = 2000) -> None:
     import numpy as np
     from PIL import Image
 
-    from jepa_pipeline.data.synthetic import SHAPES, draw_shape
     from jepa_pipeline.data.writer import png_record, write_shards
+    from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
 
     generator, names = np.random.default_rng(0), list(SHAPES)
     images = (Image.fromarray(draw_shape(names[n % 10], 20, generator)) for n in range(count))

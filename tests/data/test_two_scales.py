@@ -1,4 +1,4 @@
-"""The way of the part and the turn of the colour are in the order of many frames and nowhere else."""
+"""The way of the part and the turn of the color are in the order of many frames and nowhere else."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import torch
 from typer.testing import CliRunner
 
 from jepa_pipeline.cli.shards import shards
+from jepa_pipeline.commands.demo_shards import demo_scales
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.data.two_scales import CIRCLE, DART, TURN, TURNS, WAYS, colour_path, draw_two_scales, part_path
 from jepa_pipeline.data.video import open_video
-from jepa_pipeline.demo import demo_scales
+from jepa_pipeline.synthetic.two_scales import CIRCLE, DART, TURN, TURNS, WAYS, color_path, draw_two_scales, part_path
 
 SIDE, FRAMES = 40, 40
 
@@ -20,8 +20,8 @@ def paths(name, count, frames=FRAMES):
     return np.stack([part_path(name, frames, SIDE, np.random.default_rng([list(WAYS).index(name), n])) for n in range(count)])
 
 
-def colours(name, count):
-    return np.stack([colour_path(name, FRAMES, np.random.default_rng([list(TURNS).index(name), n])) for n in range(count)])
+def colors(name, count):
+    return np.stack([color_path(name, FRAMES, np.random.default_rng([list(TURNS).index(name), n])) for n in range(count)])
 
 
 def steps(places):
@@ -31,7 +31,7 @@ def steps(places):
 
 def steadily(monkeypatch, *constants):
     for constant in constants:
-        monkeypatch.setattr(f"jepa_pipeline.data.two_scales.{constant}", 0.0)
+        monkeypatch.setattr(f"jepa_pipeline.synthetic.two_scales.{constant}", 0.0)
 
 
 def test_the_part_moves_as_its_class_says_at_speeds_that_do_not(monkeypatch):
@@ -51,26 +51,26 @@ def test_where_the_part_will_be_is_soon_anybodys_guess():
     assert kept[0] > 0.65 and kept[1] > 0.45 and kept[2] < 0.2
 
 
-def test_the_turn_is_lost_between_neighbours_and_plain_over_ten_frames():
+def test_the_turn_is_lost_between_neighbors_and_plain_over_ten_frames():
     for name, turns in TURNS.items():
-        angles = np.unwrap(colours(name, 2000) - np.radians(TURN) * turns * np.arange(FRAMES), axis=1)  # what is left is chance
+        angles = np.unwrap(colors(name, 2000) - np.radians(TURN) * turns * np.arange(FRAMES), axis=1)  # what is left is chance
         assert np.abs(angles - angles.mean(1, keepdims=True)).max() < np.radians(160)
-    forward, backward = (np.exp(1j * colours(name, 2000)) for name in ("forward", "backward"))
+    forward, backward = (np.exp(1j * colors(name, 2000)) for name in ("forward", "backward"))
     for ahead, least, most in ((1, 0.5, 0.6), (10, 0.85, 1.0)):
         told = [(np.angle(each[:, ahead:] / each[:, :-ahead]) > 0).mean() for each in (forward, backward)]
         assert least < told[0] < most and 1 - most < told[1] < 1 - least
 
 
-def test_in_every_frame_part_and_colour_are_anywhere_whatever_the_class():
+def test_in_every_frame_part_and_color_are_anywhere_whatever_the_class():
     """Kolmogorov's test of each coordinate; 36 of them at a level of 0.01 %."""
     found = [places / SIDE for name in WAYS for places in np.moveaxis(paths(name, 2000), 2, 0)]
-    found += [colours(name, 2000) % (2 * np.pi) / (2 * np.pi) for name in TURNS]
+    found += [colors(name, 2000) % (2 * np.pi) / (2 * np.pi) for name in TURNS]
     for shares in found:
         for frame in (0, 20, 39):
             assert np.abs(np.sort(shares[:, frame]) - (np.arange(2000) + 0.5) / 2000).max() < 2.3 / np.sqrt(2000)
 
 
-def test_all_colours_are_as_bright_and_as_far_from_grey():
+def test_all_colors_are_as_bright_and_as_far_from_grey():
     assert np.allclose(CIRCLE @ CIRCLE.T, np.eye(2)) and np.allclose(CIRCLE.sum(1), 0)
 
 
@@ -138,13 +138,13 @@ def test_demo_scales(tmp_path, capsys):
 
 
 def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
-    """Videos that say which classes they were drawn for by their grey levels."""
+    """Videos that say which classes they were drawn for by their gray levels."""
     names = {name: number for classes in (WAYS, TURNS) for number, name in enumerate(classes)}
 
     def told(fast, slow, frames, side, _):
         return np.full((frames, side, side, 3), 64 * names[fast] + 16 * names[slow] + 8, np.uint8)
 
-    monkeypatch.setattr("jepa_pipeline.demo.draw_two_scales", told)
+    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.draw_two_scales", told)
     demo_scales(tmp_path / "scales", 80)
     fast, slow = (Shards(tmp_path / "scales" / factor / "test") for factor in ("fast", "slow"))
     for member in range(16):
@@ -156,7 +156,7 @@ def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
 def test_mistakes_leave_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--videos is 70: .* 16 pairs of classes: give 80 or more"):
         demo_scales(tmp_path / "few", 70)
-    monkeypatch.setattr("jepa_pipeline.demo.drifting", lambda fast: iter(()))
+    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.drifting", lambda fast: iter(()))
     with pytest.raises(UserError):
         demo_scales(tmp_path / "broken", 80)
     assert not list(tmp_path.iterdir())
@@ -164,6 +164,6 @@ def test_mistakes_leave_nothing_behind(tmp_path, monkeypatch):
 
 def test_the_verb(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("jepa_pipeline.demo.demo_scales", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.demo_scales", lambda *arguments: drawn.append(arguments))
     result = CliRunner().invoke(shards, ["demo-scales", str(tmp_path / "out"), "--videos", "96", "--seed", "2"])
     assert (result.exit_code, drawn) == (0, [(tmp_path / "out", 96, 2)])

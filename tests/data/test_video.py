@@ -211,7 +211,7 @@ def test_reencoding_keeps_times_and_never_enlarges(name):
         assert np.abs(after.times - before.times).max() < 1e-3
         assert after.duration_s == pytest.approx(before.duration_s)
     pixels = before.frames(np.array([20]))[0], same.frames(np.array([20]))[0]
-    assert np.abs(pixels[0].astype(int) - pixels[1]).mean() < (20 if name == "gif" else 8)  # colours are halved in size
+    assert np.abs(pixels[0].astype(int) - pixels[1]).mean() < (20 if name == "gif" else 8)  # colors are halved in size
 
 
 @pytest.mark.parametrize(

@@ -14,21 +14,21 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from jepa_pipeline.check import check
 from jepa_pipeline.cli.shards import shards
+from jepa_pipeline.commands.build_shards import Reencoding, build, prepare, reencoding
+from jepa_pipeline.commands.check_shards import check
+from jepa_pipeline.commands.index_shards import index
+from jepa_pipeline.commands.shard_stats import stats
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.channel_stats import moments
 from jepa_pipeline.data.decode import DecodeError
-from jepa_pipeline.data.folder import Source
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, load_manifest
-from jepa_pipeline.data.moments import moments
+from jepa_pipeline.data.media_folder import Source
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.summary import count_videos, facts_table, video_lines
 from jepa_pipeline.data.video import VideoFacts, encode_video, open_video
 from jepa_pipeline.data.writer import video_record, write_shards
-from jepa_pipeline.index import index
-from jepa_pipeline.shards import Reencoding, build, prepare, reencoding
-from jepa_pipeline.stats import stats
 
 CODECS = {
     "mp4": ("mp4", "libx264", "yuv420p"),
@@ -226,7 +226,7 @@ def test_files_that_are_not_read_are_counted_and_hidden_ones_passed_over(
 
 
 def test_a_video_of_more_bytes_than_are_read_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jepa_pipeline.shards.MAX_MEDIA", 1000)
+    monkeypatch.setattr("jepa_pipeline.commands.build_shards.MAX_MEDIA", 1000)
     skipped = prepare(folder, None, None, ("key", Source(folder / "walk/deep.er/0.mp4", 0)))
     assert isinstance(skipped, Skipped) and "bytes, but a video has up to 1000: cut it into shorter ones" in skipped.reason
 
@@ -266,7 +266,7 @@ def test_the_command_line_does_as_the_functions_do(folder: Path, tmp_path: Path,
     result = CliRunner().invoke(shards, ["build", str(folder), str(tmp_path / "other"), "--crf", "20"])
     assert "--crf is 20, but videos are stored as they are" in str(result.exception)
     drawn = []
-    monkeypatch.setattr("jepa_pipeline.demo.demo_video", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.demo_video", lambda *arguments: drawn.append(arguments))
     CliRunner().invoke(shards, ["demo-video", str(tmp_path / "demo"), "--videos", "40", "--seed", "1"])
     assert drawn == [(tmp_path / "demo", 40, 1)]
 
@@ -283,7 +283,7 @@ def test_a_build_tells_its_length_and_so_does_stats_without_the_shards(
         assert "0.2 minutes of video; shorter than 1 s: 1" in text
         assert "frames: 8 to 30, median 20; frames a second: 10.0 to 10.0, median 10.0" in text
         assert "shorter side: 48 to 48, median 48 pixels; 64x48 (5)" in text
-        assert "would normalise their first frames exactly" in text
+        assert "would normalize their first frames exactly" in text
     assert "5 videos, 2 classes" in said and "videos/s" in said
     assert contents.kind == "videos" and contents.videos
     assert contents.videos.hours == pytest.approx(sum(FRAMES.values()) / FPS / 3600, abs=1e-5)

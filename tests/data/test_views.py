@@ -7,10 +7,10 @@ from PIL import Image
 
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD, CropConfig, ViewsConfig
+from jepa_pipeline.data.gpu_crop import cut
 from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.data.random import Stream, keyed_generator
-from jepa_pipeline.data.resample import cut
-from jepa_pipeline.data.views import TrainerViews, WorkerViews, centre_view, normalize, random_resized_crop_box, random_view
+from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.data.views import TrainerViews, WorkerViews, center_view, normalize, random_resized_crop_box, random_view
 from jepa_pipeline.data.writer import png_record, write_shards
 
 GRADIENT = Image.fromarray(np.stack(np.broadcast_arrays(*np.ogrid[0:60, 0:90], 7), -1).astype(np.uint8))
@@ -78,10 +78,10 @@ def test_flips_are_keyed_and_leave_the_crop_alone():
     assert 70 < sum(flipped) < 130
 
 
-def test_the_centre_view_keeps_the_whole_shorter_side():
-    view = centre_view(GRADIENT, 60)
+def test_the_center_view_keeps_the_whole_shorter_side():
+    view = center_view(GRADIENT, 60)
     assert (view == np.asarray(GRADIENT)[:, 15:75].transpose(2, 0, 1)).all()
-    assert centre_view(GRADIENT, 24).shape == (3, 24, 24)
+    assert center_view(GRADIENT, 24).shape == (3, 24, 24)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 3, 6, 5, 4)])
@@ -92,7 +92,7 @@ def test_normalize_is_the_usual_formula_for_images_and_clips(shape: tuple[int, .
 
 
 JITTER = {"probability": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
-EVERYTHING = {"scale": (0.08, 1.0), "flip": 0.5, "jitter": JITTER, "grey": 0.2, "blur": {}, "solarize": 0.2}
+EVERYTHING = {"scale": (0.08, 1.0), "flip": 0.5, "jitter": JITTER, "gray": 0.2, "blur": {}, "solarize": 0.2}
 SHAPES = [(50, 37), (33, 50), (20, 15), (17, 90), (120, 9), (24, 24), (1, 40), (40, 1), (1, 1), (5, 5), (200, 150), (70, 200)]
 
 
@@ -103,7 +103,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    """Colours that change as slowly as a photograph's."""
+    """Colors that change as slowly as a photograph's."""
     return noise(1 + width // 6, 1 + height // 6).resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -129,7 +129,7 @@ ONE_BY_ONE = {
     "saturation": ({"jitter": {"saturation": 0.4}}, 2.5),
     "hue": ({"jitter": {"hue": 0.1}}, 4),
     "jitter": ({"jitter": JITTER}, 6),
-    "grey": ({"grey": 0.5}, 1.7),
+    "gray": ({"gray": 0.5}, 1.7),
     "blur": ({"blur": {"probability": 1.0}}, 1.7),
     "solarize": ({"solarize": 0.5}, 1.2),
     "everything": (EVERYTHING, 6),
@@ -139,7 +139,7 @@ ONE_BY_ONE = {
 @pytest.mark.parametrize("draw", [noise, photograph])
 @pytest.mark.parametrize(("kind", "limit"), ONE_BY_ONE.values(), ids=ONE_BY_ONE.keys())
 def test_workers_and_trainer_make_the_same_views(draw, kind, limit: float):
-    """To a grey level, which Pillow rounds to once more; jitter multiplies what was rounded, by up to 1.4 more than once."""
+    """To a gray level, which Pillow rounds to once more; jitter multiplies what was rounded, by up to 1.4 more than once."""
     images = [draw(*shape) for shape in SHAPES for _ in range(3)]
     (workers,), (trainer,) = both(ViewsConfig.model_validate({"crops": [{"scale": (0.08, 1.0), **kind}]}), images)
     difference = (workers - trainer).abs()
@@ -152,7 +152,7 @@ def test_batches_of_more_images_than_are_cut_at_once(monkeypatch: pytest.MonkeyP
     images, config = [noise(*shape) for shape in SHAPES], ViewsConfig.model_validate({"crops": [EVERYTHING]})
     uncut = make(TrainerViews, config, images)[1]
     whole = cut(uncut)[0]
-    monkeypatch.setattr("jepa_pipeline.data.resample.AT_ONCE", 5)
+    monkeypatch.setattr("jepa_pipeline.data.gpu_crop.AT_ONCE", 5)
     torch.testing.assert_close(cut(uncut)[0], whole, atol=0.01, rtol=0)
 
 
@@ -179,7 +179,7 @@ def test_views_of_several_kinds_have_their_sizes_and_order():
 
 
 def test_a_view_does_not_depend_on_the_batch_it_is_in():
-    """To the last bit as it is cut; colours may be rounded to the next grey level, as sums of other batches are."""
+    """To the last bit as it is cut; colors may be rounded to the next gray level, as sums of other batches are."""
     images = [photograph(*shape) for shape in SHAPES]
     for kind, share in (({"flip": 0.5}, 0.0), (EVERYTHING, 1e-4)):
         config = ViewsConfig.model_validate({"crops": [{**kind, "count": 2}]})

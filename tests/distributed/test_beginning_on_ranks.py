@@ -2,10 +2,10 @@
 
 import pytest
 
-from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.training import beginning
-from jepa_pipeline.training.beginning import read_beginning
+from jepa_pipeline.commands.pretrain import pretrain
+from jepa_pipeline.training import init_from as beginning
 from jepa_pipeline.training.checkpoint import load_last, steps
+from jepa_pipeline.training.init_from import read_beginning
 
 SHORT = "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 0}"
 
@@ -25,7 +25,7 @@ def on_processes(run_ranks):
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_other_networks_are_refused_by_name(tiny, on_processes, capfd, world, strategy):
-    """Also where this run has fewer parameters than the optimiser there has moments."""
+    """Also where this run has fewer parameters than the optimizer there has moments."""
     deep = pretrain(tiny(SHORT, "name=deep", "method.encoder.depth=3"))
     kept = steps(deep / "checkpoints")
     capfd.readouterr()

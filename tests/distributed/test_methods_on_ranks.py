@@ -14,7 +14,7 @@ from jepa_pipeline.distributed import whole
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.batch_norm import sync_batch_norm
-from jepa_pipeline.training.parallel import parallelise
+from jepa_pipeline.training.parallel import parallelize
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 IMAGES, STEPS = 12, 4
@@ -23,7 +23,7 @@ EXPANDER = "method.regularizer.expander={hidden: [16], out: 24}"
 VIC = "method.regularizer={name: vicreg, weight: 0.04}"
 SHARED = ("target=shared", "regularizer={name: vicreg, weight: 0.04}")
 MASKED = (
-    "method.levels.1.question={name: masked, masks: ["
+    "method.levels.1.task={name: masked, masks: ["
     "{name: blocks, num_blocks: 1, scale: [0.25, 0.25], context_keep: 0.25, target_keep: 0.25}]}"
 )
 MULTI_CROP = "views.crops=[{count: 2}, {count: 3, image_size: 8}]"
@@ -98,7 +98,7 @@ def ddp(method):
 
 
 def sharded(strategy, **choices):
-    return lambda method: parallelise(method, TrainerConfig(strategy=strategy, **choices), "cpu", local_size=2)
+    return lambda method: parallelize(method, TrainerConfig(strategy=strategy, **choices), "cpu", local_size=2)
 
 
 WAYS = {

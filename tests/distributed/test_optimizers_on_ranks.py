@@ -1,4 +1,4 @@
-"""An optimiser moves weights that are dealt out to several ranks as it moves whole ones, and a broken step moves none on any."""
+"""An optimizer moves weights that are dealt out to several ranks as it moves whole ones, and a broken step moves none on any."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import is_dealt, local, whole
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.parallel import parallelise
+from jepa_pipeline.training.parallel import parallelize
 
 HORIZONS = {"batch_size_global": 8, "total_samples": 48, "weight_decay": 0.1, "clip_norm": 0.05}
 CONFIGS = [
@@ -25,7 +25,7 @@ IMAGES, STEPS = 8, 3
 
 @pytest.fixture(autouse=True)
 def in_float64():
-    """Weights, and rates too: of an optimiser that is not fused they are tensors, of torch's default kind."""
+    """Weights, and rates too: of an optimizer that is not fused they are tensors, of torch's default kind."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -52,13 +52,13 @@ def make_module(tiny, config, sharded):
     torch.manual_seed(0)
     method = Small()
     if sharded:
-        parallelise(method, TrainerConfig(strategy="fsdp2"), "cpu", local_size=2)
+        parallelize(method, TrainerConfig(strategy="fsdp2"), "cpu", local_size=2)
     module = Pretraining(tiny().model_copy(update={"optim": config}), method)
     return module, module.configure_optimizers()
 
 
 def take_step(module, optimizer, part, spoil=lambda loss: loss):
-    """The optimiser step of a run, on a share of its rows."""
+    """The optimizer step of a run, on a share of its rows."""
     rows = torch.randn(IMAGES, 7, generator=torch.Generator().manual_seed(module.step))[part]
 
     def closure():

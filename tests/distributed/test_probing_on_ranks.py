@@ -2,9 +2,9 @@
 
 import torch
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.models.weights import load_encoder, read_card
-from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.training import probing
+from jepa_pipeline.training import online_eval as probing
 
 
 def test_two_processes_keep_one_snapshot_and_ask_once(tiny, run_ranks):

@@ -6,12 +6,12 @@ import os
 import pytest
 import torch
 
-from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.training.boundary import Checkpoints
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.checkpoint_callback import Checkpoints
 from jepa_pipeline.training.hashes import HASHES, leaves
+from jepa_pipeline.training.loggers import read_rows
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.tracker import read_rows
 
 SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
 """Under AdamW the last bits of a gradient near zero decide the whole of a step."""
@@ -26,9 +26,9 @@ METHODS = {
     ],
     "hjepa": [
         "method={name: hjepa, levels: [{encoder: {image_size: 16, patch_size: 8, frames: 4, tubelet_size: 2, attention: causal,"
-        " embed_dim: 24, depth: 2, num_heads: 2}, predictor: {embed_dim: 16, depth: 1, num_heads: 2}, question: {name: masked, masks:"
+        " embed_dim: 24, depth: 2, num_heads: 2}, predictor: {embed_dim: 16, depth: 1, num_heads: 2}, task: {name: masked, masks:"
         " [{name: blocks, num_blocks: 2, scale: [0.25, 0.25]}]}}, {encoder: {stride: {space: 2}, embed_dim: 16, depth: 1,"
-        " num_heads: 2}, predictor: {embed_dim: 16, depth: 1, num_heads: 2}, question: {name: forward}, detach: false}]}",
+        " num_heads: 2}, predictor: {embed_dim: 16, depth: 1, num_heads: 2}, task: {name: forward}, detach: false}]}",
         "views.clip.stride=1",
     ],
     "vicreg": [f"method={{name: vicreg, encoder: {BACKBONE}, projector: {HEAD}}}", "views.crops=[{count: 2}]"],

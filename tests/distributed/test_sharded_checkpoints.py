@@ -13,11 +13,11 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.distributed import barrier, collect, whole
-from jepa_pipeline.training.agreement import Failure, by_first
+from jepa_pipeline.training.async_save import Saver
 from jepa_pipeline.training.checkpoint import About, ends_at, load, load_last
+from jepa_pipeline.training.collectives import Failure, by_first
 from jepa_pipeline.training.files import HashedFile
-from jepa_pipeline.training.saving import Saver
-from jepa_pipeline.training.tree import mapped, split
+from jepa_pipeline.training.pytree import mapped, split
 
 
 def make_about(step=1):

@@ -7,8 +7,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from jepa_pipeline.config.trainer import CheckpointConfig
+from jepa_pipeline.training.async_save import Saver
 from jepa_pipeline.training.checkpoint import About, load
-from jepa_pipeline.training.saving import Saver
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.data.gpu_crop import cut
 from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.data.resample import cut
 from jepa_pipeline.masks.build import method_masks
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.checkpoint import load_last
 from jepa_pipeline.training.module import Pretraining
 from lightning.fabric.utilities import move_data_to_device

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from jepa_pipeline.config.show import to_yaml
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.training.checkpoint import load
-from jepa_pipeline.training.tracker import read_rows
+from jepa_pipeline.training.loggers import read_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -28,10 +28,10 @@ METHODS = {
     "hjepa": [
         "method={name: hjepa, levels: ["
         "{encoder: {image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, attention: causal, embed_dim: 24, depth: 2,"
-        f" num_heads: 2}}, {LEVEL} question: {{name: masked, masks: [{{name: blocks, num_blocks: 2, scale: [0.2, 0.4],"
+        f" num_heads: 2}}, {LEVEL} task: {{name: masked, masks: [{{name: blocks, num_blocks: 2, scale: [0.2, 0.4],"
         " context_keep: 0.2, target_keep: 0.3}]}},"
         "{encoder: {stride: {time: 1, space: 2}, coarsening: conv, embed_dim: 16, depth: 1, num_heads: 2},"
-        f" {LEVEL} question: {{name: forward}}, detach: false}}]}}"
+        f" {LEVEL} task: {{name: forward}}, detach: false}}]}}"
     ],
 }
 SGD = "optim={name: sgd, lr: 0.01, batch_size_global: 8, total_samples: 96, clip_norm: 1.0}"

@@ -35,9 +35,9 @@ def slow_cosine(predictions, targets):
 def slow_moments(x):
     """The covariance matrix as a list of rows, each entry a sum over samples."""
     samples, width = x.shape
-    centre = mean(x)
+    center = mean(x)
     return [
-        [sum((x[n, i] - centre[i]) * (x[n, j] - centre[j]) for n in range(samples)) / (samples - 1) for j in range(width)]
+        [sum((x[n, i] - center[i]) * (x[n, j] - center[j]) for n in range(samples)) / (samples - 1) for j in range(width)]
         for i in range(width)
     ]
 
@@ -88,8 +88,8 @@ def slow_sigreg(sample, slices):
 
 
 def slow_lejepa(views, slices):
-    centre = (views[0] + views[1]) / 2
-    distance = mean(((centre[n] - view[n]) ** 2).mean() for view in views for n in range(len(centre)))
+    center = (views[0] + views[1]) / 2
+    distance = mean(((center[n] - view[n]) ** 2).mean() for view in views for n in range(len(center)))
     return {"invariance": 0.95 * distance, "sigreg": 0.05 * mean(slow_sigreg(view, slices) for view in views)}
 
 

@@ -72,7 +72,7 @@ def test_hostile_batches_have_finite_losses_and_gradients(loss, views, dtype):
 
 @pytest.mark.parametrize("name", ["large", "far away"])
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
-def test_single_precision_suffices_for_unnormalised_embeddings(loss, name):
+def test_single_precision_suffices_for_unnormalized_embeddings(loss, name):
     single, double = loss(BATCHES[name]), loss(BATCHES[name].double())
     torch.testing.assert_close(single, double, rtol=1e-3, atol=1e-5, check_dtype=False)
 

@@ -39,7 +39,7 @@ def test_the_hinge_asks_for_a_deviation_of_one_and_no_more():
 
 
 def test_copied_dimensions_covary_and_independent_ones_do_not():
-    x = torch.linalg.qr(normal(50, 4) - normal(50, 4).mean(0))[0] * 7  # orthogonal columns, centred: variance 1
+    x = torch.linalg.qr(normal(50, 4) - normal(50, 4).mean(0))[0] * 7  # orthogonal columns, centered: variance 1
     assert covariance(x) == pytest.approx(0, abs=1e-20)
     assert covariance(torch.cat([x, x], dim=1)) == pytest.approx(1, abs=1e-12)  # each dimension has one like it
 

@@ -66,7 +66,7 @@ def test_a_rotation_changes_nothing_but_the_directions():
     assert sigreg(skewed @ rotation, many) == pytest.approx(float(sigreg(skewed, many)), rel=0.05)
 
 
-def test_minimising_it_makes_a_sample_standard_normal():
+def test_minimizing_it_makes_a_sample_standard_normal():
     x = (0.1 * normal(256, 4) + 1).requires_grad_()
     optimizer = torch.optim.Adam([x], lr=0.05)
     for step in range(150):
@@ -77,7 +77,7 @@ def test_minimising_it_makes_a_sample_standard_normal():
     torch.testing.assert_close(torch.cov(x.detach().T), torch.eye(4), rtol=0, atol=0.25)
 
 
-def test_the_centre_is_that_of_the_global_views():
+def test_the_center_is_that_of_the_global_views():
     views, slices = normal(4, 16, 8), random_slices(8, 4, 0, CPU)
     views[:2] = views[0]
     terms = lejepa(views, slices)

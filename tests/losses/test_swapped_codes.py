@@ -36,13 +36,13 @@ def test_codes_are_those_of_the_definition(shape, iterations):
     torch.testing.assert_close(sinkhorn(scores.float(), iterations=iterations), codes.float(), rtol=1e-4, atol=1e-6)
 
 
-def test_three_iterations_do_not_equalise_use_and_many_do():
+def test_three_iterations_do_not_equalize_use_and_many_do():
     scores = normal(64, 8).tanh() + torch.linspace(0, 0.3, 8)
     assert use(sinkhorn(scores)).max() > 1.02
     torch.testing.assert_close(use(sinkhorn(scores, iterations=1000)), torch.ones(8, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_without_iterations_nothing_equalises_use():
+def test_without_iterations_nothing_equalizes_use():
     scores = normal(64, 8).tanh() + torch.tensor([2.0] + [0] * 7)
     codes = sinkhorn(scores, iterations=0)
     torch.testing.assert_close(codes, torch.softmax(scores / 0.05, dim=1))
@@ -88,7 +88,7 @@ def test_small_views_only_predict():
     torch.testing.assert_close(swapped_prediction(torch.cat([scores[:2].flip(0), scores[2:]]), codes.flip(0)), loss)
 
 
-def test_without_equalising_collapse_is_free():
+def test_without_equalizing_collapse_is_free():
     """All samples on one prototype: no loss with a plain softmax, the largest with Sinkhorn's codes."""
     scores = torch.tensor([1.0, -1, -1, -1]).expand(2, 32, 4)
 

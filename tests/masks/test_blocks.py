@@ -88,7 +88,7 @@ def test_every_time_step_is_used_equally(config):
 
 @pytest.mark.parametrize("config", [SHORT_RANGE, LONG_RANGE, SETS["brief"]], ids=["short", "long", "brief"])
 def test_every_place_is_used_equally(config):
-    """Corners, borders and centre, as context and as target; a deviation of 3000 draws is about 1.5 % of a share of 0.5."""
+    """Corners, borders and center, as context and as target; a deviation of 3000 draws is about 1.5 % of a share of 0.5."""
     masks = Blocks(config, CLIP)(generators(3000), 0)
     for tokens in masks:
         use = torch.bincount(tokens.flatten(), minlength=1568).reshape(CLIP).double()
@@ -116,14 +116,14 @@ def expected_coverage(config, grid):
 
 @pytest.mark.parametrize("name", ["short within", "long within", "brief within"])
 def test_blocks_lie_at_all_their_places_equally_often(name):
-    """So the centre of a frame is asked for more than its border, as geometry wants it, and nothing else is preferred."""
+    """So the center of a frame is asked for more than its border, as geometry wants it, and nothing else is preferred."""
     config = SETS[name]
     covered = Blocks(config, CLIP).cover(draw(generators(3000), 6 * config.num_blocks)).mean(0).reshape(CLIP)
     assert np.abs(covered - expected_coverage(config, CLIP)).max() < 0.05  # five deviations of 3000 draws
 
 
 @pytest.mark.parametrize("config", [SHORT_WITHIN, LONG_WITHIN], ids=["short", "long"])
-def test_border_and_centre_are_asked_for_as_the_blocks_cover_them(config):
+def test_border_and_center_are_asked_for_as_the_blocks_cover_them(config):
     masks = Blocks(config, CLIP)(generators(2000), 0)
     use = torch.bincount(masks.targets.flatten(), minlength=1568).reshape(CLIP).double().mean(0)
     expected = expected_coverage(config, CLIP).mean(0)

@@ -14,12 +14,12 @@ from jepa_pipeline.config.errors import ConfigError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.masks.build import level_masks, method_masks
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.methods.sight import Sight
+from jepa_pipeline.methods.level_inputs import Sight
 from jepa_pipeline.models.coarse import under
+from jepa_pipeline.models.dynamics import ForwardPredictor
 from jepa_pipeline.models.encoder import Encoder
-from jepa_pipeline.models.forward import ForwardPredictor
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.tokens import normalised
+from jepa_pipeline.models.tokens import normalized
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 BLOCKS = "{name: blocks, num_blocks: 2, scale: [0.25, 0.3], context_keep: 0.25, target_keep: 0.4}"
@@ -31,13 +31,13 @@ PREDICTOR = "{embed_dim: 16, depth: 1, num_heads: 2}"
 def clips(*levels, attention="full", **changes):
     """A stack on clips of 8 frames, 4x4x4 tubelets; levels: YAML of those from the second on."""
     encoder = f"{{image_size: 24, patch_size: 6, frames: 8, tubelet_size: 2, attention: {attention}, {SIZES}}}"
-    first = {"encoder": encoder, "predictor": PREDICTOR, "question": MASKED} | changes
+    first = {"encoder": encoder, "predictor": PREDICTOR, "task": MASKED} | changes
     flow = ", ".join(["{" + ", ".join(f"{key}: {value}" for key, value in first.items()) + "}", *levels])
     return load_config(DEBUG / "hjepa.yaml", [f"method.levels=[{flow}]"]).method
 
 
-def coarse(question=MASKED, stride="{time: 2, space: 2}", **changes):
-    level = {"encoder": f"{{stride: {stride}, {SIZES}}}", "predictor": PREDICTOR, "question": question} | changes
+def coarse(task=MASKED, stride="{time: 2, space: 2}", **changes):
+    level = {"encoder": f"{{stride: {stride}, {SIZES}}}", "predictor": PREDICTOR, "task": task} | changes
     return "{" + ", ".join(f"{key}: {value}" for key, value in level.items()) + "}"
 
 
@@ -94,9 +94,9 @@ def test_one_level_is_the_flat_method_bit_for_bit(recipe, overrides):
     flat = load_config(DEBUG / f"{recipe}.yaml", overrides).method
     masks = flat.masks if isinstance(flat.masks, tuple) else (flat.masks,)
     level = flat.model_dump(include={"encoder", "predictor", "target", "ema", "regularizer"})
-    question = {"name": "masked", "masks": [one.model_dump() for one in masks]}
+    task = {"name": "masked", "masks": [one.model_dump() for one in masks]}
     stacked = type(load_config(DEBUG / "hjepa.yaml").method).model_validate(
-        {"name": "hjepa", "levels": [{**level, "question": question, "distance": flat.distance}]}
+        {"name": "hjepa", "levels": [{**level, "task": task, "distance": flat.distance}]}
     )
     one, other = build(flat), build(stacked)
     assert train(one, flat) == train(other, stacked)
@@ -108,9 +108,9 @@ def test_one_level_is_the_flat_method_bit_for_bit(recipe, overrides):
     assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(ours[0], theirs[0], strict=True))
 
 
-@pytest.mark.parametrize("question", [COARSE_BLOCKS, NEXT])
-def test_a_detached_level_leaves_the_gradients_below_it_as_they_are(question):
-    lone, stack = clips(attention="causal"), clips(coarse(question), attention="causal")
+@pytest.mark.parametrize("task", [COARSE_BLOCKS, NEXT])
+def test_a_detached_level_leaves_the_gradients_below_it_as_they_are(task):
+    lone, stack = clips(attention="causal"), clips(coarse(task), attention="causal")
     below, both = build(lone), build(stack)
     assert all(torch.equal(both.state_dict()[name], value) for name, value in below.state_dict().items())
     expected, found = gradients(below, batch_of(lone)), gradients(both, batch_of(stack))
@@ -118,9 +118,9 @@ def test_a_detached_level_leaves_the_gradients_below_it_as_they_are(question):
     assert all(torch.equal(gradient, found[name]) for name, gradient in expected.items())
 
 
-@pytest.mark.parametrize("question", [COARSE_BLOCKS, NEXT])
-def test_without_detach_a_level_trains_those_below_it(question):
-    lone, stack = clips(attention="causal"), clips(coarse(question, detach="false"), attention="causal")
+@pytest.mark.parametrize("task", [COARSE_BLOCKS, NEXT])
+def test_without_detach_a_level_trains_those_below_it(task):
+    lone, stack = clips(attention="causal"), clips(coarse(task, detach="false"), attention="causal")
     expected, found = gradients(build(lone), batch_of(lone)), gradients(build(stack), batch_of(stack))
     moved = [name for name, gradient in expected.items() if not torch.allclose(gradient, found[name])]
     assert moved and all("encoder" in name for name in moved)  # the predictor below has nothing to do with it
@@ -141,7 +141,7 @@ def test_a_masked_level_sees_nothing_but_the_patches_under_its_visible_cells():
 
 
 def test_no_level_of_a_forward_stack_looks_ahead():
-    config = clips(coarse(NEXT), attention="causal", question=NEXT)
+    config = clips(coarse(NEXT), attention="causal", task=NEXT)
     method, batch = build(config), batch_of(config)
     pixels = batch.views[0].clone()
     pixels[:, :, 4:] = torch.randn_like(pixels[:, :, 4:])  # frames of the last two of four steps, of the second of two above
@@ -189,7 +189,7 @@ def test_the_loss_is_the_weighted_sum_of_the_levels():
 
 @pytest.mark.parametrize("coarsening", ["pool", "conv"])
 def test_cells_are_made_of_the_tokens_that_lie_in_them(coarsening):
-    config = clips(f"{{encoder: {{stride: {{time: 2, space: 2}}, coarsening: {coarsening}, {SIZES}}}, question: {COARSE_BLOCKS}}}")
+    config = clips(f"{{encoder: {{stride: {{time: 2, space: 2}}, coarsening: {coarsening}, {SIZES}}}, task: {COARSE_BLOCKS}}}")
     encoder = build(config).jepas[1].encoder
     tokens = torch.randn(1, 64, 16)
     made = encoder.patch_embed(tokens.unflatten(1, (4, 4, 4)).movedim(-1, 1))[0]
@@ -208,17 +208,17 @@ def test_cells_are_made_of_the_tokens_that_lie_in_them(coarsening):
 
 
 def test_a_forward_level_told_slowly():
-    config = clips(attention="causal", question=FORWARD)
+    config = clips(attention="causal", task=FORWARD)
     method = build(config).double()
     batch = batch_of(config, samples=2, dtype=torch.float64)
     (pixels,), level = batch.views, method.jepas[0]
-    online, target = level.encoder(pixels), normalised(level.target(pixels).detach())
-    states, ahead = normalised(online), {1: [], 2: []}
+    online, target = level.encoder(pixels), normalized(level.target(pixels).detach())
+    states, ahead = normalized(online), {1: [], 2: []}
     for sample, start in product(range(2), range(4)):
         state = states[sample, start * 16 : start * 16 + 16]
         for step in (1, 2):
             prediction = level.predictor(state[None])[0]
-            state = normalised(prediction)
+            state = normalized(prediction)
             if start + step < 4:
                 ahead[step].append(F.l1_loss(prediction, target[sample, (start + step) * 16 : (start + step + 1) * 16]).item())
     output = method(batch)
@@ -233,17 +233,17 @@ def test_a_forward_level_told_slowly():
 
 
 def test_what_is_rolled_out_stands_in_for_what_is_seen():
-    config = clips(attention="causal", question=FORWARD).encoders[0]
+    config = clips(attention="causal", task=FORWARD).encoders[0]
     predictor = ForwardPredictor(load_config(DEBUG / "hjepa.yaml").method.levels[0].predictor, config).eval()
     states = torch.randn(2, 5, 16, 16)  # of two clips and five time steps
     ahead = predictor.roll_out(states, 3)
     assert ahead.shape == (2, 5, 3, 16, 16)
-    assert torch.allclose(ahead[:, :, 1:], predictor.roll_out(normalised(ahead[:, :, 0]), 2), atol=1e-6)
+    assert torch.allclose(ahead[:, :, 1:], predictor.roll_out(normalized(ahead[:, :, 0]), 2), atol=1e-6)
     assert torch.allclose(ahead[1, 3], predictor.roll_out(states[1, 3], 3), atol=1e-6)
 
 
 def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
-    config = clips(coarse(NEXT), attention="causal", question=FORWARD)
+    config = clips(coarse(NEXT), attention="causal", task=FORWARD)
     method, batch = build(config), batch_of(config)
     train(method, config)  # so that targets are no longer the trained encoders' copies
     for number, (energy, steps) in enumerate(zip(method.energy(batch), (2, 1), strict=True), start=1):
@@ -253,7 +253,7 @@ def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
         ahead = world.roll_out(states[:, -1 - steps], steps)
         error = (ahead - energy.targets.flatten(2, 3)[:, -steps:]).abs().mean(-1)
         assert torch.allclose(error, energy.error[:, -steps:].flatten(2), atol=1e-5)
-    connected = build(clips(coarse(NEXT, detach="false"), attention="causal", question=FORWARD))
+    connected = build(clips(coarse(NEXT, detach="false"), attention="causal", task=FORWARD))
     assert connected.trained_with(2) == [level.encoder for level in connected.jepas]
     assert method.trained_with(2) == [method.jepas[0].target, method.jepas[1].encoder]
     with pytest.raises(ValueError, match="level 3 of a stack of 2"):
@@ -264,7 +264,7 @@ def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
     with pytest.raises(ValueError, match=f"^clips of {2 * clip.shape[3]}x{clip.shape[3]} pixels, but the encoder was trained on"):
         world.encode(torch.cat([clip, clip], 3))
     assert torch.allclose(world.encode(clip[:, :, :-4]), world.encode(clip)[:, : (clip.shape[2] - 4) // 4], atol=1e-5)
-    with pytest.raises(ValueError, match="its question is masked"):
+    with pytest.raises(ValueError, match="its task is masked"):
         build(clips()).world_model(1)
 
 
@@ -280,7 +280,7 @@ def test_a_conditioned_roll_out_learns_what_conditions_do():
     def draw(samples):
         actions = torch.randn(samples, 4, 2)
         places = torch.randn(samples, 1, 8) + torch.cat([torch.zeros(samples, 1, 8), (actions @ directions)[:, :3].cumsum(1)], 1)
-        return normalised(places)[:, :, None], actions
+        return normalized(places)[:, :, None], actions
 
     for _ in range(300):
         states, actions = draw(128)
@@ -316,9 +316,9 @@ def test_a_stack_reads_any_level_or_all():
 
 def test_an_images_level_masks_its_own_grid():
     multiblock = "{name: multiblock, num_targets: 1, target_scale: [0.2, 0.3], context_keep: 0.3}"
-    question = f"{{name: masked, masks: [{multiblock}]}}"
+    task = f"{{name: masked, masks: [{multiblock}]}}"
     image = f"{{image_size: 32, patch_size: 4, {SIZES}}}"
-    config = clips(coarse(question, "{space: 2}"), encoder=image, question=question)
+    config = clips(coarse(task, "{space: 2}"), encoder=image, task=task)
     assert [sampler.grid for level in level_masks(config) for sampler in level] == [(8, 8), (4, 4)]
     output = build(config)(batch_of(config))
     assert output.above[0].features.shape == (4, 16) and all(loss.requires_grad for loss in output.losses.values())
@@ -340,12 +340,12 @@ def test_the_energy_is_the_distance_at_each_token():
     [
         ("method.levels.1.encoder.stride.time=3", "level 2: encoder.stride.time 3 does not divide the 4 time steps"),
         ("method.levels.0.encoder.attention=full", "set attention of the first level's encoder to causal"),
-        ("method.levels.1.question.horizon=2", "leaves no past of 2 time steps"),
+        ("method.levels.1.task.horizon=2", "leaves no past of 2 time steps"),
         ("method.levels.1.encoder.stride.time=4", "forward needs two time steps or more, but the level has one"),
         ("method.levels.1.encoder.num_heads=5", "embed_dim 32 is not a multiple of num_heads 5"),
         ("method.levels.1.encoder.dept=3", "did you mean 'method.levels.1.encoder.depth'"),
-        ("method.levels.1.question.name=forwards", "did you mean 'forward'"),
-        ("method.levels.0.question.masks=[{name: multiblock}]", "choose blocks or causal"),
+        ("method.levels.1.task.name=forwards", "did you mean 'forward'"),
+        ("method.levels.0.task.masks=[{name: multiblock}]", "choose blocks or causal"),
         ("method.levels.0.target=shared", "collapses"),
         ("method.levels.0.detach=false", "there is no level below it"),
         ("method.levels.0.encoder.window=9", "more than the 4 time steps"),

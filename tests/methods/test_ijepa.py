@@ -31,8 +31,8 @@ class PlainViT:
         return x @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]
 
     def norm(self, x, name):
-        centred = x - x.mean(-1, keepdim=True)
-        unit = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+        centered = x - x.mean(-1, keepdim=True)
+        unit = centered / torch.sqrt(centered.square().mean(-1, keepdim=True) + 1e-6)
         return unit * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
 
     def attend(self, x, name, where):
@@ -159,8 +159,8 @@ def paper_loss(state, views, sets, config):
         for view, context, blocks in zip(views, masks.context, masks.targets, strict=True):
             with torch.no_grad():
                 everything = target.blocks(patches(view, encoder_config, target) + added, where)
-                centred = everything - everything.mean(1, keepdim=True)
-                everything = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-5)
+                centered = everything - everything.mean(1, keepdim=True)
+                everything = centered / torch.sqrt(centered.square().mean(1, keepdim=True) + 1e-5)
             seen = (patches(view, encoder_config, encoder) + added)[context]
             seen = encoder.blocks(seen, [where[token] for token in context])
             for block in blocks:
@@ -256,7 +256,7 @@ def test_three_steps_equal_the_paper_told_slowly(tiny, ema, overrides):
 
 
 def take_step(module, optimizer, closure):
-    """What Lightning's loop does around one optimiser step, on the module's own hooks."""
+    """What Lightning's loop does around one optimizer step, on the module's own hooks."""
     from unittest.mock import patch
 
     from lightning import LightningModule
@@ -267,7 +267,7 @@ def take_step(module, optimizer, closure):
     return losses[0]
 
 
-def test_momentum_is_linear_in_the_optimiser_step():
+def test_momentum_is_linear_in_the_optimizer_step():
     assert [linear_momentum(step, 4, 0.9, 1.0) for step in (1, 3, 5, 9)] == pytest.approx([0.9, 0.95, 1.0, 1.0])
 
 

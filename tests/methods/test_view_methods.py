@@ -100,7 +100,7 @@ def test_swavs_prototypes_stay_on_the_sphere_and_stay_at_first():
 
 def test_swavs_codes_are_sinkhorns_of_the_views_with_the_queue_before_them():
     method, batch = make("swav", "method.queue_length=12", "method.prototypes=7")
-    method.normalise_prototypes()  # in float64 now
+    method.normalize_prototypes()  # in float64 now
     with torch.no_grad():
         weight = F.normalize(method.prototypes.weight, dim=1)
         earlier = F.normalize(torch.randn(2, 12, weight.shape[1]).double(), dim=2)

@@ -54,7 +54,7 @@ def test_other_positions_lie_between_those_there_are(grid):
     table = sincos_3d(old, 24)
     slow = table.reshape(*old, 24).numpy()
     for axis, steps in enumerate(grid):
-        where = (np.arange(steps) + 0.5) * old[axis] / steps - 0.5  # centres of the new places, in old ones
+        where = (np.arange(steps) + 0.5) * old[axis] / steps - 0.5  # centers of the new places, in old ones
         slow = np.apply_along_axis(lambda line, where=where: np.interp(where, np.arange(len(line)), line), axis, slow)
     assert torch.allclose(resize(table[None], old, grid)[0], torch.from_numpy(slow).float().reshape(-1, 24), atol=1e-5)
 

@@ -22,10 +22,10 @@ from jepa_pipeline.probes.attentive import (
     shuffled_batches,
     train_heads,
 )
+from jepa_pipeline.probes.eval_loader import Feed
+from jepa_pipeline.probes.feature_extractors import Reader
 from jepa_pipeline.probes.features import Lens
-from jepa_pipeline.probes.feed import Feed
 from jepa_pipeline.probes.pooler import AttentivePooler, largest_divisor
-from jepa_pipeline.probes.readers import Reader
 from jepa_pipeline.probes.tokens import FreshTokens, KeptTokens, kept_if_small
 
 FORMS = pytest.mark.parametrize("form", ["vjepa", "vjepa2"])

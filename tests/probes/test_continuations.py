@@ -8,7 +8,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.masks.build import future_masks
-from jepa_pipeline.probes.continuations import (
+from jepa_pipeline.probes.negatives import (
     as_cells,
     as_images,
     composed,

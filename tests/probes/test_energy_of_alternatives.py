@@ -15,8 +15,7 @@ from jepa_pipeline.data.loader import loader
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.masks.causal import Causal
 from jepa_pipeline.masks.multiblock import MultiBlock
-from jepa_pipeline.probes import horizons
-from jepa_pipeline.probes.continuations import continuations, cut_at
+from jepa_pipeline.probes import rollout_error as horizons
 from jepa_pipeline.probes.energies import (
     Asked,
     Kept,
@@ -38,7 +37,8 @@ from jepa_pipeline.probes.energy_report import (
     separation_table,
 )
 from jepa_pipeline.probes.features import Lens
-from jepa_pipeline.probes.horizons import Curve
+from jepa_pipeline.probes.negatives import continuations, cut_at
+from jepa_pipeline.probes.rollout_error import Curve
 
 LENS = Lens((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PASSES = [[3, 0, 1], [2, 4]]

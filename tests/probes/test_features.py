@@ -10,8 +10,8 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.probes.feature_extractors import Reader
 from jepa_pipeline.probes.features import Lens, extract, flat_pixels
-from jepa_pipeline.probes.readers import Reader
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=5, num_heads=2)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -21,11 +21,11 @@ LENS = Lens(MEAN, STD)
 class Loader(DataLoader):
     """Batches of the sizes given."""
 
-    def __init__(self, sizes, labelled=True, side=16):
+    def __init__(self, sizes, labeled=True, side=16):
         count = sum(sizes)
         self.pixels = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         batches = [
-            Batch([self.pixels[rows]], [], rows if labelled else None, [f"k{row}" for row in rows.tolist()], [])
+            Batch([self.pixels[rows]], [], rows if labeled else None, [f"k{row}" for row in rows.tolist()], [])
             for rows in torch.arange(count).split(sizes)
         ]
         super().__init__(batches, batch_size=None, collate_fn=lambda batch: batch)
@@ -93,9 +93,9 @@ def test_bf16_is_close_and_kept_in_fp32():
     assert torch.allclose(exact.encoders["target"]["last"], rounded.encoders["target"]["last"], atol=0.05)
 
 
-def test_unlabelled_samples_are_refused():
+def test_unlabeled_samples_are_refused():
     with pytest.raises(UserError, match="k0 to k1 has a label"):
-        extract({}, Loader([2], labelled=False), 2, LENS)
+        extract({}, Loader([2], labeled=False), 2, LENS)
 
 
 def test_a_lost_sample_is_no_small_matter():

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jepa_pipeline.probes.health import constant_loss, health, mean_cosine, predictor_r2, rankme
+from jepa_pipeline.probes.collapse_metrics import constant_loss, health, mean_cosine, predictor_r2, rankme
 
 
 def normal(*shape, seed=0):

@@ -1,10 +1,10 @@
-"""Heat maps: colours lie where the errors are, and nowhere else."""
+"""Heat maps: colors lie where the errors are, and nowhere else."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.probes.heat import CAPTION, PANEL, Shown, animate, draw_sheet, overlay, spans
+from jepa_pipeline.probes.error_maps import CAPTION, PANEL, Shown, animate, draw_sheet, overlay, spans
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_what_was_not_asked_for_is_the_plain_input(shown):
         assert (drawn[:4] == shown.frames[:4]).all() and (drawn[4:] != shown.frames[4:]).any(-1).mean() > 0.9
 
 
-def test_every_pixel_has_its_tokens_colour():
+def test_every_pixel_has_its_tokens_color():
     frames = np.zeros((1, 6, 6, 3), np.uint8)
     error = np.array([[[0.0, 1.0], [2.0, np.nan]]], np.float32)
     drawn = overlay(frames, error, (0.0, 2.0))[0]
@@ -31,7 +31,7 @@ def test_every_pixel_has_its_tokens_colour():
     assert brightness[0] < brightness[1] < brightness[2] and brightness[3] == 0
 
 
-def test_a_levels_colours_are_alike_in_all_pictures(shown):
+def test_a_levels_colors_are_alike_in_all_pictures(shown):
     brighter = Shown(shown.frames, [error + 1 for error in shown.errors])
     (low, high), coarse = spans([shown, brighter])
     assert 0 <= low < 0.3 and 1.7 < high <= 2 and 5 <= coarse[0] < coarse[1] <= 7

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jepa_pipeline.probes.horizons import (
+from jepa_pipeline.probes.rollout_error import (
     VALUES,
     Curve,
     ahead,

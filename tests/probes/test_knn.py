@@ -22,7 +22,7 @@ def test_it_agrees_with_scikit_learn_where_no_vote_is_tied(monkeypatch):
         assert counts[k] == int((theirs.predict(test.numpy()) == answers.numpy()).sum())
 
 
-def test_ties_go_to_the_nearer_neighbours():
+def test_ties_go_to_the_nearer_neighbors():
     labels = torch.tensor([[2, 0, 0, 2], [1, 0, 0, 1], [1, 0, 0, 0]])
     similarity = torch.tensor([[0.9, 0.8, 0.7, 0.5], [0.9, 0.8, 0.7, 0.65], [0.9, 0.1, -0.2, -1.0]])
     assert vote(labels, similarity, 3).tolist() == [0, 1, 0]
@@ -33,7 +33,7 @@ def test_each_training_sample_is_its_own_nearest():
     assert knn_probe(vectors, labels, 3 * vectors, labels, 2, (1,)) == {1: 50}
 
 
-def test_more_neighbours_than_samples_is_refused():
+def test_more_neighbors_than_samples_is_refused():
     vectors, labels = sample(5, 0)
     with pytest.raises(UserError, match="k is 10 but there are 5"):
         knn_probe(vectors, labels, vectors, labels, 2, (1, 10))

@@ -28,8 +28,8 @@ def test_they_are_those_of_the_samples(tmp_path):
     assert len(shards.counts) == 3 and read_labels(shards).tolist() == LABELS
 
 
-def test_unlabelled_samples_are_counted(tmp_path):
-    with pytest.raises(UserError, match=r"11 of 11 samples of .* have no label: probes need labelled shards"):
+def test_unlabeled_samples_are_counted(tmp_path):
+    with pytest.raises(UserError, match=r"11 of 11 samples of .* have no label: probes need labeled shards"):
         read_labels(write_set(tmp_path, [None] * 11, None))
 
 

@@ -13,11 +13,11 @@ from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.probes.attentive import attention_heads
-from jepa_pipeline.probes.examine import readers_of
-from jepa_pipeline.probes.ledger import Entry, identity, title
+from jepa_pipeline.probes.evaluate import readers_of
+from jepa_pipeline.probes.feature_extractors import Reader, names_of
 from jepa_pipeline.probes.levels import check_level, is_trained_whole, is_untrained, level_of, up_to, wanted_levels
-from jepa_pipeline.probes.readers import Reader, names_of
 from jepa_pipeline.probes.report import Row
+from jepa_pipeline.probes.results_table import Entry, identity, title
 from jepa_pipeline.probes.table import due_to_time
 from jepa_pipeline.probes.untrained import describe
 

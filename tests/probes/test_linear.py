@@ -13,9 +13,9 @@ CONFIG = ProbeConfig(weight_decay=(1e-1, 1e-2, 1e-3))
 
 def blobs(samples, classes=3, width=7, spread=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    centres = 2 * torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
+    centers = 2 * torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(samples) % classes
-    return centres[labels] + spread * torch.randn(samples, width, generator=generator), labels
+    return centers[labels] + spread * torch.randn(samples, width, generator=generator), labels
 
 
 @pytest.mark.parametrize("decay", [1e-1, 1e-3])

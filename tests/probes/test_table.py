@@ -6,7 +6,7 @@ import pytest
 
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.probes.report import ProbeReport, Row
-from jepa_pipeline.probes.table import best_neighbours, due_to_time, show
+from jepa_pipeline.probes.table import best_neighbors, due_to_time, show
 
 
 def accuracy(name, protocol, right, total=1000, **settings):
@@ -33,22 +33,22 @@ def test_noise_is_not_due_to_the_order_of_frames(whole, shuffled):
     )
 
 
-def neighbours(name, kind, *counts, **size):
+def neighbors(name, kind, *counts, **size):
     return [accuracy(name, "knn", right, features=kind, k=k, **size) for k, right in zip((5, 10, 20), counts, strict=True)]
 
 
 def test_of_k_nn_only_the_best_k_of_each_kind_is_printed():
     linear = accuracy("target", "linear", 7, features="last", weight_decay=0.1)
-    rows = [linear, *neighbours("target", "last", 5, 6, 6), *neighbours("target", "last4", 3, 1, 4)]
-    rows += neighbours("random_init", "last", 0, 0, 0)
-    assert best_neighbours(rows) == [linear, rows[2], rows[6], rows[7]]
+    rows = [linear, *neighbors("target", "last", 5, 6, 6), *neighbors("target", "last4", 3, 1, 4)]
+    rows += neighbors("random_init", "last", 0, 0, 0)
+    assert best_neighbors(rows) == [linear, rows[2], rows[6], rows[7]]
 
 
 def test_the_table_fits_80_columns_with_every_name_whole(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     names = ("target", "random_init", "frames_shuffled", "frames_apart")
     rows = [accuracy(name, "linear", 1000, features="last4", weight_decay=1e-6) for name in names]
-    rows += [row for name in names for row in neighbours(name, "last", 912, 1, 2)]
+    rows += [row for name in names for row in neighbors(name, "last", 912, 1, 2)]
     rows += [accuracy(name, "attentive", 900, form="vjepa2", lr=3e-4, weight_decay=0.01) for name in names]
     rows += [accuracy("pixels", "linear", 900, features="pixels", weight_decay=1e-6, frames=4, side=16)]
     made = {"data": "x", "data_hash": {}, "config_hash": "c", "weights_hash": "w", "step": 1, "version": "0", "selection": {}}

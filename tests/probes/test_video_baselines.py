@@ -10,15 +10,15 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.clip_list import ClipList
 from jepa_pipeline.data.clips import eval_clips
+from jepa_pipeline.data.eval_clips import ClipList
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import encode_video, open_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
+from jepa_pipeline.probes.feature_extractors import Reader, frame_orders, shuffle_frames
 from jepa_pipeline.probes.features import Lens, extract
 from jepa_pipeline.probes.linear import linear_probe
-from jepa_pipeline.probes.readers import Reader, frame_orders, shuffle_frames
 
 LENS = Lens((0.5,) * 3, (0.25,) * 3)
 ENCODER = EncoderConfig(image_size=16, patch_size=8, frames=8, tubelet_size=2, embed_dim=24, depth=2, num_heads=2)
@@ -114,9 +114,9 @@ def test_only_who_knows_the_order_of_frames_tells_brighter_from_darker():
 
 
 def video(number, frames=12):
-    """Each frame of its own grey."""
-    greys = np.linspace(20 + number, 230, frames)
-    return encode_video([np.full((20, 28, 3), grey, np.uint8) for grey in greys], 10.0)
+    """Each frame of its own gray."""
+    grays = np.linspace(20 + number, 230, frames)
+    return encode_video([np.full((20, 28, 3), gray, np.uint8) for gray in grays], 10.0)
 
 
 @pytest.fixture(scope="module")

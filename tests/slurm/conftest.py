@@ -34,9 +34,9 @@ def pytest_collection_modifyitems(items):
 def until():
     """A function that waits until another gives something true, and returns it; it fails when that takes too long."""
 
-    def wait(question, seconds=DEADLINE_S, shown=lambda: ""):
+    def wait(task, seconds=DEADLINE_S, shown=lambda: ""):
         end = time.monotonic() + seconds
-        while not (answer := question()):
+        while not (answer := task()):
             assert time.monotonic() < end, f"not within {seconds} s\n{shown()}"
             time.sleep(0.5)
         return answer

@@ -35,14 +35,14 @@ class Jobs(NamedTuple):
     sweep: list[str]
     failing: str
     orphan: str
-    cancelled: str
+    canceled: str
     requeued: str
     pair: str
 
 
 @pytest.fixture(scope="module")
 def queued(project, until, monkeypatch_module):
-    """A run with an export, four runs with a table, one that fails, one that waits for it, one cancelled, one preempted, one of two
+    """A run with an export, four runs with a table, one that fails, one that waits for it, one canceled, one preempted, one of two
     processes."""
     sweep = ["--sweep", "optim.lr=1e-3", "--sweep", "seed=0,1", "--sweep", "optim.weight_decay=0.01,0.02", "--at-most", "2"]
     (failing,) = ids(project("submit", "shards", "check", "nowhere"))
@@ -52,13 +52,13 @@ def queued(project, until, monkeypatch_module):
     (pair,) = queue(works, load_site(SITE, ["nodes=2", "tasks_per_node=1"]))
     chain = ids(project("submit", "pretrain", RECIPE, "--then", "probe protocols=[knn]", "--then", "export"))
     swept = ids(project("submit", "pretrain", RECIPE, "name=many", *sweep))
-    (cancelled,) = ids(project("submit", *BENCH, 200))
+    (canceled,) = ids(project("submit", *BENCH, 200))
     (requeued,) = ids(project("submit", *BENCH, 10))
-    for id, act in ((requeued, preempt), (cancelled, lambda id: project("cancel", id))):
+    for id, act in ((requeued, preempt), (canceled, lambda id: project("cancel", id))):
         until(lambda id=id: "Loading pickle" in log(project, id), shown=lambda: project("jobs", "--all"))
         time.sleep(1)  # until submitit listens
         act(id)
-    found = Jobs(chain, swept, failing, orphan, cancelled, requeued, pair)
+    found = Jobs(chain, swept, failing, orphan, canceled, requeued, pair)
     live = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "UNKNOWN")
     until(lambda: not {row["state"] for row in rows(project).values()} & set(live), shown=lambda: project("jobs", "--all"))
     return found
@@ -117,9 +117,9 @@ def test_what_waits_for_a_failed_job_is_taken_away(project, queued):
     assert rows(project)[queued.orphan]["state"] == "CANCELLED"
 
 
-def test_a_cancelled_job_is_gone(project, queued):
-    row = rows(project)[queued.cancelled]
-    assert row["state"] == "CANCELLED" and row["why"] == "by root" and "left alone" in project("cancel", queued.cancelled)
+def test_a_canceled_job_is_gone(project, queued):
+    row = rows(project)[queued.canceled]
+    assert row["state"] == "CANCELLED" and row["why"] == "by root" and "left alone" in project("cancel", queued.canceled)
 
 
 def test_a_preempted_command_begins_anew(project, queued):

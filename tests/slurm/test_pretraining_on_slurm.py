@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.tracker import read_rows
-from jepa_pipeline.training.watch import GIVEN_UP
+from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.training.watchdog import GIVEN_UP
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH = 240, 8
@@ -102,7 +102,7 @@ def hit(signal, rank):
 WAVES = (
     ("alone", "requeued", "preempted"),
     ("alone_sharded", "warned"),
-    ("killed", "stopped", "cancelled"),
+    ("killed", "stopped", "canceled"),
 )
 """Which are queued together: all at once would be too much for two cores."""
 DISTURBANCES = {
@@ -112,7 +112,7 @@ DISTURBANCES = {
     "preempted": (preempt, BUSY_NODES, "ddp"),
     "killed": (hit("KILL", 1), QUIET_NODES, "ddp"),
     "stopped": (hit("STOP", 0), QUIET_NODES, "ddp"),
-    "cancelled": (cancel, QUIET_NODES, "ddp"),
+    "canceled": (cancel, QUIET_NODES, "ddp"),
     "alone_sharded": (None, QUIET_NODES, "fsdp2"),
 }
 
@@ -166,8 +166,8 @@ def test_the_process_that_is_gone_is_named(runs, name, rank):
     assert GIVEN_UP == 71
 
 
-def test_what_is_cancelled_does_not_come_back(runs):
-    run = runs["cancelled"]
+def test_what_is_canceled_does_not_come_back(runs):
+    run = runs["canceled"]
     assert run.state() == "CANCELLED" and not any(end["requeued"] for end in run.ends())
     assert run.step() < STEPS
 

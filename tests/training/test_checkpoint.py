@@ -15,10 +15,10 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
+from jepa_pipeline.training.async_save import Saver
 from jepa_pipeline.training.checkpoint import About, clear_leftovers, ends_at, load, load_last, step_of, steps
+from jepa_pipeline.training.dcp_storage import read_index
 from jepa_pipeline.training.files import HashedFile
-from jepa_pipeline.training.saving import Saver
-from jepa_pipeline.training.sharded import read_index
 
 
 def make_about(step):

@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.order import Order
+from jepa_pipeline.data.sampler import Order
 from jepa_pipeline.data.writer import png_record, write_shards
-from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_last
-from jepa_pipeline.training.damage import DAMAGED
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.tracker import read_rows
+from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.training.skipped_samples import DAMAGED
 
 QUIET = Console(quiet=True)
 
@@ -90,7 +90,7 @@ def test_the_stop_names_the_checkpoint_from_which_it_goes_on(damaged):
 
 
 def test_it_is_judged_early_in_a_long_run(damaged, monkeypatch):
-    monkeypatch.setattr("jepa_pipeline.training.damage.JUDGED_FROM", 16)
+    monkeypatch.setattr("jepa_pipeline.training.skipped_samples.JUDGED_FROM", 16)
     with pytest.raises(UserError, match=r"of (16|24|32) samples could not be used"):
         pretrain(damaged("data.damage.limit=0.05"), QUIET)
 
@@ -100,7 +100,7 @@ def test_policy_stop_ends_the_run_in_one_sentence(damaged):
         pretrain(damaged("data.damage.policy=stop", "data.workers=1"), QUIET)
 
 
-def test_a_mixture_logs_its_realised_shares(tiny, shards):
+def test_a_mixture_logs_its_realized_shares(tiny, shards):
     config = tiny(f"data.train=[{{path: {shards / 'train'}, weight: 3}}, {shards / 'test'}]")
     pretrain(config, QUIET)
     last = [row for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row][-1]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import FREE, RunConfig
-from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.training.folder import newest_about
+from jepa_pipeline.training.run_folder import newest_about
 
 QUIET = Console(quiet=True)
 
@@ -93,9 +93,9 @@ def test_leftovers_of_a_killed_run_are_removed(tiny):
 
 
 def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
-    from jepa_pipeline.training.folder import claimed
+    from jepa_pipeline.training.run_folder import claimed
 
-    monkeypatch.setattr("jepa_pipeline.training.folder.CLAIM_S", 0.2)
+    monkeypatch.setattr("jepa_pipeline.training.run_folder.CLAIM_S", 0.2)
     config = tiny()
     with claimed(config), pytest.raises(UserError, match=r"another process is training in .*tiny: wait for it or stop it"):
         pretrain(config, QUIET)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.weights import load_encoder
-from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_last
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.tracker import read_rows
+from jepa_pipeline.training.loggers import read_rows
 
 RECIPE = Path(__file__).parents[2] / "configs" / "debug" / "hjepa.yaml"
 QUIET = Console(quiet=True)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.weights import load_encoder, read_card
-from jepa_pipeline.pretrain import pretrain
-from jepa_pipeline.training.beginning import begin_from
 from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.init_from import begin_from
 from jepa_pipeline.training.module import Pretraining
 
 VIDEO = [
@@ -45,7 +45,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         if isinstance(value, torch.Tensor) and name.startswith("method.") and not name.endswith("pos_embed"):
             assert torch.allclose(value, after["module"][name], atol=1e-7), name
     steps = {float(moments["step"]) for moments in after["optimizer"]["state"].values()}
-    assert steps == {5.0}, "the optimiser's moments go on: four steps of the first phase and one of the second"
+    assert steps == {5.0}, "the optimizer's moments go on: four steps of the first phase and one of the second"
     assert after["step"] == 1
     assert read_card(second).begun_from.startswith(str(first / "checkpoints/step-00000004")) and read_card(first).begun_from is None
     fresh = state_of(pretrain(tiny(*VIDEO, kind, *STILL, *larger[:2], "name=third"), quiet))
@@ -61,7 +61,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         (["method.encoder.num_heads=4"], "where method.encoder.num_heads is 2, and here it is 4"),
         (["method.predictor.num_heads=1"], "where method.predictor.num_heads is 2, and here it is 1"),
         (["method.encoder.positions=rope_tiled"], "where method.encoder.positions is rope, and here it is rope_tiled"),
-        (["method.target=stop_gradient"], r"first difference: target\..*make target, regularizer, question"),
+        (["method.target=stop_gradient"], r"first difference: target\..*make target, regularizer, task"),
         (
             [
                 "method.masks=[{name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.2, target_keep: 0.3}, {name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.2, target_keep: 0.3}]"
@@ -80,7 +80,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         "rotary form",
         "target",
         "sets",
-        "optimiser",
+        "optimizer",
         "no folder",
         "no run",
     ],
@@ -99,9 +99,9 @@ BLOCKS = "{name: masked, masks: [{name: blocks, num_blocks: 2, scale: [0.2, 0.4]
 STACK = [
     "method={name: hjepa, levels: ["
     "{encoder: {image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, attention: causal, embed_dim: 24, depth: 2, num_heads: 2},"
-    f" {LEVEL} question: {BLOCKS}}},"
+    f" {LEVEL} task: {BLOCKS}}},"
     "{encoder: {stride: {time: 1, space: 2}, coarsening: conv, embed_dim: 16, depth: 1, num_heads: 2},"
-    f" {LEVEL} question: {{name: forward}}}}]}}",
+    f" {LEVEL} task: {{name: forward}}}}]}}",
     "optim={batch_size_global: 4, total_samples: 16, warmup_samples: 0}",
 ]
 LONGER = ["method.levels.0.encoder.image_size=24", "method.levels.0.encoder.frames=8"]
@@ -135,7 +135,7 @@ REFUSED = [
     (["method.levels.0.encoder.embed_dim=32"], "where method.levels.0.encoder.embed_dim is 24, and here it is 32"),
     (["method.levels.1.predictor.depth=2"], "where method.levels.1.predictor.depth is 1, and here it is 2"),
     (["method.levels.1.target=stop_gradient"], r"first difference: levels.1.target\..*: make target, regularizer"),
-    ([f"method.levels.1.question={MASKED}"], r"first difference: levels.1.predictor.mask_token"),
+    ([f"method.levels.1.task={MASKED}"], r"first difference: levels.1.predictor.mask_token"),
 ]
 
 

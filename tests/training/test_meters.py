@@ -53,9 +53,9 @@ def test_health_tells_collapse_from_learning():
 def test_writing_a_checkpoint_does_not_count_as_waiting_for_data(tiny, monkeypatch):
     from rich.console import Console
 
-    from jepa_pipeline.pretrain import pretrain
-    from jepa_pipeline.training.saving import Saver
-    from jepa_pipeline.training.tracker import read_rows
+    from jepa_pipeline.commands.pretrain import pretrain
+    from jepa_pipeline.training.async_save import Saver
+    from jepa_pipeline.training.loggers import read_rows
 
     original = Saver.write
     monkeypatch.setattr(Saver, "write", lambda *arguments: (time.sleep(0.4), original(*arguments))[1])

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.data.random import Stream, keyed_generator
+from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.masks.build import build_masks, method_masks
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.module import Pretraining
@@ -65,7 +65,7 @@ def make_batch(config):
 
 
 def take_step(module, optimizer, batch):
-    """An optimiser step in the order in which Lightning calls its parts."""
+    """An optimizer step in the order in which Lightning calls its parts."""
     config = module.config
 
     def closure():

@@ -1,4 +1,4 @@
-"""Each optimiser steps as its formula says, and none lets a step that is not finite reach the weights."""
+"""Each optimizer steps as its formula says, and none lets a step that is not finite reach the weights."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from torch import nn
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, OptimConfig, SGDConfig
 from jepa_pipeline.methods.jepa import JEPA
-from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training.checkpoint import load_last
 from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
 
@@ -139,7 +139,7 @@ def test_after_a_broken_step_no_weight_moves_again(config, good_steps):
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.name)
-def test_an_optimiser_goes_on_from_its_state(config, tmp_path):
+def test_an_optimizer_goes_on_from_its_state(config, tmp_path):
     network, other = Parts(), Parts()
     optimizer = build_optimizer(network, config)
     guard = FiniteGuard()
@@ -182,12 +182,12 @@ def test_a_broken_step_ends_the_run_and_leaves_a_whole_checkpoint(tiny, monkeypa
     assert load_last(config.folder / "checkpoints", tell=pytest.fail).state["step"] == 6
 
 
-def test_an_optimiser_that_is_not_named_is_adamw():
+def test_an_optimizer_that_is_not_named_is_adamw():
     assert OPTIM.validate_python({"total_samples": 4096}) == AdamWConfig(total_samples=4096)
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.name)
-def test_an_optimiser_survives_being_written_and_read(config):
+def test_an_optimizer_survives_being_written_and_read(config):
     dumped = OPTIM.dump_python(config, mode="json")
     assert dumped["name"] == config.name
     assert OPTIM.validate_python(dumped) == OPTIM.validate_python(config) == config
@@ -207,7 +207,7 @@ def test_an_optimiser_survives_being_written_and_read(config):
         ({"name": "sgd", "lr": 1.0, "momentum": 1.0}, ("sgd", "momentum"), "less_than"),
     ],
 )
-def test_what_an_optimiser_does_not_have_is_refused(values, where, kind):
+def test_what_an_optimizer_does_not_have_is_refused(values, where, kind):
     with pytest.raises(ValidationError) as raised:
         OPTIM.validate_python({"total_samples": 4096, **values})
     assert [(error["loc"], error["type"]) for error in raised.value.errors()] == [(where, kind)]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
+from jepa_pipeline.commands.submit import work
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.models.weights import load_encoder, read_card
-from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.probes.report import load_report
-from jepa_pipeline.submit import work
-from jepa_pipeline.training import probing
-from jepa_pipeline.training.boundary import Checkpoints
+from jepa_pipeline.training import online_eval as probing
+from jepa_pipeline.training.checkpoint_callback import Checkpoints
 
 QUIET = Console(quiet=True)
 BESIDE = ["probing.submit=false", "probing.every_steps=2"]

@@ -66,8 +66,8 @@ def test_what_a_running_job_is_sent_puts_it_back(stop, slurm, tmp_path, name):
 
 STAYS = {
     "by hand": ({"name": "SIGINT"}, "it was interrupted by hand"),
-    "cancelled": ({"name": "SIGTERM", "state": "COMPLETING"}, "CANCELLED"),
-    "cancelled after it was warned": ({"name": "SIGUSR1", "state": "COMPLETING"}, "CANCELLED"),
+    "canceled": ({"name": "SIGTERM", "state": "COMPLETING"}, "CANCELLED"),
+    "canceled after it was warned": ({"name": "SIGUSR1", "state": "COMPLETING"}, "CANCELLED"),
     "by an administrator": ({"name": "SIGTERM", "state": "COMPLETING", "restarts": 1}, "it is in the queue already"),
     "time limit unannounced": (
         {"name": "SIGTERM", "state": "COMPLETING", "reason": "TimeLimit"},
@@ -91,12 +91,12 @@ def test_a_limit_that_came_while_the_announced_checkpoint_was_written_is_no_canc
     assert stop("SIGUSR1", state="COMPLETING", reason="TimeLimit")[0]
 
 
-def test_a_job_of_which_slurm_says_nothing_may_have_been_cancelled(stop, slurm, tmp_path):
+def test_a_job_of_which_slurm_says_nothing_may_have_been_canceled(stop, slurm, tmp_path):
     slurm.write()
     (slurm.folder / "scontrol").write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
     said = []
     assert not requeue_after_stop(tmp_path, "SIGUSR1", 5, said.append)
-    assert "no such job" in said[0] and "it may have been cancelled" in said[1]
+    assert "no such job" in said[0] and "it may have been canceled" in said[1]
     assert [(end.job, end.requeued) for end in read_ends(tmp_path)] == [("77", False)]
 
 
@@ -145,7 +145,7 @@ def test_after_a_failure_only_what_is_saved_counts_as_progress(slurm, tmp_path):
     assert [(end.step, end.saved) for end in read_ends(tmp_path)] == [(150, 100), (170, 100), (190, 100)]
 
 
-def test_a_cancelled_job_that_hangs_does_not_come_back(slurm, tmp_path):
+def test_a_canceled_job_that_hangs_does_not_come_back(slurm, tmp_path):
     slurm.job["state"] = "COMPLETING"
     slurm.write()
     assert not requeue_after_failure(tmp_path, "rank 1 on node2 is silent", 5, lambda _: None)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.methods.jepa import JEPA
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
-from jepa_pipeline.pretrain import pretrain
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load, load_last
+from jepa_pipeline.training.loggers import read_rows
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.tracker import read_rows
 
 QUIET = Console(quiet=True)
 
@@ -60,7 +60,7 @@ def test_the_same_run_twice_is_bit_identical_whatever_the_workers(tiny):
 
 
 def test_accumulation_changes_nothing_but_rounding(tiny):
-    """Rates, decay and the target's momentum count optimiser steps, not batches; the gradient is the whole batch's mean."""
+    """Rates, decay and the target's momentum count optimizer steps, not batches; the gradient is the whole batch's mean."""
     eps = "optim.eps=1e-3"  # else AdamW would blow the rounding of gradients that are zero, those of key biases, up to whole steps
     whole, parts = run(tiny("name=whole", eps)), run(tiny("name=parts", eps, "optim.accumulate_steps=4"))
     assert parts["step"] == whole["step"] == 6
@@ -76,7 +76,7 @@ def test_horizons_come_from_the_config_and_not_from_the_stream(tiny, monkeypatch
     """A stream without a length trains the same run: no schedule asks the loader how long it is."""
     import jepa_pipeline.data.loader as loader_module
     from jepa_pipeline import pretrain as _  # noqa: F401
-    from jepa_pipeline.data.order import Deal
+    from jepa_pipeline.data.sampler import Deal
 
     first = run(tiny("name=sized"))
     monkeypatch.delattr(Deal, "__len__")

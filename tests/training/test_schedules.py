@@ -1,4 +1,4 @@
-"""Schedules are pure functions of the optimiser step, and are the published ones."""
+"""Schedules are pure functions of the optimizer step, and are the published ones."""
 
 import pytest
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import Interrupted
-from jepa_pipeline.config.show import to_yaml
-from jepa_pipeline.pretrain import pretrain
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_last, step_of, steps
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.tracker import read_rows
+from jepa_pipeline.training.loggers import read_rows
 
 QUIET = Console(quiet=True)
 HASHED = ["log.hashes_every_steps=1", "optim.accumulate_steps=2", "checkpoint.every_steps=100"]
@@ -101,7 +101,7 @@ def test_slurms_term_to_every_process_of_the_job_ends_it_in_order(tiny, tmp_path
 
 SLOW_SAVE = """
 import time
-from jepa_pipeline.training.saving import Saver
+from jepa_pipeline.training.async_save import Saver
 Saver.write = lambda *_: time.sleep(600)
 """
 

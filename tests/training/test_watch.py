@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore
 from torch.utils.data import DataLoader
 
-from jepa_pipeline.training.beats import GONE, Beat, Ledger, spans
-from jepa_pipeline.training.watch import GIVEN_UP, Watch
+from jepa_pipeline.training.heartbeat import GONE, Beat, Ledger, spans
+from jepa_pipeline.training.watchdog import GIVEN_UP, Watch
 
 FORK = multiprocessing.get_context("fork")
 HOSTS = ["node1", "node1", "node2"]

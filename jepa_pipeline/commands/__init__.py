@@ -1,0 +1,1 @@
+"""The commands of `jepa`, a file each; they read like the method section of a paper."""
