@@ -13,10 +13,10 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jepa_pipeline
 from jepa_pipeline.cluster.records import Record, save_record
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.site import SiteConfig
+from jepa_pipeline.version import PACKAGE
 
 RESTARTS_AFTER_TIMEOUT = 3
 """How often a command that cannot go on from a checkpoint begins anew after its time limit; after a preemption it always does."""
@@ -202,7 +202,7 @@ def described(works: Sequence[Work]) -> list[str]:
 
 def environment(site: SiteConfig) -> Iterator[str]:
     """Lines that set the variables; a package that runs from a checkout is found from any folder."""
-    home = Path(jepa_pipeline.__file__).parents[1]
+    home = PACKAGE.parent
     if not {"site-packages", "dist-packages"} & set(home.parts):
         yield f"export PYTHONPATH={shlex.quote(str(home))}${{PYTHONPATH:+:$PYTHONPATH}}"
     for name, value in site.environment.items():

@@ -5,13 +5,11 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
-import jepa_pipeline
 from jepa_pipeline.data.remote import without_secrets
-from jepa_pipeline.version import __version__
+from jepa_pipeline.version import PACKAGE, __version__
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "webdataset", "numpy", "pillow")
 
@@ -32,7 +30,7 @@ def describe_environment() -> dict[str, object]:
 
 def git_state() -> dict[str, str | bool] | None:
     """Commit of the installed sources and whether they were changed since; None where they are no checkout."""
-    source = Path(jepa_pipeline.__file__).parent
+    source = PACKAGE
 
     def git(*arguments: str) -> str:
         result = subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True)

@@ -7,21 +7,18 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous
 
-import jepa_pipeline
-import jepa_pipeline._torchvision  # before lightning
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import barrier, collect, join, leave, lost_contact
 from jepa_pipeline.training.requeue import requeue_after_failure
 from jepa_pipeline.training.watchdog import Watch
-from jepa_pipeline.version import __version__
+from jepa_pipeline.version import PACKAGE, __version__
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -250,7 +247,7 @@ def check_agreement(crew: Crew, config: RunConfig, data: str) -> None:
 
 def code_hash() -> str:
     """First 12 hex digits of the SHA-256 of this package's sources."""
-    digest, package = hashlib.sha256(), Path(jepa_pipeline.__file__).parent
+    digest, package = hashlib.sha256(), PACKAGE
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
