@@ -8,19 +8,20 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jepa_pipeline"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"config", "batch", "distributed", "version"}
+FOUNDATION = {"config", "batch", "distributed", "files", "version"}
 MAY_IMPORT = {
     "version": set(),
+    "files": set(),
     "config": set(),
     "batch": set(),
     "distributed": set(),
     "losses": set(),
     "models": FOUNDATION,
     "masks": {"config", "batch"},
-    "data": {"config", "batch", "version"},
+    "data": {"config", "batch", "files", "version"},
     "synthetic": {"config", "batch", "version", "data"},
     "methods": FOUNDATION | {"losses", "models"},
-    "cluster": {"config", "version"},
+    "cluster": {"config", "files", "version"},
     "probes": FOUNDATION | {"models", "data"},
     "checks": FOUNDATION | {"models", "data", "methods", "cluster"},
     "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "cluster"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.files import atomic_write
 
 
 class Record(Section):
@@ -38,9 +39,7 @@ class Record(Section):
 def save_record(record: Record) -> None:
     """Write a record so that it is whole or not there."""
     record.folder.mkdir(parents=True, exist_ok=True)
-    partial = record.folder / f".{record.id}.json"
-    partial.write_text(record.model_dump_json(indent=2) + "\n")
-    partial.replace(record.folder / f"{record.id}.json")
+    atomic_write(record.folder / f"{record.id}.json", record.model_dump_json(indent=2) + "\n")
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -51,8 +50,6 @@ def read_records(folder: Path) -> list[Record]:
 
 def readable(paths: list[Path]) -> Iterator[Record]:
     for path in paths:
-        if path.name.startswith("."):
-            continue  # half written
         try:
             record = Record.model_validate_json(path.read_text())
         except (ValidationError, UnicodeDecodeError):

@@ -10,10 +10,8 @@ from rich.console import Console
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.hjepa import HJepaConfig
-from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import MaskSampler
@@ -21,7 +19,8 @@ from jepa_pipeline.data.manifest import MANIFEST, read_manifest
 from jepa_pipeline.data.remote import is_remote, join, without_secrets
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.masks.build import future_masks, level_masks, method_masks
+from jepa_pipeline.files import atomic_path, atomic_write
+from jepa_pipeline.masks.build import build_future_samplers, build_samplers_by_level
 from jepa_pipeline.models.weights import EncoderCard, read_card
 from jepa_pipeline.probes.energies import Asked, Draw, Measured, Subject, measure_clips, measure_images
 from jepa_pipeline.probes.energy_report import EnergyReport, energy_key, error_rows, place_sentences, separation_rows, show
@@ -29,8 +28,7 @@ from jepa_pipeline.probes.error_maps import Span, animate, draw_sheet, spans
 from jepa_pipeline.probes.evaluate import feed
 from jepa_pipeline.probes.features import Lens, compute_device
 from jepa_pipeline.probes.negatives import Cut, cut_at
-from jepa_pipeline.probes.report import write_whole
-from jepa_pipeline.probes.rollout_error import Distance, draw_horizons, sentences
+from jepa_pipeline.probes.rollout_error import draw_horizons, sentences
 from jepa_pipeline.probes.sets import around, damage_has_a_cure, set_name
 from jepa_pipeline.training.checkpoint import About
 from jepa_pipeline.training.trained_method import load_trained
@@ -41,7 +39,6 @@ FEWEST = 3
 STILL_FPS = 8.0
 """Of animations of clips whose own rate is not known."""
 
-AnyJepaConfig = IJepaConfig | VJepaConfig | HJepaConfig
 Samplers = list[list[MaskSampler]]
 
 
@@ -84,18 +81,18 @@ def energy(
     folder = Path(run)
     config = load_config(folder)
     method = config.method
-    if not isinstance(method, AnyJepaConfig):
+    if not method.mask_sets:
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
     if not 0 < past < 1:
         raise UserError(f"--past is {past:g}, but it is the share of a clip that is seen: give one between 0 and 1")
     asked, about = trained(folder)
     found, card = choose(config, None if data is None else str(data), samples, seed), read_card(folder)
-    encoders = levels(method)
-    cut = cut_at(past, encoders) if encoders[0].clips else None
+    encoders = method.encoders
+    cut = cut_at(past, encoders) if encoders[0].modality.has_time else None
     if cut and abs(cut.share - past) > 1e-6:
         say(f"{cut.frames} of {encoders[0].frames} frames are past, the nearest to {past:g} that lies between steps of every level")
-    samplers = future(method, cut) if cut else hidden(method)
-    asked_of = distances(method)[: len(cut.steps) if cut else None]
+    samplers = future(method, cut) if cut else training_samplers(method)
+    asked_of = method.distances[: len(cut.steps) if cut else None]
     subject = Subject(asked, drawing(samplers), Lens(card.mean, card.std), asked_of, seed, pictures)
     stream = feed(found.shards, card, ProbeConfig.model_validate({"workers": config.data.workers}), 1, 1, 0)
     passes = deal(found.chosen, stream.samples_per_pass)
@@ -124,7 +121,7 @@ def energy(
     path = (out or folder / "energy") / f"{found.name}-{about.step:08d}-{energy_key(report, len(measured.shown))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     report = report.model_copy(update={"pictures": draw(measured, path, report.colors, cut.frames if cut else 0, rate(card))})
-    write_whole(path, report.model_dump_json(indent=1) + "\n")
+    atomic_write(path, report.model_dump_json(indent=1) + "\n")
     show(report, path)
     return report
 
@@ -160,7 +157,7 @@ def choose(config: RunConfig, data: str | None, count: int, seed: int) -> Sample
         say(f"looking at {without_secrets(location)}, {why} (--data names others)")
     if (most := min(count, shards.manifest.samples)) < 2:
         raise UserError(f"{most} sample of {without_secrets(location)} has no other one to be told from: give 2 or more")
-    order = keyed_generator(seed, Stream.ORDER, 0, 0).permutation(shards.manifest.samples)
+    order = keyed_generator(seed, Stream.SHUFFLE, 0, 0).permutation(shards.manifest.samples)
     return Samples(shards, name, order[:count].tolist())
 
 
@@ -175,35 +172,22 @@ def holds_shards(location: str) -> bool:
 
 
 def clips(config: RunConfig) -> bool:
-    return isinstance(config.method.encoder, EncoderConfig) and config.method.encoder.clips
+    return config.method.encoder.modality.has_time
 
 
-def levels(method: AnyJepaConfig) -> tuple[EncoderConfig, ...]:
-    """The encoders, from the pixels up."""
-    return method.encoders if isinstance(method, HJepaConfig) else (method.encoder,)
+def future(method: MethodConfig, cut: Cut) -> Samplers:
+    """Return for each level the mask that hides the future, once per mask set, because each has its own mask token.
 
-
-def distances(method: AnyJepaConfig) -> list[Distance]:
-    """Of each level, between what is predicted and what is true."""
-    return [level.distance for level in method.levels] if isinstance(method, HJepaConfig) else [method.distance]
-
-
-def hidden(method: AnyJepaConfig) -> Samplers:
-    """The masks of each level as in training."""
-    return [[*level] for level in level_masks(method)] if isinstance(method, HJepaConfig) else [[*method_masks(method)]]
-
-
-def future(method: AnyJepaConfig, cut: Cut) -> Samplers:
-    """Of each level the mask that hides the future, as often as the level has tasks, each of which has its own mask token.
-
-    Levels that are left out, but are asked all the same, have their masks of training.
+    Levels above the cut's are computed all the same, with their training masks.
     """
-    assert not isinstance(method, IJepaConfig)
-    asked = method.tasks if isinstance(method, HJepaConfig) else [method.mask_sets]
-    pairs = zip(future_masks(method, cut.share), asked, strict=True)
-    found: Samplers = [[sampler for sampler in samplers for _ in tasks] for samplers, tasks in pairs]
-    there = len(cut.steps)
-    return found if there == len(found) else [*found[:there], *hidden(method)[there:]]
+    pairs = zip(build_future_samplers(method, cut.share), method.level_masks, strict=True)
+    samplers: Samplers = [[sampler for sampler in level for _ in mask_sets] for level, mask_sets in pairs]
+    return [*samplers[: len(cut.steps)], *training_samplers(method)[len(cut.steps) :]]
+
+
+def training_samplers(method: MethodConfig) -> Samplers:
+    """Return the mask samplers of each level, as in training."""
+    return [[*level] for level in build_samplers_by_level(method)]
 
 
 def drawing(samplers: Samplers) -> Draw:
@@ -244,12 +228,10 @@ def whole(path: Path, write: Callable[[Path], object]) -> str:
     Raises:
         UserError: there is no room for it, or no right to write it.
     """
-    partial = path.with_name(f".{path.name}")
     try:
-        write(partial)
-        partial.replace(path)
+        with atomic_path(path) as temporary:
+            write(temporary)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path} could not be written ({error.strerror}): make room, or name another folder with --out") from None
     return path.name
 

@@ -14,6 +14,7 @@ from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard
 from jepa_pipeline.data.samples import IMAGES, LABEL, MEDIA, VIDEOS, Fault, Found, Place, find_samples
 from jepa_pipeline.data.tar import Passing, Readable, ShardError, shown
 from jepa_pipeline.data.video import VideoFacts, video_facts
+from jepa_pipeline.files import atomic_write
 
 MAX_EXTENSIONS = 64
 """Kinds of members in a shard, each of which is a list as long as the shard has samples."""
@@ -74,16 +75,12 @@ def load_index(tar: Path) -> ShardIndex:
 
 def save_index(index: ShardIndex, tar: Path) -> None:
     """Write an index in place of the one that may be there."""
-    partial = index_path(tar).with_suffix(".partial")
-    partial.write_text(index.model_dump_json(exclude={"videos"} if index.videos is None else None))
-    partial.replace(index_path(tar))
+    atomic_write(index_path(tar), index.model_dump_json(exclude={"videos"} if index.videos is None else None))
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write a manifest, at once and in place of the one that may be there."""
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(manifest.model_dump_json(indent=1) + "\n")
-    partial.replace(folder / MANIFEST)
+    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 class Indexed(NamedTuple):

@@ -17,8 +17,10 @@ from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.distributed import rank, whole
+from jepa_pipeline.files import atomic_path
 from jepa_pipeline.models.backbone import Backbone
-from jepa_pipeline.models.build import AnyEncoder, build_encoder
+from jepa_pipeline.models.build import build_encoder
+from jepa_pipeline.models.interface import BaseEncoder
 
 WEIGHTS, CARD = "model.safetensors", "config.json"
 
@@ -66,7 +68,7 @@ class EncoderCard(Section):
 Weights = dict[str, torch.Tensor]
 
 
-def encoder_weights(encoder: AnyEncoder) -> Weights:
+def gather_weights(encoder: BaseEncoder) -> Weights:
     """A copy of all of an encoder's weights in the host's memory, by their names on disk. Of several processes all must ask, and
     the first is given it.
     """
@@ -78,9 +80,9 @@ def encoder_weights(encoder: AnyEncoder) -> Weights:
     return weights
 
 
-def save_encoder(folder: Path, encoder: AnyEncoder, card: EncoderCard) -> None:
+def save_encoder(folder: Path, encoder: BaseEncoder, card: EncoderCard) -> None:
     """Write an encoder; see save_weights."""
-    save_weights(folder, encoder_weights(encoder), card)
+    save_weights(folder, gather_weights(encoder), card)
 
 
 def save_weights(folder: Path, weights: Weights, card: EncoderCard) -> None:
@@ -99,10 +101,10 @@ def save_weights(folder: Path, weights: Weights, card: EncoderCard) -> None:
 
 def write_files(folder: Path, weights: Weights, card: EncoderCard) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
-    (folder / f".{CARD}").write_text(card.model_dump_json(indent=2) + "\n")
-    for name in (WEIGHTS, CARD):
-        (folder / f".{name}").replace(folder / name)
+    # Nested, so that neither file is replaced before both are written: a full disk leaves an older pair as it was.
+    with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
+        save_file(weights, weights_path, metadata={"format": "pt"})
+        card_path.write_text(card.model_dump_json(indent=2) + "\n")
 
 
 def timm_named(network: nn.Module) -> nn.Module:
@@ -135,7 +137,7 @@ def read_card(folder: str | Path) -> EncoderCard:
         raise UserError(f"{path} is not an encoder's card: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def load_encoder(folder: str | Path) -> AnyEncoder:
+def load_encoder(folder: str | Path) -> BaseEncoder:
     """The encoder of a run folder or encoder folder, frozen and in eval mode; every weight must match."""
     encoder = build_encoder(read_card(folder).encoder)
     path = encoder_folder(folder) / WEIGHTS

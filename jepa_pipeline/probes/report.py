@@ -9,6 +9,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig, Protocol
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.files import atomic_write
 from jepa_pipeline.probes.attentive import AttentiveTrial
 from jepa_pipeline.probes.linear import Trial
 
@@ -74,15 +75,8 @@ class ProbeReport(Section):
 
 def save_report(path: Path, report: ProbeReport) -> None:
     """Write the report whole or not at all."""
-    write_whole(path, report.model_dump_json(indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, in folders that are made, so that it is there in full or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text)
-    partial.replace(path)
+    atomic_write(path, report.model_dump_json(indent=1) + "\n")
 
 
 def load_reports(folder: Path) -> list[ProbeReport]:

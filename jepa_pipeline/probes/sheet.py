@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jepa_pipeline.probes.report import write_whole
+from jepa_pipeline.files import atomic_write
 
 NOTHING = "–"
 WIDEST = 10_000
@@ -72,6 +72,7 @@ def write_sheet(
         "json": json.dumps(document, indent=1) + "\n",
     }
     paths = {kind: Path(f"{prefix}.{kind}") for kind in texts}
+    prefix.parent.mkdir(parents=True, exist_ok=True)
     for kind, text in texts.items():
-        write_whole(paths[kind], text)
+        atomic_write(paths[kind], text)
     return list(paths.values())

@@ -10,7 +10,8 @@ from typing import Any
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.distributed import collect, host_group, rank, world_size
-from jepa_pipeline.training.checkpoint import ABOUT, PARTIAL, STATE, About, State, drop_old, give_name, own_file
+from jepa_pipeline.files import PARTIAL
+from jepa_pipeline.training.checkpoint import ABOUT, STATE, About, State, drop_old, give_name, own_file
 from jepa_pipeline.training.collectives import agreed
 from jepa_pipeline.training.dcp_storage import Part, parts_here, stage, write_parts
 from jepa_pipeline.training.files import HashedFiles

@@ -26,13 +26,14 @@ from pydantic import Field, ValidationError
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.distributed import rank, world_size
+from jepa_pipeline.files import PARTIAL, atomic_path, fsync, sha256_of
 from jepa_pipeline.training.collectives import agreed, by_first
 from jepa_pipeline.training.dcp_storage import INDEX, Like, read_tensors
-from jepa_pipeline.training.files import Damage, sha256_of, sync_file
+from jepa_pipeline.training.files import Damage
 from jepa_pipeline.training.pytree import join
 
 STATE, ABOUT, LAST = "state.pt", "about.json", "last"
-PARTIAL, DROPPED, DAMAGED = ".partial", ".dropped", ".damaged"
+DROPPED, DAMAGED = ".dropped", ".damaged"
 NAME = re.compile(r"step-\d{8,}")
 
 State = dict[str, Any]
@@ -66,11 +67,11 @@ def own_file(number: int) -> str:
 
 def give_name(partial: Path, final: Path) -> None:
     """Give a checkpoint that is all written its name, and only then move `last`."""
-    sync_file(partial)
+    fsync(partial)
     if final.exists():
         retire(final)
     partial.rename(final)
-    sync_file(final.parent)
+    fsync(final.parent)
     point_last(final.parent, final.name)
 
 
@@ -92,10 +93,9 @@ def drop_old(final: Path, keep_last: int, keep_every: int | None) -> OSError | N
 
 def point_last(folder: Path, name: str) -> None:
     """Make `last` name a checkpoint in one indivisible rename."""
-    pointer = folder / f".{LAST}"
-    pointer.unlink(missing_ok=True)
-    pointer.symlink_to(name)
-    pointer.replace(folder / LAST)
+    with atomic_path(folder / LAST) as pointer:
+        pointer.unlink(missing_ok=True)  # left by a process that was killed
+        pointer.symlink_to(name)
 
 
 def retire(checkpoint: Path) -> None:
@@ -120,7 +120,7 @@ def clear_leftovers(folder: Path) -> None:
     """Remove what a killed run had half written or half deleted, as far as it can be."""
     for suffix in (PARTIAL, DROPPED):
         sweep(folder, suffix)
-    (folder / f".{LAST}").unlink(missing_ok=True)
+    (folder / f"{LAST}{PARTIAL}").unlink(missing_ok=True)
 
 
 def steps(folder: Path) -> list[Path]:

@@ -11,11 +11,11 @@ from torch import Tensor
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import Interrupted
 from jepa_pipeline.distributed import Flags, collect, is_dealt, rank, world_size
-from jepa_pipeline.models.weights import EncoderCard, encoder_weights, save_weights
+from jepa_pipeline.files import fsync
+from jepa_pipeline.models.weights import EncoderCard, gather_weights, save_weights
 from jepa_pipeline.training.async_save import Saver
 from jepa_pipeline.training.callbacks import StepCallback, due
 from jepa_pipeline.training.checkpoint import About, Loaded, State
-from jepa_pipeline.training.files import sync_file
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.optim import build_optimizer
 from jepa_pipeline.training.signals import StopSignals
@@ -168,16 +168,16 @@ class Checkpoints(StepCallback):
     def save(self, module: Pretraining, wait: bool) -> None:
         """The encoder first: a run whose last checkpoint is there is finished, and its encoder must be too."""
         self.watch.at("checkpoint", module.step)
-        module.stop_if_broken()
+        module.check_finite()
         for write in self.before_save:
             write(module)
         folder, progress = module.config.folder, {"step": module.step, "samples": module.samples}
-        card, weights = self.card.model_copy(update=progress), encoder_weights(module.method.kept_encoder)
+        card, weights = self.card.model_copy(update=progress), gather_weights(module.method.kept_encoder)
 
         def write_beside() -> None:
             save_weights(folder / "encoder", weights, card)
             for log in folder.glob("*.jsonl"):
-                sync_file(log)  # else a checkpoint could outlive the lines that lead to it
+                fsync(log)  # else a checkpoint could outlive the lines that lead to it
 
         state, own = snapshot(self.optimizer, module)
         self.saver.save(state, own, self.about.model_copy(update=progress), before=write_beside, wait=wait)

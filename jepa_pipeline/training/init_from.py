@@ -10,12 +10,12 @@ from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.files import atomic_write
 from jepa_pipeline.training.checkpoint import Loaded, State, anywhere, find_whole, load, newest_about, read_about, steps
 from jepa_pipeline.training.collectives import by_first
 from jepa_pipeline.training.dcp_storage import Like
 from jepa_pipeline.training.files import Damage
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.run_folder import replace_text
 
 BEGINNING = "begun_from.json"
 NETWORKS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
@@ -66,7 +66,7 @@ def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object],
     module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
     about = loaded.about
     beginning = Beginning(path=str(loaded.path), step=about.step, samples=about.samples, sha256=about.sha256)
-    by_first(lambda: replace_text(module.config.folder / BEGINNING, beginning.model_dump_json(indent=1) + "\n"))
+    by_first(lambda: atomic_write(module.config.folder / BEGINNING, beginning.model_dump_json(indent=1) + "\n"))
     tell(f"begins with the networks of {loaded.path}, which have seen {about.samples:,} samples")
     groups = module.configure_optimizers().state_dict()["param_groups"]
     return {"state": loaded.state["optimizer"]["state"], "param_groups": groups}

@@ -11,12 +11,12 @@ from typing import Any
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.remote import without_secrets
 from jepa_pipeline.distributed import rank
-from jepa_pipeline.training.run_folder import replace_text
+from jepa_pipeline.files import atomic_write
 
 Row = dict[str, float | int]
 
 
-class RunLog:
+class MetricsWriter:
     """metrics.jsonl of a run: one object a line, flushed line by line; steps that are run again are dropped first.
 
     Of several processes the first alone writes.
@@ -44,7 +44,7 @@ class RunLog:
 def trim(path: Path, last_step: int) -> list[Any]:
     """Drop the lines of later steps, which will be run again; those that stay."""
     rows = [row for row in read_rows(path) if row["step"] <= last_step]
-    replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
@@ -68,7 +68,7 @@ def wandb_id(folder: Path) -> str:
     """The run's own, kept in its folder: begun anew elsewhere, or after the folder was deleted, it is another run."""
     path = folder / "wandb_id"
     if not path.exists():
-        replace_text(path, token_hex(8))
+        atomic_write(path, token_hex(8))
     return path.read_text()
 
 

@@ -15,10 +15,10 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.site import load_site
 from jepa_pipeline.config.trainer import ProbingConfig
 from jepa_pipeline.distributed import rank
-from jepa_pipeline.models.weights import EncoderCard, Weights, encoder_weights, read_card, save_weights
+from jepa_pipeline.files import fsync
+from jepa_pipeline.models.weights import EncoderCard, Weights, gather_weights, read_card, save_weights
 from jepa_pipeline.probes.runs import SNAPSHOTS, run_of
 from jepa_pipeline.training.callbacks import StepCallback
-from jepa_pipeline.training.files import sync_file
 from jepa_pipeline.training.module import Pretraining
 from lightning import Trainer
 
@@ -31,7 +31,7 @@ JOBS = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_", "PMI_",
 DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 
 
-class ProbeJobs(StepCallback):
+class OnlineEval(StepCallback):
     """Keeps the encoder of every so many steps and has it probed. What goes wrong with that is said and never ends the run.
 
     A snapshot is there whole or not at all. One that is there is left alone and probed once: by the run that goes on, if the one
@@ -55,8 +55,8 @@ class ProbeJobs(StepCallback):
         self.look()
         if every is None or module.step % every:
             return
-        module.stop_if_broken()
-        weights = encoder_weights(module.method.kept_encoder)
+        module.check_finite()
+        weights = gather_weights(module.method.kept_encoder)
         if rank() > 0:
             return
         folder = module.config.folder / SNAPSHOTS / f"step-{module.step:08d}"
@@ -118,7 +118,7 @@ class ProbeJobs(StepCallback):
         self.look()
 
 
-def check_probing(config: ProbingConfig) -> None:
+def check_online_eval(config: ProbingConfig) -> None:
     """Refuse what could not be submitted later.
 
     Raises:
@@ -140,7 +140,7 @@ def write_snapshot(folder: Path, weights: Weights, card: EncoderCard) -> None:
     rmtree(partial, ignore_errors=True)
     save_weights(partial, weights, card)
     for file in [*partial.iterdir(), partial]:
-        sync_file(file)
+        fsync(file)
     if folder.exists():
         rmtree(folder)
     partial.rename(folder)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jepa_pipeline.cluster.allocation import Allocation, SlurmRefused, job_id, requeue, this_allocation
+from jepa_pipeline.files import atomic_write
 from jepa_pipeline.training.checkpoint import step_of, steps
 from jepa_pipeline.training.loggers import read_rows
-from jepa_pipeline.training.run_folder import replace_text
 
 REQUEUES = "requeues.jsonl"
 """In a run folder: a line for each end of a job that was not the end of the run."""
@@ -114,4 +114,4 @@ def read_ends(folder: Path) -> list[End]:
 
 
 def write_ends(folder: Path, ends: list[End]) -> None:
-    replace_text(folder / REQUEUES, "".join(json.dumps(end._asdict()) + "\n" for end in ends))
+    atomic_write(folder / REQUEUES, "".join(json.dumps(end._asdict()) + "\n" for end in ends))

@@ -8,14 +8,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 import torch
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.render import to_yaml
-from jepa_pipeline.config.run import FREE, RunConfig
+from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
+from jepa_pipeline.files import atomic_write
 from jepa_pipeline.training import checkpoint
 from jepa_pipeline.training.checkpoint import About, clear_leftovers
 from jepa_pipeline.training.environment import describe_environment
@@ -24,14 +24,14 @@ Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
 
 
-LEASE_S = 120.0
+REQUEUED_LOCK_TIMEOUT_S = 120.0
 """The same of a job that Slurm queued again: on a shared disk the lock of a machine that is gone lives on for a while."""
-CLAIM_S = 20.0
+LOCK_TIMEOUT_S = 20.0
 """How long a run waits for another in its folder: the decoding processes of one that was killed take a few seconds to notice."""
 
 
 @contextmanager
-def claimed(config: RunConfig) -> Iterator[None]:
+def lock_run_folder(config: RunConfig) -> Iterator[None]:
     """Holds the run folder, so that two processes never write in it; the claim ends with the process, however that ends.
 
     Raises:
@@ -53,7 +53,7 @@ def claimed(config: RunConfig) -> Iterator[None]:
 def taken(file: IO[str]) -> bool:
     """Whether a lock was to be had that the system gives back when the process is gone. A file system without locks says yes."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    deadline = time.monotonic() + (LEASE_S if requeued else CLAIM_S)
+    deadline = time.monotonic() + (REQUEUED_LOCK_TIMEOUT_S if requeued else LOCK_TIMEOUT_S)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,7 +69,7 @@ def taken(file: IO[str]) -> bool:
             return True
 
 
-def check_folder(config: RunConfig, data: str, device: str, tell: Callable[[str], object]) -> None:
+def check_same_run(config: RunConfig, data: str, device: str, tell: Callable[[str], object]) -> None:
     """Recognize the same run in the run folder; a run without a checkpoint has nothing to protect. `tell` hears of another torch.
 
     Raises:
@@ -85,16 +85,16 @@ def check_folder(config: RunConfig, data: str, device: str, tell: Callable[[str]
         raise UserError(
             f"{config.folder} holds a run that differs from this one:\n{columns([('key', 'there', 'here'), *differing])}\n"
             f"choose another name, take the values back, or delete that folder to start anew; "
-            f"free to change are {', '.join(key.removesuffix('.') for key in FREE)}"
+            f"free to change are {', '.join(key.removesuffix('.') for key in RESULT_NEUTRAL_KEYS)}"
         )
 
 
-def describe_run(config: RunConfig, data: str) -> None:
+def write_run_files(config: RunConfig, data: str) -> None:
     """Write into the run folder what makes the run, and remove what a killed one had half written."""
     environment = {"config_hash": config.hash(), "data_hash": data, **describe_environment()}
     clear_leftovers(config.folder / "checkpoints")
-    replace_text(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-    replace_text(config.folder / "config.yaml", to_yaml(config))
+    atomic_write(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    atomic_write(config.folder / "config.yaml", to_yaml(config))
 
 
 def newest_about(config: RunConfig) -> About | None:
@@ -113,10 +113,3 @@ def differences(about: About, config: RunConfig, data: str, device: str) -> list
 def columns(rows: list[Difference]) -> str:
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"  {key:<{first}}  {there:<{second}}  {here}" for key, there, here in rows)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that it is the old one or the new one, never half of it."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text)
-    partial.replace(path)

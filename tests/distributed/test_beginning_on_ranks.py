@@ -41,10 +41,10 @@ def test_other_networks_are_refused_by_name(tiny, on_processes, capfd, world, st
 def test_what_it_began_with_is_written_by_one(tiny, on_processes):
     first = pretrain(tiny(SHORT, "name=first"))
     second = tiny(SHORT, "name=second", f"init_from={first}")
-    original = beginning.replace_text
+    original = beginning.atomic_write
 
     def only_by_first(rank):
-        beginning.replace_text = original if rank == 0 else pytest.fail
+        beginning.atomic_write = original if rank == 0 else pytest.fail
 
     assert on_processes(second, 4, only_by_first) == [0] * 4
     assert read_beginning(second.folder).step == 2 and load_last(second.folder / "checkpoints", pytest.fail).about.step == 2
