@@ -13,9 +13,6 @@ from packaging.specifiers import SpecifierSet
 from torch.cuda import nccl
 
 from jepa_pipeline.checks.finding import Finding, plural, size
-from jepa_pipeline.config.hjepa import HJepaConfig
-from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
-from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.worker_pool import available_cores
 
@@ -146,9 +143,8 @@ def micro_batch_bytes(config: RunConfig, ranks: int) -> int:
     about.
     """
     encoder, optim = config.method.encoder, config.optim
-    frames = encoder.frames if isinstance(encoder, EncoderConfig) else 1
     pixels = sum(side * side for side in config.views.sizes(encoder.image_size))
-    return 3 * frames * pixels * optim.batch_size_global // (optim.accumulate_steps * ranks)
+    return 3 * encoder.frames * pixels * optim.batch_size_global // (optim.accumulate_steps * ranks)
 
 
 def check_open_files(config: RunConfig | None) -> Finding:
@@ -168,7 +164,7 @@ def check_open_files(config: RunConfig | None) -> Finding:
 def files_needed(config: RunConfig) -> int:
     """Of the training process with the batches of its workers, or of one worker with its shards, whichever is more."""
     data = config.data
-    masks = 2 * len(config.method.mask_sets) if isinstance(config.method, IJepaConfig | VJepaConfig | HJepaConfig) else 0
+    masks = 2 * len(config.method.mask_sets)
     batches = data.workers * (data.prefetch_batches + 1) * (len(config.views.kinds) + masks + 2)
     shards = 2 * data.window_shards * len(data.train)
     return FILES_OF_PYTHON + (max(batches, shards) if data.workers else shards)

@@ -7,14 +7,12 @@ from pathlib import Path
 from jepa_pipeline.checks.finding import Finding, as_finding
 from jepa_pipeline.checks.storage import check_space, checkpoints_kept, free_bytes, scratch
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.load import load_overrides
 from jepa_pipeline.config.methods import MethodConfig
-from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.data.media import check_kind, check_moves
+from jepa_pipeline.data.media import check_kind, check_motion
 from jepa_pipeline.data.remote import is_remote, without_secrets
 
 HEADS, ANY_BACKBONE = 10e9, 50e9
@@ -69,14 +67,14 @@ def read_data(config: RunConfig) -> list[str]:
     for source in config.data.train:
         try:
             kinds.append(load_manifest(source.path).kind)
-            check_kind(source.path, kinds[-1], config)
+            check_kind(source.path, kinds[-1], config.method)
         except UserError as error:
             mistakes.append(str(error))
         except OSError as error:
             mistakes.append(f"{without_secrets(source.path)} cannot be read ({error.strerror}): see to its rights")
     if not mistakes:
         try:
-            check_moves(kinds, config)
+            check_motion(kinds, config.method)
         except UserError as error:
             mistakes.append(str(error))
     return mistakes
@@ -104,8 +102,7 @@ def plenty(method: MethodConfig) -> float:
     """Bytes for a checkpoint with which nothing need be counted, which takes torch and timm seconds to be read: twice those of the
     encoder, its target and two moments; of a stack those of every level.
     """
-    if isinstance(method.encoder, BackboneConfig):
+    if method.encoder.timm:
         return ANY_BACKBONE
-    encoders = method.encoders if isinstance(method, HJepaConfig) else (method.encoder,)
-    sizes = (encoder.size for encoder in encoders)
+    sizes = (encoder.size for encoder in method.encoders)
     return HEADS + sum(2 * 16 * depth * width**2 * (4 + 2 * mlp_ratio) for width, depth, _, mlp_ratio in sizes)

@@ -12,19 +12,16 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
 from rich.console import Console
 
-from jepa_pipeline.batch import Masks
+from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.hjepa import ForwardConfig, HJepaConfig
-from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
-from jepa_pipeline.config.masks import MultiBlockConfig
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig, Grid
+from jepa_pipeline.config.video_masks import Grid
 from jepa_pipeline.data.dataset import MaskSampler
-from jepa_pipeline.data.gpu_crop import cut
-from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.data.gpu_crop import crop_views
+from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.rng import Stream, keyed_generator
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 
 SHEET, BATCHES = (4, 8), 64
 IMAGES = 8
@@ -46,10 +43,10 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
         UserError: the method has no masks.
     """
     method = config.method
-    if not isinstance(method, IJepaConfig | VJepaConfig | HJepaConfig):
+    if not method.mask_sets:
         raise UserError(f"method {method.name} has no masks: `jepa views preview` draws the views it is given")
     out = png_path(out, f"masks-{config.name}.png")
-    sets, named = sample(config, method_masks(method)), list(names_and_grids(method))
+    sets, named = sample(config, build_mask_samplers(method)), list(names_and_grids(method))
     names, grids = [name for name, _ in named], [grid for _, grid in named]
     rows = SHEET if grids[0][0] == 1 and len(sets) == 1 else (CLIPS * len(sets), 1)
     figure = Figure(figsize=(14, 6 + 4 * len(sets)), layout="constrained")
@@ -83,20 +80,11 @@ def png_path(out: Path | None, name: str) -> Path:
     return out
 
 
-def names_and_grids(method: IJepaConfig | VJepaConfig | HJepaConfig) -> Iterator[tuple[str, Grid]]:
-    """What each set of masks is called and the grid it is drawn on, of a stack level by level."""
-    if not isinstance(method, HJepaConfig):
-        yield from ((describe_set(masks), method.encoder.clip_grid) for masks in method.mask_sets)
-        return
-    for number, (tasks, encoder) in enumerate(zip(method.tasks, method.encoders, strict=True), start=1):
-        yield from ((f"level {number}: {describe_set(masks)}", encoder.clip_grid) for masks in tasks)
-
-
-def describe_set(masks: MultiBlockConfig | BlocksConfig | CausalConfig | ForwardConfig) -> str:
-    if isinstance(masks, CausalConfig | ForwardConfig):
-        return masks.name
-    count = masks.num_blocks if isinstance(masks, BlocksConfig) else masks.num_targets
-    return f"{count} {masks.name}{', legacy' if masks.legacy else ''}"
+def names_and_grids(method: MethodConfig) -> Iterator[tuple[str, Grid]]:
+    """Yield the name and the grid of each mask set, level by level."""
+    for number, (mask_sets, encoder) in enumerate(zip(method.level_masks, method.encoders, strict=True), start=1):
+        level = f"level {number}: " if method.name == "hjepa" else ""
+        yield from ((f"{level}{masks.describe()}", encoder.clip_grid) for masks in mask_sets)
 
 
 def sample(config: RunConfig, samplers: Sequence[MaskSampler]) -> list[list[Masks]]:
@@ -202,19 +190,27 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
     optim = config.optim.model_copy(update={"batch_size_global": IMAGES, "accumulate_steps": 1, "total_samples": IMAGES})
     data = config.data.model_copy(update={"workers": 0})
     few = config.model_copy(update={"optim": optim, "data": data})
-    clips = isinstance(config.method.encoder, EncoderConfig) and config.method.encoder.clips
+    clips = config.method.encoder.modality.has_time
     figure, said = draw_clips(few) if clips else draw_views(few)
     figure.savefig(out, dpi=110)
     (console or Console()).print(f"{out}: {IMAGES} {said}", soft_wrap=True, markup=False, highlight=False)
     return out
 
 
+def first_batch(config: RunConfig, crop_on_device: bool) -> Batch:
+    sampler = build_batch_sampler(config.optim)
+    loader = train_loader(
+        config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=crop_on_device
+    )
+    return next(iter(loader))
+
+
 def draw_views(config: RunConfig) -> tuple[Figure, str]:
     """A row for each of the loader's first images, and what it shows."""
-    uncut = next(iter(train_loader(config, masks=[], uncut=True))).uncut
+    uncut = first_batch(config, crop_on_device=True).deferred_crops
     assert uncut is not None
     wholes = [image[:, : int(height), : int(width)] for image, (height, width) in zip(uncut.images, uncut.extents, strict=True)]
-    views = [view.round().byte() for view in cut(uncut)]
+    views = [view.round().byte() for view in crop_views(uncut)]
     figure = Figure(figsize=(1.5 * (1 + len(views)), 1.6 * IMAGES), layout="constrained")
     for row, axes in enumerate(figure.subplots(IMAGES, 1 + len(views))):
         for axis, picture in zip(axes, [wholes[row], *(view[row] for view in views)], strict=True):
@@ -229,7 +225,7 @@ def draw_views(config: RunConfig) -> tuple[Figure, str]:
 
 def draw_clips(config: RunConfig) -> tuple[Figure, str]:
     """A row for each view of the loader's first clips, and what it shows."""
-    views = next(iter(train_loader(config, masks=[], uncut=False))).views
+    views = first_batch(config, crop_on_device=False).views
     frames, size = views[0].shape[2], views[0].shape[-1]
     rows = [view[clip].permute(2, 1, 3, 0).flatten(1, 2).numpy() for clip in range(IMAGES) for view in views]
     figure = Figure(figsize=(1.2 * frames, 1.25 * len(rows)), layout="constrained")

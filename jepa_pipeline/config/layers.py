@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.section import kind_name, sections_in
+from jepa_pipeline.config.section import type_name, section_types
 
 Key = tuple[str | int, ...]
 
@@ -45,7 +45,7 @@ def merge(below: dict[str, Any], above: Mapping[str, Any], kinds: list[type[Base
     """Lay values over others of a section that is one of some kinds."""
     for key, value in above.items():
         fields = [kind.model_fields[key] for kind in kinds if key in kind.model_fields]
-        inner = [section for field in fields for section in sections_in(field.annotation)]
+        inner = [section for field in fields for section in section_types(field.annotation)]
         old = below.get(key)
         if isinstance(value, dict) and isinstance(old, list):
             below[key] = merge_entries(f"{prefix}{key}", old, value, inner)
@@ -66,7 +66,7 @@ def what_stays(old: dict[str, Any], kinds: list[type[BaseModel]], new: Mapping[s
         return {key: value for key, value in old.items() if key not in ("args", "small_stem")}
     if "name" not in old or new.get("name", old["name"]) == old["name"]:
         return old
-    fields = {kind_name(kind): kind.model_fields for kind in kinds if "name" in kind.model_fields}
+    fields = {type_name(kind): kind.model_fields for kind in kinds if "name" in kind.model_fields}
     was, becomes = fields.get(old["name"], {}), fields.get(str(new["name"]), {})
     return {key: old[key] for key in old if key in was and key in becomes and was[key].annotation == becomes[key].annotation}
 

@@ -16,7 +16,7 @@ from ruamel.yaml.reader import ReaderError
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
 from jepa_pipeline.config.layers import Key, Source
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.section import Section, kind_name, sections_in
+from jepa_pipeline.config.section import Section, type_name, section_types
 
 Config = TypeVar("Config", bound=Section)
 
@@ -230,14 +230,14 @@ def follow(model: type[BaseModel], location: Key) -> tuple[type[BaseModel] | Non
     """The section a location of pydantic's leads to, and its key: without the names of kinds that pydantic puts in."""
     section, kinds, key = model, list[type[BaseModel]](), ()
     for part in location:
-        if named := [kind for kind in kinds if len(kinds) > 1 and part == kind_name(kind)]:
+        if named := [kind for kind in kinds if len(kinds) > 1 and part == type_name(kind)]:
             section, kinds = named[0], []
             continue
         key = (*key, part)
         if isinstance(part, int):
             continue  # a place in a list of sections
         field = section.model_fields.get(part) if section else None
-        kinds = sections_in(field.annotation) if field else []
+        kinds = section_types(field.annotation) if field else []
         section = kinds[0] if len(kinds) == 1 else None
     return section, key
 
@@ -247,12 +247,12 @@ def names_in(model: type[BaseModel], location: Key) -> list[str]:
     while isinstance(location[-1], int):
         location = location[:-1]
     section, _ = follow(model, location[:-1])
-    return [kind_name(kind) for kind in sections_in(section.model_fields[str(location[-1])].annotation)] if section else []
+    return [type_name(kind) for kind in section_types(section.model_fields[str(location[-1])].annotation)] if section else []
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of the tree, sections and values, of all kinds."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        for section in sections_in(field.annotation):
+        for section in section_types(field.annotation):
             yield from dotted_keys(section, f"{prefix}{name}.")

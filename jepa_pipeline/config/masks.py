@@ -1,49 +1,59 @@
-"""The task a JEPA is asked: which patches are hidden, which are seen."""
+"""I-JEPA's mask sets for images: which patches are context and which are targets."""
 
 from itertools import product
 from random import Random
 from statistics import median
-from typing import Annotated, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import PositiveShare, Section, check_range
 
-PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+Grid = tuple[int, int, int]
+"""Time steps, rows and columns of tokens; an image has one time step."""
+
+LEGACY_MIN_KEEP = 10
+"""Patches that every legacy mask must exceed: `min_keep` in the published configurations."""
+TRIALS = 301
+"""Images, or clips, whose masks are sampled to estimate what a mask set leaves; odd, so that the median is one of them."""
 
 
 class MultiBlockConfig(Section):
     """I-JEPA's multi-block masks (Assran et al. 2023, section 3): several target blocks, and a context without them."""
 
-    name: Literal["multiblock"] = Field(default="multiblock", description="Which masks.")
+    predicts_future: ClassVar[bool] = False
+
+    name: Literal["multiblock"] = Field(default="multiblock", description="Kind of masks.")
     num_targets: int = Field(default=4, ge=1, description="Target blocks per image.")
     target_scale: tuple[PositiveShare, PositiveShare] = Field(
-        default=(0.15, 0.2), description="Share of the grid a target block covers."
+        default=(0.15, 0.2), description="Range of the share of the grid that a target block covers."
     )
-    target_aspect: tuple[float, float] = Field(default=(0.75, 1.5), description="Height over width of a target block.")
+    target_aspect: tuple[float, float] = Field(default=(0.75, 1.5), description="Range of a target block's height over width.")
     context_scale: tuple[PositiveShare, PositiveShare] = Field(
-        default=(0.85, 1.0), description="Share of the grid the context block covers before the targets are cut out of it."
+        default=(0.85, 1.0),
+        description="Range of the share of the grid that the context block covers before the targets are removed from it.",
     )
     context_keep: PositiveShare = Field(
-        default=0.3, description="Share of the grid's patches the encoder sees of every image; ignored under legacy."
+        default=0.3, description="Share of the grid's patches that the encoder sees of every image; ignored under legacy."
     )
     legacy: bool = Field(
-        default=False, description="The published collator index for index: biased bounds, and lengths cut to the batch's shortest."
-    )
-    legacy_min_keep: int = Field(
-        default=10, ge=0, description="Patches every legacy mask must exceed; other values than 10 fit small grids."
+        default=False,
+        description="The published collator, index for index: it never masks the last row and column, and cuts every mask to "
+        "the batch's shortest.",
     )
 
     @model_validator(mode="after")
-    def ranges_ascend(self) -> Self:
+    def check_ranges(self) -> Self:
         for name in ("target_scale", "target_aspect", "context_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} is [{low}, {high}]: a range is [low, high] with 0 < low <= high")
+            check_range(name, *getattr(self, name))
         return self
 
+    def describe(self) -> str:
+        """Return the masks in a few words, such as "4 multiblock"."""
+        return f"{self.num_targets} multiblock{', legacy' * self.legacy}"
+
     def target_shapes(self, grid: tuple[int, int]) -> list[tuple[int, int]]:
-        """Every (height, width) in patches that lies within target_scale and target_aspect on this grid."""
+        """Return every (height, width) in patches that lies within target_scale and target_aspect on this grid."""
         rows, columns = grid
         (small, large), (flat, tall) = self.target_scale, self.target_aspect
         return [
@@ -54,70 +64,71 @@ class MultiBlockConfig(Section):
         ]
 
     def context_shapes(self, grid: tuple[int, int]) -> list[tuple[int, int]]:
-        """Every (height, width) of the grid's own aspect, to within a patch, that lies within context_scale."""
+        """Return every (height, width) within context_scale that has the grid's own aspect, rounded to a patch."""
         rows, columns = grid
         small, large = self.context_scale
         sides = {(height, round(height * columns / rows)) for height in range(1, rows + 1)}
         return sorted((h, w) for h, w in sides if small * rows * columns <= h * w <= large * rows * columns)
 
     def context_tokens(self, grid: tuple[int, int]) -> int:
-        """How many patches of every image the encoder sees."""
+        """Return how many patches of every image the encoder sees."""
         return max(1, round(self.context_keep * grid[0] * grid[1]))
 
-    def check_grid(self, grid: tuple[int, int]) -> None:
+    def check_grid(self, grid: Grid) -> None:
         """Refuse a grid on which these masks do not exist.
 
         Raises:
-            ValueError: no block shape lies in a range, or the target blocks seldom leave as large a context as asked.
+            ValueError: no block shape lies in a range, or the target blocks usually leave less context than context_keep.
         """
-        tokens = grid[0] * grid[1]
-        size = f"the {grid[0]}x{grid[1]} grid"
+        _, rows, columns = grid
+        image_grid, tokens, size = (rows, columns), rows * columns, f"the {rows}x{columns} grid"
         if self.legacy:
-            sizes = [legacy_block_size(u / 100, grid, self.target_scale, self.target_aspect) for u in range(101)]
+            sizes = [legacy_block_size(u / 100, image_grid, self.target_scale, self.target_aspect) for u in range(101)]
             smallest = min(height * width for height, width in sizes)
-            if smallest <= self.legacy_min_keep:
+            if smallest <= LEGACY_MIN_KEEP:
                 raise ValueError(
-                    f"legacy masks need target blocks of more than legacy_min_keep {self.legacy_min_keep} patches, but on {size} "
-                    f"they have as few as {smallest}: set legacy_min_keep to {smallest - 1} or less"
+                    f"legacy masks need target blocks of more than {LEGACY_MIN_KEEP} patches, but on {size} some have {smallest}: "
+                    "raise target_scale, or set legacy to false"
                 )
             return
-        shapes = self.target_shapes(grid)
+        shapes = self.target_shapes(image_grid)
         if tokens < 2:
             raise ValueError(
-                f"{size} cannot be both hidden and seen: make patches smaller (of a level above the first, lower stride.space)"
+                f"{size} is too small for a context and a target: lower patch_size (above the first level, stride.space)"
             )
         if not shapes:
             raise ValueError(
                 f"no target block of {size} covers {self.target_scale[0]:g} to {self.target_scale[1]:g} of it with an aspect of "
                 f"{self.target_aspect[0]:g} to {self.target_aspect[1]:g}: widen target_scale or target_aspect"
             )
-        if not self.context_shapes(grid):
+        if not self.context_shapes(image_grid):
             raise ValueError(
                 f"no context block of {size} covers {self.context_scale[0]:g} to {self.context_scale[1]:g} of it: "
                 "widen context_scale"
             )
-        room = median(self.sample_room(grid, shapes))
-        if self.context_tokens(grid) > room:
+        # If most images had to be sampled again, blocks would no longer be distributed uniformly but pile up on each other.
+        free = median(self.sample_free_counts(image_grid, shapes))
+        if self.context_tokens(image_grid) > free:
             raise ValueError(
-                f"context_keep {self.context_keep:g} asks for {self.context_tokens(grid)} of the {tokens} patches of {size}, "
-                f"but the target blocks of every second image leave {room:.0f} or fewer, and drawing them anew would pile them up: "
-                f"lower context_keep to {int(100 * room / tokens) / 100:.2f} or less, or have fewer or smaller target blocks"
+                f"context_keep {self.context_keep:g} needs {self.context_tokens(image_grid)} of the {tokens} patches of {size}, "
+                f"but the target blocks of every second image leave {free:.0f} or fewer: lower context_keep to "
+                f"{int(100 * free / tokens) / 100:.2f} or less, or use fewer or smaller target blocks"
             )
 
-    def sample_room(self, grid: tuple[int, int], shapes: list[tuple[int, int]]) -> list[int]:
-        """How many patches a few hundred draws of the target blocks leave."""
-        draw, rooms = Random(0), []
-        for _ in range(301):
+    def sample_free_counts(self, grid: tuple[int, int], shapes: list[tuple[int, int]]) -> list[int]:
+        """Return how many patches the target blocks of each of TRIALS images leave free."""
+        random, counts = Random(0), []
+        for _ in range(TRIALS):
             hidden: set[tuple[int, int]] = set()
-            for height, width in draw.choices(shapes, k=self.num_targets):
-                top, left = draw.randint(0, grid[0] - height), draw.randint(0, grid[1] - width)
+            for height, width in random.choices(shapes, k=self.num_targets):
+                top, left = random.randint(0, grid[0] - height), random.randint(0, grid[1] - width)
                 hidden.update(product(range(top, top + height), range(left, left + width)))
-            rooms.append(grid[0] * grid[1] - len(hidden))
-        return rooms
+            counts.append(grid[0] * grid[1] - len(hidden))
+        return counts
 
 
 def legacy_block_size(u: float, grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of a block of the published collator: one uniform number drives both its area and its aspect."""
+    """Return height and width of a block of the published collator, in which one uniform number sets area and aspect."""
     tokens = int(grid[0] * grid[1] * (scale[0] + u * (scale[1] - scale[0])))
     ratio = aspect[0] + u * (aspect[1] - aspect[0])
     height, width = round((tokens * ratio) ** 0.5), round((tokens / ratio) ** 0.5)

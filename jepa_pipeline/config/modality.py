@@ -1,4 +1,4 @@
-"""Images or clips: the one place that says which an encoder takes, and what follows from it."""
+"""The two kinds of input, images and clips, and what depends on which of them an encoder takes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,11 +10,17 @@ DataKind = Literal["images", "videos"]
 class Modality:
     """What an encoder takes as input.
 
-    Every configuration of an encoder has a `modality`; whoever needs to know asks it, and nobody else asks how many frames there are.
-    To add one, such as depth maps: an entry here, its views in data/views.py, its patch embedding in models/encoder.py.
+    Every encoder configuration has a `modality`. Code asks it instead of the configuration's class or number of
+    frames. To add one, such as depth maps: an entry here, its views in data/views.py, its patch embedding in
+    models/encoder.py.
 
-    name: as it appears in messages. unit: its plural. data_kinds: what a training set may hold. has_time: whether tokens lie on a grid
-    of time, rows and columns. cropped_on_device: whether the training device may crop the views in place of the workers.
+    Attributes:
+        name: singular, for messages.
+        unit: plural, for messages.
+        data_kinds: kinds of data sets it can be trained on.
+        has_time: tokens lie on a grid of time, rows and columns instead of rows and columns.
+        cropped_on_device: the training device may crop the views instead of the data workers.
+        mask_names: `name` of the mask sets that exist on its grid.
     """
 
     name: Literal["image", "clip"]
@@ -22,7 +28,17 @@ class Modality:
     data_kinds: tuple[DataKind, ...]
     has_time: bool
     cropped_on_device: bool
+    mask_names: tuple[str, ...]
 
 
-IMAGE = Modality("image", "images", data_kinds=("images",), has_time=False, cropped_on_device=True)
-CLIP = Modality("clip", "clips", data_kinds=("images", "videos"), has_time=True, cropped_on_device=False)
+IMAGE = Modality(
+    "image", "images", data_kinds=("images",), has_time=False, cropped_on_device=True, mask_names=("multiblock",)
+)
+CLIP = Modality(
+    "clip",
+    "clips",
+    data_kinds=("images", "videos"),  # an image is repeated to make a clip
+    has_time=True,
+    cropped_on_device=False,  # data/gpu_crop.py crops images only
+    mask_names=("blocks", "causal"),
+)

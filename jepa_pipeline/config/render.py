@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.section import kind_name, sections_in
+from jepa_pipeline.config.section import type_name, section_types
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -38,9 +38,9 @@ def annotate(config: BaseModel, indent: int) -> CommentedMap:
 def describe(model: type[BaseModel], prefix: str) -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
-        kinds = sections_in(field.annotation)
+        kinds = section_types(field.annotation)
         for kind in kinds:
-            which = f" ({kind_name(kind)})" if len(kinds) > 1 else ""
+            which = f" ({type_name(kind)})" if len(kinds) > 1 else ""
             meaning = (kind.__doc__ or "").split("\n")[0] if which else field.description
             lines += ["", f"{prefix}{name}{which}: {meaning}", *describe(kind, f"{prefix}{name}.")]
         if not kinds:

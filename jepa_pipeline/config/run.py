@@ -1,4 +1,4 @@
-"""The whole of a pretraining run as one typed tree."""
+"""The configuration of a pretraining run."""
 
 import hashlib
 import json
@@ -9,18 +9,16 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from jepa_pipeline.config.data import DataConfig
-from jepa_pipeline.config.jepa import IJepaConfig
 from jepa_pipeline.config.methods import MethodConfig
-from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, ProbingConfig, TrainerConfig
 from jepa_pipeline.config.views import ViewsConfig
 
-FREE = (
+RESULT_NEUTRAL_KEYS = (
     "name",
     "output",
-    "data.train",
+    "data.train",  # the hash of the data set is compared instead
     "data.workers",
     "data.prefetch_batches",
     "data.damage.",
@@ -29,99 +27,86 @@ FREE = (
     "trainer.nodes",
     "trainer.strategy",
     "trainer.checkpoint_activations",
-    "trainer.silent_s",
     "trainer.stuck_s",
     "log.",
     "health.every_steps",
     "checkpoint.",
     "probing.",
 )
-"""Keys that cannot change what a run computes, so that it may go on with other values. Of the data it is the hash that counts."""
+"""Prefixes of keys that do not change what a run computes, so that a run may resume with other values."""
 
 
 class RunConfig(Section):
     """A pretraining run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its folder.")
-    output: Path = Field(default=Path("runs"), description="The run folder is made in here.")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Key of every random number: weights, order, crops, masks.")
+    output: Path = Field(default=Path("runs"), description="Folder in which the run folder is created.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of all random numbers: weights, order, crops, masks.")
     init_from: Path | None = Field(
         default=None,
-        description="Run folder whose newest checkpoint this run begins with: networks, target and the optimizer's moments, at "
-        "step 0 of schedules and data. Sizes of images and lengths of clips may differ. Null: untrained networks.",
+        description="Run folder whose newest checkpoint initializes this run: networks, target and optimizer state, at step 0 "
+        "of schedules and data. Image sizes and clip lengths may differ. Null: random initialization.",
     )
-    data: DataConfig = Field(description="The shards.")
-    views: ViewsConfig = Field(default_factory=ViewsConfig, description="How a view of an image is made.")
-    method: MethodConfig = Field(discriminator="name", description="What is learned.")
-    optim: OptimConfig = Field(description="How long and how fast.")
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Where it computes.")
-    log: LogConfig = Field(default_factory=LogConfig, description="What is written on the way.")
-    health: HealthConfig = Field(default_factory=HealthConfig, description="How collapse is measured.")
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="What is kept.")
-    probing: ProbingConfig = Field(default_factory=ProbingConfig, description="How good the encoder is on the way.")
+    data: DataConfig = Field(description="Shards and how they are read.")
+    views: ViewsConfig = Field(default_factory=ViewsConfig, description="Crops and augmentations.")
+    method: MethodConfig = Field(discriminator="name", description="Method, networks and masks.")
+    optim: OptimConfig = Field(description="Optimizer, batch size and schedules.")
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Devices and precision.")
+    log: LogConfig = Field(default_factory=LogConfig, description="Logging.")
+    health: HealthConfig = Field(default_factory=HealthConfig, description="Measurement of collapse.")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Checkpoints.")
+    probing: ProbingConfig = Field(default_factory=ProbingConfig, description="Probes of the encoder during training.")
 
     @model_validator(mode="after")
-    def devices_share_the_batch(self) -> Self:
+    def check_trainer(self) -> Self:
         self.check_processes(self.trainer.processes)
         return self
 
     def check_processes(self, count: int) -> None:
-        """Whether so many processes can share a batch.
-
-        Raises:
-            ValueError: not evenly, or they could not put together what a regularizer compares.
-        """
+        """Raise ValueError if `count` processes cannot train on equal parts of a batch."""
         optim = self.optim
         if optim.batch_size_global % (count * optim.accumulate_steps):
             raise ValueError(
-                f"optim.batch_size_global {optim.batch_size_global} cannot be dealt evenly to {count} devices (trainer.devices x "
-                f"trainer.nodes) in optim.accumulate_steps {optim.accumulate_steps}"
+                f"optim.batch_size_global {optim.batch_size_global} is not divisible by {count} devices (trainer.devices x "
+                f"trainer.nodes) x optim.accumulate_steps {optim.accumulate_steps}"
             )
-        self.method.check_part(optim.batch_size_global // (count * optim.accumulate_steps))
-        method = self.method
-        if count > 1 and isinstance(method, IJepaConfig) and method.masks.legacy and method.regularizer.name != "none":
-            raise ValueError(
-                f"method.masks.legacy leaves each of {count} processes another number of tokens, but method.regularizer "
-                f"{method.regularizer.name} compares those of all: set legacy to false, use one process, or have no regularizer"
-            )
+        self.method.check_micro_batch(optim.batch_size_global // (count * optim.accumulate_steps), count)
 
     @model_validator(mode="after")
-    def the_method_is_given_its_views(self) -> Self:
-        sizes = self.views.sizes(self.method.encoder.image_size)
-        self.method.check_views(sizes)
-        return self
-
-    @model_validator(mode="after")
-    def clips_are_cropped_by_workers(self) -> Self:
+    def check_views(self) -> Self:
         encoder = self.method.encoder
-        if not (isinstance(encoder, EncoderConfig) and encoder.clips):
-            return self
-        for number, crop in enumerate(self.views.crops):
-            if crop.colors:
-                raise ValueError(f"views.crops.{number} changes colors, but clips are only cropped and mirrored: leave that out")
-        if self.views.device == "trainer":
-            raise ValueError(
-                "views.device is trainer, but clips are cut by the workers that decode them: set it to auto or workers"
-            )
+        self.method.check_views(self.views.sizes(encoder.image_size))
+        if not encoder.modality.cropped_on_device:
+            for number, crop in enumerate(self.views.crops):
+                if crop.colors:
+                    raise ValueError(
+                        f"views.crops.{number} changes colors, but {encoder.modality.unit} are only cropped and flipped: remove "
+                        "jitter, gray, blur and solarize"
+                    )
+            if self.views.device == "trainer":
+                raise ValueError(
+                    f"views.device is trainer, but the workers that decode {encoder.modality.unit} crop them: set it to auto or "
+                    "workers"
+                )
         return self
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
+        """Return the run folder."""
         return self.output / self.name
 
     def results(self) -> dict[str, object]:
-        """Every value that can change what the run computes, by its dotted key."""
-        return {key: value for key, value in flatten(self.model_dump(mode="json")) if not key.startswith(FREE)}
+        """Return every value that can change what the run computes, by its dotted key."""
+        return {k: v for k, v in flatten(self.model_dump(mode="json")) if not k.startswith(RESULT_NEUTRAL_KEYS)}
 
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of every value that can change what the run computes."""
+        """Return the first 12 hex digits of the SHA-256 of `results`."""
         text = json.dumps(self.results(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The leaves of nested sections, and of lists of them, by their dotted keys."""
+    """Yield the values of nested sections, and of lists of sections, with their dotted keys."""
     for key, value in tree.items():
         if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
             value = {str(number): entry for number, entry in enumerate(value)}

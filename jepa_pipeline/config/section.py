@@ -1,24 +1,36 @@
-"""The one base of every section of a configuration."""
+"""The base class of every section of a configuration, and the types that several sections share."""
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
-    """A frozen set of named values in which an unknown key is a mistake."""
+    """A frozen group of values that refuses unknown keys."""
 
+    # Infinities are written as strings because config.json must be valid JSON.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
 
 
-def sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The kinds of section a field can hold: one, several of a union, or none."""
+def section_types(annotation: Any) -> list[type[BaseModel]]:
+    """Return the section classes a field can hold: one, several for a union, or none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [section for part in get_args(annotation) for section in sections_in(part)]
+    return [section for part in get_args(annotation) for section in section_types(part)]
 
 
-def kind_name(section: type[BaseModel]) -> str:
-    """What a section of a union is called: the one value of its key `name`; one without, by its class."""
+def type_name(section: type[BaseModel]) -> str:
+    """Return the name that selects a section of a union: the only value of its key `name`, else its class name."""
     name = section.model_fields.get("name")
     return get_args(name.annotation)[0] if name else section.__name__
+
+
+def check_range(name: str, low: float, high: float) -> None:
+    """Raise ValueError unless 0 < low <= high."""
+    if not 0 < low <= high:
+        raise ValueError(f"{name} is [{low}, {high}]: a range is [low, high] with 0 < low <= high")

@@ -1,47 +1,47 @@
-"""Encoders on top of one another."""
+"""Encoders stacked on top of each other."""
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.level import Level
+from jepa_pipeline.config.networks import EncoderConfig, InitStd
 from jepa_pipeline.config.section import Section
 
 
 class StrideConfig(Section):
-    """How many tokens, along each axis, one token of the level above stands for."""
+    """Number of tokens of the level below, along each axis, per token of this level."""
 
     time: int = Field(default=1, ge=1, description="Time steps of the level below.")
     space: int = Field(default=1, ge=1, description="Rows, and columns, of the level below.")
 
 
 class CoarseEncoderConfig(Section):
-    """A vision transformer on the tokens of another one, made fewer: a level of a stack above the first."""
+    """A vision transformer on the downsampled tokens of the level below: a level of a stack above the first."""
 
-    stride: StrideConfig = Field(description="Tokens of the level below for one of this level.")
+    stride: StrideConfig = Field(description="Tokens of the level below per token of this level.")
     coarsening: Literal["pool", "conv"] = Field(
         default="pool",
-        description="How they become one: pool, their mean and then a linear map; conv, a linear map of all of them (a strided "
-        "convolution).",
+        description="How tokens are downsampled: pool, a linear map of their mean; conv, a linear map of all of them "
+        "(a strided convolution).",
     )
     embed_dim: int = Field(ge=4, description="Width of a token.")
     depth: int = Field(ge=1, description="Number of transformer blocks.")
     num_heads: int = Field(ge=1, description="Attention heads per block.")
     mlp_ratio: float = Field(default=4.0, gt=0, description="Hidden width of the MLP over embed_dim.")
-    init_std: float | None = Field(
-        default=None, gt=0, description="Deviation of the first weights (published: 0.02); null takes Xavier's rule."
-    )
-
+    init_std: InitStd = None
     window: int | None = Field(
         default=None,
         ge=1,
-        description="Where attention is causal, how many time steps a token sees in each block, its own included; null: all.",
+        description="Time steps that a token attends to under causal attention, its own included; null: all.",
     )
 
-    def on(self, below: EncoderConfig) -> EncoderConfig:
-        """The same as a vision transformer of the grid below, whose patches and tubelets are the strides; positions and attention
-        are as below. Above a single time step there is nothing that attention could look ahead to, so that it is full.
+    def resolve(self, below: EncoderConfig) -> EncoderConfig:
+        """Return this level as a vision transformer on the grid of the level below.
+
+        Its patches and tubelets are the strides. Positions and attention are those of the level below, except that a
+        level with one time step has full attention, because there is no future to hide.
 
         Raises:
             ValueError: the strides do not divide that grid, or the sizes do not fit the positions.
@@ -54,8 +54,8 @@ class CoarseEncoderConfig(Section):
             raise ValueError(f"encoder.stride.space {stride.space} does not divide the {rows} rows of the {grid} grid below")
         if self.window is not None and below.attention != "causal":
             raise ValueError(
-                f"encoder.window {self.window} is one of causal attention: set attention of the first level's encoder to causal, "
-                "or leave window out"
+                f"encoder.window {self.window} requires causal attention: set attention of the first level's encoder to causal, "
+                "or remove window"
             )
         try:
             return EncoderConfig(
@@ -76,8 +76,8 @@ class CoarseEncoderConfig(Section):
             raise ValueError(f"encoder: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def stacked(first: EncoderConfig, above: Sequence[CoarseEncoderConfig]) -> tuple[EncoderConfig, ...]:
-    """The encoders of all levels, each as a vision transformer of the grid below it.
+def resolve_levels(first: EncoderConfig, above: Sequence[CoarseEncoderConfig]) -> tuple[EncoderConfig, ...]:
+    """Return all levels of a stack, each as a vision transformer on the grid of the level below.
 
     Raises:
         ValueError: a level does not fit the one below.
@@ -85,32 +85,52 @@ def stacked(first: EncoderConfig, above: Sequence[CoarseEncoderConfig]) -> tuple
     levels = [first]
     for number, coarse in enumerate(above, start=2):
         try:
-            levels.append(coarse.on(levels[-1]))
+            levels.append(coarse.resolve(levels[-1]))
         except ValueError as error:
             raise ValueError(f"level {number}: {error}") from None
     return tuple(levels)
 
 
 class StackConfig(EncoderConfig):
-    """Encoders on top of one another: the first level's own sizes, and those of the levels above it."""
+    """A stack of encoders: the sizes of the first level, and the levels above it."""
 
-    above: tuple[CoarseEncoderConfig, ...] = Field(description="The levels from the second on.")
+    is_stack: ClassVar[bool] = True
+
+    above: tuple[CoarseEncoderConfig, ...] = Field(description="The levels above the first.")
     level: int | Literal["all"] = Field(
-        default="all", description="Which level is read, counted from 1; all: every one, their features beside one another."
+        default="all", description="Level whose features are returned, counted from 1; all: those of every level, concatenated."
     )
 
     @model_validator(mode="after")
-    def the_level_is_there(self) -> Self:
+    def check_level(self) -> Self:
         if self.level != "all" and not 1 <= self.level <= len(self.levels):
             raise ValueError(f"level {self.level} of a stack of {len(self.levels)}: levels are counted from 1")
         return self
 
     @property
     def first(self) -> EncoderConfig:
-        """The first level by itself."""
+        """Return the first level as an encoder of its own."""
         return EncoderConfig.model_validate(self.model_dump(exclude={"above", "level"}))
 
     @property
     def levels(self) -> tuple[EncoderConfig, ...]:
-        """Every level as a vision transformer of the grid below it."""
-        return stacked(self.first, self.above)
+        """Return every level as a vision transformer on the grid of the level below."""
+        return resolve_levels(self.first, self.above)
+
+    def up_to_level(self, level: Level | None) -> EncoderConfig:
+        """Return the stack without the levels above `level`; the first level alone is a single encoder."""
+        if level is None:
+            return self
+        if level == 1:
+            return self.first
+        above = self.above if level == "all" else self.above[: level - 1]
+        return StackConfig.model_validate({**self.model_dump(), "above": [coarse.model_dump() for coarse in above], "level": level})
+
+    def describe_layers(self) -> str:
+        """Return the sizes of every level."""
+        time = [f"{coarse.stride.time}x" if self.modality.has_time else "" for coarse in self.above]
+        above = (
+            f" + {coarse.embed_dim} x {coarse.depth} (stride {frames}{coarse.stride.space}x{coarse.stride.space})"
+            for coarse, frames in zip(self.above, time, strict=True)
+        )
+        return super().describe_layers() + "".join(above)

@@ -1,61 +1,44 @@
-"""From a configuration to the masks it names."""
+"""Mask samplers from their configurations."""
 
-from jepa_pipeline.config.hjepa import AnyMasks, ForwardConfig, HJepaConfig
-from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
-from jepa_pipeline.config.masks import MultiBlockConfig
+from jepa_pipeline.config.masks import Grid, MultiBlockConfig
 from jepa_pipeline.config.methods import MethodConfig
-from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig, Grid
-from jepa_pipeline.masks.blocks import Blocks
+from jepa_pipeline.config.tasks import MaskSet
+from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig
 from jepa_pipeline.masks.causal import Causal
-from jepa_pipeline.masks.legacy import LegacyMultiBlock
-from jepa_pipeline.masks.legacy_blocks import LegacyBlocks
 from jepa_pipeline.masks.multiblock import MultiBlock
+from jepa_pipeline.masks.multiblock3d import MultiBlock3d
+from jepa_pipeline.masks.published_multiblock import PublishedMultiBlock
+from jepa_pipeline.masks.published_multiblock3d import PublishedMultiBlock3d
 
-Sampler = MultiBlock | LegacyMultiBlock | Blocks | LegacyBlocks | Causal
-
-
-def build_masks(config: MultiBlockConfig, grid: tuple[int, int]) -> MultiBlock | LegacyMultiBlock:
-    """The mask sampler for a grid of patches."""
-    return LegacyMultiBlock(config, grid) if config.legacy else MultiBlock(config, grid)
+Sampler = MultiBlock | PublishedMultiBlock | MultiBlock3d | PublishedMultiBlock3d | Causal
 
 
-def build_video_masks(config: BlocksConfig | CausalConfig, grid: Grid) -> Blocks | LegacyBlocks | Causal:
-    """The mask sampler of one set, for the tokens of a clip."""
-    if isinstance(config, CausalConfig):
-        return Causal(config, grid)
-    return LegacyBlocks(config, grid) if config.legacy else Blocks(config, grid)
-
-
-def method_masks(config: MethodConfig) -> list[Sampler]:
-    """The mask samplers of a method, one a set of masks; they are asked in this order, each with the same generators."""
-    if isinstance(config, IJepaConfig):
-        return [build_masks(config.masks, config.encoder.grid)]
-    if isinstance(config, VJepaConfig):
-        return [build_video_masks(masks, config.encoder.clip_grid) for masks in config.masks]
-    if isinstance(config, HJepaConfig):
-        return [sampler for level in level_masks(config) for sampler in level]
-    return []
-
-
-def level_masks(config: HJepaConfig) -> list[list[Sampler]]:
-    """The mask samplers of each level of a stack, on its own grid."""
-    pairs = zip(config.tasks, config.encoders, strict=True)
-    return [[build_level_masks(masks, encoder) for masks in tasks] for tasks, encoder in pairs]
-
-
-def build_level_masks(config: AnyMasks | ForwardConfig, encoder: EncoderConfig) -> Sampler:
+def build_mask_sampler(config: MaskSet, grid: Grid) -> Sampler:
+    """Return the sampler of a mask set on a grid of time steps, rows and columns (one time step for images)."""
     match config:
         case MultiBlockConfig():
-            return build_masks(config, encoder.grid)
+            sampler = PublishedMultiBlock if config.legacy else MultiBlock
+            return sampler(config, grid[1:])
         case BlocksConfig():
-            return build_video_masks(config, encoder.clip_grid)
+            return PublishedMultiBlock3d(config, grid) if config.legacy else MultiBlock3d(config, grid)
         case _:
-            return Causal(config, encoder.clip_grid)
+            return Causal(config, grid)
 
 
-def future_masks(config: VJepaConfig | HJepaConfig, past: float) -> list[list[Sampler]]:
-    """Of each level, the mask sampler that shows the first share of the time steps and asks for all others."""
-    encoders = config.encoders if isinstance(config, HJepaConfig) else [config.encoder]
+def build_samplers_by_level(config: MethodConfig) -> list[list[Sampler]]:
+    """Return the mask samplers of every level, in the order of its mask sets."""
+    return [
+        [build_mask_sampler(masks, encoder.clip_grid) for masks in mask_sets]
+        for mask_sets, encoder in zip(config.level_masks, config.encoders, strict=True)
+    ]
+
+
+def build_mask_samplers(config: MethodConfig) -> list[Sampler]:
+    """Return the mask samplers of all levels, from the first up; each is called with the same generators."""
+    return [sampler for level in build_samplers_by_level(config) for sampler in level]
+
+
+def build_future_samplers(config: MethodConfig, past: float) -> list[list[Sampler]]:
+    """Return one sampler per level whose context is the first share `past` of the time steps, and its target the rest."""
     masks = CausalConfig(name="causal", context_time=past)
-    return [[Causal(masks, encoder.clip_grid)] for encoder in encoders]
+    return [[Causal(masks, encoder.clip_grid)] for encoder in config.encoders]

@@ -1,6 +1,4 @@
-"""The levels of a stack above the first: encoders of what the level below represents."""
-
-from math import prod
+"""Encoders of a stack above the first level, whose input are the tokens of the level below."""
 
 import torch
 from jaxtyping import Int
@@ -9,34 +7,29 @@ from torch import Tensor
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.stack import CoarseEncoderConfig
 from jepa_pipeline.models.encoder import Encoder
-from jepa_pipeline.models.tokens import PooledEmbed, TubeletEmbed
+from jepa_pipeline.models.patch_embed import PooledEmbed, TubeletEmbed
 
-COARSENINGS = {"pool": PooledEmbed, "conv": TubeletEmbed}
+PATCH_EMBEDS = {"pool": PooledEmbed, "conv": TubeletEmbed}
 
 
-def coarse_encoder(config: CoarseEncoderConfig, below: EncoderConfig) -> Encoder:
-    """An encoder whose clips are the tokens of the level below, a channel for each of their dimensions: "B C T H W"."""
+def build_coarse_encoder(config: CoarseEncoderConfig, below: EncoderConfig) -> Encoder:
+    """Return an encoder of the tokens of the level below as a clip "B C T H W" with one channel per dimension."""
     span = config.stride.time, config.stride.space, config.stride.space
-    patch_embed = COARSENINGS[config.coarsening](span, below.size.embed_dim, config.embed_dim)
-    return Encoder(config.on(below), patch_embed)
+    patch_embed = PATCH_EMBEDS[config.coarsening](span, below.size.embed_dim, config.embed_dim)
+    return Encoder(config.resolve(below), patch_embed)
 
 
-def under(cells: Int[Tensor, "B K"], encoder: EncoderConfig) -> Int[Tensor, "B _"]:
-    """The tokens of the level below for which cells of an encoder's grid stand, cell by cell."""
+def tokens_below(index: Int[Tensor, "B K"], encoder: EncoderConfig) -> Int[Tensor, "B _"]:
+    """Return the positions on the level below that the given tokens of an encoder cover, token by token."""
     _, rows, columns = encoder.clip_grid
     time, space, side = encoder.tubelet_size, encoder.patch_size, encoder.image_size
-    offsets = torch.arange(time * space * space, device=cells.device)
-    step = cells[..., None] // (rows * columns) * time + offsets // (space * space)
-    row = cells[..., None] // columns % rows * space + offsets // space % space
-    column = cells[..., None] % columns * space + offsets % space
+    offsets = torch.arange(time * space * space, device=index.device)
+    step = index[..., None] // (rows * columns) * time + offsets // (space * space)
+    row = index[..., None] // columns % rows * space + offsets // space % space
+    column = index[..., None] % columns * space + offsets % space
     return ((step * side + row) * side + column).flatten(1)
 
 
-def count_below(encoder: EncoderConfig) -> int:
-    """Tokens of the level below."""
-    return prod(grid_below(encoder))
-
-
 def grid_below(encoder: EncoderConfig) -> tuple[int, int, int]:
-    """Time steps, rows and columns of the level below."""
+    """Return time steps, rows and columns of the level below: the encoder's frames and "pixels"."""
     return encoder.frames, encoder.image_size, encoder.image_size

@@ -125,7 +125,7 @@ def test_a_missing_file_names_its_neighbor(write):
         ("optim.accumulate_steps=3", "equal parts"),
         ("optim.warmup_samples=20000", "leaves nothing"),
         ("optim.total_samples=3", "less than one batch"),
-        ("trainer.devices=7", "cannot be dealt evenly"),
+        ("trainer.devices=7", "is not divisible by 7 devices"),
         ("views.crops=[{scale: [0.9, 0.3]}]", "0 < low <= high"),
         ("name=../x", "letters and digits"),
         ("optim.lr=.nan", "finite"),
@@ -142,13 +142,13 @@ def test_legacy_masks_under_a_regularizer_are_for_one_process(write):
     """Each process would cut its masks to a length of its own, and what it gathers from the others would have another size."""
     path, regularized = write(GOOD), "method.regularizer={name: vicreg}"
     says = (
-        "method.masks.legacy leaves each of 2 processes another number of tokens, but method.regularizer vicreg compares those of "
-        "all: set legacy to false, use one process, or have no regularizer"
+        "method.masks.legacy gives each of 2 processes a different number of tokens, but method.regularizer vicreg compares those "
+        "of all: set legacy to false, use one process, or remove the regularizer"
     )
     (said,) = mistakes(path, "method.masks.legacy=true", regularized, "trainer.devices=2")
     assert said.endswith(says)
     alone = load_config(path, ["method.masks.legacy=true", regularized])
-    with pytest.raises(ValueError, match="leaves each of 4 processes another number of tokens"):
+    with pytest.raises(ValueError, match="gives each of 4 processes a different number of tokens"):
         alone.check_processes(4)
     for fine in (["method.masks.legacy=true"], [regularized]):
         load_config(path, [*fine, "trainer.devices=2"])
@@ -260,9 +260,9 @@ def test_an_entry_of_a_list_is_overridden_by_its_number(write):
         (["views.crops=[]"], "it needs at least 1 entry"),
         (["views.crops=[{jitter: {hue: 0.6}}]"], "less than or equal to 0.5"),
         (["views.crops=[{blur: {sigma: [2, 1]}}]"], "0 < low <= high"),
-        ([PAIR.replace("resnet18}", "resnet18, args: {pretrained: true}}"), "views.crops=[{count: 2}]"], "args.pretrained is not yours to set"),
-        ([PAIR.replace("resnet18}", "resnet18, args: {features_only: true}}"), "views.crops=[{count: 2}]"], "args.features_only is not yours to set"),
-        ([PAIR.replace("resnet18}", "resnet18, args: {img_size: 64}}"), "views.crops=[{count: 2}]"], "args.img_size is said by image_size"),
+        ([PAIR.replace("resnet18}", "resnet18, args: {pretrained: true}}"), "views.crops=[{count: 2}]"], "args.pretrained cannot be set"),
+        ([PAIR.replace("resnet18}", "resnet18, args: {features_only: true}}"), "views.crops=[{count: 2}]"], "args.features_only cannot be set"),
+        ([PAIR.replace("resnet18}", "resnet18, args: {img_size: 64}}"), "views.crops=[{count: 2}]"], "args.img_size duplicates image_size"),
         ([PAIR, "views.crops=[{count: 2}]", "optim.accumulate_steps=100"], "vicreg sees 1 image at a time"),
     ],
 )  # fmt: skip
@@ -288,7 +288,7 @@ optim:
   batch_size_global: 100
 """
 CROP = "{scale: [0.3, 1.0]}"
-COLOURS = "views.crops.0 changes colors, but clips are only cropped and mirrored: leave that out"
+COLOURS = "views.crops.0 changes colors, but clips are only cropped and flipped: remove jitter, gray, blur and solarize"
 
 
 @pytest.mark.parametrize(
@@ -298,14 +298,14 @@ COLOURS = "views.crops.0 changes colors, but clips are only cropped and mirrored
         (CROP, "{gray: 0.2}", f"FILE: {COLOURS}"),
         (CROP, "{blur: {}}", f"FILE: {COLOURS}"),
         (CROP, "{}\n    - {solarize: 0.1}", f"FILE: {COLOURS.replace('0', '1')}"),
-        ("  crops", "  device: trainer\n  crops", "FILE: views.device is trainer, but clips are cut by the workers that decode them: set it to auto or workers"),
+        ("  crops", "  device: trainer\n  crops", "FILE: views.device is trainer, but the workers that decode clips crop them: set it to auto or workers"),
         (CROP, "{count: 2, image_size: 96}", "FILE: views.crops makes views of [96, 96] pixels, but vjepa takes clips of 224: give kinds of crops without image_size"),
         (CROP, "{}\n    - {image_size: 96}", "FILE: views.crops makes views of [224, 96] pixels, but vjepa takes clips of 224: give kinds of crops without image_size"),
         ("vjepa", "ijepa", "FILE:4: method: ijepa is for images, but encoder.frames is 16 and encoder.tubelet_size 2: set both to 1, or method.name to vjepa"),
         ("frames: 16", "frames: 15", "FILE:6: method.encoder: frames 15 is not a multiple of tubelet_size 2"),
         ("frames: 16, ", "", "FILE:6: method.encoder: frames 1 is not a multiple of tubelet_size 2"),
         ("arch: vit_small", "embed_dim: 36, depth: 2, num_heads: 3", "FILE:6: method.encoder: embed_dim 36 is not a multiple of 8, which positions sincos of clips need: choose one that is, or positions sincos_uniform or rope"),
-        ("arch: vit_small", "embed_dim: 32, depth: 2, num_heads: 8, positions: rope", "FILE:6: method.encoder: heads of 4 channels are too narrow for rotary positions, which rotate 2 for each of 3 axes"),
+        ("arch: vit_small", "embed_dim: 32, depth: 2, num_heads: 8, positions: rope", "FILE:6: method.encoder: heads of 4 channels are too narrow for rotary positions, which rotate 2 channels for each of 3 axes"),
         ("stride: 4", "stride: 4\n    fps: 5", "FILE:11: views.clip: fps 5 and stride 4 both say which frames are taken: set one of them to null"),
         ("stride: 4", "stride: null", "FILE:11: views.clip: neither fps nor stride says which frames are taken: give one of them"),
         ("stride: 4", "fps: 0", "FILE:12: 'views.clip.fps' is 0: it should be greater than 0"),
@@ -313,7 +313,7 @@ COLOURS = "views.crops.0 changes colors, but clips are only cropped and mirrored
     ],
 )  # fmt: skip
 def test_what_clips_cannot_have_is_one_sentence_at_its_place(write, old, new, says):
-    assert old in VIDEO and load_config(write(VIDEO)).method.encoder.clips
+    assert old in VIDEO and load_config(write(VIDEO)).method.encoder.modality.has_time
     assert mistakes(write(VIDEO.replace(old, new))) == [says]
 
 
