@@ -1,7 +1,8 @@
 """The values that travel from the data to the methods.
 
-Letters of every shape in this package: B batch, V views, C channels, T H W grid or clip, N tokens, K kept tokens,
-G target blocks, M tokens of a block, S a sample of vectors, D width. An image is a clip with T = 1.
+Letters of the shapes in this package: B batch, V views, C channels, T H W grid or clip, N tokens, K context tokens, G target
+blocks, M tokens per block, S vectors in a sample, P patches of a frame or prototypes, D width of the encoder, E width of an
+embedding. An image is a clip with T = 1.
 """
 
 from typing import NamedTuple
@@ -12,14 +13,14 @@ from torch import Tensor
 
 
 class Masks(NamedTuple):
-    """Which tokens are seen and which are asked for; indices into the row-major grid."""
+    """Indices of context and target tokens in the row-major grid."""
 
     context: Int[Tensor, "B K"]
     targets: Int[Tensor, "B G M"]
 
 
 class Damaged(NamedTuple):
-    """A sample that could not be used: number of its data set, its own number in it, and why, in one sentence."""
+    """A sample that could not be read: the index of its data set, its own index there, and the reason in one sentence."""
 
     source: int
     sample: int
@@ -27,19 +28,25 @@ class Damaged(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Tensors that travel as one: their bytes, and the dtype and shape of each."""
+    """Several tensors in one: their bytes, and the dtype and shape of each."""
 
     data: UInt8[Tensor, "N"]
-    kinds: list[tuple[torch.dtype, list[int]]]
+    specs: list[tuple[torch.dtype, list[int]]]
 
 
-class Uncut(NamedTuple):
-    """Whole images and what is to be done with them, from which the device makes the views.
+class DeferredCrops(NamedTuple):
+    """Whole images, and the crops and color changes that the device applies to make the views.
 
-    images: padded to the largest on the right and below; extents: height and width of each; boxes: left, top, right, bottom
-    of every view's crop in pixels; flipped: whether it is mirrored; sizes: height and width of every view; order: rows of the
-    batch, for every view first those, rows_first many, whose rows are resized before their columns; colors: of every view,
-    what changes, packed, and turned_per_slot beside it, as data/augment.py has them.
+    Attributes:
+        images: zero-padded on the right and bottom to the largest of the batch.
+        extents: height and width of each image without the padding.
+        boxes: left, top, right and bottom of each view's crop, in pixels.
+        flipped: whether each view is mirrored.
+        sizes: side of each view, in pixels.
+        order: for each view, the samples with those first whose rows are resized before their columns.
+        rows_first: for each view, the number of these samples.
+        colors: for each view, the parameters of its color changes; see data/augment.py.
+        hues_per_slot: for each view, how many samples change their hue in each slot; see data/augment.py.
     """
 
     images: UInt8[Tensor, "B C H W"]
@@ -50,13 +57,19 @@ class Uncut(NamedTuple):
     order: Int64[Tensor, "V B"]
     rows_first: list[int]
     colors: Packed
-    turned_per_slot: list[list[int]]
+    hues_per_slot: list[list[int]]
 
 
 class Batch(NamedTuple):
-    """What a method is given. Views are uint8 on the way to the device and normalized floats after it.
+    """The input of a method.
 
-    damaged: the samples for which others stand in here; uncut: on the way to the device, in place of views that are made there.
+    Attributes:
+        views: uint8 until they are on the device, then normalized floats.
+        masks: one per mask set; empty for methods without masks.
+        labels: classes, where the data set has them.
+        keys: names of the samples in their shards.
+        damaged: unreadable samples, for which the batch contains replacement samples.
+        deferred_crops: whole images instead of views, until the device has cropped them.
     """
 
     views: list[Num[Tensor, "B C *T H W"]]
@@ -64,11 +77,11 @@ class Batch(NamedTuple):
     labels: Int[Tensor, "B"] | None
     keys: list[str]
     damaged: list[Damaged]
-    uncut: Uncut | None = None
+    deferred_crops: DeferredCrops | None = None
 
 
 class Vectors(NamedTuple):
-    """What the health meters look at: pooled features, and a few matching targets and predictions of a step."""
+    """The input of the health meters: pooled features, and targets with their predictions."""
 
     features: Float[Tensor, "B D"]
     targets: Float[Tensor, "S D"]
@@ -76,9 +89,13 @@ class Vectors(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a method gives back. The sum of the losses is minimized; all else is detached and only looked at.
+    """The output of a method. The sum of the losses is minimized; everything else is detached.
 
-    features, targets and predictions are those of Vectors; above: the same of the levels of a stack from the second on.
+    Attributes:
+        losses: weighted terms by name.
+        features, targets, predictions: those of Vectors.
+        metrics: scalars to log.
+        above: for a stack, the vectors of the levels above the first.
     """
 
     losses: dict[str, Float[Tensor, ""]]
@@ -90,10 +107,11 @@ class Output(NamedTuple):
 
 
 class Energy(NamedTuple):
-    """How badly the hidden part of an image or clip goes with its visible part, at one level.
+    """The energy of each image or clip at one level: the distance of its masked part from the prediction.
 
-    error: the distance of prediction and target at each token, a mean over the channels; NaN where nothing is asked for, and a
-    mean where it is asked for several times. targets: what is predicted, everywhere.
+    Attributes:
+        error: distance at each token, averaged over channels and over the mask sets that predict it; NaN where none does.
+        targets: layer-normalized target tokens at all positions.
     """
 
     error: Float[Tensor, "B T H W"]

@@ -8,9 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jepa_pipeline"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"config", "batch", "distributed", "files", "version"}
+FOUNDATION = {"config", "batch", "console", "distributed", "files", "version"}
 MAY_IMPORT = {
     "version": set(),
+    "console": set(),
     "files": set(),
     "config": set(),
     "batch": set(),
@@ -18,11 +19,11 @@ MAY_IMPORT = {
     "losses": set(),
     "models": FOUNDATION,
     "masks": {"config", "batch"},
-    "data": {"config", "batch", "files", "version"},
+    "data": {"config", "batch", "console", "files", "version"},
     "synthetic": {"config", "batch", "version", "data"},
     "methods": FOUNDATION | {"losses", "models"},
     "cluster": {"config", "files", "version"},
-    "probes": FOUNDATION | {"models", "data"},
+    "probes": FOUNDATION | {"losses", "models", "data"},
     "checks": FOUNDATION | {"models", "data", "methods", "cluster"},
     "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "cluster"},
 }
@@ -93,7 +94,7 @@ def test_commands_do_not_call_each_other(name):
     assert not {f"jepa_pipeline.commands.{other}" for other in COMMANDS} & modules
 
 
-MADE_OF = {"forward_jepa": {"jepa"}, "level_inputs": {"jepa"}, "hjepa": {"jepa", "forward_jepa", "level_inputs"}}
+MADE_OF = {"jepa": {"targets"}, "level_inputs": {"jepa"}, "hjepa": {"jepa", "level_inputs"}}
 """A stack is made of JEPAs: its levels are the flat method itself."""
 
 

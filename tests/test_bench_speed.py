@@ -14,9 +14,9 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.networks import SIZES
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.models.transformer import set_fused_attn
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -68,11 +68,11 @@ def test_the_arithmetic_is_what_torch_counts(case, tool):
     """But for a regularizer, here one product with a single direction."""
     config = load_config(*CASES[case])
     method = build_method(config.method)
-    use_attention(method, fused=False)  # the fused one multiplies queries and keys again on its way back
-    batch = tool.OneBatch(config, method_masks(config.method)).batch
+    set_fused_attn(method, fused=False)  # the fused one multiplies queries and keys again on its way back
+    batch = tool.OneBatch(config, build_mask_samplers(config.method)).batch
     batch = batch._replace(views=[normalize(view, (0.5,) * 3, (0.25,) * 3) for view in batch.views])
     with FlopCounterMode(display=False) as counter:
-        torch.stack(list(method(batch).losses.values())).sum().backward()
+        torch.stack(list(method(batch, step=0, seed=0).losses.values())).sum().backward()
     expected = counter.get_total_flops() / len(batch.keys)
     assert tool.image_flops(config) == pytest.approx(expected, rel=0.02 if "shared" in case else 1e-3)
 

@@ -38,6 +38,10 @@ RUN = [
 ]
 
 
+RENAMED = {"uncut": "deferred_crops"}
+"""Fields of a batch that have another name in older revisions, old -> new."""
+
+
 class Case(NamedTuple):
     """A recipe, how many processes train it, and in which precision."""
 
@@ -87,7 +91,7 @@ def train(checkout: Path, folder: Path, case: Case) -> Path:
 
 def differences(before: Path, after: Path) -> list[str]:
     """Return a line for each step and tensor whose hash is not the same, or that only one of the runs has."""
-    old, new = ([json.loads(line) for line in path.read_text().splitlines()] for path in (before, after))
+    old, new = ([rename_fields(json.loads(line)) for line in path.read_text().splitlines()] for path in (before, after))
     if len(old) != len(new):
         return [f"{len(old)} steps before, {len(new)} after"]
     return [
@@ -96,6 +100,11 @@ def differences(before: Path, after: Path) -> list[str]:
         for name in sorted(one.keys() | other.keys())
         if one.get(name) != other.get(name)
     ]
+
+
+def rename_fields(row: dict[str, str]) -> dict[str, str]:
+    """Return the hashes of a step under the current names of a batch's fields."""
+    return {".".join(RENAMED.get(part, part) for part in name.split(".")): value for name, value in row.items()}
 
 
 def main(

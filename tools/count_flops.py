@@ -22,9 +22,9 @@ from jepa_pipeline.config.jepa import IJepaConfig, NoRegularizer, PredictionConf
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.rng import Stream, keyed_generator
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.models.transformer import set_fused_attn
 
 AnyJepaConfig = IJepaConfig | VJepaConfig | HJepaConfig
 Prediction = TypeVar("Prediction", bound=PredictionConfig)
@@ -64,20 +64,20 @@ def count(config: RunConfig, method: AnyJepaConfig) -> int:
     """FLOPs of one step of the run, a sample, if its method were this one."""
     with torch.device("meta"):
         network = build_method(method)
-    use_attention(network, fused=False)  # torch does not see the products in a fused call on every device
+    set_fused_attn(network, fused=False)  # torch does not see the products in a fused call on every device
     batch = meta_batch(config, method)
     with FlopCounterMode(display=False) as counter:
-        torch.stack([*network(batch).losses.values()]).sum().backward()
+        torch.stack([*network(batch, step=0, seed=0).losses.values()]).sum().backward()
     return counter.get_total_flops() // SAMPLES
 
 
 def meta_batch(config: RunConfig, method: AnyJepaConfig) -> Batch:
     """Views and masks of a batch, of which there is nothing but their shapes."""
     encoder, kinds = method.encoder, range(len(config.views.kinds))
-    time = [encoder.frames] if encoder.clips else []
+    time = [encoder.frames] if encoder.modality.has_time else []
     views = [torch.empty(SAMPLES, 3, *time, size, size, device="meta") for size in config.views.sizes(encoder.image_size)]
     generators = [keyed_generator(config.seed, Stream.MASK, 0, number, view) for view in kinds for number in range(SAMPLES)]
-    masks = [Masks(*(part.to("meta") for part in sampler(generators, 0))) for sampler in method_masks(method)]
+    masks = [Masks(*(part.to("meta") for part in sampler(generators, 0))) for sampler in build_mask_samplers(method)]
     return Batch(views, masks, None, [str(number) for number in range(SAMPLES)], [])
 
 

@@ -1,1 +1,1 @@
-"""Pure functions of whole-batch tensors: named terms whose sum is minimized. No state, no ranks."""
+"""Losses: pure functions of whole-batch tensors that return named terms, whose sum is minimized; no state, no ranks."""

@@ -10,10 +10,10 @@ from jepa_pipeline.losses.arithmetic import full, product, without_diagonal
 
 
 def barlow_twins(embeddings: Float[Tensor, "V S E"], off_diagonal: float = 0.0051) -> dict[str, Float[Tensor, ""]]:
-    """Make the cross-correlation of two views the identity (eq. 1, 2); the mean over pairs of views where there are more.
+    """Return the distance of two views' cross-correlation from the identity (eq. 1, 2), averaged over all pairs of views.
 
-    Dimensions are standardized as BatchNorm does in training: biased variance, eps 1e-5. The batch given is the whole one, so the
-    gradient is the true one; the published code sums correlations over W ranks without a gradient, and gets 1/W of it.
+    Dimensions are standardized as by batch norm in training: biased variance, eps 1e-5. The gradient is that of the global batch;
+    the published code sums correlations over W ranks without gradient, which gives 1/W of it.
     """
     embeddings = full(embeddings)
     variance, mean = torch.var_mean(embeddings, dim=1, correction=0, keepdim=True)

@@ -1,7 +1,7 @@
-"""Contrastive losses: low energy for the pairs that belong together, high energy for all others of the batch.
+"""Contrastive losses: low energy for positive pairs, high energy for all other pairs of the batch.
 
-An energy F(x, y) says how badly x and y go together. Row i of a matrix of energies holds x_i with every y: y_i belongs to it, the
-other y' are its contrastive points.
+An energy F(x, y) is high if x and y do not match. Row i of a matrix of energies holds x_i with every y: y_i is its positive, the
+other y' are its negatives.
 """
 
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from jepa_pipeline.losses.arithmetic import full, product, unit, without_diagona
 
 
 def nt_xent(embeddings: Float[Tensor, "2 S E"], temperature: float = 0.1) -> dict[str, Float[Tensor, ""]]:
-    """SimCLR's loss (Chen et al. 2020, arXiv:2002.05709, eq. 1): find the other view of an image among all 2S - 1 others.
+    """Return SimCLR's loss (Chen et al. 2020, arXiv:2002.05709, eq. 1): find an image's other view among all 2S - 1 others.
 
     The mean over the 2S samples; exactly two views.
     """
@@ -22,15 +22,14 @@ def nt_xent(embeddings: Float[Tensor, "2 S E"], temperature: float = 0.1) -> dic
 
 
 def energies(first: Float[Tensor, "S E"], second: Float[Tensor, "S E"]) -> Float[Tensor, "S S"]:
-    """The energies of a joint-embedding architecture: squared distances 2 - 2 cos between normalized vectors, from 0 to 4."""
+    """Return a joint-embedding architecture's energies: squared distances 2 - 2 cos of normalized vectors, from 0 to 4."""
     return 2 - 2 * product(unit(first), unit(second).T)
 
 
 def info_nce(energies: Float[Tensor, "S S"], temperature: float = 0.1) -> dict[str, Float[Tensor, ""]]:
-    """F(x, y) + log-sum-exp of -F over the batch, in units of the temperature, the mean of both directions.
+    """Return F(x, y) + log-sum-exp of -F over the batch, in units of the temperature, averaged over both directions.
 
-    With contrastive y and with contrastive x (van den Oord et al. 2018, arXiv:1807.03748, eq. 4; the group loss with an implicit
-    infinite margin).
+    The negatives are other y in one direction and other x in the other (van den Oord et al. 2018, arXiv:1807.03748, eq. 4).
     """
     scores = -full(energies) / temperature
     both = (scores.logsumexp(dim=1) + scores.logsumexp(dim=0)) / 2
@@ -38,17 +37,10 @@ def info_nce(energies: Float[Tensor, "S S"], temperature: float = 0.1) -> dict[s
 
 
 def square_square(energies: Float[Tensor, "S S"], margin: float = 1.0) -> dict[str, Float[Tensor, ""]]:
-    """Square-square: F(x, y)² + [m - F(x, y')]₊², each averaged over its own pairs. S is 2 or more.
+    """Return the square-square loss F(x, y)² + [m - F(x, y')]₊², each term averaged over its own pairs; S >= 2.
 
-    As in LeCun's lectures; the energy of Hadsell et al. 2006 (eq. 4) is the distance itself, and both terms are halved there.
+    As in LeCun's lectures. In Hadsell et al. 2006 (eq. 4) the energy is the distance itself, and both terms are halved.
     """
     energies = full(energies)
     repelled = F.relu(margin - without_diagonal(energies))
     return {"attract": energies.diagonal().square().mean(), "repel": repelled.square().mean()}
-
-
-def pairwise_hinge(energies: Float[Tensor, "S S"], margin: float = 1.0) -> dict[str, Float[Tensor, ""]]:
-    """[F(x, y) - F(x, y') + m]₊ averaged over all x and the y' that are not theirs (Dawid, LeCun 2023, eq. 3). S is 2 or more."""
-    energies = full(energies)
-    excess = energies.diagonal()[:, None] - energies + margin
-    return {"pairwise_hinge": F.relu(without_diagonal(excess)).mean()}

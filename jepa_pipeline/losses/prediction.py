@@ -1,4 +1,4 @@
-"""Distances between predicted and true representations."""
+"""Distances between predicted and target representations."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -6,26 +6,23 @@ from torch.nn import functional as F
 
 from jepa_pipeline.losses.arithmetic import unit
 
-
-def smooth_l1(predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> dict[str, Float[Tensor, ""]]:
-    """I-JEPA's distance: quadratic below an error of 1 and linear above, averaged over everything, in fp32."""
-    return {"prediction": F.smooth_l1_loss(predictions.float(), targets.float(), beta=1.0)}
+DISTANCES = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
+"""By name in the configuration: V-JEPA's (Bardes et al. 2024, eq. 1) and I-JEPA's, quadratic below an error of 1."""
 
 
-def l1(predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> dict[str, Float[Tensor, ""]]:
-    """V-JEPA's distance (Bardes et al. 2024, equation 1): the absolute error, averaged over everything, in fp32."""
-    return {"prediction": F.l1_loss(predictions.float(), targets.float())}
+def mean_distance(name: str, predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> Float[Tensor, ""]:
+    """Return the distance averaged over everything, in fp32."""
+    return DISTANCES[name](predictions.float(), targets.float())
 
 
-def by_token(distance: str, predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> Float[Tensor, "*S"]:
-    """Either distance, `l1` or `smooth_l1`, of each vector by itself: a mean over the channels."""
-    elementwise = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[distance]
-    return elementwise(predictions.float(), targets.float(), reduction="none").mean(-1)
+def token_distance(name: str, predictions: Float[Tensor, "*S D"], targets: Float[Tensor, "*S D"]) -> Float[Tensor, "*S"]:
+    """Return the distance of each token, averaged over its channels, in fp32."""
+    return DISTANCES[name](predictions.float(), targets.float(), reduction="none").mean(-1)
 
 
 def cosine(predictions: Float[Tensor, "*S E"], targets: Float[Tensor, "*S E"], weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
-    """The squared distance of normalized vectors, 2 - 2 cos, averaged: BYOL's eq. 2, and SimSiam's eq. 1 up to scale and offset.
+    """Return the mean squared distance 2 - 2 cos of normalized vectors: BYOL's eq. 2; SimSiam's eq. 1 up to scale and offset.
 
-    Targets get a gradient too: whether it is stopped is the method's to say. Nothing here keeps from collapse.
+    Targets have a gradient unless the caller stops it. The loss does not prevent collapse.
     """
     return {"cosine": weight * (2 - 2 * (unit(predictions) * unit(targets)).sum(-1)).mean()}

@@ -7,11 +7,11 @@ from jepa_pipeline.losses.arithmetic import full
 
 
 def sinkhorn(scores: Float[Tensor, "S P"], epsilon: float = 0.05, iterations: int = 3) -> Float[Tensor, "S P"]:
-    """Codes: for each sample a distribution over prototypes, such that all prototypes are used about equally (eq. 3-5).
+    """Return codes: a distribution over prototypes for each sample, such that prototypes are used about equally (eq. 3-5).
 
-    Each iteration scales prototypes to equal mass, then samples; after three the samples' sums are exact, the prototypes' are not.
-    In logarithms, so that no score is too large; the paper's factors 1/P and 1/S cancel in the next scaling. With no iterations
-    it is softmax(scores / epsilon), and nothing equalizes. Codes are targets: call it without gradients.
+    Each iteration normalizes over samples, then over prototypes, so the sums per sample are exact and those per prototype
+    approximate. Logarithms prevent overflow; the paper's factors 1/P and 1/S cancel in the next normalization. Without iterations
+    it is softmax(scores / epsilon), which does not prevent collapse. Codes are targets: call it without gradients.
     """
     logs = full(scores) / epsilon
     for _ in range(iterations):
@@ -22,9 +22,9 @@ def sinkhorn(scores: Float[Tensor, "S P"], epsilon: float = 0.05, iterations: in
 def swapped_prediction(
     scores: Float[Tensor, "V S P"], codes: Float[Tensor, "C S P"], temperature: float = 0.1
 ) -> dict[str, Float[Tensor, ""]]:
-    """Every view predicts the codes of the others; codes are those of the first C views (eq. 2, 6).
+    """Return the loss of predicting the codes of the first C views from all other views (eq. 2, 6).
 
-    The cross entropy to softmax(scores / temperature), averaged over codes, over the views that are not their own and over samples.
+    It is the cross entropy to softmax(scores / temperature), averaged over codes, over the other views and over samples.
     """
     predictions = (full(scores) / temperature).log_softmax(dim=-1)
     of_others = predictions.sum(dim=0) - predictions[: len(codes)]  # C S P

@@ -1,1 +1,1 @@
-"""Methods: plain networks with `forward(batch) -> Output`, one file a family."""
+"""Training objectives: modules with `forward(batch, step, seed) -> Output`, one file per family."""

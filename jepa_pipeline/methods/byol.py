@@ -1,4 +1,4 @@
-"""One view's projection from the other's: only a predictor and a stopped gradient keep it from collapsing."""
+"""Prediction of one view's projection from the other's; predictor and stop-gradient prevent collapse."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from jepa_pipeline.losses.arithmetic import unit
 from jepa_pipeline.losses.prediction import cosine
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.backbone import Backbone
-from jepa_pipeline.models.ema import make_target, update_ema
+from jepa_pipeline.models.ema import copy_frozen, update_ema
 from jepa_pipeline.models.head import MLP
 
 Views = Sequence[Float[Tensor, "B _ _ _"]]
-Vectors = list[Float[Tensor, "B E"]]
+Projections = list[Float[Tensor, "B E"]]
 
 
 class SimSiam(Method):
-    """Chen and He 2021, section 3: the target is the other view's own projection, without its gradient."""
+    """SimSiam (Chen and He 2021, section 3): the target is the other view's projection, without its gradient."""
 
     weight = 0.5
-    """Of the mean squared distance of unit vectors: the paper's loss is the mean negative cosine."""
+    """Weight of the mean squared distance of unit vectors: the paper's loss is the mean negative cosine."""
 
     def __init__(self, config: SimSiamConfig | BYOLConfig) -> None:
         super().__init__()
@@ -33,37 +33,29 @@ class SimSiam(Method):
         self.predictor = MLP(config.projector.out, config.predictor)
         self.embedding_width = config.predictor.out
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, step: int, seed: int) -> Output:
         features = [self.encoder(view) for view in batch.views]
-        projections = [self.projector(view) for view in features]
-        predictions = torch.cat([self.predictor(view) for view in projections])  # 2B E
-        first, second = self.look(batch.views, projections)
+        projections = [self.projector(view_features) for view_features in features]
+        predictions = torch.cat([self.predictor(projection) for projection in projections])  # 2B E
+        first, second = self.teacher_output(batch.views, projections)
         targets = torch.cat([second, first])  # 2B E
         return Output(
             losses=cosine(predictions, targets, self.weight),
             features=features[0].detach(),
-            targets=on_sphere(targets),
-            predictions=on_sphere(predictions.detach()),
+            targets=normalize_to_sphere(targets),
+            predictions=normalize_to_sphere(predictions.detach()),
             metrics={},
         )
 
-    def look(self, views: Views, projections: Vectors) -> Vectors:
-        """What is to be predicted of each view."""
+    def teacher_output(self, views: Views, projections: Projections) -> Projections:
+        """Return the projection of each view that the other one predicts."""
         return [projection.detach() for projection in projections]
-
-    @property
-    def kept_encoder(self) -> Backbone:
-        return self.encoder
-
-    @property
-    def vector_width(self) -> int:
-        return self.embedding_width
 
 
 class BYOL(SimSiam):
-    """Grill et al. 2020, section 3: the target is the projection of the other view by a slow average of the network.
+    """BYOL (Grill et al. 2020, section 3): the target is the other view's projection by an average of the network.
 
-    The average is of the weights; its batch norm sees its own batch. As in the paper the online encoder is kept.
+    Weights are averaged; the target's batch norm normalizes by its own batch. As in the paper the online encoder is exported.
     """
 
     weight = 2.0
@@ -72,23 +64,23 @@ class BYOL(SimSiam):
     def __init__(self, config: BYOLConfig) -> None:
         super().__init__(config)
         self.ema = config.ema
-        self.target = make_target(nn.Sequential(self.encoder, self.projector))
+        self.target = copy_frozen(nn.Sequential(self.encoder, self.projector))
 
     @torch.no_grad()
-    def look(self, views: Views, projections: Vectors) -> Vectors:
+    def teacher_output(self, views: Views, projections: Projections) -> Projections:
         return [self.target(view) for view in views]
 
-    def after_step(self, step: int, schedule_steps: int) -> None:
-        online = nn.Sequential(self.encoder, self.projector)
+    def after_optimizer_step(self, step: int, schedule_steps: int) -> None:
+        online = nn.Sequential(self.encoder, self.projector)  # not an attribute: the state would contain both twice
         update_ema(self.target, online, cosine_momentum(step, schedule_steps, self.ema))
 
 
 def cosine_momentum(step: int, steps: int, start: float) -> float:
-    """From `start` at the first update, counted from 1, to 1 after the last (Grill et al. 2020, section 3.2)."""
+    """Return the momentum of update `step`, counted from 1: from `start` to 1 along a cosine (Grill et al. 2020, section 3.2)."""
     share = min((step - 1) / steps, 1.0)
     return 1 - (1 - start) * (math.cos(math.pi * share) + 1) / 2
 
 
-def on_sphere(vectors: Float[Tensor, "S E"]) -> Float[Tensor, "S E"]:
-    """Of such a radius that a dimension of vectors spread over it has deviation 1."""
+def normalize_to_sphere(vectors: Float[Tensor, "S E"]) -> Float[Tensor, "S E"]:
+    """Scale vectors to length sqrt(E): uniform ones then have standard deviation 1 in each dimension."""
     return unit(vectors) * vectors.shape[1] ** 0.5

@@ -1,4 +1,4 @@
-"""Views of one image to one embedding, by a loss that draws them together and does not let them collapse."""
+"""Methods that embed several views of an image and compare the embeddings by a loss that prevents collapse."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ from jepa_pipeline.losses.vicreg import vicreg
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.head import MLP
-from jepa_pipeline.models.multicrop import by_size
+from jepa_pipeline.models.multicrop import forward_multicrop
 
 Views = Sequence[Float[Tensor, "B C _ _"]]
 Features = list[Float[Tensor, "B D"]]
@@ -30,11 +30,16 @@ OBJECTIVES: dict[str, Callable[..., Losses]] = {
     "info_nce": lambda embeddings, **settings: info_nce(energies(*embeddings), **settings),
     "square_square": lambda embeddings, **settings: square_square(energies(*embeddings), **settings),
 }
-"""The pure loss of each method of this kind; the keys of its configuration are the loss's keyword arguments."""
+"""Loss of each method by its name; its keyword arguments are the keys of the method's configuration."""
 
 
 class JointEmbedding(Method):
-    """energy(x, y) = distance(projector(encoder(x)), projector(encoder(y))) for two views x and y of one image."""
+    """energy(x, y) = distance(projector(encoder(x)), projector(encoder(y))) for two views x and y of one image.
+
+    Args:
+        config: sizes of encoder and projector, and keyword arguments of the loss.
+        objective: loss of the embeddings of the global batch.
+    """
 
     def __init__(self, config: JointEmbeddingConfig, objective: Callable[..., Losses]) -> None:
         super().__init__()
@@ -44,10 +49,10 @@ class JointEmbedding(Method):
         self.objective = objective
         self.settings = config.model_dump(exclude={"name", *JointEmbeddingConfig.model_fields})
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, step: int, seed: int) -> Output:
         features, embeddings = self.embed(batch.views)  # V of B D, V B E
         return Output(
-            losses=self.loss(gather(embeddings, dim=1)),
+            losses=self.compute_loss(gather(embeddings, dim=1), seed),
             features=features[0].detach(),
             targets=embeddings[1].detach(),
             predictions=embeddings[0].detach(),
@@ -55,35 +60,27 @@ class JointEmbedding(Method):
         )
 
     def embed(self, views: Views) -> tuple[Features, Embeddings]:
-        """Each view by itself, so that batch norm sees one view of each image."""
+        """Return features and embeddings of all views; batch norm sees each view in a batch of its own."""
         features = [self.encoder(view) for view in views]
-        return features, torch.stack([self.projector(view) for view in features])
+        return features, torch.stack([self.projector(view_features) for view_features in features])
 
-    def loss(self, embeddings: Embeddings) -> Losses:
-        """Of the whole batch, from all ranks."""
+    def compute_loss(self, embeddings: Embeddings, seed: int) -> Losses:
+        """Return the loss of the embeddings of the global batch."""
         return self.objective(embeddings, **self.settings)
-
-    @property
-    def kept_encoder(self) -> Backbone:
-        return self.encoder
-
-    @property
-    def vector_width(self) -> int:
-        return self.embedding_width
 
 
 class LeJEPA(JointEmbedding):
-    """Views near the center of the global ones, and embeddings that pass for isotropic normal ones in random directions."""
+    """LeJEPA (Balestriero and LeCun 2025): views close to the center of the global ones, and normally distributed embeddings."""
 
     def __init__(self, config: LeJEPAConfig) -> None:
         super().__init__(config, lejepa)
         self.config = config
 
     def embed(self, views: Views) -> tuple[Features, Embeddings]:
-        """All views together, so that batch norm cannot hide a difference between large and small ones."""
-        features = by_size(self.encoder, views)
+        """Return features and embeddings of all views; they share one batch norm, which thus keeps global and local views apart."""
+        features = forward_multicrop(self.encoder, views)
         return features, self.projector(torch.cat(features)).unflatten(0, (len(features), -1))
 
-    def loss(self, embeddings: Embeddings) -> Losses:
-        slices = random_slices(self.embedding_width, self.config.slices, self.step_key, embeddings.device)
+    def compute_loss(self, embeddings: Embeddings, seed: int) -> Losses:
+        slices = random_slices(self.embedding_width, self.config.slices, seed, embeddings.device)
         return lejepa(embeddings, slices, self.config.weight, self.config.global_views)

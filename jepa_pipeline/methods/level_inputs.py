@@ -1,67 +1,75 @@
-"""What the levels of a stack see of a batch."""
+"""The tokens that the levels of an H-JEPA see."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from jepa_pipeline.batch import Masks
-from jepa_pipeline.methods.jepa import SharedJEPA, Tokens
-from jepa_pipeline.models.coarse import count_below, grid_below, under
-from jepa_pipeline.models.tokens import as_clip, placed
+from jepa_pipeline.methods.jepa import JEPA, Tokens
+from jepa_pipeline.models.coarse import grid_below, tokens_below
+from jepa_pipeline.models.tokens import scatter_tokens, tokens_to_clip
 
 Clip = Float[Tensor, "B C *T H W"]
 
 
-class Sight:
-    """A batch as the levels of a stack see it. There is one pass of each target, and one of each trained encoder on everything,
-    where a level asks for it.
+class LevelInputs:
+    """Target and context tokens of every level, with one pass of each target encoder over the batch.
 
-    detached: of each level, whether its gradient ends there. everything: of each level, the tokens of its kept representation,
-    the target.
+    Args:
+        levels: from the pixels up.
+        detached: for each level, whether its gradient stops there.
+        pixels: images or clips.
+
+    Attributes:
+        targets: for each level, the target tokens of the whole input.
+        clips: for each level, what its target encoder sees: pixels, or the target tokens of the level below.
     """
 
-    def __init__(self, levels: Sequence[SharedJEPA], detached: Sequence[bool], pixels: Clip) -> None:
+    def __init__(self, levels: Sequence[JEPA], detached: Sequence[bool], pixels: Clip) -> None:
         self.levels, self.detached = levels, detached
-        self.everything: list[Tokens] = []
+        self.targets: list[Tokens] = []
         self.clips: list[Clip] = []
-        """What the target of each level sees."""
-        self.wholes: dict[int, Tokens] = {}
-        for level, apart in zip(levels, detached, strict=True):
-            below = as_clip(self.everything[-1], grid_below(level.encoder.config)) if self.everything else pixels
-            self.clips.append(below.detach() if apart else below)
-            self.everything.append(level.represent(self.clips[-1]))
+        self.full_contexts: dict[int, Tokens] = {}
+        for level, detach in zip(levels, detached, strict=True):
+            below = tokens_to_clip(self.targets[-1], grid_below(level.encoder.config)) if self.targets else pixels
+            self.clips.append(below.detach() if detach else below)
+            self.targets.append(level.target_encoder(self.clips[-1]))
 
     def contexts(self, number: int, masks: Sequence[Masks]) -> list[Tokens]:
-        """What the trained encoder of a level, counted from 0, represents of what each of its tasks shows."""
+        """Return the context tokens of a level, counted from 0, for each mask set."""
         level = self.levels[number]
-        cells = level.seen(masks)
-        if cells is None:
-            return [self.whole(number)]
+        index = level.predictor.context_masks(masks)
+        if index is None:
+            return [self.full_context(number)]
         if number == 0:
-            return level.encoder(self.clips[0], keep=cells)
-        return [self.part(number, one, kept=False) for one in cells]
+            return level.encoder(self.clips[0], masks=index)
+        return [self.masked_tokens(number, tokens, exported=False) for tokens in index]
 
-    def whole(self, number: int) -> Tokens:
-        """What the trained encoder of a level represents of everything."""
-        if number not in self.wholes:
-            level = self.levels[number]
-            through_trained = number > 0 and not self.detached[number]
-            below = as_clip(self.whole(number - 1), grid_below(level.encoder.config)) if through_trained else self.clips[number]
-            self.wholes[number] = level.encoder(below)
-        return self.wholes[number]
+    def full_context(self, number: int) -> Tokens:
+        """Return the tokens of a level's trained encoder for the whole input."""
+        if number not in self.full_contexts:
+            encoder, clip = self.levels[number].encoder, self.clips[number]
+            if number > 0 and not self.detached[number]:
+                clip = tokens_to_clip(self.full_context(number - 1), grid_below(encoder.config))
+            self.full_contexts[number] = encoder(clip)
+        return self.full_contexts[number]
 
-    def part(self, number: int, cells: Int[Tensor, "B K"], kept: bool) -> Tokens:
-        """What an encoder of a level, the kept or the trained one, represents of some of its cells, if those below it are shown
-        nothing but the patches under these.
+    def masked_tokens(self, number: int, index: Int[Tensor, "B K"], exported: bool) -> Tokens:
+        """Return some tokens of a level, computed only from the patches under them.
+
+        A token of the full pass would know the masked patches, through the attention of the levels below.
+
+        exported: use the encoder to export instead of the trained one. Below a detached level that is the one it was fed by.
         """
         level = self.levels[number]
-        encoder = level.kept_encoder if kept else level.encoder
+        encoder = level.encoder_to_export if exported else level.encoder
         if number == 0:
-            return encoder(self.clips[0], keep=[cells])[0]
-        kept, tokens = kept or self.detached[number], under(cells, encoder.config)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not kept):
-            seen = self.part(number - 1, tokens, kept)
-        below = as_clip(placed(seen, tokens, count_below(encoder.config)), grid_below(encoder.config))
-        return encoder(below, keep=[cells])[0]
+            return encoder(self.clips[0], masks=[index])[0]
+        exported, below = exported or self.detached[number], tokens_below(index, encoder.config)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not exported):
+            tokens = self.masked_tokens(number - 1, below, exported)
+        grid = grid_below(encoder.config)
+        return encoder(tokens_to_clip(scatter_tokens(tokens, below, prod(grid)), grid), masks=[index])[0]

@@ -1,4 +1,4 @@
-"""What every method is to the room that trains it."""
+"""The interface of a method to its training loop."""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -6,44 +6,51 @@ from typing import Literal
 from torch import nn
 
 from jepa_pipeline.batch import Batch, Output
-from jepa_pipeline.models.build import AnyEncoder
+from jepa_pipeline.models.interface import BaseEncoder
 
-Kept = Literal["target", "online", "mixed"]
+ExportKind = Literal["target", "online", "mixed"]
 
 
 class Method(nn.Module, ABC):
-    """A network that turns a batch into losses and says which encoder it is all for."""
+    """A network that returns the losses of a batch, and names the encoder to export."""
 
-    step = 0
-    """Optimizer steps before this batch, set by whoever trains."""
-    step_key = 0
-    """The seed of what a method draws in this step alike on all ranks, set likewise."""
-
-    kept: Kept = "online"
-    """What kind of encoder is kept: a slow average of the one that is trained, or that itself; of a stack, at each level either."""
+    encoder: BaseEncoder
+    """The encoder that is trained."""
+    embedding_width: int
+    """Width of the targets and predictions in the output."""
+    export_kind: ExportKind = "online"
+    """The encoder to export: an average of the trained one, or itself; mixed: levels of a stack differ."""
+    predicts_targets = False
+    """Whether the output's predictions come from a predictor of its targets, so that their R2 means something."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Output:
-        """Losses of a batch of normalized views."""
+    def forward(self, batch: Batch, step: int, seed: int) -> Output:
+        """Return the losses of a batch of normalized views.
+
+        Args:
+            batch: this process's part of the global batch.
+            step: optimizer steps before this batch.
+            seed: seed of everything that is sampled alike on all ranks in this step.
+        """
 
     @property
-    @abstractmethod
-    def kept_encoder(self) -> AnyEncoder:
-        """The encoder to keep, probe and export."""
-
-    @property
-    @abstractmethod
-    def vector_width(self) -> int:
-        """Width of the targets and predictions that forward gives for the health meters."""
+    def encoder_to_export(self) -> BaseEncoder:
+        """Return the encoder to save, probe and export."""
+        return self.encoder
 
     @property
     def widths(self) -> list[tuple[int, int]]:
-        """Of the features, and of the targets and predictions, that forward gives for the health meters; a pair a level."""
-        return [(self.kept_encoder.width, self.vector_width)]
+        """Return the width of the features, and of the targets and predictions, for each level of the output."""
+        return [(self.encoder_to_export.width, self.embedding_width)]
 
     def networks(self) -> list[nn.Module]:
-        """The networks, each of which is called through its own forward; they are spread over devices one by one."""
+        """Return the networks to compile and shard one by one; each is called only through its own forward."""
         return [*self.children()]
 
-    def after_step(self, step: int, schedule_steps: int) -> None:
-        """Called after every optimizer step, counted from 1, of the steps the schedules are planned for."""
+    def after_optimizer_step(self, step: int, schedule_steps: int) -> None:
+        """Update what no optimizer updates, such as EMA weights.
+
+        Args:
+            step: optimizer steps so far, this one included.
+            schedule_steps: length of the momentum schedule in steps.
+        """

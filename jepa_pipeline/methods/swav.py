@@ -1,4 +1,4 @@
-"""Clustering as prediction: the code of one view from another view."""
+"""Clustering as prediction: each view predicts the cluster assignment of the others."""
 
 from typing import Any
 
@@ -14,35 +14,35 @@ from jepa_pipeline.losses.swapped import sinkhorn, swapped_prediction
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.head import MLP
-from jepa_pipeline.models.multicrop import by_size
+from jepa_pipeline.models.multicrop import forward_multicrop
 
 
 class SwAV(Method):
-    """Caron et al. 2020, section 3: codes are soft assignments to prototypes that use all of them equally."""
+    """SwAV (Caron et al. 2020, section 3): codes are soft assignments to prototypes that use all of them equally."""
 
     queue: Float[Tensor, "V L E"]
 
     def __init__(self, config: SwAVConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.projector.out
+        self.embedding_width = config.projector.out
         self.encoder = Backbone(config.encoder)
         self.projector = MLP(self.encoder.width, config.projector)
-        self.prototypes = nn.Linear(width, config.prototypes, bias=False)
+        self.prototypes = nn.Linear(self.embedding_width, config.prototypes, bias=False)
         self.normalize_prototypes()
-        self.register_buffer("queue", torch.zeros(config.code_views, config.queue_length, width))
+        self.register_buffer("queue", torch.zeros(config.code_views, config.queue_length, self.embedding_width))
         self.queued = 0
-        """Embeddings that have been put into the queue so far, of each view."""
+        """Embeddings per view that have been added to the queue so far."""
 
-    def forward(self, batch: Batch) -> Output:
-        features = by_size(self.encoder, batch.views)  # V of B D
+    def forward(self, batch: Batch, step: int, seed: int) -> Output:
+        features = forward_multicrop(self.encoder, batch.views)  # V of B D
         embeddings = unit(self.projector(torch.cat(features))).unflatten(0, (len(features), -1))  # V B E
-        whole = gather(embeddings, dim=1)  # V S E
-        with torch.autocast(whole.device.type, enabled=False):  # the scores are divided by 0.05: half precision would not do
-            scores = whole @ self.moving_prototypes().T  # V S P
-            codes = self.codes(scores)  # C S P
-        self.enqueue(whole)
-        scale = whole.shape[2] ** 0.5  # so that a dimension of vectors spread over the sphere has deviation 1
+        gathered = gather(embeddings, dim=1)  # V S E
+        with torch.autocast(gathered.device.type, enabled=False):  # half precision is too coarse for scores divided by 0.05
+            scores = gathered @ self.prototype_weight(step).T  # V S P
+            codes = self.compute_codes(scores)  # C S P
+        self.enqueue(gathered, step)
+        scale = self.embedding_width**0.5  # gives vectors spread over the sphere a standard deviation of 1 per dimension
         return Output(
             losses=swapped_prediction(scores, codes, self.config.temperature),
             features=features[0].detach(),
@@ -51,28 +51,29 @@ class SwAV(Method):
             metrics={},
         )
 
-    def moving_prototypes(self) -> Float[Tensor, "P E"]:
-        """The prototypes, with a gradient of zero as long as they are frozen."""
-        weight, moving = self.prototypes.weight, float(self.step >= self.config.frozen_steps)
-        return moving * weight + (1 - moving) * weight.detach()
+    def prototype_weight(self, step: int) -> Float[Tensor, "P E"]:
+        """Return the prototypes, with a gradient of zero while they are frozen."""
+        # zero rather than none, because DDP waits for the gradient of every parameter
+        weight, trained = self.prototypes.weight, float(step >= self.config.frozen_steps)
+        return trained * weight + (1 - trained) * weight.detach()
 
     @torch.no_grad()
     def normalize_prototypes(self) -> None:
-        """Bring the prototypes back to the unit sphere, in place; dealt out to several processes, each its rows."""
+        """Project the prototypes back onto the unit sphere in place; each process its own rows of sharded ones."""
         rows = local(self.prototypes.weight)
         rows.copy_(unit(rows))
 
-    def after_step(self, step: int, schedule_steps: int) -> None:
+    def after_optimizer_step(self, step: int, schedule_steps: int) -> None:
         self.normalize_prototypes()
 
     @torch.no_grad()
-    def codes(self, scores: Float[Tensor, "V S P"]) -> Float[Tensor, "_ S P"]:
-        """Of the first views, each among its own queue's embeddings once that is full."""
+    def compute_codes(self, scores: Float[Tensor, "V S P"]) -> Float[Tensor, "_ S P"]:
+        """Return the codes of the first views, each computed together with its queue once that is full."""
         samples, codes = scores.shape[1], []
         for view, queue in enumerate(self.queue):
             earlier = queue @ self.prototypes.weight.T if self.queue_is_full else scores[view, :0]
-            together = torch.cat([earlier, scores[view]])
-            codes.append(sinkhorn(together, self.config.epsilon, self.config.sinkhorn_iterations)[-samples:])
+            view_scores = torch.cat([earlier, scores[view]])
+            codes.append(sinkhorn(view_scores, self.config.epsilon, self.config.sinkhorn_iterations)[-samples:])
         return torch.stack(codes)
 
     @property
@@ -80,10 +81,10 @@ class SwAV(Method):
         return 0 < self.config.queue_length <= self.queued
 
     @torch.no_grad()
-    def enqueue(self, embeddings: Float[Tensor, "V S E"]) -> None:
-        """The newest first; the oldest fall out."""
+    def enqueue(self, embeddings: Float[Tensor, "V S E"], step: int) -> None:
+        """Add embeddings to the front of the queue and drop the oldest."""
         length = self.config.queue_length
-        if length and self.training and self.step >= self.config.queue_start_steps:
+        if length and self.training and step >= self.config.queue_start_steps:
             self.queue.copy_(torch.cat([embeddings[: len(self.queue)], self.queue], dim=1)[:, :length])
             self.queued += embeddings.shape[1]
 
@@ -92,11 +93,3 @@ class SwAV(Method):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.queued = state["queued"]
-
-    @property
-    def kept_encoder(self) -> Backbone:
-        return self.encoder
-
-    @property
-    def vector_width(self) -> int:
-        return self.config.projector.out

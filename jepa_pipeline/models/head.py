@@ -7,9 +7,9 @@ from jepa_pipeline.config.networks import HeadConfig
 
 
 class MLP(nn.Module):
-    """Linear, batch norm and ReLU for each hidden layer, then linear; a batch norm without scale and shift may end it.
+    """Linear, batch norm and ReLU per hidden layer, then linear, and a batch norm without affine parameters if configured.
 
-    A linear layer under a batch norm has no bias: the norm would take it away again.
+    A linear layer before a batch norm has no bias, which the norm would subtract.
     """
 
     def __init__(self, in_width: int, config: HeadConfig) -> None:
@@ -24,5 +24,5 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Float[Tensor, "S D"]) -> Float[Tensor, "S E"]:
-        """The embedding of each feature vector."""
+        """Return the embedding of each feature vector."""
         return self.layers(features)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def by_size(network: nn.Module, views: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B D"]]:
-    """Features of every view; neighbors of one size pass as one batch, which a GPU computes faster."""
+def forward_multicrop(network: nn.Module, views: Sequence[Float[Tensor, "B C _ _"]]) -> list[Float[Tensor, "B D"]]:
+    """Return the features of every view; adjacent views of one size are one batch, as in SwAV and DINO."""
     groups = [list(group) for _, group in groupby(views, key=lambda view: view.shape)]
     return [features for group in groups for features in network(torch.cat(group)).chunk(len(group))]

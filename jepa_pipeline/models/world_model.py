@@ -1,6 +1,4 @@
-"""A model of the world: encode what has been seen, then predict what follows, step by step."""
-
-from math import prod
+"""A world model: encode the past, then predict the future step by step."""
 
 import torch
 from jaxtyping import Float
@@ -9,18 +7,18 @@ from torch import Tensor, nn
 from jepa_pipeline.models.dynamics import ForwardPredictor
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.tokens import normalized
+from jepa_pipeline.models.tokens import layer_norm
 
 
 class WorldModel(nn.Module):
-    """The encoder of a level and what predicts its states from one another (LeCun 2022, section 4.4): what planning stands on.
+    """The encoder of a level and the predictor of its states, for planning (LeCun 2022, section 4.4).
 
         world = load_method("runs/NAME").world_model(level=2)
         states = world.encode(clips)                        # B T P D
         future = world.roll_out(states[:, -1], steps=8)     # B 8 P D
 
-    A state is that of one time step of the level, P places of a frame, and knows the steps before it that attention reaches. How
-    far ahead is the caller's choice. With a predictor that takes conditions, such as actions, each step is told what is done in it.
+    A state describes one time step of the level at P positions, and the earlier steps within reach of attention. Any number
+    of steps can be predicted. A conditional predictor takes one condition, such as an action, per step.
     """
 
     def __init__(self, encoder: Encoder | Stack, predictor: ForwardPredictor) -> None:
@@ -29,25 +27,26 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B T P D"]:
-        """The state at every time step of the level.
+        """Return the state at every time step of the level.
 
         Raises:
-            ValueError: the clips have another size than in training, or, where positions are added, more frames: these would be
-                other positions for every frame there is.
+            ValueError: the clips have another size than in training, or more frames where positions are added to the tokens:
+                interpolation would change the position of every frame.
         """
-        levels = self.encoder.config.levels if isinstance(self.encoder, Stack) else (self.encoder.config,)
-        first, read = levels[0], levels[self.encoder.read[0] if isinstance(self.encoder, Stack) else 0]
+        first = self.encoder.config.levels[0]
         if {*pixels.shape[-2:]} != {first.image_size}:
             height, width = pixels.shape[-2:]
-            raise ValueError(f"clips of {height}x{width} pixels, but the encoder was trained on {first.image_size} to a side")
+            raise ValueError(
+                f"clips have {height}x{width} pixels, but the encoder was trained on {first.image_size}x{first.image_size}"
+            )
         if not first.rotary and pixels.ndim == 5 and pixels.shape[2] > first.frames:
             raise ValueError(
-                f"clips of {pixels.shape[2]} frames, but the encoder was trained on {first.frames}: give the last ones"
+                f"clips have {pixels.shape[2]} frames, but the encoder was trained on {first.frames}: pass the last ones"
             )
-        return normalized(self.encoder(pixels)).unflatten(1, (-1, prod(read.grid)))
+        return layer_norm(self.encoder(pixels)).unflatten(1, (-1, self.predictor.positions))
 
     def roll_out(
         self, states: Float[Tensor, "*S P D"], steps: int, conditions: Float[Tensor, "*S T A"] | None = None
     ) -> Float[Tensor, "*S T P D"]:
-        """The time steps after each state; see ForwardPredictor.roll_out."""
+        """Return the time steps that follow each state; see ForwardPredictor.roll_out."""
         return self.predictor.roll_out(states, steps, conditions)

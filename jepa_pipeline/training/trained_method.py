@@ -1,4 +1,4 @@
-"""The networks of a run, predictors included, as they were at its newest checkpoint."""
+"""Loading of a run's networks, predictors included, from its newest checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,20 +12,20 @@ from jepa_pipeline.training.init_from import METHOD
 
 
 def load_method(run: str | Path) -> Method:
-    """The whole method of a run, frozen and in eval mode; every weight must match.
+    """Return the method of a run, frozen and in eval mode, without changing the folder.
 
     Raises:
-        UserError: the folder holds no run, or no whole checkpoint.
+        UserError: the folder is not a run, or has no complete checkpoint.
     """
-    return load_trained(Path(run), tell=print)[0]
+    return load_trained(Path(run), log=print)[0]
 
 
-def load_trained(run: Path, tell: Callable[[str], object]) -> tuple[Method, About]:
-    """The same, and what is known of the checkpoint. Nothing is changed in the folder."""
+def load_trained(run: Path, log: Callable[[str], object]) -> tuple[Method, About]:
+    """Return the method as load_method does, and the description of its checkpoint."""
     config = load_config(run)
-    loaded, _ = find_whole(run / "checkpoints", lambda text: tell(f"{text}: looking at the one before it"), anywhere)
+    loaded, _ = find_whole(run / "checkpoints", lambda text: log(f"{text}: trying the previous one"), anywhere)
     if loaded is None:
-        raise UserError(f"{run} holds no whole checkpoint, and so no predictor: train it further, or name another run")
+        raise UserError(f"{run} has no complete checkpoint, and so no predictor: train it further, or give another run")
     method = build_method(config.method)
     state = {name.removeprefix(METHOD): value for name, value in loaded.state["module"].items() if name.startswith(METHOD)}
     method.load_state_dict(state, strict=True)

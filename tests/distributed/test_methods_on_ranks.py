@@ -11,9 +11,9 @@ from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import whole
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.models.batch_norm import sync_batch_norm
+from jepa_pipeline.models.batch_norm import convert_sync_batchnorm
 from jepa_pipeline.training.parallel import parallelize
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
@@ -62,7 +62,7 @@ def make_batch(config, step, part):
     time = [encoder.frames] if getattr(encoder, "clips", False) else []
     views = [torch.randn(IMAGES, 3, *time, side, side, generator=generator, dtype=torch.float64)[part] for side in sizes]
     generators = [np.random.default_rng([step, view, n]) for view in range(len(views)) for n in range(IMAGES)]
-    sets = [sampler(generators, 0) for sampler in method_masks(config.method)]
+    sets = [sampler(generators, 0) for sampler in build_mask_samplers(config.method)]
     return Batch(views, [Masks(*(share(rows, part) for rows in masks)) for masks in sets], None, [], [])
 
 
@@ -79,14 +79,13 @@ def train(config, part, wrap):
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     losses = []
     for step in range(STEPS):
-        method.step, method.step_key = step, step
         optimizer.zero_grad()
-        loss = torch.stack(list(called(make_batch(config, step, part)).losses.values())).sum()
+        loss = torch.stack(list(called(make_batch(config, step, part), step, seed=step).losses.values())).sum()
         loss.backward()
         losses.append(loss.detach())
         if step + 1 < STEPS:
             optimizer.step()
-            method.after_step(step + 1, 10)
+            method.after_optimizer_step(step + 1, 10)
     named = ((name.replace("_checkpoint_wrapped_module.", ""), p.grad) for name, p in method.named_parameters())
     gradients = {f"gradient of {name}": whole(gradient) for name, gradient in named if gradient is not None}
     state = {name: whole(value) for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -94,7 +93,7 @@ def train(config, part, wrap):
 
 
 def ddp(method):
-    return DistributedDataParallel(sync_batch_norm(method))
+    return DistributedDataParallel(convert_sync_batchnorm(method))
 
 
 def sharded(strategy, **choices):
@@ -139,8 +138,8 @@ def test_the_queue_takes_part():
     batches = [make_batch(config, step, slice(None)) for step in range(3)]
     for batch in batches[:2]:
         assert not method.queue_is_full
-        method(batch)
+        method(batch, step=0, seed=0)
     assert method.queue_is_full and method.queue.norm(dim=2).allclose(torch.ones(2, 18).double())
-    queued = method(batches[2]).losses["swapped"]
+    queued = method(batches[2], step=0, seed=0).losses["swapped"]
     method.queued = 0
-    assert queued != method(batches[2]).losses["swapped"]
+    assert queued != method(batches[2], step=0, seed=0).losses["swapped"]

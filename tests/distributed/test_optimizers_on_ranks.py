@@ -16,7 +16,7 @@ from jepa_pipeline.training.parallel import parallelize
 HORIZONS = {"batch_size_global": 8, "total_samples": 48, "weight_decay": 0.1, "clip_norm": 0.05}
 CONFIGS = [
     AdamWConfig(lr=1e-2, **HORIZONS),
-    LARSConfig(name="lars", lr=0.2, lr_biases=0.03, trust_coefficient=0.01, **HORIZONS),
+    LARSConfig(name="lars", lr=2.0, lr_biases=0.03, **HORIZONS),
     SGDConfig(name="sgd", lr=0.1, **HORIZONS),
 ]
 EVERY = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
@@ -44,8 +44,8 @@ class Small(Method):
     def forward(self, rows):
         return self.last((self.first(rows) + self.beside(rows)).tanh()).square().mean()
 
-    kept_encoder = property(lambda self: SimpleNamespace(width=3))
-    vector_width = 3
+    encoder_to_export = property(lambda self: SimpleNamespace(width=3))
+    embedding_width = 3
 
 
 def make_module(tiny, config, sharded):
@@ -53,7 +53,8 @@ def make_module(tiny, config, sharded):
     method = Small()
     if sharded:
         parallelize(method, TrainerConfig(strategy="fsdp2"), "cpu", local_size=2)
-    module = Pretraining(tiny().model_copy(update={"optim": config}), method)
+    run = tiny()
+    module = Pretraining(method, config, run.views, run.health, run.seed)
     return module, module.configure_optimizers()
 
 

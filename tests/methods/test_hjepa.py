@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import ConfigError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.masks.build import level_masks, method_masks
+from jepa_pipeline.masks.build import build_mask_samplers, build_samplers_by_level
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.methods.level_inputs import Sight
-from jepa_pipeline.models.coarse import under
+from jepa_pipeline.methods.level_inputs import LevelInputs
+from jepa_pipeline.models.coarse import tokens_below
 from jepa_pipeline.models.dynamics import ForwardPredictor
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.tokens import normalized
+from jepa_pipeline.models.tokens import layer_norm
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 BLOCKS = "{name: blocks, num_blocks: 2, scale: [0.25, 0.3], context_keep: 0.25, target_keep: 0.4}"
@@ -52,11 +52,11 @@ def build(config, seed=0):
 
 def batch_of(config, samples=4, seed=0, dtype=torch.float32):
     encoder = config.encoder
-    time = [encoder.frames] if encoder.clips else []
+    time = [encoder.frames] if encoder.modality.has_time else []
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(samples, 3, *time, encoder.image_size, encoder.image_size, generator=generator, dtype=dtype)
     generators = [np.random.default_rng([seed, n]) for n in range(samples)]
-    return Batch([pixels], [sampler(generators, seed) for sampler in method_masks(config)], None, [], [])
+    return Batch([pixels], [sampler(generators, seed) for sampler in build_mask_samplers(config)], None, [], [])
 
 
 def train(method, config, steps=4):
@@ -64,19 +64,18 @@ def train(method, config, steps=4):
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for step in range(steps):
-        method.step = method.step_key = step
         optimizer.zero_grad()
-        loss = torch.stack(list(method(batch_of(config, seed=step)).losses.values())).sum()
+        loss = torch.stack(list(method(batch_of(config, seed=step), step, seed=step).losses.values())).sum()
         loss.backward()
         optimizer.step()
-        method.after_step(step + 1, 10)
+        method.after_optimizer_step(step + 1, 10)
         losses.append(loss.detach())
     return losses
 
 
 def gradients(method, batch, prefix="levels.0."):
     method.zero_grad()
-    sum(method(batch).losses.values()).backward()
+    sum(method(batch, step=0, seed=0).losses.values()).backward()
     named = {name: parameter.grad for name, parameter in method.named_parameters() if name.startswith(prefix)}
     return {name: gradient for name, gradient in named.items() if gradient is not None}
 
@@ -103,7 +102,7 @@ def test_one_level_is_the_flat_method_bit_for_bit(recipe, overrides):
     theirs = {name.removeprefix("levels.0."): value for name, value in other.state_dict().items()}
     assert one.state_dict().keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
-    assert isinstance(other.kept_encoder, Encoder)
+    assert isinstance(other.encoder_to_export, Encoder)
     ours, theirs = one.energy(batch_of(flat)), other.energy(batch_of(stacked))
     assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(ours[0], theirs[0], strict=True))
 
@@ -135,7 +134,7 @@ def test_a_masked_level_sees_nothing_but_the_patches_under_its_visible_cells():
     visible = visible.repeat_interleave(4, 2).repeat_interleave(12, 3).repeat_interleave(12, 4)
     assert 0 < visible.float().mean() < 0.5
     changed = torch.where(visible, pixels, torch.randn_like(pixels))
-    seen = [Sight(method.jepas, [True, True], x).contexts(1, [masks])[0] for x in (pixels, changed)]
+    seen = [LevelInputs(method.jepas, [True, True], x).contexts(1, [masks])[0] for x in (pixels, changed)]
     assert torch.equal(*seen)
     assert not torch.equal(before.targets, method.energy(batch._replace(views=[changed]))[1].targets)
 
@@ -146,7 +145,7 @@ def test_no_level_of_a_forward_stack_looks_ahead():
     pixels = batch.views[0].clone()
     pixels[:, :, 4:] = torch.randn_like(pixels[:, :, 4:])  # frames of the last two of four steps, of the second of two above
     with torch.no_grad():
-        one, other = (method.kept_encoder.levels(x, 1) for x in (batch.views[0], pixels))
+        one, other = (method.encoder_to_export.level_intermediates(x, 1) for x in (batch.views[0], pixels))
     for ((before,), (after,)), past in zip(zip(one, other, strict=True), (2 * 16, 1 * 4), strict=True):
         assert torch.allclose(before[:, :past], after[:, :past], atol=1e-6)
         assert not torch.allclose(before[:, past:], after[:, past:], atol=1e-2)
@@ -160,7 +159,7 @@ def test_with_a_window_of_one_every_time_step_is_represented_by_itself():
     with torch.no_grad():
         same = torch.isclose(encoder(pixels), encoder(changed), atol=1e-6).all(-1).unflatten(1, (4, 16))
         kept = torch.tensor([[17, 3, 40]]).expand(4, -1)
-        assert torch.allclose(encoder(pixels, keep=[kept])[0][:, 1], encoder(changed, keep=[kept])[0][:, 1], atol=1e-6)
+        assert torch.allclose(encoder(pixels, masks=[kept])[0][:, 1], encoder(changed, masks=[kept])[0][:, 1], atol=1e-6)
     assert same[:, [0, 2, 3]].all() and not same[:, 1].any()
 
 
@@ -170,7 +169,7 @@ def test_there_is_one_pass_of_each_target_and_step():
     method, calls = build(config), []
     for number, level in enumerate(method.jepas):
         level.target.register_forward_hook(lambda _, given, kept, number=number: calls.append((number, kept)))
-    method(batch_of(config))
+    method(batch_of(config), step=0, seed=0)
     # what comes after are the contexts of the upper levels, through the kept encoders below: of as many tokens as they see
     assert [number for number, _ in calls[:3]] == [0, 1, 2]
     assert sorted(number for number, _ in calls[3:]) == [0, 0, 1]
@@ -179,11 +178,11 @@ def test_there_is_one_pass_of_each_target_and_step():
 
 def test_the_loss_is_the_weighted_sum_of_the_levels():
     light, heavy = (clips(coarse(COARSE_BLOCKS, weight=weight)) for weight in (1.0, 3.0))
-    one, other = build(light)(batch_of(light)).losses, build(heavy)(batch_of(heavy)).losses
+    one, other = build(light)(batch_of(light), step=0, seed=0).losses, build(heavy)(batch_of(heavy), step=0, seed=0).losses
     assert list(one) == ["level1/weighted/prediction", "level2/weighted/prediction"]
     assert one["level1/weighted/prediction"] == other["level1/weighted/prediction"]
     assert torch.isclose(3 * one["level2/weighted/prediction"], other["level2/weighted/prediction"])
-    plain = build(heavy)(batch_of(heavy)).metrics["level2/prediction"]
+    plain = build(heavy)(batch_of(heavy), step=0, seed=0).metrics["level2/prediction"]
     assert torch.isclose(one["level2/weighted/prediction"], plain) and not plain.requires_grad
 
 
@@ -193,7 +192,7 @@ def test_cells_are_made_of_the_tokens_that_lie_in_them(coarsening):
     encoder = build(config).jepas[1].encoder
     tokens = torch.randn(1, 64, 16)
     made = encoder.patch_embed(tokens.unflatten(1, (4, 4, 4)).movedim(-1, 1))[0]
-    members = under(torch.arange(8)[None], encoder.config).view(8, 8)
+    members = tokens_below(torch.arange(8)[None], encoder.config).view(8, 8)
     for cell, (time, row, column) in enumerate(product(range(2), repeat=3)):
         inside = [((2 * time + t) * 4 + 2 * row + y) * 4 + 2 * column + x for t, y, x in product(range(2), repeat=3)]
         assert members[cell].tolist() == inside
@@ -212,16 +211,16 @@ def test_a_forward_level_told_slowly():
     method = build(config).double()
     batch = batch_of(config, samples=2, dtype=torch.float64)
     (pixels,), level = batch.views, method.jepas[0]
-    online, target = level.encoder(pixels), normalized(level.target(pixels).detach())
-    states, ahead = normalized(online), {1: [], 2: []}
+    online, target = level.encoder(pixels), layer_norm(level.target(pixels).detach())
+    states, ahead = layer_norm(online), {1: [], 2: []}
     for sample, start in product(range(2), range(4)):
         state = states[sample, start * 16 : start * 16 + 16]
         for step in (1, 2):
             prediction = level.predictor(state[None])[0]
-            state = normalized(prediction)
+            state = layer_norm(prediction)
             if start + step < 4:
                 ahead[step].append(F.l1_loss(prediction, target[sample, (start + step) * 16 : (start + step + 1) * 16]).item())
-    output = method(batch)
+    output = method(batch, step=0, seed=0)
     for step, errors in ahead.items():
         assert output.metrics[f"level1/prediction/ahead{step}"].item() == pytest.approx(np.mean(errors), rel=1e-6)
     assert output.losses["level1/weighted/prediction"].item() == pytest.approx(
@@ -238,7 +237,7 @@ def test_what_is_rolled_out_stands_in_for_what_is_seen():
     states = torch.randn(2, 5, 16, 16)  # of two clips and five time steps
     ahead = predictor.roll_out(states, 3)
     assert ahead.shape == (2, 5, 3, 16, 16)
-    assert torch.allclose(ahead[:, :, 1:], predictor.roll_out(normalized(ahead[:, :, 0]), 2), atol=1e-6)
+    assert torch.allclose(ahead[:, :, 1:], predictor.roll_out(layer_norm(ahead[:, :, 0]), 2), atol=1e-6)
     assert torch.allclose(ahead[1, 3], predictor.roll_out(states[1, 3], 3), atol=1e-6)
 
 
@@ -254,14 +253,14 @@ def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
         error = (ahead - energy.targets.flatten(2, 3)[:, -steps:]).abs().mean(-1)
         assert torch.allclose(error, energy.error[:, -steps:].flatten(2), atol=1e-5)
     connected = build(clips(coarse(NEXT, detach="false"), attention="causal", task=FORWARD))
-    assert connected.trained_with(2) == [level.encoder for level in connected.jepas]
-    assert method.trained_with(2) == [method.jepas[0].target, method.jepas[1].encoder]
+    assert connected.encoders_behind(2) == [level.encoder for level in connected.jepas]
+    assert method.encoders_behind(2) == [method.jepas[0].target, method.jepas[1].encoder]
     with pytest.raises(ValueError, match="level 3 of a stack of 2"):
         method.world_model(3)
     clip = batch.views[0]
-    with pytest.raises(ValueError, match=f"^clips of {clip.shape[2] + 2} frames, but the encoder was trained on {clip.shape[2]}"):
+    with pytest.raises(ValueError, match=f"^clips have {clip.shape[2] + 2} frames, but the encoder was trained on {clip.shape[2]}"):
         world.encode(torch.cat([clip, clip[:, :, :2]], 2))
-    with pytest.raises(ValueError, match=f"^clips of {2 * clip.shape[3]}x{clip.shape[3]} pixels, but the encoder was trained on"):
+    with pytest.raises(ValueError, match=f"^clips have {2 * clip.shape[3]}x{clip.shape[3]} pixels, but the encoder was trained on"):
         world.encode(torch.cat([clip, clip], 3))
     assert torch.allclose(world.encode(clip[:, :, :-4]), world.encode(clip)[:, : (clip.shape[2] - 4) // 4], atol=1e-5)
     with pytest.raises(ValueError, match="its task is masked"):
@@ -280,7 +279,7 @@ def test_a_conditioned_roll_out_learns_what_conditions_do():
     def draw(samples):
         actions = torch.randn(samples, 4, 2)
         places = torch.randn(samples, 1, 8) + torch.cat([torch.zeros(samples, 1, 8), (actions @ directions)[:, :3].cumsum(1)], 1)
-        return normalized(places)[:, :, None], actions
+        return layer_norm(places)[:, :, None], actions
 
     for _ in range(300):
         states, actions = draw(128)
@@ -293,15 +292,15 @@ def test_a_conditioned_roll_out_learns_what_conditions_do():
         true = F.l1_loss(predictor.roll_out(states[:, 0], 3, actions[:, :3]), states[:, 1:])
         wrong = F.l1_loss(predictor.roll_out(states[:, 0], 3, actions[:, :3].roll(1, 0)), states[:, 1:])
     assert true < 0.5 * wrong
-    with pytest.raises(ValueError, match="wants conditions"):
+    with pytest.raises(ValueError, match="needs conditions"):
         predictor(states[:, 0])
 
 
 def test_a_stack_reads_any_level_or_all():
     config = clips(coarse(COARSE_BLOCKS))
-    stack, pixels = build(config).kept_encoder, batch_of(config).views[0]
+    stack, pixels = build(config).encoder_to_export, batch_of(config).views[0]
     assert isinstance(stack, Stack) and (stack.width, stack.depth) == (32, 1)
-    first, second = (stack.reading(level)(pixels) for level in (1, 2))
+    first, second = (stack.read_level(level)(pixels) for level in (1, 2))
     assert first.shape == (4, 64, 16) and second.shape == (4, 8, 16)
     both = stack(pixels).unflatten(1, (4, 4, 4))
     assert torch.equal(both[..., :16].flatten(1, 3), first)
@@ -311,7 +310,7 @@ def test_a_stack_reads_any_level_or_all():
     assert torch.allclose(pooled, stack.pooled(pixels), atol=1e-6) and torch.equal(blocks[0], stack(pixels))
     assert stack.pooled(pixels[:, :, :1]).shape == (4, 32)  # a frame by itself stands still at every level
     with pytest.raises(ValueError, match="level 3 of a stack of 2"):
-        stack.reading(3)
+        stack.read_level(3)
 
 
 def test_an_images_level_masks_its_own_grid():
@@ -319,15 +318,15 @@ def test_an_images_level_masks_its_own_grid():
     task = f"{{name: masked, masks: [{multiblock}]}}"
     image = f"{{image_size: 32, patch_size: 4, {SIZES}}}"
     config = clips(coarse(task, "{space: 2}"), encoder=image, task=task)
-    assert [sampler.grid for level in level_masks(config) for sampler in level] == [(8, 8), (4, 4)]
-    output = build(config)(batch_of(config))
+    assert [sampler.grid for level in build_samplers_by_level(config) for sampler in level] == [(8, 8), (4, 4)]
+    output = build(config)(batch_of(config), step=0, seed=0)
     assert output.above[0].features.shape == (4, 16) and all(loss.requires_grad for loss in output.losses.values())
 
 
 def test_the_energy_is_the_distance_at_each_token():
     config = clips(coarse(COARSE_BLOCKS))
     method, batch = build(config), batch_of(config)
-    losses, energies = method(batch).losses, method.energy(batch)
+    losses, energies = method(batch, step=0, seed=0).losses, method.energy(batch)
     for number, (energy, masks) in enumerate(zip(energies, batch.masks, strict=True), start=1):
         asked = torch.zeros_like(energy.error.flatten(1), dtype=torch.bool).scatter(1, masks.targets.flatten(1), True)
         assert torch.equal(~energy.error.flatten(1).isnan(), asked)
@@ -347,12 +346,12 @@ def test_the_energy_is_the_distance_at_each_token():
         ("method.levels.1.task.name=forwards", "did you mean 'forward'"),
         ("method.levels.0.task.masks=[{name: multiblock}]", "choose blocks or causal"),
         ("method.levels.0.target=shared", "collapses"),
-        ("method.levels.0.detach=false", "there is no level below it"),
+        ("method.levels.0.detach=false", "there is no level below: remove detach"),
         ("method.levels.0.encoder.window=9", "more than the 4 time steps"),
         ("method.levels.1.encoder.window=3", "more than the 2 time steps"),
         (
             "method.levels.0.encoder={attention: full, window: 2}",
-            "leave window out",
+            "or remove window",
         ),
     ],
 )
@@ -377,6 +376,6 @@ def test_above_a_single_time_step_there_are_images(attention):
     config = clips(*levels, attention=attention)
     assert [encoder.clip_grid for encoder in config.encoders] == [(4, 4, 4), (1, 4, 4), (1, 4, 4)]
     method = build(config)
-    losses = method(batch_of(config)).losses
+    losses = method(batch_of(config), step=0, seed=0).losses
     torch.stack([*losses.values()]).sum().backward()
     assert losses["level3/weighted/prediction"] > 0 and method.jepas[2].encoder.blocks[0].attn.qkv.weight.grad.abs().sum() > 0

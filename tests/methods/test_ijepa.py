@@ -9,9 +9,9 @@ import torch
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.masks.build import build_masks, method_masks
+from jepa_pipeline.masks.build import build_mask_sampler, build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.methods.jepa import linear_momentum
+from jepa_pipeline.methods.targets import linear_momentum
 from jepa_pipeline.training.module import Pretraining
 
 
@@ -117,7 +117,7 @@ def table(config, dim):
     """What is added to the tokens for their places."""
     if config.rotary:
         return torch.zeros(math.prod(config.clip_grid), dim, dtype=torch.float64)
-    return clip_positions(config.clip_grid, dim, config.positions) if config.clips else positions(*config.grid, dim)
+    return clip_positions(config.clip_grid, dim, config.positions) if config.modality.has_time else positions(*config.grid, dim)
 
 
 def patches(view, config, vit):
@@ -219,13 +219,16 @@ def test_three_steps_equal_the_paper_told_slowly(tiny, ema, overrides):
                 network.pos_embed.copy_(table(config.method.encoder, dim))
         for parameter in method.encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)  # away from zero biases
-    module = Pretraining(config, method)
+    module = Pretraining(method, config.optim, config.views, config.health, config.seed)
     optimizer = module.configure_optimizers()
     state = {name: value.clone() for name, value in method.state_dict().items()}
     trained = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
-    samplers, memory = method_masks(config.method), {}
+    samplers, memory = build_mask_samplers(config.method), {}
     for step in (1, 2, 3):
-        time, side = [config.method.encoder.frames] if config.method.encoder.clips else [], config.method.encoder.image_size
+        time, side = (
+            [config.method.encoder.frames] if config.method.encoder.modality.has_time else [],
+            config.method.encoder.image_size,
+        )
         shape = (4, 3, *time, side, side)
         pixels = torch.randint(256, shape, generator=torch.Generator().manual_seed(step), dtype=torch.uint8)
         masks = [sampler([np.random.default_rng([step, n]) for n in range(4)], 0) for sampler in samplers]
@@ -245,7 +248,7 @@ def test_three_steps_equal_the_paper_told_slowly(tiny, ema, overrides):
 
         def closure(images=images, masks=masks):
             optimizer.zero_grad()
-            loss = sum(module.method(Batch([images], masks, None, [], [])).losses.values())
+            loss = sum(module.method(Batch([images], masks, None, [], []), step=0, seed=0).losses.values())
             loss.backward()
             return loss
 
@@ -274,8 +277,8 @@ def test_momentum_is_linear_in_the_optimizer_step():
 def test_only_encoder_and_predictor_get_gradients(tiny):
     config = tiny()
     method = build_method(config.method)
-    masks = build_masks(config.method.masks, (4, 4))([np.random.default_rng(n) for n in range(3)], 0)
-    output = method(Batch([torch.randn(3, 3, 16, 16)], [masks], None, [], []))
+    masks = build_mask_sampler(config.method.masks, (1, 4, 4))([np.random.default_rng(n) for n in range(3)], 0)
+    output = method(Batch([torch.randn(3, 3, 16, 16)], [masks], None, [], []), step=0, seed=0)
     sum(output.losses.values()).backward()
     for name, parameter in method.named_parameters():
         assert (parameter.grad is None) == name.startswith("target."), name

@@ -39,7 +39,7 @@ def test_each_set_of_masks_has_its_own_token(encoder, clip):
     assert predictor.mask_token.shape == (2, 1, 24)
     contexts = choices(2, 9, 20)
     masks = [Masks(where, asked[:, None]) for where, asked in zip(contexts, choices(2, 12, 8), strict=True)]
-    seen = [tokens.detach() for tokens in encoder(clip, keep=contexts)]
+    seen = [tokens.detach() for tokens in encoder(clip, masks=contexts)]
     first, second = predictor(seen, masks)
     assert first.shape == (2, 1, 12, 48) and second.shape == (2, 1, 8, 48)
     second.sum().backward()
@@ -84,7 +84,7 @@ def test_the_predictor_hears_of_distances_alone_but_not_as_released(positions):
 
 def train_step(encoder, predictor, clip):
     sets = choices(2, 9, 20)
-    predictions = predictor(encoder(clip, keep=sets), [Masks(index, index[:, None]) for index in sets])
+    predictions = predictor(encoder(clip, masks=sets), [Masks(index, index[:, None]) for index in sets])
     sum(answer.square().mean() for answer in predictions).backward()
     return [parameter.grad for network in (encoder, predictor) for parameter in network.parameters()]
 
@@ -114,7 +114,7 @@ def test_no_value_is_needed_to_know_what_to_do(encoder, shape):
     encoder = encoder.to("meta")
     keep = [torch.zeros(2, 5, dtype=torch.int64, device="meta"), torch.zeros(2, 7, dtype=torch.int64, device="meta")]
     pixels = torch.zeros(2, 3, *shape, device="meta")
-    contexts = encoder(pixels, keep=keep)
+    contexts = encoder(pixels, masks=keep)
     predictions = make_predictor(encoder.config, sets=2).to("meta")(contexts, [Masks(index, index[:, None]) for index in keep])
     assert [tuple(answers.shape) for answers in predictions] == [(2, 1, 5, 48), (2, 1, 7, 48)]
 
