@@ -1,18 +1,18 @@
-"""`jepa jobs` and `jepa logs`: nothing that failed is hidden, and why it failed is said; no cluster is needed."""
+"""`jepa jobs` and `jepa logs` show every failed job and why it failed; no cluster is needed."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from jepa_pipeline.cluster.logs import last_words
+from jepa_pipeline.cluster.logs import last_messages
 from jepa_pipeline.cluster.progress import Progress
-from jepa_pipeline.cluster.records import Record, read_records, save_record
-from jepa_pipeline.commands.jobs import NO_LOG, Job, jobs, known_states, logs, table
+from jepa_pipeline.cluster.records import JobRecord, read_records, save_record
+from jepa_pipeline.commands.jobs import NO_LOG, Job, format_table, jobs, load_states, logs
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A function that says what `sacct` answers; nothing is queued."""
+    """A function that sets the output of `sacct`; nothing is queued."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -29,12 +29,12 @@ def record(run, id, *command, seconds=0, **values):
     """A job that was submitted, with its record."""
     given = {"id": id, "name": f"{command[0]}-{run.name}", "command": command, "cwd": run, "folder": run / "jobs"}
     given |= {"log": str(run / f"jobs/{command[0]}-{id}.log"), "submitted": datetime.fromtimestamp(seconds, UTC)}
-    made = Record(**(given | values))
+    made = JobRecord(**(given | values))
     save_record(made)
     return made
 
 
-def test_only_the_same_work_takes_the_place_of_a_failed_job(tmp_path, slurm):
+def test_only_the_same_task_replaces_a_failed_job(tmp_path, slurm):
     run = tmp_path / "runs/a"
     commands = {
         "1": ("pretrain", "a.yaml"),
@@ -50,7 +50,7 @@ def test_only_the_same_work_takes_the_place_of_a_failed_job(tmp_path, slurm):
     assert len(jobs(tmp_path / "runs", everything=True)) == 5
 
 
-def test_a_job_that_another_took_with_it_says_which(tmp_path, slurm):
+def test_a_job_canceled_by_its_dependency_names_it(tmp_path, slurm):
     run = tmp_path / "a"
     chain = [
         record(run, "2", "probe", after=("1",)),  # 1 lies in another folder
@@ -65,11 +65,11 @@ def test_a_job_that_another_took_with_it_says_which(tmp_path, slurm):
     gone = [f"{id}|CANCELLED|00:00:00|0:0" for id in ("2", "3", "11_1", "12")]
     ended = ["1|FAILED|00:01:00|2:0", "10_0|COMPLETED|00:01:00|0:0", "10_1|TIMEOUT|00:01:00|0:0", "11_0|CANCELLED|00:00:03|0:0"]
     slurm(*gone, *ended, "13|CANCELLED by 0|00:00:00|0:0")
-    states = known_states(chain)
+    states = load_states(chain)
     assert set(states) == {one.id for one in chain}
     assert [str(states[id]) for id in ("2", "3")] == ["CANCELLED (job 1 failed)", "CANCELLED (job 2 was canceled)"]
     assert [str(states[id]) for id in ("11_1", "12")] == ["CANCELLED (job 10_1 failed)"] * 2
-    assert [str(states[id]) for id in ("11_0", "13")] == ["CANCELLED", "CANCELLED (by root)"], "it ran; somebody took it away"
+    assert [str(states[id]) for id in ("11_0", "13")] == ["CANCELLED", "CANCELLED (by root)"], "it ran; a user canceled it"
 
 
 TRACEBACK = """Traceback (most recent call last):
@@ -99,16 +99,16 @@ NOISE = "srun: error: node1: task 0: Exited with exit code 2\nslurmstepd: error:
         ("".join(f"[rank1]: {line}\n" for line in TRACEBACK.splitlines()), ["[rank1]: RuntimeError: out of memory"]),
     ],
 )
-def test_last_words_are_those_that_say_why(tmp_path, log, shown):
+def test_the_last_messages_say_why(tmp_path, log, shown):
     failed = record(tmp_path / "a", "5", "probe")
     failed.log_of(0).write_text(log)
-    assert last_words(failed) == shown
+    assert last_messages(failed) == shown
 
 
 def test_a_failed_job_without_a_log_says_so(tmp_path, slurm):
     failed = record(tmp_path / "a", "5", "probe")
     slurm("5|FAILED|00:00:01|1:0")
-    assert table([Job(failed, known_states([failed])["5"], Progress())])[-1] == f"    | {NO_LOG}"
+    assert format_table([Job(failed, load_states([failed])["5"], Progress())])[-1] == f"    | {NO_LOG}"
 
 
 def test_logs_move_with_their_runs(tmp_path):
@@ -139,6 +139,6 @@ def test_the_log_of_a_run_is_of_what_runs_else_of_its_training(tmp_path, slurm, 
 def test_a_log_that_is_not_there_yet_is_no_empty_line(tmp_path, slurm, capsys, monkeypatch):
     record(tmp_path / "a", "5", "probe")
     slurm("5|PENDING|0:00|0:0")
-    monkeypatch.setattr("jepa_pipeline.commands.jobs.go_on", lambda *_: None)
+    monkeypatch.setattr("jepa_pipeline.commands.jobs.follow_log", lambda *_: None)
     logs("5", tmp_path, follow=True)
     assert capsys.readouterr().out == ""

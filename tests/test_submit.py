@@ -1,4 +1,4 @@
-"""What is submitted to Slurm, and what is made of its answers; no cluster is needed."""
+"""What is submitted to Slurm, and how its answers are parsed; no cluster is needed."""
 
 import json
 import subprocess
@@ -9,18 +9,26 @@ from pathlib import Path
 import pytest
 
 from jepa_pipeline.cli.cluster import read_follower, submitted
-from jepa_pipeline.cluster.logs import last_lines, last_words
-from jepa_pipeline.cluster.progress import Progress, newest_values
-from jepa_pipeline.cluster.queue import After, Work, refusal, script
-from jepa_pipeline.cluster.queue import submit as queue
-from jepa_pipeline.cluster.records import Record, read_records, save_record
-from jepa_pipeline.cluster.states import State, elements, read_sacct, read_squeue
-from jepa_pipeline.commands.jobs import find, table
-from jepa_pipeline.commands.submit import Sweep, Verb, advice, refuse_changed, refuse_twice, submit_pretraining, swept
+from jepa_pipeline.cluster.logs import last_messages, tail
+from jepa_pipeline.cluster.progress import Progress, read_last_values
+from jepa_pipeline.cluster.records import JobRecord, read_records, save_record
+from jepa_pipeline.cluster.sbatch import Dependency, JobSpec, build_script, parse_sbatch_error
+from jepa_pipeline.cluster.sbatch import submit as submit_jobs
+from jepa_pipeline.cluster.states import JobState, expand_array, parse_sacct, parse_squeue
+from jepa_pipeline.commands.jobs import find_records, format_table
+from jepa_pipeline.commands.submit import (
+    CommandLine,
+    Sweep,
+    expand_sweep,
+    format_hints,
+    refuse_changed,
+    refuse_queued_runs,
+    submit_pretraining,
+)
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, read_overrides
 from jepa_pipeline.config.site import SiteConfig, load_site, minutes_of
-from jepa_pipeline.config.sweep import short_keys, split_values
+from jepa_pipeline.config.sweep import shorten_keys, split_values
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs/debug/ijepa.yaml"
@@ -72,15 +80,15 @@ def test_a_site_keeps_times_and_words_as_they_are_written(tmp_path):
     ("wrong", "says"),
     [
         ("acount=x", "did you mean 'account'"),
-        ("time=soon", "is no time limit, such as 90"),
-        ("time=0", "is no time limit"),
-        ("time=2:99:00", "is no time limit.*the last two below 60"),
+        ("time=soon", "is not a time limit, such as 90"),
+        ("time=0", "is not a time limit"),
+        ("time=2:99:00", "is not a time limit.*the last two below 60"),
         ("signal_s=1801", r"more than half of time 1:00:00 \(3600 s\).*set signal_s to 1800"),
-        ("extra.nodes=2", "said by the key nodes"),
-        ("extra.mem=2", "said by the key memory_gb"),
-        ("extra.output=x", "leave it out"),
-        ("environment.A-B=1", "no name of a variable"),
-        ("container_mounts=['/a:/a']", "without a container"),
+        ("extra.nodes=2", "duplicates the key nodes"),
+        ("extra.mem=2", "duplicates the key memory_gb"),
+        ("extra.output=x", "remove it"),
+        ("environment.A-B=1", "not a variable name"),
+        ("container_mounts=['/a:/a']", "without container"),
     ],
 )
 def test_a_wrong_site_is_one_sentence(wrong, says):
@@ -107,7 +115,7 @@ def test_the_site_is_found_by_option_then_variable_then_home(tmp_path, monkeypat
     monkeypatch.setenv("JEPA_SITE", "~/v.yaml")
     assert load_site().partition == "variable" and load_site(Path("~/o.yaml")).partition == "option"
     monkeypatch.setenv("JEPA_SITE", "~/none.yaml")
-    with pytest.raises(UserError, match=r"no file .*none.yaml \(named by \$JEPA_SITE\)"):
+    with pytest.raises(UserError, match=r"no file .*none.yaml, which \$JEPA_SITE names"):
         load_site()
 
 
@@ -116,7 +124,7 @@ def options(text):
     return {key: value for key, _, value in lines}
 
 
-WORK = Work("pretrain-a", ["pretrain", "a.yaml", "x=[1, 2]"], Path("runs/a/jobs"), "ranks")
+WORK = JobSpec("pretrain-a", ["pretrain", "a.yaml", "x=[1, 2]"], Path("runs/a/jobs"), distributed=True)
 
 
 def test_the_script_asks_for_all_that_the_site_says():
@@ -130,7 +138,7 @@ def test_the_script_asks_for_all_that_the_site_says():
         "account=me",
         "extra.exclusive=true",
     )
-    text = script([WORK], whole, after=After(("7", "8")))
+    text = build_script([WORK], whole, Dependency(("7", "8")))
     said = options(text)
     assert said["gpus-per-node"] == "a100:8" and said["ntasks-per-node"] == "8" and said["nodes"] == "2" and said["mem"] == "400G"
     assert said["signal"] == "USR2@180" and said["open-mode"] == "append" and said["time"] == "1:00:00" and said["account"] == "me"
@@ -140,18 +148,20 @@ def test_the_script_asks_for_all_that_the_site_says():
     )
     (started,) = [line for line in text.splitlines() if line.startswith("srun ")]
     assert (
-        "--cpus-per-task=6" in started and "pretrain-%j-rank%t.log" in started and "# runs: jepa pretrain a.yaml 'x=[1, 2]'" in text
+        "--cpus-per-task=6" in started
+        and "pretrain-%j-rank%t.log" in started
+        and "# command: jepa pretrain a.yaml 'x=[1, 2]'" in text
     )
 
 
 def test_a_job_of_one_process_asks_for_its_share():
-    said = options(script([WORK._replace(processes="one")], site("nodes=2", "gpus_per_node=8", "memory_gb=400")))
+    said = options(build_script([WORK._replace(distributed=False)], site("nodes=2", "gpus_per_node=8", "memory_gb=400")))
     assert (said["nodes"], said["ntasks-per-node"], said["gpus-per-node"], said["mem"]) == ("1", "1", "1", "50G")
     assert said["output"].endswith("pretrain-%j.log")
 
 
 def test_setup_environment_and_container_come_before_the_command():
-    text = script(
+    text = build_script(
         [WORK],
         site("setup=[module load cuda]", "environment.A='b c'", "container=/i.sqsh", "container_mounts=['/d:/d']", "python=py"),
     )
@@ -167,20 +177,20 @@ def test_setup_environment_and_container_come_before_the_command():
 def test_a_line_of_the_setup_that_fails_ends_the_job(tmp_path):
     setup = ["export A=1 # | {", "[ $A = 1 ]", "load 'x y'", "touch went-on"]
     path = tmp_path / "job.sh"
-    path.write_text(script([WORK], site().model_copy(update={"setup": tuple(setup)})))
+    path.write_text(build_script([WORK], site().model_copy(update={"setup": tuple(setup)})))
     done = subprocess.run(["bash", path], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "setup line failed: load 'x y'" in done.stderr and not (tmp_path / "went-on").exists()
 
 
 def test_several_works_are_one_array():
     works = [WORK, WORK._replace(name="pretrain-b", command=["pretrain", "b.yaml"])]
-    text = script(works, site(), at_most=1, logs=Path("runs/s/jobs"))
+    text = build_script(works, site(), max_parallel=1, logs=Path("runs/s/jobs"))
     assert options(text)["array"] == "0-1%1" and options(text)["output"].endswith("runs/s/jobs/pretrain-%A_%a.log")
-    assert "# element 1 runs: jepa pretrain b.yaml" in text
+    assert "# command of array task 1: jepa pretrain b.yaml" in text
 
 
 def test_a_line_break_in_an_argument_stays_in_the_comment():
-    text = script([WORK._replace(command=["pretrain", "a\nrm -rf /tmp/x"])], site())
+    text = build_script([WORK._replace(command=["pretrain", "a\nrm -rf /tmp/x"])], site())
     assert not any(line.startswith("rm") for line in text.splitlines())
 
 
@@ -189,11 +199,13 @@ def names(sweep):
 
 
 def test_a_sweep_is_every_combination_under_a_readable_name():
-    sweep = swept(Verb(("pretrain",), (str(RECIPE),)), RECIPE, [], ["optim.lr=1e-4,3e-4", "seed=0,1", "trainer.precision=bf16"])
+    sweep = expand_sweep(
+        CommandLine(("pretrain",), (str(RECIPE),)), RECIPE, [], ["optim.lr=1e-4,3e-4", "seed=0,1", "trainer.precision=bf16"]
+    )
     assert names(sweep) == [f"debug_ijepa-lr{lr}-seed{seed}" for lr in ("1e-4", "3e-4") for seed in (0, 1)]
     assert sweep.name == "debug_ijepa-sweep-lr-seed"
-    verb, config = sweep.runs[-1]
-    assert verb.rest == (str(RECIPE), "optim.lr=3e-4", "seed=1", "trainer.precision=bf16", f"name={config.name}")
+    command, config = sweep.runs[-1]
+    assert command.arguments == (str(RECIPE), "optim.lr=3e-4", "seed=1", "trainer.precision=bf16", f"name={config.name}")
     assert (config.optim.lr, config.seed, config.trainer.precision) == (3e-4, 1, "bf16")
 
 
@@ -204,9 +216,11 @@ def test_names_of_a_sweep_are_valid_and_differ():
         "method.predictor.depth=1",
         "data.train=/a/b,/a_b",
     ]
-    assert len(set(names(swept(Verb(("pretrain",), ()), RECIPE, [], scales)))) == 8
-    assert "debug_ijepa-target_scale0.15_0.25-depth2-train_a_b-2" in names(swept(Verb(("pretrain",), ()), RECIPE, [], scales))
-    assert short_keys(["a.depth", "b.depth", "lr"]) == {"a.depth": "a.depth", "b.depth": "b.depth", "lr": "lr"}
+    assert len(set(names(expand_sweep(CommandLine(("pretrain",), ()), RECIPE, [], scales)))) == 8
+    assert "debug_ijepa-target_scale0.15_0.25-depth2-train_a_b-2" in names(
+        expand_sweep(CommandLine(("pretrain",), ()), RECIPE, [], scales)
+    )
+    assert shorten_keys(["a.depth", "b.depth", "lr"]) == {"a.depth": "a.depth", "b.depth": "b.depth", "lr": "lr"}
 
 
 @pytest.mark.parametrize(
@@ -225,8 +239,8 @@ def test_commas_in_brackets_and_quotes_are_a_values_own(text, values):
 
 
 def test_without_a_sweep_there_is_one_run_as_it_was_said():
-    verb = Verb(("pretrain",), (str(RECIPE), "seed=3"))
-    sweep = swept(verb, RECIPE, ["seed=3"], [])
+    verb = CommandLine(("pretrain",), (str(RECIPE), "seed=3"))
+    sweep = expand_sweep(verb, RECIPE, ["seed=3"], [])
     assert sweep.name is None and [one for one, _ in sweep.runs] == [verb] and sweep.runs[0][1].seed == 3
 
 
@@ -236,14 +250,14 @@ def test_without_a_sweep_there_is_one_run_as_it_was_said():
         (["lr"], "is not KEY=VALUE"),
         (["seed=1", "seed=2"], "seed=1,2"),
         (["name=a,b"], "own name.*put name=… before --sweep"),
-        (["optim.lr=1e-4,0.0001"], "debug_ijepa-lr1e-4 and debug_ijepa-lr0.0001.*leave one out"),
+        (["optim.lr=1e-4,0.0001"], "debug_ijepa-lr1e-4 and debug_ijepa-lr0.0001.*equal values: remove one value"),
         (["seed=1,1"], "twice"),
         (["seed=0,x"], "seed"),
     ],
 )
 def test_a_wrong_sweep_is_one_sentence(sweep, says):
     with pytest.raises(UserError, match=says):
-        swept(Verb(("pretrain",), ()), RECIPE, [], sweep)
+        expand_sweep(CommandLine(("pretrain",), ()), RECIPE, [], sweep)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +318,7 @@ def test_a_dry_run_prints_the_chain_and_leaves_nothing(place):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("#!/bin/bash") == 3 and options(done.stdout)["dependency"] == "afterany:JOB2"
     assert "aftercorr:JOB1" in done.stdout and "--array=0-3%4" in done.stdout and not (place / "runs").exists()
-    assert "# runs: jepa table runs/debug_ijepa-seed0-lr1e-3" in done.stdout
+    assert "# command: jepa table runs/debug_ijepa-seed0-lr1e-3" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -318,7 +332,7 @@ def test_a_dry_run_prints_the_chain_and_leaves_nothing(place):
         (["submit", "jobs"], "no verb that can be submitted"),
         (["probe", "nowhere", "--submit"], "no folder nowhere"),
         (["probe", ".", "--data", "d", "--submit", "--sweep", "a=1,2"], "are for pretrain"),
-        (["config", "show", "--submit", "--then", "export"], "does not: submit it by itself"),
+        (["config", "show", "--submit", "--then", "export"], "does not: submit both separately"),
         (["probe", ".", "--data", "d", "--submit"], "d/train"),
         (["probe", ".", "iteration=3", "--submit"], "did you mean 'iterations'"),
         (["probe", ".", "--submit", "--after", "abc"], "--after abc is no id of a job"),
@@ -344,7 +358,7 @@ def test_wrong_options_of_the_verb_are_its_own_error(place):
 def test_without_slurm_a_sentence_names_the_dry_run(tiny, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=r"sbatch and srun are not on PATH.*--dry-run"):
-        submit_pretraining(Sweep([(Verb(("pretrain",), ("x",)), tiny())]), site())
+        submit_pretraining(Sweep([(CommandLine(("pretrain",), ("x",)), tiny())]), site())
 
 
 def test_a_run_that_is_queued_is_not_queued_again(tiny, tmp_path, monkeypatch, capsys):
@@ -355,11 +369,11 @@ def test_a_run_that_is_queued_is_not_queued_again(tiny, tmp_path, monkeypatch, c
     monkeypatch.setenv("PATH", str(command.parent))
     save_record(record(config.folder, "12", command=("pretrain", "x")))
     with pytest.raises(UserError, match=r"job 12 of .*tiny is RUNNING: wait for it"):
-        submit_pretraining(Sweep([(Verb(("pretrain",), ("x",)), config)]), site())
-    submit_pretraining(Sweep([(Verb(("pretrain",), ("x",)), config)]), site(), dry_run=True)
+        submit_pretraining(Sweep([(CommandLine(("pretrain",), ("x",)), config)]), site())
+    submit_pretraining(Sweep([(CommandLine(("pretrain",), ("x",)), config)]), site(), dry_run=True)
     assert "#SBATCH" in capsys.readouterr().out
     command.write_text("#!/bin/sh\necho '13|RUNNING|1:00|None'\n")
-    refuse_twice([config.folder])
+    refuse_queued_runs([config.folder])
 
 
 def record(run, id, command=("probe", "x"), seconds=0, **values):
@@ -371,7 +385,7 @@ def record(run, id, command=("probe", "x"), seconds=0, **values):
         "folder": run / "jobs",
         "log": str(run / f"jobs/{id}-rank%t.log"),
     }
-    return Record(submitted=datetime.fromtimestamp(seconds, UTC), **(given | values))
+    return JobRecord(submitted=datetime.fromtimestamp(seconds, UTC), **(given | values))
 
 
 def test_records_are_found_in_the_order_of_submission(tmp_path, capsys):
@@ -379,20 +393,19 @@ def test_records_are_found_in_the_order_of_submission(tmp_path, capsys):
     save_record(late)
     save_record(early)
     (tmp_path / "a/jobs/3.json").write_text("{")
-    (tmp_path / "a/jobs/.4.json").write_text("{")
     assert read_records(tmp_path) == [early, late] and read_records(tmp_path / "a") == [early]
-    assert "3.json is no record of a job" in capsys.readouterr().err
+    assert "3.json is not a job record" in capsys.readouterr().err
     assert late.log_of(3) == tmp_path / "b/jobs/1-rank3.log" and late.run == tmp_path / "b"
     for name, jobs in (("2", [early]), ("2_1", [early]), ("b", [late]), (str(tmp_path / "b"), [late])):
-        assert find(name, [early, late], tmp_path) == jobs
+        assert find_records(name, [early, late], tmp_path) == jobs
 
 
 def test_sacct_is_read_with_its_requeues_arrays_and_who_canceled():
-    found = read_sacct(
+    found = parse_sacct(
         "10|PREEMPTED|00:01:00|0:0\n10|REQUEUED|00:02:00|0:0\n10|RUNNING|00:00:07|0:0\n11|CANCELLED by 0|00:00:05|0:15\n"
         "12_[1-2,5%2]|PENDING|00:00:00|0:0\n12_0|FAILED|1-00:00:01|2:0\n13|TIMEOUT|00:30:00|0:0\n14|OUT_OF_MEMORY|00:00:01|0:125\n"
     )
-    assert found["10"] == State("RUNNING", "", 2, "00:00:07", "0") and str(found["10"]) == "RUNNING (restarts: 2)"
+    assert found["10"] == JobState("RUNNING", "", 2, "00:00:07", "0") and str(found["10"]) == "RUNNING (restarts: 2)"
     assert str(found["11"]) == "CANCELLED (by root)" and found["11"].ended and not found["11"].failed
     assert set(found) == {"10", "11", "12_0", "12_1", "12_2", "12_5", "13", "14"}
     assert str(found["12_0"]) == "FAILED (exit 2)" and found["12_5"].live and found["13"].failed
@@ -400,13 +413,13 @@ def test_sacct_is_read_with_its_requeues_arrays_and_who_canceled():
 
 
 def test_squeue_says_why_a_job_waits():
-    found = read_squeue("20|PENDING|0:00|Dependency\n21_3|RUNNING|1-02:03:04|None\n22|COMPLETING|0:10|None\n")
+    found = parse_squeue("20|PENDING|0:00|Dependency\n21_3|RUNNING|1-02:03:04|None\n22|COMPLETING|0:10|None\n")
     assert str(found["20"]) == "PENDING (Dependency)" and str(found["21_3"]) == "RUNNING" and found["22"].live
-    assert list(elements("9_[0-2,7%3]")) == ["9_0", "9_1", "9_2", "9_7"] and list(elements("9_4")) == ["9_4"]
+    assert list(expand_array("9_[0-2,7%3]")) == ["9_0", "9_1", "9_2", "9_7"] and list(expand_array("9_4")) == ["9_4"]
 
 
 def test_what_sbatch_refuses_is_one_line():
-    assert refusal(
+    assert parse_sbatch_error(
         "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: Invalid partition\n"
     ) == ("invalid partition specified: x; Batch job submission failed: Invalid partition")
 
@@ -422,15 +435,15 @@ def commands(folder, **scripts):
 def test_a_refused_job_leaves_nothing_and_says_it_once(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PATH", commands(tmp_path, sbatch="echo 'sbatch: error: invalid partition' >&2; exit 1", srun=""))
     (tmp_path / "run").mkdir()
-    with pytest.raises(UserError, match=r"^Slurm refused the job: invalid partition; `sinfo` lists the partitions"):
-        queue([WORK._replace(folder=tmp_path / "run/jobs")], site())
+    with pytest.raises(UserError, match=r"^Slurm refused the job: invalid partition; `jepa doctor` checks the site file"):
+        submit_jobs([WORK._replace(folder=tmp_path / "run/jobs")], site())
     assert capfd.readouterr().err == "" and not list((tmp_path / "run").iterdir())
 
 
 def test_without_submitit_a_sentence_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"^submitit is not installed in this Python: pip install"):
-        script([WORK], site())
+        build_script([WORK], site())
 
 
 def test_a_changed_recipe_is_refused_before_it_is_queued(tiny, monkeypatch):
@@ -456,8 +469,8 @@ def test_a_job_knows_the_site_that_was_named(place):
 @pytest.mark.parametrize(
     ("folder", "where"), [("runs/a/jobs", ""), ("runs/jobs", ""), ("a/jobs", " ."), ("jobs", " ."), ("b c/a/jobs", " 'b c'")]
 )
-def test_the_advice_names_the_folder_unless_it_is_runs(folder, where):
-    said = advice([WORK._replace(folder=Path(folder))], ["7"])
+def test_the_hints_name_the_folder_unless_it_is_runs(folder, where):
+    said = format_hints([WORK._replace(folder=Path(folder))], ["7"])
     assert f"jepa jobs{where}\n" in said and said.endswith(f"jepa cancel 7{' --folder' * bool(where)}{where}")
 
 
@@ -477,8 +490,8 @@ def test_the_newest_values_are_read_from_the_end(tmp_path):
         for step in range(10_000)
     ]
     path.write_text("\n".join(rows) + '\n{"step": 10000, "lo')
-    assert newest_values(path) == {"step": 9999, "loss": 4999.5, "health/target_rankme": 3.0}
-    assert newest_values(tmp_path / "none") == {}
+    assert read_last_values(path) == {"step": 9999, "loss": 4999.5, "health/target_rankme": 3.0}
+    assert read_last_values(tmp_path / "none") == {}
 
 
 def test_a_failed_job_shows_its_last_words(tmp_path):
@@ -488,11 +501,11 @@ def test_a_failed_job_shows_its_last_words(tmp_path):
     failed.folder.mkdir(parents=True)
     failed.log_of(0).write_text("".join(f"line {n}\n" for n in range(1000)) + "submitit INFO x\nthe reason\n")
     assert (
-        last_words(failed)[-1] == "the reason"
-        and len(last_words(failed)) == 5
-        and last_lines(failed.log_of(0), 1) == ["the reason"]
+        last_messages(failed)[-1] == "the reason"
+        and len(last_messages(failed)) == 5
+        and tail(failed.log_of(0), 1) == ["the reason"]
     )
-    shown = table([Job(failed, State("FAILED", exit="2"), Progress())])
+    shown = format_table([Job(failed, JobState("FAILED", exit="2"), Progress())])
     assert "FAILED (exit 2)" in shown[1] and shown[-1].strip() == "| the reason"
 
 
@@ -505,7 +518,7 @@ def test_jobs_without_slurm_still_says_how_far_runs_are(tiny, tmp_path):
     (config.folder / "config.yaml").write_text(to_yaml(config))
     (config.folder / "metrics.jsonl").write_text('{"step": 4, "loss": 0.5, "samples_per_s": 1234.5}\n')
     done = jepa("jobs", config.folder.parent, cwd=tmp_path, PATH="")
-    assert "states are unknown: squeue is not on PATH" in done.stderr and done.returncode == 0
+    assert "job states are unknown: squeue is not on PATH" in done.stderr and done.returncode == 0
     assert done.stdout.splitlines()[1].split() == [
         "6",
         "pretrain",

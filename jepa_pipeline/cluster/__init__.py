@@ -1,1 +1,1 @@
-"""Slurm: what is queued, and what becomes of it."""
+"""Slurm jobs: submitting them, and their state, progress and logs."""

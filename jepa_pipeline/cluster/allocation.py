@@ -1,4 +1,4 @@
-"""The Slurm job this process runs in, as Slurm itself sees it at this moment."""
+"""The Slurm job that this process runs in, as scontrol reports it."""
 
 import os
 import re
@@ -11,50 +11,50 @@ from typing import NamedTuple
 from jepa_pipeline.config.errors import UserError
 
 TRIES, TIMEOUT_S, PAUSE_S = 2, 15.0, 1.0
-"""A busy controller answers late, or only when asked again."""
-ON_ITS_WAY = "pending execution"
-"""What Slurm answers to the second of two requeues."""
+"""A busy controller answers late, or only the second time."""
+ALREADY_REQUEUED = "pending execution"
+"""Part of Slurm's answer to the second of two requeues."""
 
 
-class SlurmRefused(UserError):
-    """scontrol did not do what it was asked; the text holds its own words."""
+class ScontrolError(UserError):
+    """scontrol failed; the message is its own."""
 
 
 class Allocation(NamedTuple):
-    """A Slurm job, while its processes still run.
+    """A Slurm job while its processes still run.
 
-    Seen with Slurm 22.05, by a process that was just sent a signal. JobState is RUNNING when the signal was asked for with
-    --signal or sent with `scancel --signal`; RUNNING, or for a moment SIGNALING, when the SIGTERM (or the job's own --signal)
-    begins the grace time before a preemption; COMPLETING after scancel, at the time limit (Reason=TimeLimit), after `scontrol
-    requeue` and at the end of that grace time (both: one restart more). `scontrol requeue` is even taken when COMPLETING.
+    Observed with Slurm 22.05, by a process that was just sent a signal: JobState is RUNNING after a signal from --signal or
+    `scancel --signal`; RUNNING, or for a moment SIGNALING, after the SIGTERM (or the job's own --signal) that starts the
+    grace time of a preemption; COMPLETING after scancel, at the time limit (with Reason=TimeLimit), after `scontrol requeue`
+    and at the end of the grace time (the last two with one restart more). `scontrol requeue` works even when COMPLETING.
     """
 
     job: str
-    """SLURM_JOB_ID; of an array element ARRAY_ELEMENT, as the last element has the id of the array, and with it all would go."""
+    """SLURM_JOB_ID; ARRAY_TASK for an array task, because the last task has the array's id, which would requeue all tasks."""
     state: str
-    """Slurm's word, such as RUNNING, which SIGNALING is too. What it calls COMPLETING is REQUEUED if the job waits to be started
-    again, TIMEOUT if its time limit came, else CANCELLED."""
+    """JobState, with SIGNALING as RUNNING. COMPLETING is REQUEUED if the job will start again, TIMEOUT at its time limit, else
+    CANCELLED."""
     batch: bool
-    """Whether it was submitted with sbatch: what salloc and srun start cannot go back into the queue."""
+    """Submitted with sbatch; jobs from salloc and srun cannot be requeued."""
     may_requeue: bool
     restarts: int
-    """How often it had been requeued when this process began."""
+    """Times it had been requeued when this process started."""
 
 
-def job_id() -> str | None:
-    """The number of the job this process runs in; None outside Slurm."""
+def current_job_id() -> str | None:
+    """Return the id of the job this process runs in; None outside Slurm."""
     return os.environ.get("SLURM_JOB_ID") or None
 
 
-def this_allocation(tell: Callable[[str], object] = lambda text: print(text, file=sys.stderr)) -> Allocation | None:
-    """The job this process runs in; None outside Slurm, and where Slurm does not answer, which is said."""
-    number = job_id()
-    if number is None:
+def read_allocation(log: Callable[[str], object] = lambda text: print(text, file=sys.stderr)) -> Allocation | None:
+    """Return the job this process runs in; None outside Slurm, and, with a message, where scontrol fails."""
+    job = current_job_id()
+    if job is None:
         return None
     try:
-        return read(scontrol("show", "job", "-o", number), number, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
-    except SlurmRefused as error:
-        tell(f"job {number}: nothing to be learned of it ({error})")
+        return parse_allocation(scontrol("show", "job", "-o", job), job, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+    except ScontrolError as error:
+        log(f"job {job}: its state is unknown ({error})")
         return None
 
 
@@ -62,31 +62,32 @@ def requeue(job: str) -> None:
     """Stop the job and put it back into the queue. Slurm sends SIGTERM to its processes at once.
 
     Raises:
-        SlurmRefused: with Slurm's own words.
+        ScontrolError: Slurm refuses.
     """
     try:
         scontrol("requeue", job)
-    except SlurmRefused as error:
-        if ON_ITS_WAY not in str(error):
+    except ScontrolError as error:
+        if ALREADY_REQUEUED not in str(error):
             raise
 
 
-def read(text: str, number: str, restarts: int) -> Allocation:
-    """One job of the lines of `scontrol show job -o`, which for the id of an array are all of its elements."""
+def parse_allocation(text: str, job: str, restarts: int) -> Allocation:
+    """Return one job from the output of `scontrol show job -o`, which lists all tasks of an array under the array's id."""
     for line in text.splitlines():
-        fields = dict(reversed(re.findall(r"(\w+)=(\S*)", line)))  # the first of a name: later ones may be of a command line
-        if fields.get("JobId") == number:
+        # reversed, so that the first value of a name wins: later ones may be part of a command line
+        fields = dict(reversed(re.findall(r"(\w+)=(\S*)", line)))
+        if fields.get("JobId") == job:
             return Allocation(
-                job=f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}" if "ArrayTaskId" in fields else number,
-                state=state_of(fields, restarts),
+                job=f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}" if "ArrayTaskId" in fields else job,
+                state=parse_state(fields, restarts),
                 batch=fields["BatchFlag"] == "1",
                 may_requeue=fields["Requeue"] == "1",
                 restarts=restarts,
             )
-    raise SlurmRefused(f"scontrol shows no job {number}")
+    raise ScontrolError(f"scontrol shows no job {job}")
 
 
-def state_of(fields: Mapping[str, str], restarts: int) -> str:
+def parse_state(fields: Mapping[str, str], restarts: int) -> str:
     state = fields["JobState"]
     if state in ("RUNNING", "SIGNALING"):
         return "RUNNING"
@@ -97,26 +98,28 @@ def state_of(fields: Mapping[str, str], restarts: int) -> str:
     return state
 
 
-def scontrol(*words: str) -> str:
-    """What it prints.
+def scontrol(*arguments: str) -> str:
+    """Return the output of scontrol.
 
     Raises:
-        SlurmRefused: it is not there, does not answer, or refuses.
+        ScontrolError: it is not installed, does not answer, or fails.
     """
-    said = ""
+    message = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE_S)
         try:
-            done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                ["scontrol", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+            )
         except FileNotFoundError:
-            raise SlurmRefused("there is no scontrol on PATH") from None
+            raise ScontrolError("there is no scontrol on PATH") from None
         except subprocess.TimeoutExpired:
-            said = f"scontrol {words[0]} did not answer within {TIMEOUT_S:g} s"
+            message = f"scontrol {arguments[0]} did not answer within {TIMEOUT_S:g} s"
             continue
         if done.returncode == 0:
             return done.stdout
-        said = " ".join(done.stderr.split()) or f"scontrol {words[0]} ended with code {done.returncode}"
-        if not re.search("contact slurm controller|timed out|try again", said, re.IGNORECASE):
+        message = " ".join(done.stderr.split()) or f"scontrol {arguments[0]} ended with code {done.returncode}"
+        if not re.search("contact slurm controller|timed out|try again", message, re.IGNORECASE):
             break
-    raise SlurmRefused(said)
+    raise ScontrolError(message)

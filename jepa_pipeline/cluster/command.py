@@ -8,9 +8,9 @@ from submitit.helpers import Checkpointable
 
 
 class Command(Checkpointable):
-    """The command as on a shell, with the same exit code. Asked to stop, it is queued again from its beginning.
+    """A command line of `jepa`, with the same exit code. Asked to stop, submitit requeues it from its beginning.
 
-    A pretraining run listens to signals itself, and goes on from its checkpoint.
+    `jepa pretrain` replaces submitit's signal handlers by its own, and resumes from its checkpoint.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -20,6 +20,7 @@ class Command(Checkpointable):
         sys.argv = ["jepa", *self.words]
         try:
             runpy.run_module("jepa_pipeline", run_name="__main__")
-        except SystemExit as leave:
-            if leave.code not in (None, 0):
+        except SystemExit as error:
+            # exit code 0 must not end the process: submitit writes the job's result after this call
+            if error.code not in (None, 0):
                 raise

@@ -1,23 +1,23 @@
-"""How far a run is, and whether it collapses, by the end of its metrics.jsonl."""
+"""How far a run is and whether it collapses, from the end of its metrics.jsonl."""
 
 import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from jepa_pipeline.cluster.records import Record
+from jepa_pipeline.cluster.records import JobRecord
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 
 TAIL_BYTES = 200_000
-"""Of the log of a long run only this much is read; the newest line of each kind is in it."""
+"""Bytes read from the end of metrics.jsonl; they contain a line of each kind."""
 
-LEAST_RANK, LEAST_STD, MOST_COSINE = 2.0, 1e-4, 0.99
-"""Of the targets: beyond any of them all inputs are given nearly one and the same representation."""
+MIN_RANK, MIN_STD, MAX_COSINE = 2.0, 1e-4, 0.99
+"""Limits of the targets' effective rank, deviation and mean cosine; beyond any of them, all inputs are represented alike."""
 
 
 class Progress(NamedTuple):
-    """The newest numbers of a run; None of what was not measured yet. rank, std and cosine are of its targets."""
+    """The latest metrics of a run; None for those not measured yet. rank, std and cosine are the targets'."""
 
     step: int | None = None
     total_steps: int | None = None
@@ -29,54 +29,54 @@ class Progress(NamedTuple):
 
     @property
     def steps(self) -> str:
+        """Return the step and the total, such as "1,200/20,000"."""
         if self.step is None and self.total_steps is None:
             return "-"
         return f"{self.step or 0:,}/{'?' if self.total_steps is None else f'{self.total_steps:,}'}"
 
     @property
     def verdict(self) -> str:
-        """collapsed, where one measure says so; else the rank, which alone says nothing of how good a run is."""
+        """Return "collapsed" if any limit is passed, else the rank, which alone does not tell how good a run is."""
         if self.rank is None or self.std is None or self.cosine is None:
             return "-"
-        collapsed = self.rank < LEAST_RANK or self.std < LEAST_STD or self.cosine > MOST_COSINE
+        collapsed = self.rank < MIN_RANK or self.std < MIN_STD or self.cosine > MAX_COSINE
         return "collapsed" if collapsed else f"rank {self.rank:.0f}"
 
 
-def progress_of(record: Record) -> Progress:
-    """Of a pretraining job; nothing of another."""
+def read_progress(record: JobRecord) -> Progress:
+    """Return the progress of a pretraining job; an empty one for other jobs."""
     if record.command[0] != "pretrain":
         return Progress()
-    newest = newest_values(record.run / "metrics.jsonl")
+    latest = read_last_values(record.run / "metrics.jsonl")
     return Progress(
-        step=None if "step" not in newest else int(newest["step"]),
+        step=None if "step" not in latest else int(latest["step"]),
         total_steps=total_steps(record.run),
-        loss=newest.get("loss"),
-        samples_per_s=newest.get("samples_per_s"),
-        rank=newest.get("health/target_rankme"),
-        std=newest.get("health/target_std_mean"),
-        cosine=newest.get("health/target_cosine"),
+        loss=latest.get("loss"),
+        samples_per_s=latest.get("samples_per_s"),
+        rank=latest.get("health/target_rankme"),
+        std=latest.get("health/target_std_mean"),
+        cosine=latest.get("health/target_cosine"),
     )
 
 
 def total_steps(run: Path) -> int | None:
-    """What the run is to reach; None before it has begun."""
     try:
         return load_config(run).optim.total_steps
-    except UserError:
+    except UserError:  # the run has not started
         return None
 
 
-def newest_values(path: Path) -> dict[str, float | int]:
-    """The newest value of every key of a file of JSON lines, read from its end."""
+def read_last_values(path: Path) -> dict[str, float | int]:
+    """Return the last value of every key in the end of a file of JSON lines."""
     if not path.is_file():
         return {}
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    newest: dict[str, float | int] = {}
+    values: dict[str, float | int] = {}
     for line in lines:
         try:
-            newest |= json.loads(line)
+            values |= json.loads(line)
         except ValueError:
-            continue  # the first is cut where reading began, and the last may be half written
-    return newest
+            continue  # the first line may be cut off, the last half written
+    return values

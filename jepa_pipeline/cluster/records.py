@@ -1,4 +1,4 @@
-"""What was submitted: one JSON file a job, beside its logs."""
+"""Records of submitted jobs: one JSON file per job, next to its logs."""
 
 import sys
 from collections.abc import Iterator
@@ -11,11 +11,18 @@ from jepa_pipeline.config.section import Section
 from jepa_pipeline.files import atomic_write
 
 
-class Record(Section):
+class JobRecord(Section):
     """A job as it was submitted.
 
-    id: Slurm's, such as "123", or "123_0" of an array. command: without the word `jepa`. cwd: where it was submitted, and runs.
-    log: where a process writes, with %t for its number. after: the jobs it waits for.
+    Args:
+        id: Slurm's, such as "123", or "123_0" for an array task.
+        name: of the job in Slurm's lists.
+        command: a command line of `jepa`, without that word.
+        cwd: where it was submitted and runs.
+        folder: of this record.
+        submitted: time of submission.
+        log: path of the log, with %t for the rank if there are several.
+        after: ids of the jobs it waits for.
     """
 
     id: str
@@ -29,41 +36,47 @@ class Record(Section):
 
     @property
     def run(self) -> Path:
-        """The folder that holds the record's; a run folder, of a job that works on a run."""
+        """Return the folder that contains the record's folder: the run folder, if the job works on a run."""
         return self.folder.parent
 
     def log_of(self, rank: int) -> Path:
+        """Return the log of a rank."""
         return Path(self.log.replace("%t", str(rank)))
 
 
-def save_record(record: Record) -> None:
-    """Write a record so that it is whole or not there."""
+def array_id(job: str) -> str:
+    """Return the id of the array of a task, or of the job itself: "123" for "123_0" and for "123"."""
+    return job.partition("_")[0]
+
+
+def save_record(record: JobRecord) -> None:
+    """Write a record to its folder, in one rename."""
     record.folder.mkdir(parents=True, exist_ok=True)
     atomic_write(record.folder / f"{record.id}.json", record.model_dump_json(indent=2) + "\n")
 
 
-def read_records(folder: Path) -> list[Record]:
-    """The records of all runs in a folder, or of a run folder itself, the oldest first."""
+def read_records(folder: Path) -> list[JobRecord]:
+    """Return the records of all runs in a folder, or of a run folder itself, oldest first."""
     paths = [*folder.glob("jobs/*.json"), *folder.glob("*/jobs/*.json")]
-    return sorted(readable(paths), key=lambda record: (record.submitted, record.id))
+    return sorted(load_records(paths), key=lambda record: (record.submitted, record.id))
 
 
-def readable(paths: list[Path]) -> Iterator[Record]:
+def load_records(paths: list[Path]) -> Iterator[JobRecord]:
     for path in paths:
         try:
-            record = Record.model_validate_json(path.read_text())
+            record = JobRecord.model_validate_json(path.read_text())
         except (ValidationError, UnicodeDecodeError):
-            print(f"{path} is no record of a job and is left out", file=sys.stderr)
+            print(f"{path} is not a job record and is ignored", file=sys.stderr)
             continue
-        yield record.model_copy(update={"folder": path.parent, "log": moved(record, path.parent)})
+        yield record.model_copy(update={"folder": path.parent, "log": relocate_log(record, path.parent)})
 
 
-def moved(record: Record, folder: Path) -> str:
-    """Where a job's log is now: with the record, if the run, or the folder of all runs, was moved."""
+def relocate_log(record: JobRecord, folder: Path) -> str:
+    """Return where a job's log is now: it moved with the record, if the run or the folder of all runs was moved."""
     if record.folder.exists() and record.folder.samefile(folder):
         return record.log
     before, now = record.folder, folder.absolute()
-    while before.name == now.name and before.name:
+    while before.name == now.name and before.name:  # up to the folder that was renamed
         before, now = before.parent, now.parent
     log = Path(record.log)
     return str(now / log.relative_to(before)) if log.is_relative_to(before) else record.log

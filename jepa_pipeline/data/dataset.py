@@ -1,4 +1,4 @@
-"""Samples to Batch: the two data sets a DataLoader reads, both handed the numbers of a whole batch at once."""
+"""The data sets that a DataLoader reads. Each is given the indices of a whole batch and returns a Batch."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,47 +6,52 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jepa_pipeline.batch import Batch, Damaged, Masks, Uncut
+from jepa_pipeline.batch import Batch, Damaged, Masks
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.clips import ClipViews, TooShort
-from jepa_pipeline.data.decode import DecodeError, decode
+from jepa_pipeline.data.image import decode_image
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.sampler import Positions
 from jepa_pipeline.data.shards import Sample, SampleError, Shards
 from jepa_pipeline.data.video import Video, open_video
-from jepa_pipeline.data.views import TrainerViews, WorkerViews, center_view, empty_pixels
+from jepa_pipeline.data.views import DeferredViews, ImageViews, allocate_pixels, center_view
 
-Pixels = UInt8[Tensor, "B C ... _ _"]
-Views = WorkerViews | TrainerViews | ClipViews
-Who = tuple[int, int, int]
-"""Number of a data set, its epoch, and a sample's number in it: whose random numbers are drawn."""
+Views = ImageViews | DeferredViews | ClipViews
+SampleId = tuple[int, int, int]
+"""Source, epoch and index in the data set: what the random numbers of a sample are keyed by."""
 AnyEncoderConfig = EncoderConfig | BackboneConfig
-Made = TypeVar("Made")
+Decoded = TypeVar("Decoded")
 
-STAND_INS = 1000
-"""Samples that are tried in a damaged one's place, so that no stretch of damage is searched for ever."""
+MAX_REPLACEMENTS = 1000
+"""Replacements that are tried for a damaged sample, so that reading a damaged data set ends."""
 
 
 @runtime_checkable
 class MaskSampler(Protocol):
-    """Draws the masks of a micro-batch: one generator per sample; batch_number counts the micro-batches of the whole stream."""
+    """Samples the masks of a micro-batch: one generator per sample; batch_number counts the micro-batches of all ranks."""
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks: ...
 
 
-class SampleStream(Dataset[Batch]):
-    """The n-th sample of a run for any n, as random views with masks. What comes is a function of seed, mixture and n alone.
+class TrainDataset(Dataset[Batch]):
+    """The endless training stream by index, as random views with masks: a pure function of seed, mixture and index.
 
-    sources: the shards of each data set of the mixture; encoder: whose images or clips the views are; masks: one sampler for every
-    set of masks, of which each draws for all views; skip: whether others stand in for samples that cannot be used; uncut: whether
-    views are left for the trainer to cut.
+    Args:
+        sources: the shards of each data set of the mixture.
+        mixture: which sample is at which index.
+        views: how views are made.
+        encoder: what they are made for: images or clips, and their size.
+        masks: one sampler per mask set, each of which masks all views.
+        skip_damaged: replace unusable samples by the next usable one instead of raising SampleError.
+        crop_on_device: return whole images and the parameters of their crops instead of views.
     """
 
     def __init__(
@@ -56,138 +61,134 @@ class SampleStream(Dataset[Batch]):
         views: ViewsConfig,
         encoder: AnyEncoderConfig,
         masks: Sequence[MaskSampler],
-        skip: bool,
-        uncut: bool = False,
+        skip_damaged: bool,
+        crop_on_device: bool = False,
     ) -> None:
         self.sources = list(sources)
         self.mixture = mixture
         self.views = views
-        self.view_count = len(views.kinds)
+        self.num_views = len(views.kinds)
         self.encoder = encoder
         self.masks = masks
-        self.skip = skip
-        self.uncut = uncut
+        self.skip_damaged = skip_damaged
+        self.crop_on_device = crop_on_device
 
-    def __getitems__(self, numbers: list[int]) -> Batch:
-        """The micro-batch of consecutive stream numbers.
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return the micro-batch of consecutive stream indices.
 
         Raises:
-            SampleError: a sample cannot be read or decoded, and none may stand in or is left to.
+            SampleError: a sample cannot be read or decoded, and is not to be replaced or has no usable replacement.
         """
-        positions = self.mixture.samples(numbers[0], numbers[-1] + 1)
+        positions = self.mixture.locate(indices[0], indices[-1] + 1)
         self.fetch_ahead(positions)
-        whose = list(zip(positions.source.tolist(), positions.epoch.tolist(), positions.sample.tolist(), strict=True))
-        places = zip(positions.index.tolist(), positions.shard.tolist(), positions.member.tolist(), strict=True)
-        samples, damaged, views = [], [], self.empty_views(len(numbers))
-        for (source, epoch, number), (index, shard, member) in zip(whose, places, strict=True):
-            who = (source, epoch, number)
+        ids = list(zip(positions.source.tolist(), positions.epoch.tolist(), positions.sample.tolist(), strict=True))
+        stored = zip(positions.index.tolist(), positions.shard.tolist(), positions.member.tolist(), strict=True)
+        samples, damaged, views = [], [], self.create_views(len(indices))
+        for sample_id, (index, shard, member) in zip(ids, stored, strict=True):
+            source, _, number = sample_id
             try:
-                samples.append(self.add_views(views, source, shard, member, who))
+                samples.append(self.add_views(views, shard, member, sample_id))
             except SampleError as error:
                 damaged.append(Damaged(source, number, str(error)))
-                samples.append(self.stand_in(views, source, index, who, error))
-        return as_batch(*views.finish(), self.draw_masks(whose, numbers[0] // len(numbers)), samples, damaged)
+                samples.append(self.add_replacement(views, index, sample_id, error))
+        masks = self.sample_masks(ids, indices[0] // len(indices))
+        pixels, deferred = views.finish()
+        return Batch(pixels, masks, stack_labels(samples), [sample.key for sample in samples], damaged, deferred)
 
-    def empty_views(self, count: int) -> Views:
-        if isinstance(self.encoder, EncoderConfig) and self.encoder.clips:
-            return ClipViews(self.views, self.encoder.image_size, self.encoder.frames, count)
-        return (TrainerViews if self.uncut else WorkerViews)(self.views, self.encoder.image_size, count)
+    def create_views(self, batch_size: int) -> Views:
+        """Return the builder of a batch's views; the one place that depends on the encoder's modality."""
+        size, encoder = self.encoder.image_size, self.encoder
+        if encoder.modality.has_time:
+            return ClipViews(self.views, size, encoder.frames, batch_size)
+        return DeferredViews(self.views, size, batch_size) if self.crop_on_device else ImageViews(self.views, size, batch_size)
 
-    def add_views(self, views: Views, source: int, shard: int, member: int, who: Who) -> Sample:
-        """Read a sample and add its views, drawn as those of `who`."""
-        add = partial(views.add, generators=self.view_generators(*who))
-        return read_as(add, self.sources[source], shard, member)[0]
+    def add_views(self, views: Views, shard: int, member: int, sample_id: SampleId) -> Sample:
+        """Read a sample and add its views, with the random numbers of sample_id."""
+        add = partial(views.add, generators=self.view_generators(*sample_id))
+        return read_decoded(add, self.sources[sample_id[0]], shard, member)[0]
 
-    def draw_masks(self, whose: Sequence[Who], batch_number: int) -> list[Masks]:
-        """Of every set, those of the first view of all samples, then those of the second, as views are concatenated."""
+    def sample_masks(self, ids: Sequence[SampleId], batch_number: int) -> list[Masks]:
+        """Return every set's masks: of the first view of all samples, then of the second, as views are concatenated."""
         if not self.masks:
             return []
-        generators = [self.generator(Stream.MASK, *who, view=view) for view in range(self.view_count) for who in whose]
+        seed = self.mixture.seed
+        generators = [
+            keyed_generator(seed, Stream.MASK, epoch, number, view, source)
+            for view in range(self.num_views)
+            for source, epoch, number in ids
+        ]
         return [sampler(generators, batch_number) for sampler in self.masks]
 
-    def stand_in(self, views: Views, source: int, index: int, who: Who, error: SampleError) -> Sample:
-        """The next whole sample of the same data set. It is cut and masked as the damaged one would have been, so that
-        nothing else in the run moves.
+    def add_replacement(self, views: Views, index: int, sample_id: SampleId, error: SampleError) -> Sample:
+        """Read the next usable sample of the same data set. It is cropped and masked with the damaged sample's random numbers,
+        so that nothing else in the run changes.
         """
-        if not self.skip:
+        if not self.skip_damaged:
             raise error
-        for following in range(index + 1, index + 1 + STAND_INS):
-            position = self.mixture.orders[source].samples(following, following + 1)
+        for following in range(index + 1, index + 1 + MAX_REPLACEMENTS):
+            position = self.mixture.samplers[sample_id[0]].locate(following, following + 1)
             try:
-                return self.add_views(views, source, int(position.shard[0]), int(position.member[0]), who)
+                return self.add_views(views, int(position.shard[0]), int(position.member[0]), sample_id)
             except SampleError as again:
                 error = again
-        raise SampleError(f"{STAND_INS} samples in a row cannot be used, the last for this: {error}")
+        raise SampleError(f"{MAX_REPLACEMENTS} samples in a row cannot be used; the last: {error}")
 
     def fetch_ahead(self, positions: Positions) -> None:
-        """Have the shards on their way that are read now and next."""
+        """Start fetching the shards that are read now and next."""
+        # of each source, the last index of the batch decides
         for source, index in dict(zip(positions.source.tolist(), positions.index.tolist(), strict=True)).items():
-            self.sources[source].fetch_ahead(self.mixture.orders[source].shards_from(index))
-
-    def generator(self, stream: Stream, source: int, epoch: int, sample: int, view: int = 0) -> np.random.Generator:
-        return keyed_generator(self.mixture.seed, stream, epoch, sample, view, source)
+            self.sources[source].fetch_ahead(self.mixture.samplers[source].upcoming_shards(index))
 
     def view_generators(self, source: int, epoch: int, sample: int) -> list[np.random.Generator]:
-        """One for each view of a sample."""
-        seed, stream = self.mixture.seed, Stream.VIEW
-        return [keyed_generator(seed, stream, epoch, sample, view, source) for view in range(self.view_count)]
+        seed = self.mixture.seed
+        return [keyed_generator(seed, Stream.VIEW, epoch, sample, view, source) for view in range(self.num_views)]
 
 
-class ImageList(Dataset[Batch]):
-    """Every sample of a data set once, by its number, as the centered view of evaluation."""
+class EvalImages(Dataset[Batch]):
+    """All samples of a data set by index, as the center crops of evaluation."""
 
     def __init__(self, shards: Shards, image_size: int) -> None:
         self.shards = shards
         self.image_size = image_size
 
-    def __getitems__(self, numbers: list[int]) -> Batch:
-        """The batch of these samples.
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return the batch of these samples.
 
         Raises:
             SampleError: a sample cannot be read or decoded.
         """
-        centered = partial(center_view, image_size=self.image_size)
-        samples, pixels = [], empty_pixels(len(numbers), self.image_size)
-        for row, place in zip(pixels, self.shards.locate(numbers), strict=True):
-            sample, row[:] = read_as(centered, self.shards, *place)
+        crop = partial(center_view, image_size=self.image_size)
+        samples, pixels = [], allocate_pixels(len(indices), self.image_size)
+        for row, position in zip(pixels, self.shards.locate(indices), strict=True):
+            sample, row[:] = read_decoded(crop, self.shards, *position)
             samples.append(sample)
-        return as_batch([torch.from_numpy(pixels)], None, [], samples, [])
+        return Batch([torch.from_numpy(pixels)], [], stack_labels(samples), [sample.key for sample in samples], [])
 
 
-def read_as(make: Callable[[Any], Made], shards: Shards, shard: int, member: int) -> tuple[Sample, Made]:
-    """A sample, and what `make` makes of its image or of its video, opened: the loaders refuse the one where the other is meant.
+def read_decoded(process: Callable[[Any], Decoded], shards: Shards, shard: int, member: int) -> tuple[Sample, Decoded]:
+    """Return a sample, and the result of `process` for its image or opened video.
 
     Raises:
-        SampleError: it cannot be read, decoded or used so.
+        SampleError: it cannot be read, decoded or processed.
     """
     sample = shards.read(shard, member)
     try:
-        return sample, make(picture(shards, sample))
+        return sample, process(open_media(shards, sample))
     except DecodeError as error:
         cure = error.cure if isinstance(error, TooShort) else None
         raise shards.error(shard, sample.key, str(error), cure) from error
 
 
-def picture(shards: Shards, sample: Sample) -> Image.Image | Video:
-    """A sample's image, or its video opened.
+def open_media(shards: Shards, sample: Sample) -> Image.Image | Video:
+    """Return a sample's image, or its opened video.
 
     Raises:
-        DecodeError: it is none that can be read.
+        DecodeError: it cannot be read.
     """
-    return open_video(sample.media) if shards.manifest.kind == "videos" else decode(sample.media)
+    return open_video(sample.media) if shards.manifest.kind == "videos" else decode_image(sample.media)
 
 
-def as_batch(
-    views: list[Pixels],
-    uncut: Uncut | None,
-    masks: list[Masks],
-    samples: list[Sample],
-    damaged: list[Damaged],
-) -> Batch:
-    return Batch(views, masks, as_labels(samples), [sample.key for sample in samples], damaged, uncut)
-
-
-def as_labels(samples: list[Sample]) -> Int64[Tensor, "B"] | None:
-    """The labels, or None where a sample has none."""
+def stack_labels(samples: list[Sample]) -> Int64[Tensor, "B"] | None:
+    """Return the labels, or None if any sample has none."""
     labels = [sample.label for sample in samples if sample.label is not None]
     return torch.tensor(labels) if len(labels) == len(samples) else None

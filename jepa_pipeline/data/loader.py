@@ -1,4 +1,4 @@
-"""The DataLoader of training, and what it shares with that of evaluation. Workers change how fast batches come, never which."""
+"""The DataLoader of training and evaluation. The number of workers changes how fast batches come, never their content."""
 
 import ctypes
 import multiprocessing
@@ -12,113 +12,135 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.dataset import MaskSampler, SampleStream
+from jepa_pipeline.config.data import DataConfig
+from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.optim import ScheduleConfig
+from jepa_pipeline.config.views import ViewsConfig
+from jepa_pipeline.data.dataset import MaskSampler, TrainDataset
 from jepa_pipeline.data.media import check_kind
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.sampler import Deal, Order
+from jepa_pipeline.data.sampler import WINDOW_SHARDS, DistributedBatchSampler, ShardSampler
 from jepa_pipeline.data.shards import Shards
 
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2)."""
+"""The option of prctl(2) that sets the signal a process gets when its parent ends."""
 
 
 def train_loader(
-    config: RunConfig,
+    data: DataConfig,
+    views: ViewsConfig,
+    method: MethodConfig,
     masks: Sequence[MaskSampler],
+    batch_sampler: DistributedBatchSampler,
     *,
-    start_samples: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
+    seed: int,
     pin_memory: bool = False,
-    uncut: bool = False,
+    crop_on_device: bool = False,
 ) -> DataLoader[Batch]:
-    """This rank's micro-batches from sample start_samples of the run to its end, in order.
+    """Return the loader of the micro-batches of a run that a batch sampler lists.
 
-    uncut: the batches hold whole images in place of views, for the device to cut; config.views.on_trainer says when.
-    Masks are drawn in the workers, so mask samplers must be picklable where workers are spawned.
+    Args:
+        data: the shards and the workers.
+        views: how views are made.
+        method: its encoder determines the kind and size of the views.
+        masks: one sampler per mask set. Workers run them, so they must be picklable where workers are spawned.
+        batch_sampler: the stream indices of each micro-batch.
+        seed: seed of the run.
+        pin_memory: copy batches to pinned memory.
+        crop_on_device: batches contain whole images and the parameters of their crops instead of views.
 
     Raises:
-        UserError: the data is no whole data set, or holds videos for an encoder of images; a sample cannot be used, as
-            SampleError, while iterating.
+        UserError: a data set is incomplete, or holds videos for an image encoder; a sample is unusable, as SampleError,
+            while iterating.
     """
-    data, encoder = config.data, config.method.encoder
-    sources = [Shards(source.path, max_open=2 * data.window_shards, cache=data.cache) for source in data.train]
+    sources = [Shards(source.path, max_open=2 * WINDOW_SHARDS, cache=data.cache) for source in data.train]
     for shards in sources:
-        check_kind(shards.location, shards.manifest.kind, config)
-    skip = data.damage.policy == "skip"
-    stream = SampleStream(sources, mixture(config, sources), config.views, encoder, masks, skip, uncut)
-    optim = config.optim
-    deal = Deal(optim.batch_size_global, optim.accumulate_steps, rank, world_size, start_samples, optim.total_samples)
-    return loader(stream, deal, config.data.workers, config.data.prefetch_batches, pin_memory)
+        check_kind(shards.location, shards.manifest.kind, method)
+    mixture = build_mixture(data, seed, sources)
+    dataset = TrainDataset(sources, mixture, views, method.encoder, masks, data.damage.policy == "skip", crop_on_device)
+    return build_loader(dataset, batch_sampler, data.workers, data.prefetch_batches, pin_memory)
 
 
-def mixture(config: RunConfig, sources: list[Shards]) -> Mixture:
-    """The run's order of all samples."""
-    orders = [Order(shards.counts, config.seed, config.data.window_shards, source) for source, shards in enumerate(sources)]
-    return Mixture(orders, [source.weight for source in config.data.train])
+def build_mixture(data: DataConfig, seed: int, sources: Sequence[Shards]) -> Mixture:
+    samplers = [ShardSampler(shards.counts, seed, WINDOW_SHARDS, source) for source, shards in enumerate(sources)]
+    return Mixture(samplers, [source.weight for source in data.train])
 
 
-def loader(
-    dataset: Dataset[Batch], batches: Deal | list[list[int]], workers: int, prefetch: int = 2, pin_memory: bool = False
+def build_batch_sampler(
+    optim: ScheduleConfig, rank: int = 0, world_size: int = 1, start_samples: int = 0
+) -> DistributedBatchSampler:
+    """Return the sampler of a rank's micro-batches from sample start_samples to the end of the run."""
+    return DistributedBatchSampler(
+        optim.batch_size_global,
+        optim.total_samples,
+        accumulate_steps=optim.accumulate_steps,
+        rank=rank,
+        world_size=world_size,
+        start_samples=start_samples,
+    )
+
+
+def build_loader(
+    dataset: Dataset[Batch],
+    batch_sampler: DistributedBatchSampler | list[list[int]],
+    workers: int,
+    prefetch: int = 2,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     forked = workers > 0 and multiprocessing.get_start_method() == "fork"
     return DataLoader(
         dataset,
-        batch_sampler=batches,
-        collate_fn=whole_batch,
+        batch_sampler=batch_sampler,
+        collate_fn=return_batch,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,
-        worker_init_fn=deaf_worker if forked else calm_worker,
+        worker_init_fn=init_forked_worker if forked else init_worker,
         multiprocessing_context=WorkerContext() if forked else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else each pass would draw from, and so change, torch's global generator
     )
 
 
-def whole_batch(batch: Any) -> Any:
-    """The data sets return whole batches; there is nothing to collate."""
+def return_batch(batch: Any) -> Any:
+    """Collate nothing: the data sets' __getitems__ returns a Batch, not a list of samples."""
     return batch
 
 
-def one_thread(worker: int) -> None:
+def init_worker(worker: int) -> None:
+    """Use one thread, and ignore Ctrl-C and user signals, which a terminal or Slurm sends to every process."""
     torch.set_num_threads(1)
-
-
-def calm_worker(worker: int) -> None:
-    """One thread, and not ended by Ctrl-C, which reaches every process of a terminal."""
-    one_thread(worker)
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
-def deaf_worker(worker: int) -> None:
-    """One thread, and deaf to every signal of the parent's.
+def init_forked_worker(worker: int) -> None:
+    """Ignore SIGTERM too, and die with the parent.
 
-    Slurm signals every process of a job. A worker that obeyed would take the training process down before it reaches the step
-    boundary at which it ends in order.
+    Slurm sends SIGTERM to every process of a job. A worker that obeyed would take the training process down before the step
+    boundary at which it saves a checkpoint and stops.
     """
-    calm_worker(worker)
+    init_worker(worker)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_with_parent()
+    die_with_parent()
 
 
-def end_with_parent() -> None:
-    """Have Linux kill this process when the one that forked it is gone; else torch's worker looks for it every few seconds."""
+def die_with_parent() -> None:
+    """Have Linux kill this process as soon as its parent is gone; torch's workers only check every few seconds."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Worker(ForkProcess):
-    """A process that its parent ends by killing it, for it does not hear of anything milder."""
+    """A process whose terminate() kills it, because it ignores SIGTERM, which torch sends to workers that hang."""
 
     def start(self) -> None:
         super().start()
+        # _popen is private; terminate() of the process delegates to it, and so does multiprocessing's own exit handler
         self._popen.terminate = self._popen.kill  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class WorkerContext(ForkContext):
-    """Makes such processes. Only where processes are forked, which is where Slurm is; elsewhere workers end as usual."""
+    """A multiprocessing context that starts such workers; for fork only, where init_forked_worker ignores SIGTERM."""
 
     Process = Worker

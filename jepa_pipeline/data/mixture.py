@@ -1,4 +1,4 @@
-"""Several data sets as one stream: which of them the n-th sample comes from is a pure function of seed, weights and n."""
+"""Several data sets as one stream: the data set of sample n is a pure function of seed, weights and n."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,68 +10,70 @@ import numpy as np
 from jaxtyping import Int64
 
 from jepa_pipeline.data.rng import Stream, keyed_generator
-from jepa_pipeline.data.sampler import Order, Positions
+from jepa_pipeline.data.sampler import Positions, ShardSampler
 
 BLOCK = 4096
-"""Stream numbers that are mixed together. In each block, and so at any time, a source has its share to within one sample."""
+"""Samples that are shuffled together. In every block each source has its share to within one sample."""
 
 
 class Mixture:
-    """The endless stream of one or more data sets, each in its own order and epochs, mixed by weight.
+    """The endless stream of one or more data sets, each shuffled by its own sampler, mixed by weight.
 
-    Stream numbers are cut into blocks. The sources' numbers of samples in a block are fixed by the weights, their places in it
-    are shuffled, and every source goes on in its own order from where the block before left it. So any position is found at once.
+    The stream is split into blocks. The weights fix how many samples of a block come from each source, and their order in
+    the block is shuffled. Each source continues its own stream from block to block, so any index is located directly.
     """
 
-    def __init__(self, orders: Sequence[Order], weights: Sequence[float]) -> None:
-        self.orders = list(orders)
-        self.seed = orders[0].seed
+    def __init__(self, samplers: Sequence[ShardSampler], weights: Sequence[float]) -> None:
+        self.samplers = list(samplers)
+        self.seed = samplers[0].seed
+        # Fractions, because rounded shares would drift by a sample in long runs
         total = sum(map(Fraction, weights))
-        self.borders = [Fraction(0), *(weight / total for weight in accumulate(map(Fraction, weights)))]
-        """Shares of the first k sources together, for k = 0 to all."""
+        self.cumulative_shares = [Fraction(0), *(weight / total for weight in accumulate(map(Fraction, weights)))]
 
-    def samples(self, start: int, stop: int) -> Positions:
-        """Samples start..stop-1 of the stream."""
+    def locate(self, start: int, stop: int) -> Positions:
+        """Return the positions of samples start..stop-1 of the stream."""
         if not 0 <= start < stop:
             raise ValueError(f"samples {start} to {stop}: a range of the stream has 0 <= start < stop")
-        blocks = [mix(self, number) for number in range(start // BLOCK, (stop - 1) // BLOCK + 1)]
+        blocks = [mix_block(self, number) for number in range(start // BLOCK, (stop - 1) // BLOCK + 1)]
         inside = slice(start % BLOCK, start % BLOCK + stop - start)
         sources = np.concatenate([block.sources for block in blocks])[inside]
         indices = np.concatenate([block.indices for block in blocks])[inside]
-        found = Positions(*np.empty((len(Positions._fields), stop - start), np.int64))
+        positions = Positions(*np.empty((len(Positions._fields), stop - start), np.int64))
         for source in np.unique(sources).tolist():
-            places = np.flatnonzero(sources == source)
-            first, last = indices[places[[0, -1]]].tolist()  # a source is read on without gaps
-            for column, values in zip(found, self.orders[source].samples(first, last + 1), strict=True):
-                column[places] = values
-        return found
+            rows = np.flatnonzero(sources == source)
+            first, last = indices[rows[[0, -1]]].tolist()  # the indices of a source are consecutive
+            for column, values in zip(positions, self.samplers[source].locate(first, last + 1), strict=True):
+                column[rows] = values
+        return positions
 
-    def counts(self, samples: int) -> list[int]:
-        """How many of the first so many samples come from each source."""
-        whole = whole_counts(self, samples // BLOCK)
-        rest = mix(self, samples // BLOCK).sources[: samples % BLOCK]
-        return (whole + np.bincount(rest, minlength=len(self.orders))).tolist()
+    def count_by_source(self, samples: int) -> list[int]:
+        """Return how many of the first `samples` samples come from each source."""
+        full_blocks = count_in_blocks(self, samples // BLOCK)
+        rest = mix_block(self, samples // BLOCK).sources[: samples % BLOCK]
+        return (full_blocks + np.bincount(rest, minlength=len(self.samplers))).tolist()
 
 
 class Block(NamedTuple):
-    """Of each stream number in a block, the source and the place in that source's own stream."""
+    """The source of each sample of a block and its index in that source's own stream."""
 
     sources: Int64[np.ndarray, "block"]
     indices: Int64[np.ndarray, "block"]
 
 
-def whole_counts(mixture: Mixture, blocks: int) -> Int64[np.ndarray, "sources"]:
-    """How many samples of each source the first so many blocks hold; borders are rounded down, so that they add up."""
-    return np.diff([int(border * blocks * BLOCK) for border in mixture.borders])
+def count_in_blocks(mixture: Mixture, blocks: int) -> Int64[np.ndarray, "sources"]:
+    """Return how many samples of each source the first `blocks` blocks contain."""
+    # cumulative counts are rounded, not counts, so that they add up to whole blocks
+    return np.diff([int(share * blocks * BLOCK) for share in mixture.cumulative_shares])
 
 
 @lru_cache(maxsize=8)
-def mix(mixture: Mixture, block: int) -> Block:
-    before = whole_counts(mixture, block)
-    counts = whole_counts(mixture, block + 1) - before
+def mix_block(mixture: Mixture, block: int) -> Block:
+    before = count_in_blocks(mixture, block)
+    counts = count_in_blocks(mixture, block + 1) - before
     sources = np.repeat(np.arange(len(counts)), counts)
     indices = np.concatenate([np.arange(first, first + count) for first, count in zip(before, counts, strict=True)])
     if len(counts) > 1:
-        sources = keyed_generator(mixture.seed, Stream.MIX, block, 0).permutation(sources)
+        sources = keyed_generator(mixture.seed, Stream.MIXTURE, block, 0).permutation(sources)
+        # the stable argsort lists the rows of each source in order, so that its indices ascend along the block
         indices[np.argsort(sources, kind="stable")] = indices.copy()
     return Block(sources, indices)

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample, not to whoever happens to draw them."""
+"""Random numbers keyed by seed, epoch and sample, so that they do not depend on the process that draws them."""
 
 from enum import IntEnum
 from functools import lru_cache
@@ -8,18 +8,21 @@ from numpy.random.bit_generator import ISeedSequence
 
 
 class Stream(IntEnum):
-    """What the numbers are for; two streams never share one. The values are part of every run: never renumber them."""
+    """The purposes of random numbers, each with numbers of its own. The values are part of every run: never change them."""
 
-    ORDER = 0
+    SHUFFLE = 0
     VIEW = 1
     MASK = 2
-    MIX = 3
+    MIXTURE = 3
     STEP = 4
     SHARED = 5
 
 
-class Key(ISeedSequence):
-    """The key of a Philox, as it is. Given as its argument `key`, numpy would first ask the system for a seed and never use it."""
+class PhiloxKey(ISeedSequence):
+    """A seed sequence that returns its words unchanged as the key of a Philox generator.
+
+    numpy's `Philox(key=...)` does the same, but first reads entropy from the system, which it then ignores.
+    """
 
     def __init__(self, seed: int, stream: Stream) -> None:
         self.words = np.array([seed, stream], np.uint64)
@@ -29,15 +32,15 @@ class Key(ISeedSequence):
 
 
 @lru_cache(maxsize=64)
-def philox_key(seed: int, stream: Stream) -> Key:
-    return Key(seed, stream)
+def philox_key(seed: int, stream: Stream) -> PhiloxKey:
+    return PhiloxKey(seed, stream)
 
 
 def keyed_generator(seed: int, stream: Stream, epoch: int, sample: int, view: int = 0, source: int = 0) -> np.random.Generator:
-    """The generator of one view of one sample of one data set in one epoch, the same in every worker, rank and restart.
+    """Return the generator of one view of one sample of one data set in one epoch, equal in every worker, rank and restart.
 
     Philox (Salmon et al. 2011) is a keyed hash of a counter of four 64-bit words. The lowest word counts the numbers drawn,
-    2^66 of them, and the other three say whose they are, so no two generators overlap and making one costs about 3 µs.
+    2^66 of them, and the other three identify the view, so no two generators overlap and making one takes about 3 µs.
     """
     key = philox_key(seed, stream)
     philox = np.random.Philox(key, counter=[0, source << 32 | view, sample, epoch])  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Each change of color is torchvision's, for every view of a batch with its own numbers, and as often as was asked for."""
+"""Each color operation equals torchvision's, with numbers of its own for every view of a batch, at the configured rate."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -12,13 +12,13 @@ from torchvision.transforms.v2 import functional
 import jepa_pipeline._torchvision  # noqa: F401  # before torchvision
 from jepa_pipeline.config.views import BlurConfig, CropConfig, JitterConfig, ViewsConfig
 from jepa_pipeline.data import augment
-from jepa_pipeline.data.augment import NUMBERS, Colors, choose_colors, pack, unpack
-from jepa_pipeline.data.gpu_crop import cut
+from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, ColorOps, derive_color_ops, pack, unpack
+from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.rng import Stream, keyed_generator
-from jepa_pipeline.data.views import TrainerViews, normalize
+from jepa_pipeline.data.views import DeferredViews, normalize
 
 NO_ROWS = torch.zeros(0, dtype=torch.int64)
-NOTHING = Colors([0] * 4, NO_ROWS, torch.zeros(4, 3, 0), NO_ROWS, torch.zeros(0), NO_ROWS, NO_ROWS, torch.zeros(0), NO_ROWS)
+NOTHING = ColorOps([0] * 4, NO_ROWS, torch.zeros(4, 3, 0), NO_ROWS, torch.zeros(0), NO_ROWS, NO_ROWS, torch.zeros(0), NO_ROWS)
 FACTORS = [0.0, 0.3, 1.0, 1.7]
 
 
@@ -31,13 +31,13 @@ def pixels() -> torch.Tensor:
 
 
 def jittered(pixels: torch.Tensor, row: int, factors: list[float]) -> torch.Tensor:
-    """One slot in which the reference is black (row 0), the mean gray (1) or the gray (2)."""
-    slots = torch.zeros(4, 3, 4)
-    slots[:, 0] = 1
-    slots[2, 0] = torch.tensor(factors)
+    """Jitter in one slot, toward black (row 0), the mean gray (1) or the grayscale (2)."""
+    weights = torch.zeros(4, 3, 4)
+    weights[:, 0] = 1
+    weights[2, 0] = torch.tensor(factors)
     if row:
-        slots[2, row] = 1 - slots[2, 0]
-    return augment.augment(pixels, NOTHING._replace(jittered=torch.arange(4), slots=slots))
+        weights[2, row] = 1 - weights[2, 0]
+    return augment.augment(pixels, NOTHING._replace(jittered=torch.arange(4), factors=weights))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def jittered(pixels: torch.Tensor, row: int, factors: list[float]) -> torch.Tens
     ids=["brightness", "contrast", "saturation"],
 )
 def test_blends_are_torchvisions(pixels, row, reference):
-    """torchvision cuts the fraction off what it makes of bytes, and off the grays of which it takes the mean."""
+    """torchvision truncates its results for bytes, and the grays before it takes their mean."""
     ours = jittered(pixels, row, FACTORS)
     exact = torch.stack([255 * reference(view / 255, factor) for view, factor in zip(pixels, FACTORS, strict=True)])
     assert (ours - exact).abs().max() < (0.05 if row == 1 else 1e-3)
@@ -55,14 +55,14 @@ def test_blends_are_torchvisions(pixels, row, reference):
 
 
 def test_hue_is_torchvisions(pixels):
-    turns = torch.tensor([-0.5, 0.13, 0.3, -0.07])
-    slots = torch.zeros(4, 3, 4)
-    slots[:, 0] = 1
+    shifts = torch.tensor([-0.5, 0.13, 0.3, -0.07])
+    weights = torch.zeros(4, 3, 4)
+    weights[:, 0] = 1
     colors = NOTHING._replace(
-        jittered=torch.arange(4), slots=slots, turned=torch.arange(4), turns=turns, turned_per_slot=[1, 0, 2, 1]
+        jittered=torch.arange(4), factors=weights, hue_rows=torch.arange(4), hue_shifts=shifts, hues_per_slot=[1, 0, 2, 1]
     )
     ours = augment.augment(pixels, colors)
-    exact = torch.stack([255 * functional.adjust_hue(view / 255, float(turn)) for view, turn in zip(pixels, turns, strict=True)])
+    exact = torch.stack([255 * functional.adjust_hue(view / 255, float(shift)) for view, shift in zip(pixels, shifts, strict=True)])
     torch.testing.assert_close(ours, exact, atol=0.01, rtol=0)
 
 
@@ -82,8 +82,8 @@ def test_tiny_views_can_be_blurred(size):
     torch.testing.assert_close(blurred, views)
 
 
-def test_grey_and_solarized_views_are_torchvisions(pixels):
-    colors = NOTHING._replace(greyed=torch.tensor([1, 3]), solarized=torch.tensor([0, 1]))
+def test_gray_and_solarized_views_are_torchvisions(pixels):
+    colors = NOTHING._replace(grayed=torch.tensor([1, 3]), solarized=torch.tensor([0, 1]))
     ours = augment.augment(pixels, colors)
     assert torch.equal(ours[0], functional.solarize(pixels[0], 128).float())
     gray = 255 * functional.rgb_to_grayscale(pixels / 255, num_output_channels=3)
@@ -92,10 +92,10 @@ def test_grey_and_solarized_views_are_torchvisions(pixels):
     torch.testing.assert_close(ours[3], gray[3], atol=1e-3, rtol=0)
 
 
-def test_a_jitter_is_torchvisions_four_calls_in_the_drawn_order(pixels):
+def test_a_jitter_is_torchvisions_four_calls_in_the_sampled_order(pixels):
     config = CropConfig(jitter=JitterConfig(probability=1.0, brightness=0.4, contrast=0.5, saturation=0.6, hue=0.2))
-    numbers = np.random.default_rng(3).random((4, NUMBERS))
-    ours = augment.augment(pixels, choose_colors(numbers, config))
+    numbers = np.random.default_rng(3).random((4, NUMBERS_PER_VIEW))
+    ours = augment.augment(pixels, derive_color_ops(numbers, config))
     calls = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation, functional.adjust_hue)
     orders = set()
     for view, row, result in zip(pixels / 255, numbers, ours, strict=True):
@@ -107,7 +107,7 @@ def test_a_jitter_is_torchvisions_four_calls_in_the_drawn_order(pixels):
     assert len(orders) == 4
 
 
-def test_what_is_drawn_comes_as_often_and_as_strong_as_was_asked_for():
+def test_rates_and_strengths_are_as_configured():
     config = CropConfig(
         jitter=JitterConfig(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
         gray=0.2,
@@ -115,14 +115,14 @@ def test_what_is_drawn_comes_as_often_and_as_strong_as_was_asked_for():
         solarize=0.1,
     )
     count = 20000
-    numbers = np.stack([keyed_generator(0, Stream.VIEW, 0, sample).random(NUMBERS) for sample in range(count)])
-    colors = choose_colors(numbers, config)
-    for rows, share in zip((colors.jittered, colors.greyed, colors.blurred, colors.solarized), (0.8, 0.2, 0.3, 0.1), strict=True):
+    numbers = np.stack([keyed_generator(0, Stream.VIEW, 0, sample).random(NUMBERS_PER_VIEW) for sample in range(count)])
+    colors = derive_color_ops(numbers, config)
+    for rows, share in zip((colors.jittered, colors.grayed, colors.blurred, colors.solarized), (0.8, 0.2, 0.3, 0.1), strict=True):
         assert len(rows) / count == pytest.approx(share, abs=4 * (share * (1 - share) / count) ** 0.5)
     assert colors.sigmas.min() >= 0.5 and colors.sigmas.max() <= 1.5 and colors.sigmas.mean() == pytest.approx(1, abs=0.02)
-    assert colors.turns.abs().max() <= 0.1 and colors.turns.std() == pytest.approx(0.2 / 12**0.5, rel=0.03)
-    assert np.array(colors.turned_per_slot) / len(colors.jittered) == pytest.approx([0.25] * 4, abs=0.02)
-    own, mean, gray = colors.slots.unbind(1)
+    assert colors.hue_shifts.abs().max() <= 0.1 and colors.hue_shifts.std() == pytest.approx(0.2 / 12**0.5, rel=0.03)
+    assert np.array(colors.hues_per_slot) / len(colors.jittered) == pytest.approx([0.25] * 4, abs=0.02)
+    own, mean, gray = colors.factors.unbind(1)
     assert (mean.count_nonzero(1) / own.shape[1]).tolist() == pytest.approx([0.25] * 4, abs=0.02)
     assert (1 - own)[gray != 0].abs().max() <= 0.2 + 1e-6
     assert (1 - own)[gray == 0].abs().max() == pytest.approx(0.4, abs=0.001)
@@ -148,7 +148,7 @@ def test_views_are_made_without_waiting_for_the_device(no_sync):
     config = ViewsConfig.model_validate(
         {"crops": [{"count": 2, "jitter": {"hue": 0.1, "contrast": 0.4}, "gray": 0.5, "blur": {}, "solarize": 0.5, "flip": 0.5}]}
     )
-    views = TrainerViews(config, 16, 12)
+    views = DeferredViews(config, 16, 12)
     for sample in range(12):
         image = Image.new("RGB", (10 + sample, 50 - 3 * sample), (sample, 200, 9))
         views.add(image, [keyed_generator(0, Stream.VIEW, 0, sample, view) for view in range(2)])
@@ -156,5 +156,5 @@ def test_views_are_made_without_waiting_for_the_device(no_sync):
     assert all(0 < first < 12 for first in uncut.rows_first)
     normalize(torch.zeros(1, 3, 1, 1), config.mean, config.std)  # constants are made once
     with no_sync.NoWaitingOperators(), no_sync.NoCopies():
-        pixels = [normalize(view, config.mean, config.std) for view in cut(uncut)]
+        pixels = [normalize(view, config.mean, config.std) for view in crop_views(uncut)]
     assert [view.shape for view in pixels] == [(12, 3, 16, 16)] * 2

@@ -1,4 +1,4 @@
-"""Clips come as images do: a function of seed and position alone, mixed by weight, several of a video, and past damage."""
+"""Clips, like images, are a pure function of seed and index, in mixtures, with several views and with damaged videos."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from streams import load_stream
 
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, read_overrides
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.dataset import SampleStream
+from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.index import load_index
-from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.data.writer import video_record, write_shards
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 
 VIDEOS, BATCH, TOTAL = 24, 12, 60
@@ -29,7 +29,6 @@ WHOLE = "views.crops=[{scale: [1, 1], aspect: [1, 1]}]"
 RUN = [
     "name=clips",
     "data.workers=0",
-    "data.window_shards=3",
     "method.name=vjepa",
     "method.encoder={image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2}",
     "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
@@ -40,14 +39,20 @@ RUN = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shuffle three shards at a time, so that an epoch of the small data set has several windows."""
+    monkeypatch.setattr("jepa_pipeline.data.loader.WINDOW_SHARDS", 3)
+
+
 def clips(folder: Path, *overrides: str) -> RunConfig:
     return build(RunConfig, read_overrides([*RUN, f"data.train={folder}", *overrides]))
 
 
 def stream(config: RunConfig, world: int = 1, start: int = 0) -> list[Batch]:
     """Every micro-batch of every rank, in the order of the global stream."""
-    masks = method_masks(config.method)
-    loaders = [train_loader(config, masks, start_samples=start, rank=rank, world_size=world) for rank in range(world)]
+    masks = build_mask_samplers(config.method)
+    loaders = [load_stream(config, masks, start_samples=start, rank=rank, world_size=world) for rank in range(world)]
     return [batch for parts in zip(*loaders, strict=True) for batch in parts]
 
 
@@ -105,8 +110,8 @@ def test_a_run_continued_anywhere_sees_the_same_remainder(folder: Path, straight
 
 
 def test_a_clip_does_not_depend_on_those_decoded_before_it(folder: Path, straight: dict[str, list]):
-    dataset = train_loader(clips(folder), []).dataset
-    assert isinstance(dataset, SampleStream)
+    dataset = load_stream(clips(folder), []).dataset
+    assert isinstance(dataset, TrainDataset)
     for number in (59, 3, 30, 4, 3):
         assert torch.equal(dataset.__getitems__([number]).views[0][0], straight["pixels"][number])
 
@@ -131,17 +136,17 @@ def mixed(shards: Path, videos: Path) -> str:
     return f"data.train=[{{path: {shards / 'train'}, weight: 1}}, {{path: {videos}, weight: 3}}]"
 
 
-def test_of_a_mixture_images_stand_still_and_videos_do_not(shards: Path, folder: Path):
-    """Also where videos that are too short are damage, for an image is none."""
+def test_images_of_a_mixture_stand_still_and_videos_do_not(shards: Path, folder: Path):
+    """Also where short videos are skipped: an image is not a short video."""
     config = clips(folder, mixed(shards, folder), "views.crops=[{scale: [0.9, 1], flip: 0.5}]", "views.clip.short=skip")
-    loader = train_loader(config, method_masks(config.method))
+    loader = load_stream(config, build_mask_samplers(config.method))
     mixture = loader.dataset.mixture  # pyright: ignore[reportAttributeAccessIssue]
     read = rows(list(loader))
     still = [bool((clip == clip[:, :1]).all()) for clip in read["pixels"]]
-    source = mixture.samples(0, TOTAL).source
+    source = mixture.locate(0, TOTAL).source
     assert still == (source == 0).tolist()
-    assert mixture.counts(TOTAL) == [sum(still), TOTAL - sum(still)] and 5 < sum(still) < 25
-    assert mixture.counts(4096 * 2) == [2048, 6144]
+    assert mixture.count_by_source(TOTAL) == [sum(still), TOTAL - sum(still)] and 5 < sum(still) < 25
+    assert mixture.count_by_source(4096 * 2) == [2048, 6144]
     assert read["damaged"] == []
     assert_same(read, rows(stream(config.model_copy(update={"data": config.data.model_copy(update={"workers": 2})}), world=2)))
 
@@ -161,40 +166,40 @@ def test_a_method_of_images_refuses_videos(shards: Path, folder: Path, method: s
     optim = f"optim={{batch_size_global: {BATCH}, total_samples: {TOTAL}}}"
     config = build(RunConfig, read_overrides(["name=images", data, optim, *IMAGE_METHODS[method]]))
     with pytest.raises(UserError) as refused:
-        train_loader(config, [])
+        load_stream(config, [])
     assert str(refused.value) == (
-        f"{folder} holds videos, but this run's {method} trains an encoder of images: choose vjepa, vjepa2 or hjepa, or name other data"
+        f"{folder} holds videos, but this run's {method} trains an encoder of images: choose vjepa, vjepa2 or hjepa, or use other data"
     )
 
 
-def test_vjepa_of_one_frame_is_not_told_to_choose_vjepa(folder: Path):
-    with pytest.raises(UserError, match=r"encoder\.frames"):
-        train_loader(clips(folder, "method.encoder={frames: 1, tubelet_size: 1}", "method.masks=[{name: blocks}]"), [])
+def test_the_cure_for_vjepa_of_one_frame_is_more_frames(folder: Path):
+    with pytest.raises(UserError, match=r"raise method\.encoder\.frames, or use other data$"):
+        load_stream(clips(folder, "method.encoder={frames: 1, tubelet_size: 1}", "method.masks=[{name: blocks}]"), [])
 
 
 TWO = "views.crops=[{count: 2, scale: [1, 1], aspect: [1, 1]}]"
 
 
-def generators(config: RunConfig, dataset: SampleStream, numbers: range, view: int) -> list[np.random.Generator]:
-    found = dataset.mixture.samples(numbers[0], numbers[-1] + 1)
-    whose = zip(found.epoch.tolist(), found.sample.tolist(), strict=True)
-    return [keyed_generator(config.seed, Stream.MASK, epoch, sample, view) for epoch, sample in whose]
+def generators(config: RunConfig, dataset: TrainDataset, numbers: range, view: int) -> list[np.random.Generator]:
+    found = dataset.mixture.locate(numbers[0], numbers[-1] + 1)
+    ids = zip(found.epoch.tolist(), found.sample.tolist(), strict=True)
+    return [keyed_generator(config.seed, Stream.MASK, epoch, sample, view) for epoch, sample in ids]
 
 
-def test_two_clips_of_a_video_begin_apart_and_each_has_its_masks(folder: Path):
+def test_two_clips_of_a_video_start_separately_and_each_has_its_masks(folder: Path):
     config = clips(folder, TWO)
-    samplers, batches = method_masks(config.method), stream(config)
-    dataset = train_loader(config, samplers).dataset
-    assert isinstance(dataset, SampleStream)
+    samplers, batches = build_mask_samplers(config.method), stream(config)
+    dataset = load_stream(config, samplers).dataset
+    assert isinstance(dataset, TrainDataset)
     for number, (batch, single) in enumerate(zip(batches, stream(clips(folder, WHOLE)), strict=True)):
         first, second = batch.views
         assert first.shape == second.shape == (BATCH, 3, 4, 16, 16) and torch.equal(first, single.views[0])
         assert sum(map(torch.equal, first, second)) < BATCH / 2, "of 6 starts that fit, two clips share one in 6"
         assert len(batch.masks) == len(samplers) == 2
-        who = range(number * BATCH, (number + 1) * BATCH)
-        asked = [generator for view in (0, 1) for generator in generators(config, dataset, who, view)]
+        indices = range(number * BATCH, (number + 1) * BATCH)
+        given = [generator for view in (0, 1) for generator in generators(config, dataset, indices, view)]
         for masks, sampler, of_one in zip(batch.masks, samplers, single.masks, strict=True):
-            expected = sampler(asked, number)
+            expected = sampler(given, number)
             assert len(masks.context) == len(masks.targets) == 2 * BATCH
             assert torch.equal(masks.context, expected.context) and torch.equal(masks.targets, expected.targets)
             assert torch.equal(masks.context[:BATCH], of_one.context) and torch.equal(masks.targets[:BATCH], of_one.targets)
@@ -210,26 +215,28 @@ def test_a_step_on_two_clips_is_the_mean_of_one_on_each(folder: Path, name: str)
     losses = []
     for step, batch in enumerate(stream(config)[:3], 1):
         views = [normalize(view, config.views.mean, config.views.std) for view in batch.views]
-        both = method(batch._replace(views=views))
+        both = method(batch._replace(views=views), step=0, seed=0)
         parts = [slice(None, BATCH), slice(BATCH, None)]
-        cut = [[Masks(masks.context[part], masks.targets[part]) for masks in batch.masks] for part in parts]
-        apart = [method(batch._replace(views=[view], masks=masks)) for view, masks in zip(views, cut, strict=True)]
+        split = [[Masks(masks.context[part], masks.targets[part]) for masks in batch.masks] for part in parts]
+        separate = [
+            method(batch._replace(views=[view], masks=masks), step=0, seed=0) for view, masks in zip(views, split, strict=True)
+        ]
         assert both.losses.keys() == {"prediction"} and both.features.shape == (2 * BATCH, 24)
         loss = both.losses["prediction"]
         assert loss.isfinite()
-        torch.testing.assert_close(loss, torch.stack([one.losses["prediction"] for one in apart]).mean())
+        torch.testing.assert_close(loss, torch.stack([one.losses["prediction"] for one in separate]).mean())
         optimizer.zero_grad()
         loss.backward()
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained)
         optimizer.step()
-        method.after_step(step, 3)
+        method.after_optimizer_step(step, 3)
         losses.append(loss.item())
     assert len(set(losses)) == 3
 
 
 def zero_tail(media: bytes) -> bytes:
-    """What a copy that broke off leaves behind on some file systems."""
+    """Return what an interrupted copy leaves on some file systems."""
     return media[: len(media) // 2] + bytes(len(media) - len(media) // 2)
 
 
@@ -238,7 +245,7 @@ def garbage(media: bytes) -> bytes:
 
 
 def lost_frames(media: bytes) -> bytes:
-    """It opens, its table of frames is whole, and no frame decodes."""
+    """Return a video that opens and has a full table of frames, none of which decodes."""
     start, end = media.index(b"mdat") + 4, media.index(b"moov") - 4
     assert start < end
     return media[:start] + bytes(end - start) + media[end:]
@@ -250,7 +257,7 @@ BAD = {f"{number:04d}" for number in DAMAGE}
 
 @pytest.fixture(scope="module")
 def damaged(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with three videos spoilt where they lie, so that every index stays right."""
+    """The same with three videos damaged in place, so that every index stays valid."""
     copy = tmp_path_factory.mktemp("damaged") / "set"
     shutil.copytree(folder, copy)
     for number, spoil in DAMAGE.items():
@@ -288,19 +295,19 @@ def test_a_damaged_video_moves_no_other(straight: dict[str, list], skipping: dic
     assert straight["damaged"] == []
 
 
-def test_a_stand_in_is_cut_as_the_damaged_video_would_have_been(skipping: dict[str, list], damaged: Path):
-    dataset = train_loader(clips(damaged), []).dataset
-    assert isinstance(dataset, SampleStream)
-    found = dataset.mixture.samples(0, TOTAL)
+def test_a_replacement_is_cropped_as_the_damaged_video_would_have_been(skipping: dict[str, list], damaged: Path):
+    dataset = load_stream(clips(damaged), []).dataset
+    assert isinstance(dataset, TrainDataset)
+    found = dataset.mixture.locate(0, TOTAL)
     for place, (epoch, sample) in enumerate(zip(found.epoch.tolist(), found.sample.tolist(), strict=True)):
         if sample in DAMAGE:
-            views, stand_in = dataset.empty_views(1), int(skipping["keys"][place])
-            dataset.add_views(views, 0, stand_in // 5, stand_in % 5, (0, epoch, sample))
+            views, replacement = dataset.create_views(1), int(skipping["keys"][place])
+            dataset.add_views(views, replacement // 5, replacement % 5, (0, epoch, sample))
             assert torch.equal(views.finish()[0][0][0], skipping["pixels"][place])
 
 
 @pytest.mark.parametrize(("workers", "world", "start"), [(2, 1, 0), (1, 2, 0), (0, 2, 2 * BATCH)])
-def test_who_stands_in_depends_on_nothing_else(damaged: Path, skipping: dict[str, list], workers: int, world: int, start: int):
+def test_replacements_depend_on_nothing_else(damaged: Path, skipping: dict[str, list], workers: int, world: int, start: int):
     assert_same(skipping, rows(stream(clips(damaged, f"data.workers={workers}"), world, start)), start)
 
 
@@ -327,8 +334,8 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("rate", "reason"),
     [
-        ("views.clip.stride=2", "it has 5 frames, and a clip of 4 with stride 2 spans 7"),
-        ("views.clip={fps: 6}", "it lasts 0.42 s, and a clip of 4 frames at 6 a second needs more than 0.50 s"),
+        ("views.clip.stride=2", "it has 5 frames, but a clip of 4 with stride 2 spans 7"),
+        ("views.clip={fps: 6}", "it lasts 0.42 s, but a clip of 4 frames at 6 fps needs more than 0.50 s"),
     ],
 )
 def test_a_video_that_is_too_short_is_looped_or_skipped(uneven: Path, rate: str, reason: str):
@@ -350,5 +357,5 @@ def test_a_video_that_is_too_short_is_looped_or_skipped(uneven: Path, rate: str,
 
 
 def test_a_video_that_is_too_short_stops_a_run_that_is_to_stop(uneven: Path):
-    with pytest.raises(SampleError, match="it has 5 frames, and a clip of 4 with stride 2 spans 7"):
+    with pytest.raises(SampleError, match="it has 5 frames, but a clip of 4 with stride 2 spans 7"):
         stream(clips(uneven, "views.clip.short=skip", "data.damage.policy=stop"))

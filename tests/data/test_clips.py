@@ -1,4 +1,4 @@
-"""A clip is the frames it is said to be, all cut alike, decoded once, at the speed of the decoder itself."""
+"""A clip shows the requested frames, all cropped alike, decoded once, at the speed of the decoder itself."""
 
 import gc
 import io
@@ -15,19 +15,19 @@ from PIL import Image
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.views import CropConfig, ViewsConfig
-from jepa_pipeline.data.clips import ClipViews, TooShort, clip_numbers, eval_clips, segment_numbers
-from jepa_pipeline.data.decode import DecodeError
+from jepa_pipeline.data.clips import ClipViews, TooShort, clip_frame_indices, extract_eval_clips, segment_frame_indices
 from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.video import Video, encode_video, open_video
-from jepa_pipeline.data.views import center_view, random_crop, random_view, resized
+from jepa_pipeline.data.views import center_view, random_view, resized_crop, sample_crop
 
 EVEN = np.arange(50) / 25
 UNEVEN = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.3, 60))
 UNEVEN -= UNEVEN[0]
 
 
-def numbers(config, frames, times=EVEN, sample=0):
-    return clip_numbers(times, duration(times), frames, config, keyed_generator(0, Stream.VIEW, 0, sample))
+def frame_indices(config, frames, times=EVEN, sample=0):
+    return clip_frame_indices(times, duration(times), frames, config, keyed_generator(0, Stream.VIEW, 0, sample))
 
 
 def duration(times):
@@ -66,7 +66,7 @@ def generators(count=1, sample=0):
 def test_starts_are_uniform_over_all_that_fit():
     """A chi-square test of each: 40 starts with the stride, and with the rate of the video itself."""
     for config, starts in ((ClipConfig(stride=3), 50 - 9), (ClipConfig(fps=25), 50 - 3), (ClipConfig(fps=25 / 3), 50 - 9)):
-        clips = np.stack([numbers(config, 4, sample=sample) for sample in range(8000)])
+        clips = np.stack([frame_indices(config, 4, sample=sample) for sample in range(8000)])
         counts = np.bincount(clips[:, 0], minlength=starts)
         assert len(counts) == starts
         assert ((counts - 8000 / starts) ** 2 / (8000 / starts)).sum() < starts + 5 * np.sqrt(2 * starts)
@@ -80,55 +80,57 @@ def test_with_fps_a_frame_is_the_one_shown_at_its_time():
         draw = keyed_generator(0, Stream.VIEW, 0, sample).random()
         at = draw * (duration(UNEVEN) - 7 / 7) + np.arange(8) / 7
         expected = [max(n for n, since in enumerate(UNEVEN) if since <= moment) for moment in at]
-        assert numbers(config, 8, UNEVEN, sample).tolist() == expected
+        assert frame_indices(config, 8, UNEVEN, sample).tolist() == expected
 
 
 def test_the_middle_clip_lies_in_the_middle_and_draws_as_much():
-    assert numbers(ClipConfig(stride=4, start="center"), 8).tolist() == [10, 14, 18, 22, 26, 30, 34, 38]
-    assert numbers(ClipConfig(fps=5, start="center"), 4).tolist() == [15, 20, 25, 30]
+    assert frame_indices(ClipConfig(stride=4, start="center"), 8).tolist() == [10, 14, 18, 22, 26, 30, 34, 38]
+    assert frame_indices(ClipConfig(fps=5, start="center"), 4).tolist() == [15, 20, 25, 30]
     states = []
     for start in ("random", "center"):
         generator = keyed_generator(0, Stream.VIEW, 0, 0)
-        clip_numbers(EVEN, 2.0, 4, ClipConfig(start=start), generator)
+        clip_frame_indices(EVEN, 2.0, 4, ClipConfig(start=start), generator)
         states.append(generator.random())
     assert states[0] == states[1]
 
 
 def test_short_videos_begin_again_or_are_skipped():
-    assert numbers(ClipConfig(stride=4), 5, EVEN[:7]).tolist() == [0, 4, 1, 5, 2]
-    assert numbers(ClipConfig(fps=10), 5, EVEN[:5]).tolist() == [0, 2, 0, 2, 0]  # at 0, 0.1 and then 0.2 s, which is its end
+    assert frame_indices(ClipConfig(stride=4), 5, EVEN[:7]).tolist() == [0, 4, 1, 5, 2]
+    assert frame_indices(ClipConfig(fps=10), 5, EVEN[:5]).tolist() == [0, 2, 0, 2, 0]  # at 0, 0.1 and then 0.2 s, which is its end
     whole = ClipConfig(stride=4, short="skip"), ClipConfig(fps=25, short="skip")
-    assert numbers(whole[0], 13).tolist() in ([*range(0, 50, 4)], [*range(1, 50, 4)])
-    assert numbers(whole[1], 50).tolist() == [*range(50)]
-    with pytest.raises(DecodeError, match="it has 50 frames, and a clip of 14 with stride 4 spans 53"):
-        numbers(whole[0], 14)
-    with pytest.raises(DecodeError, match=r"it lasts 2.00 s, and a clip of 51 frames at 25 a second needs more than 2.00 s$"):
-        numbers(whole[1], 51)
-    assert len(numbers(whole[1], 51, np.arange(51) / 25)) == 51
+    assert frame_indices(whole[0], 13).tolist() in ([*range(0, 50, 4)], [*range(1, 50, 4)])
+    assert frame_indices(whole[1], 50).tolist() == [*range(50)]
+    with pytest.raises(DecodeError, match="it has 50 frames, but a clip of 14 with stride 4 spans 53"):
+        frame_indices(whole[0], 14)
+    with pytest.raises(DecodeError, match=r"it lasts 2.00 s, but a clip of 51 frames at 25 fps needs more than 2.00 s$"):
+        frame_indices(whole[1], 51)
+    assert len(frame_indices(whole[1], 51, np.arange(51) / 25)) == 51
 
 
 @pytest.mark.parametrize("config", [ClipConfig(stride=4, short="skip"), ClipConfig(fps=5, short="skip")])
 def test_a_video_that_is_too_short_is_cured_by_the_configuration(config):
-    """Its set is whole, and no check of it would name it."""
+    """Its data set is intact, so `jepa shards check` would not name it."""
     with pytest.raises(TooShort) as caught:
-        clip_numbers(np.zeros(1), 0.1, 4, config, keyed_generator(0, Stream.VIEW, 0, 0))
+        clip_frame_indices(np.zeros(1), 0.1, 4, config, keyed_generator(0, Stream.VIEW, 0, 0))
     text, cure = str(caught.value), "set views.clip.short to loop, or views.clip to a shorter span"
-    lasts = "it lasts 0.10 s, and a clip of 4 frames at 5 a second needs more than 0.60 s"
-    assert text == (lasts if config.fps else "it has 1 frame, and a clip of 4 with stride 4 spans 13")
+    lasts = "it lasts 0.10 s, but a clip of 4 frames at 5 fps needs more than 0.60 s"
+    assert text == (lasts if config.fps else "it has 1 frame, but a clip of 4 with stride 4 spans 13")
     assert caught.value.cure == cure
 
 
 @pytest.mark.parametrize("config", [ClipConfig(stride=2), ClipConfig(fps=12.5), ClipConfig(fps=12.5, short="skip")])
 def test_segments_are_evenly_spaced_from_end_to_end(config):
-    assert segment_numbers(EVEN, 2.0, 5, config, 1).tolist() == [[20, 22, 24, 26, 28]]
-    assert segment_numbers(EVEN, 2.0, 5, config, 3)[:, 0].tolist() == [0, 20, 40 if config.fps else 41]
-    assert segment_numbers(EVEN, 2.0, 5, config, 5)[:, 0].tolist() == ([0, 10, 20, 30, 40] if config.fps else [0, 10, 20, 30, 41])
-    short = segment_numbers(EVEN[:3], 0.12, 5, config, 2)
+    assert segment_frame_indices(EVEN, 2.0, 5, config, 1).tolist() == [[20, 22, 24, 26, 28]]
+    assert segment_frame_indices(EVEN, 2.0, 5, config, 3)[:, 0].tolist() == [0, 20, 40 if config.fps else 41]
+    assert segment_frame_indices(EVEN, 2.0, 5, config, 5)[:, 0].tolist() == (
+        [0, 10, 20, 30, 40] if config.fps else [0, 10, 20, 30, 41]
+    )
+    short = segment_frame_indices(EVEN[:3], 0.12, 5, config, 2)
     assert (short == short[0]).all()
     assert short[0].tolist() == [0, 2, 1, 0, 2]
 
 
-def test_every_frame_of_a_view_is_cut_and_mirrored_alike(video, noise):
+def test_every_frame_of_a_view_is_cropped_and_mirrored_alike(video, noise):
     crop = CropConfig(count=2, scale=(0.2, 0.8), flip=0.5)
     config = ViewsConfig(crops=(crop, CropConfig(image_size=10)), clip=ClipConfig(stride=2))
     views = ClipViews(config, 16, 4, 6)
@@ -139,7 +141,7 @@ def test_every_frame_of_a_view_is_cut_and_mirrored_alike(video, noise):
     assert [tuple(view.shape) for view in made] == [(6, 3, 4, 16, 16)] * 2 + [(6, 3, 4, 10, 10)]
     for sample in range(6):
         for view, (kind, generator) in enumerate(zip(config.kinds, generators(3, sample), strict=True)):
-            which = clip_numbers(video.times, video.duration_s, 4, config.clip, generator)
+            which = clip_frame_indices(video.times, video.duration_s, 4, config.clip, generator)
             state = generator.bit_generator.state
             for frame, number in enumerate(which):
                 generator.bit_generator.state = state
@@ -153,7 +155,7 @@ def test_all_views_of_a_video_come_from_one_decoding(video, monkeypatch):
     ClipViews(ViewsConfig(crops=(CropConfig(count=3),), clip=ClipConfig(stride=1)), 8, 12, 1).add(video, generators(3))
     assert len(asked) == 1
     assert (np.diff(asked[0]) > 0).all()
-    eval_clips(video, 12, ClipConfig(stride=1), 4, 3, 8)
+    extract_eval_clips(video, 12, ClipConfig(stride=1), 4, 3, 8)
     assert len(asked) == 2
     assert (np.diff(asked[1]) > 0).all()
 
@@ -166,7 +168,7 @@ def test_an_image_is_a_clip_that_stands_still(noise):
     views = ClipViews(ViewsConfig(crops=(CropConfig(flip=1.0),)), 16, 4, 1)
     views.add(Image.fromarray(noise[0]), generators())
     assert (views.finish()[0][0] == still).all()
-    evaluated = eval_clips(Image.fromarray(noise[0]), 4, ClipConfig(), 2, 1, 16)
+    evaluated = extract_eval_clips(Image.fromarray(noise[0]), 4, ClipConfig(), 2, 1, 16)
     assert (evaluated == center_view(Image.fromarray(noise[0]), 16)[:, None]).all()
 
 
@@ -186,15 +188,15 @@ def test_a_damaged_video_leaves_no_trace(video):
 def test_evaluation_sees_squares_along_the_longer_side(upright, noise):
     frames = noise.transpose(0, 2, 1, 3) if upright else noise
     opened = open_video(lossless(frames))
-    clips = eval_clips(opened, 3, ClipConfig(stride=5), 2, 3, 12)
+    clips = extract_eval_clips(opened, 3, ClipConfig(stride=5), 2, 3, 12)
     assert clips.shape == (2, 3, 3, 3, 12, 12)
     for segment, which in enumerate([[0, 5, 10], [9, 14, 19]]):
         for view, shift in enumerate([0, 7, 14]):
             box = (0, shift, 30, shift + 30) if upright else (shift, 0, shift + 30, 30)
             for frame, number in enumerate(which):
-                expected = resized(Image.fromarray(np.ascontiguousarray(frames[number])), box, 12)
+                expected = resized_crop(Image.fromarray(np.ascontiguousarray(frames[number])), box, 12)
                 assert (clips[segment, view, :, frame] == expected).all()
-    single = eval_clips(opened, 3, ClipConfig(stride=5), 1, 1, 12)
+    single = extract_eval_clips(opened, 3, ClipConfig(stride=5), 1, 1, 12)
     middle = [center_view(Image.fromarray(np.ascontiguousarray(frames[number])), 12) for number in (4, 9, 14)]
     assert (single[0, 0] == np.stack(middle, 1)).all()
 
@@ -217,7 +219,7 @@ def test_memory_holds_one_frame_and_the_views(long, evaluated):
 
     def clips():
         if evaluated:
-            return eval_clips(open_video(long), 64, ClipConfig(stride=1), 1, 2, 64)
+            return extract_eval_clips(open_video(long), 64, ClipConfig(stride=1), 1, 2, 64)
         views = ClipViews(ViewsConfig(crops=(CropConfig(count=2),), clip=ClipConfig(stride=1)), 64, 64, 1)
         views.add(open_video(long), generators(2))
         return views.finish()
@@ -268,8 +270,8 @@ def test_clips_come_as_fast_as_the_decoder_gives_them(gop, capsys):
 
     def theirs(seed):
         generator = np.random.default_rng(seed)
-        which = clip_numbers(times, 6.0, 16, config.clip, generator)
-        bare_clip(data, which, random_crop((340, 256), config.kinds[0], generator)[0], 224, bare)
+        which = clip_frame_indices(times, 6.0, 16, config.clip, generator)
+        bare_clip(data, which, sample_crop((340, 256), config.kinds[0], generator)[0], 224, bare)
 
     def seconds(make, seed):
         start = time.process_time()

@@ -1,4 +1,4 @@
-"""Workers, ranks, accumulation and restarts change how a run is fed, never with what."""
+"""Workers, ranks, accumulation and restarts do not change the data of a run."""
 
 import signal
 import subprocess
@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streams import load_stream
 
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.dataset import ImageList, SampleStream
-from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.data.dataset import EvalImages, TrainDataset
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.sampler import Order
+from jepa_pipeline.data.sampler import ShardSampler
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.writer import Record, moments, png_record, write_shards
-from jepa_pipeline.probes.eval_loader import Feed
+from jepa_pipeline.probes.eval_loader import EvalLoader
 
 TOTAL, BATCH = 30, 12
 
 
 class Masker:
-    """A stand-in for a mask sampler: its masks show which generators and which number it was handed."""
+    """A fake mask sampler, whose masks show which generators and batch number it was given."""
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
         drawn = torch.from_numpy(np.stack([generator.integers(2**40, size=3) for generator in generators]))
@@ -43,12 +43,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shuffle three shards at a time, so that an epoch of the small data set has several windows."""
+    monkeypatch.setattr("jepa_pipeline.data.loader.WINDOW_SHARDS", 3)
+
+
 def run_config(folder: Path, workers: int = 0, accumulate: int = 1, **changes: object) -> RunConfig:
     encoder = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depth": 1, "num_heads": 1}
     return RunConfig.model_validate(
         {
             "name": "test",
-            "data": {"train": folder, "workers": workers, "window_shards": 3},
+            "data": {"train": folder, "workers": workers},
             "views": {"crops": [{"flip": 0.5}]},
             "method": {"name": "ijepa", "encoder": encoder},
             "optim": {"batch_size_global": BATCH, "accumulate_steps": accumulate, "total_samples": 70, "lr": 1e-3, **changes},
@@ -59,12 +65,12 @@ def run_config(folder: Path, workers: int = 0, accumulate: int = 1, **changes: o
 def stream(folder: Path, workers: int = 0, accumulate: int = 1, world: int = 1, start: int = 0) -> list[Batch]:
     """Every micro-batch of every rank, in the order of the global stream."""
     config = run_config(folder, workers, accumulate)
-    loaders = [train_loader(config, [Masker()], start_samples=start, rank=rank, world_size=world) for rank in range(world)]
+    loaders = [load_stream(config, [Masker()], start_samples=start, rank=rank, world_size=world) for rank in range(world)]
     return [batch for parts in zip(*loaders, strict=True) for batch in parts]
 
 
 def same(ours: list[Batch], theirs: list[Batch]) -> bool:
-    """Whether two streams hold the same samples, views, labels and masks, however they are cut into micro-batches."""
+    """Return whether two streams hold the same samples, views, labels and masks, however they are split into micro-batches."""
     if [key for batch in ours for key in batch.keys] != [key for batch in theirs for key in batch.keys]:
         return False
     return all(
@@ -80,7 +86,7 @@ def test_any_world_and_any_workers_read_the_same_stream(folder: Path, workers: i
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 6])
-def test_accumulation_cuts_the_same_stream(folder: Path, accumulate: int):
+def test_accumulation_splits_the_same_stream(folder: Path, accumulate: int):
     batches = stream(folder, accumulate=accumulate, world=2)
     assert same(stream(folder), batches)
     assert {len(batch.keys) for batch in batches} == {BATCH // accumulate // 2}
@@ -93,9 +99,14 @@ def test_a_run_continued_anywhere_sees_the_same_remainder(folder: Path, start: i
 
 
 def test_epochs_hold_every_sample_once_with_new_views(folder: Path):
-    mixture = Mixture([Order([4] * 7 + [2], 0, 3)], [1.0])
-    stream = SampleStream(
-        [Shards(folder)], mixture, run_config(folder).views, EncoderConfig(image_size=16, arch="vit_tiny"), [Masker()], skip=True
+    mixture = Mixture([ShardSampler([4] * 7 + [2], 0, 3)], [1.0])
+    stream = TrainDataset(
+        [Shards(folder)],
+        mixture,
+        run_config(folder).views,
+        EncoderConfig(image_size=16, arch="vit_tiny"),
+        [Masker()],
+        skip_damaged=True,
     )
     first, second = stream.__getitems__([*range(TOTAL)]), stream.__getitems__([*range(TOTAL, 2 * TOTAL)])
     assert sorted(first.keys) == sorted(second.keys) == [f"k{n:02d}" for n in range(TOTAL)]
@@ -107,7 +118,7 @@ def test_epochs_hold_every_sample_once_with_new_views(folder: Path):
 
 
 def test_a_batch_is_whole_and_moves_as_it_is(folder: Path):
-    batch = next(iter(train_loader(run_config(folder), [])))
+    batch = next(iter(load_stream(run_config(folder), [])))
     assert batch.views[0].shape == (BATCH, 3, 16, 16)
     assert batch.views[0].dtype == torch.uint8
     assert batch.views[0].is_contiguous()
@@ -118,21 +129,21 @@ def test_a_batch_is_whole_and_moves_as_it_is(folder: Path):
 
 def test_iterating_leaves_the_global_generator_alone(folder: Path):
     before = torch.get_rng_state()
-    list(train_loader(run_config(folder, workers=1), []))
+    list(load_stream(run_config(folder, workers=1), []))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_spawned_workers_read_the_same_stream(folder: Path):
-    loader = train_loader(run_config(folder, workers=1), [])
+    loader = load_stream(run_config(folder, workers=1), [])
     loader.multiprocessing_context = "spawn"
-    views = [torch.equal(a.views[0], b.views[0]) for a, b in zip(loader, train_loader(run_config(folder), []), strict=True)]
+    views = [torch.equal(a.views[0], b.views[0]) for a, b in zip(loader, load_stream(run_config(folder), []), strict=True)]
     assert views == [True] * 5
 
 
 def evaluation(folder: Path, image_size: int, at_once: int, workers: int = 0) -> list[Batch]:
-    """Every batch that a probe is given."""
+    """Return every batch that a probe is given."""
     shards = Shards(folder)
-    feed = Feed(ImageList(shards, image_size), shards.manifest.samples, 1, at_once, workers)
+    feed = EvalLoader(EvalImages(shards, image_size), shards.manifest.samples, 1, at_once, workers)
     return list(feed.load(feed.passes()))
 
 
@@ -166,7 +177,7 @@ def test_a_sample_that_does_not_decode_is_named_with_its_cure(tmp_path: Path, wo
 def test_workers_outlive_signals_that_are_not_the_parents(folder: Path, name: str):
     previous = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
-        batches = iter(train_loader(run_config(folder, workers=1), []))
+        batches = iter(load_stream(run_config(folder, workers=1), []))
         keys = next(batches).keys
         (worker,) = batches._workers
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
@@ -189,7 +200,7 @@ def test_a_users_mistake_in_a_worker_stays_one_sentence():
 def test_ranks_never_share_a_sample_in_an_epoch_and_miss_none(folder: Path, world: int):
     """Epochs of 30 samples end inside batches of 12; each sample still comes once an epoch, at one rank."""
     config = run_config(folder, total_samples=5 * BATCH)
-    loaders = [train_loader(config, [], rank=rank, world_size=world) for rank in range(world)]
+    loaders = [load_stream(config, [], rank=rank, world_size=world) for rank in range(world)]
     read = [[key for batch in loader for key in batch.keys] for loader in loaders]
     size = BATCH // world
     epochs: list[list[tuple[str, int]]] = [[], []]

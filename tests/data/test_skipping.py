@@ -1,4 +1,4 @@
-"""A sample that cannot be used moves no other: the next whole one of its data set stands in for it, and it is named."""
+"""An unusable sample is replaced by the next usable one of its data set and named, and all others stay where they are."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streams import load_stream
 
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.loader import train_loader
 from jepa_pipeline.data.shards import SampleError
 from jepa_pipeline.data.writer import Record, png_record, write_shards
-from jepa_pipeline.masks.build import build_masks
+from jepa_pipeline.masks.build import build_mask_sampler
 
 TOTAL, BATCH = 24, 8
 
@@ -40,8 +40,8 @@ def config(folder: Path, **data: object) -> RunConfig:
 
 def read(run: RunConfig, start: int = 0, world: int = 1) -> dict[str, list]:
     """Everything of the stream, sample by sample."""
-    masks = [build_masks(run.method.masks, run.method.encoder.grid)]
-    loaders = [train_loader(run, masks, start_samples=start, rank=rank, world_size=world) for rank in range(world)]
+    masks = [build_mask_sampler(run.method.masks, run.method.encoder.clip_grid)]
+    loaders = [load_stream(run, masks, start_samples=start, rank=rank, world_size=world) for rank in range(world)]
     batches = [batch for parts in zip(*loaders, strict=True) for batch in parts]
     return {
         "keys": [key for batch in batches for key in batch.keys],
@@ -69,7 +69,7 @@ def test_others_do_not_move(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("workers", "world"), [(2, 1), (0, 2), (1, 4)])
-def test_who_stands_in_depends_on_nothing_else(tmp_path: Path, workers: int, world: int):
+def test_replacements_depend_on_nothing_else(tmp_path: Path, workers: int, world: int):
     folder = write(tmp_path / "broken", {3, 4, 17})
     expected, found = read(config(folder)), read(config(folder, workers=workers), world=world)
     assert expected["keys"] == found["keys"]
@@ -86,7 +86,7 @@ def test_policy_stop_stops(tmp_path: Path, workers: int):
 
 
 def test_a_data_set_without_a_whole_sample_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jepa_pipeline.data.dataset.STAND_INS", 30)
+    monkeypatch.setattr("jepa_pipeline.data.dataset.MAX_REPLACEMENTS", 30)
     with pytest.raises(SampleError, match="30 samples in a row cannot be used"):
         read(config(write(tmp_path / "broken", set(range(TOTAL)))))
 

@@ -1,16 +1,16 @@
-"""A view is torchvision's random resized crop, drawn from a generator that belongs to the sample."""
+"""A view is torchvision's random resized crop, sampled from a generator that belongs to the sample."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streams import load_stream
 
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD, CropConfig, ViewsConfig
-from jepa_pipeline.data.gpu_crop import cut
-from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.rng import Stream, keyed_generator
-from jepa_pipeline.data.views import TrainerViews, WorkerViews, center_view, normalize, random_resized_crop_box, random_view
+from jepa_pipeline.data.views import DeferredViews, ImageViews, center_view, normalize, random_resized_crop_box, random_view
 from jepa_pipeline.data.writer import png_record, write_shards
 
 GRADIENT = Image.fromarray(np.stack(np.broadcast_arrays(*np.ogrid[0:60, 0:90], 7), -1).astype(np.uint8))
@@ -107,7 +107,7 @@ def photograph(width: int, height: int) -> Image.Image:
     return noise(1 + width // 6, 1 + height // 6).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def make(maker: type[WorkerViews] | type[TrainerViews], config: ViewsConfig, images: list[Image.Image], size: int = 24):
+def make(maker: type[ImageViews] | type[DeferredViews], config: ViewsConfig, images: list[Image.Image], size: int = 24):
     views = maker(config, size, len(images))
     for sample, image in enumerate(images):
         views.add(image, [keyed_generator(0, Stream.VIEW, 3, sample, view) for view in range(len(config.kinds))])
@@ -115,10 +115,10 @@ def make(maker: type[WorkerViews] | type[TrainerViews], config: ViewsConfig, ima
 
 
 def both(config: ViewsConfig, images: list[Image.Image], size: int = 24):
-    """The views as workers and as the trainer makes them."""
-    (workers, _), (nothing, uncut) = (make(maker, config, images, size) for maker in (WorkerViews, TrainerViews))
+    """Return the views as the workers and as the training device make them."""
+    (workers, _), (nothing, uncut) = (make(maker, config, images, size) for maker in (ImageViews, DeferredViews))
     assert nothing == []
-    return workers, cut(uncut)
+    return workers, crop_views(uncut)
 
 
 ONE_BY_ONE = {
@@ -138,8 +138,8 @@ ONE_BY_ONE = {
 
 @pytest.mark.parametrize("draw", [noise, photograph])
 @pytest.mark.parametrize(("kind", "limit"), ONE_BY_ONE.values(), ids=ONE_BY_ONE.keys())
-def test_workers_and_trainer_make_the_same_views(draw, kind, limit: float):
-    """To a gray level, which Pillow rounds to once more; jitter multiplies what was rounded, by up to 1.4 more than once."""
+def test_workers_and_device_make_the_same_views(draw, kind, limit: float):
+    """Within a gray level, because Pillow rounds once more; jitter multiplies rounded values by up to 1.4, repeatedly."""
     images = [draw(*shape) for shape in SHAPES for _ in range(3)]
     (workers,), (trainer,) = both(ViewsConfig.model_validate({"crops": [{"scale": (0.08, 1.0), **kind}]}), images)
     difference = (workers - trainer).abs()
@@ -148,18 +148,19 @@ def test_workers_and_trainer_make_the_same_views(draw, kind, limit: float):
     assert (difference > 2).float().mean() < 2e-3
 
 
-def test_batches_of_more_images_than_are_cut_at_once(monkeypatch: pytest.MonkeyPatch):
+def test_batches_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch):
     images, config = [noise(*shape) for shape in SHAPES], ViewsConfig.model_validate({"crops": [EVERYTHING]})
-    uncut = make(TrainerViews, config, images)[1]
-    whole = cut(uncut)[0]
-    monkeypatch.setattr("jepa_pipeline.data.gpu_crop.AT_ONCE", 5)
-    torch.testing.assert_close(cut(uncut)[0], whole, atol=0.01, rtol=0)
+    uncut = make(DeferredViews, config, images)[1]
+    whole = crop_views(uncut)[0]
+    monkeypatch.setattr("jepa_pipeline.data.gpu_crop.CHUNK", 5)
+    torch.testing.assert_close(crop_views(uncut)[0], whole, atol=0.01, rtol=0)
 
 
-def test_large_images_are_shrunk_first_and_cut_at_the_same_place():
+def test_large_images_are_shrunk_first_and_cropped_at_the_same_place(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jepa_pipeline.data.views.LARGEST_SIDE", 150)
     images = [photograph(300, 200), photograph(100, 301), photograph(150, 150)]
-    config = ViewsConfig(crops=(CropConfig(scale=(0.3, 1.0)),), largest_side=150)
-    uncut = make(TrainerViews, config, images)[1]
+    config = ViewsConfig(crops=(CropConfig(scale=(0.3, 1.0)),))
+    uncut = make(DeferredViews, config, images)[1]
     assert uncut.images.shape == (3, 3, 150, 150)
     assert uncut.extents.tolist() == [[100, 150], [150, 50], [150, 150]]
     workers, trainer = both(config, images)
@@ -179,22 +180,22 @@ def test_views_of_several_kinds_have_their_sizes_and_order():
 
 
 def test_a_view_does_not_depend_on_the_batch_it_is_in():
-    """To the last bit as it is cut; colors may be rounded to the next gray level, as sums of other batches are."""
+    """Crops are equal to the last bit; colors may round to the next gray level, because sums depend on the batch."""
     images = [photograph(*shape) for shape in SHAPES]
     for kind, share in (({"flip": 0.5}, 0.0), (EVERYTHING, 1e-4)):
         config = ViewsConfig.model_validate({"crops": [{**kind, "count": 2}]})
-        (_, many), few = make(WorkerViews, config, images)[0], [make(WorkerViews, config, images[:n])[0][1] for n in (1, 3, 9)]
+        (_, many), few = make(ImageViews, config, images)[0], [make(ImageViews, config, images[:n])[0][1] for n in (1, 3, 9)]
         for views in few:
             difference = (views.float() - many[: len(views)]).abs()
             assert difference.max() <= 1
             assert (difference > 0).float().mean() <= share
 
 
-def test_the_first_view_and_its_crop_stay_whatever_else_is_asked_for():
+def test_the_first_view_and_its_crop_do_not_depend_on_other_settings():
     image = photograph(70, 50)
-    alone = make(WorkerViews, ViewsConfig(crops=(CropConfig(flip=0.5),)), [image])[0][0]
+    alone = make(ImageViews, ViewsConfig(crops=(CropConfig(flip=0.5),)), [image])[0][0]
     more = ViewsConfig.model_validate({"crops": [{"flip": 0.5, "count": 2, "solarize": 1e-12, "jitter": {"probability": 0.0}}]})
-    assert torch.equal(make(WorkerViews, more, [image])[0][0], alone)
+    assert torch.equal(make(ImageViews, more, [image])[0][0], alone)
     generator = keyed_generator(0, Stream.VIEW, 3, 0)
     assert (random_view(image, CropConfig(flip=0.5), 24, generator) == alone[0].numpy()).all()
 
@@ -225,11 +226,11 @@ def run(folder, workers: int) -> RunConfig:
 @pytest.mark.parametrize("uncut", [False, True])
 def test_workers_do_not_change_views(folder, uncut: bool):
     alone, team, later = (
-        [cut(batch.uncut) if batch.uncut else batch.views for batch in loader]
+        [crop_views(batch.deferred_crops) if batch.deferred_crops else batch.views for batch in loader]
         for loader in (
-            train_loader(run(folder, 0), [], uncut=uncut),
-            train_loader(run(folder, 2), [], uncut=uncut),
-            train_loader(run(folder, 0), [], start_samples=16, uncut=uncut),
+            load_stream(run(folder, 0), [], crop_on_device=uncut),
+            load_stream(run(folder, 2), [], crop_on_device=uncut),
+            load_stream(run(folder, 0), [], start_samples=16, crop_on_device=uncut),
         )
     )
     assert len(alone) == len(team) == 6
@@ -238,14 +239,14 @@ def test_workers_do_not_change_views(folder, uncut: bool):
         assert all(map(torch.equal, first, second))
 
 
-def test_uncut_batches_hold_decoded_images_and_no_views(folder):
-    batch = next(iter(train_loader(run(folder, 0), [], uncut=True)))
+def test_deferred_batches_hold_decoded_images_and_no_views(folder):
+    batch = next(iter(load_stream(run(folder, 0), [], crop_on_device=True)))
     assert batch.views == [] and len(batch.keys) == 8
-    assert batch.uncut.images.dtype == torch.uint8
-    assert batch.uncut.images.shape == (8, 3, *batch.uncut.extents.amax(0).int().tolist())
-    assert batch.uncut.sizes == [16, 16, 6]
+    assert batch.deferred_crops.images.dtype == torch.uint8
+    assert batch.deferred_crops.images.shape == (8, 3, *batch.deferred_crops.extents.amax(0).int().tolist())
+    assert batch.deferred_crops.sizes == [16, 16, 6]
 
 
-def test_normalize_takes_floats_and_bytes_alike():
+def test_normalize_accepts_floats_and_bytes():
     pixels = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
     assert torch.equal(*(normalize(values, IMAGENET_MEAN, IMAGENET_STD) for values in (pixels, pixels.float())))
