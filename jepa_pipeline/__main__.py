@@ -1,4 +1,4 @@
-"""`python -m jepa_pipeline`: the `jepa` command, for this interpreter."""
+"""The `jepa` command as `python -m jepa_pipeline`."""
 
 from jepa_pipeline.cli import main
 

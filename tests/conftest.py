@@ -76,7 +76,7 @@ TINY = [
     "method.masks={num_targets: 2, target_scale: [0.2, 0.3], context_keep: 0.3}",
     "optim={batch_size_global: 8, total_samples: 48, warmup_samples: 16}",
     "log.every_steps=2",
-    "health={vectors: 64, vectors_per_step: 16, every_steps: 3}",
+    "health.every_steps=3",
     "trainer.accelerator=cpu",
 ]
 

@@ -10,18 +10,19 @@ import torch
 from typer.testing import CliRunner
 
 from jepa_pipeline.cli import app
-from jepa_pipeline.cluster.records import Record, save_record
-from jepa_pipeline.commands.benchmark import benchmark, submit_benchmark, unprobed
+from jepa_pipeline.cluster.records import JobRecord, save_record
+from jepa_pipeline.cluster.sbatch import Dependency
+from jepa_pipeline.commands.benchmark import benchmark, submit_benchmark, unfinished_probes
 from jepa_pipeline.config.errors import ConfigError, UserError
 from jepa_pipeline.config.load import load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.site import SiteConfig
-from jepa_pipeline.config.suite import assignments, load_suite
+from jepa_pipeline.config.suite import load_suite, to_overrides
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, save_encoder
-from jepa_pipeline.probes import evaluate as examine
-from jepa_pipeline.probes.report import load_reports
+from jepa_pipeline.probes import evaluate
+from jepa_pipeline.results.probe_report import load_reports
 
 SUITE = """
 name: shapes
@@ -95,7 +96,7 @@ def test_two_runs_on_two_sets_are_one_table_and_cost_nothing_the_second_time(sui
 
     capsys.readouterr()
     files = {path: path.stat().st_mtime_ns for run in runs for path in (run / "probes").iterdir()}
-    monkeypatch.setattr(examine, "readers_of", refuse)
+    monkeypatch.setattr(evaluate, "build_extractors", refuse)
     assert benchmark(load_suite(suite), runs, tmp_path / "again")
     assert (tmp_path / "again/shapes.csv").read_text() == (out / "shapes.csv").read_text()
     assert {path: path.stat().st_mtime_ns for run in runs for path in (run / "probes").iterdir()} == files
@@ -122,32 +123,32 @@ def test_a_failing_pair_is_named_and_the_others_are_kept(suite, make, tmp_path):
 
 
 def test_an_error_of_any_make_costs_one_pair(suite, make, tmp_path, monkeypatch, capsys):
-    whole = examine.probe_pooled
+    probe_pooled = evaluate.probe_pooled
 
     def fail(report, *rest):
         if report.data == "test":
             raise RuntimeError("out of memory")
-        return whole(report, *rest)
+        return probe_pooled(report, *rest)
 
-    monkeypatch.setattr(examine, "probe_pooled", fail)
+    monkeypatch.setattr(evaluate, "probe_pooled", fail)
     assert not benchmark(load_suite(suite), [make("a")], tmp_path / "out")
     out = capsys.readouterr().out
     assert "missing: a on few: RuntimeError: out of memory" in out and "Traceback" in out
 
 
-def test_a_half_answered_question_is_asked_again(suite, make, tmp_path, monkeypatch):
+def test_a_report_without_all_protocols_is_probed_again(suite, make, tmp_path, monkeypatch):
     suite.write_text(suite.read_text() + "\n")
     text = suite.read_text().replace("features: [last]", "features: [last], protocols: [linear, attentive]")
     suite.write_text(text.replace("iterations: 5", "iterations: 5, attentive: {lr: [0.001], weight_decay: [0.01], epochs: 1}"))
-    run, asked = make("a"), []
+    run, jobs = make("a"), []
     with monkeypatch.context() as failing:
-        failing.setattr(examine, "attentive_probe", refuse)
+        failing.setattr(evaluate, "attentive_probe", refuse)
         assert not benchmark(load_suite(suite), [run], tmp_path / "out")
-    whole = examine.answer
-    monkeypatch.setattr("jepa_pipeline.commands.benchmark.answer", lambda question: asked.append(question) or whole(question))
-    assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(asked) == 2
+    run_probe = evaluate.run_probe
+    monkeypatch.setattr("jepa_pipeline.commands.benchmark.run_probe", lambda job: jobs.append(job) or run_probe(job))
+    assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(jobs) == 2
     assert "few attentive" in (tmp_path / "out/shapes.csv").read_text()
-    assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(asked) == 2
+    assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(jobs) == 2
 
 
 def test_a_snapshot_is_a_row_of_its_own_and_reports_into_the_run(suite, make, tmp_path):
@@ -161,7 +162,7 @@ def test_a_snapshot_is_a_row_of_its_own_and_reports_into_the_run(suite, make, tm
 
 
 def test_what_was_not_probed_is_not_when_collecting(suite, make, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(examine, "readers_of", refuse)
+    monkeypatch.setattr(evaluate, "build_extractors", refuse)
     assert not benchmark(load_suite(suite), [make("a")], tmp_path / "out", collect=True)
     assert "missing: a on many, a on few: it was not probed" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
@@ -172,7 +173,7 @@ def test_what_was_not_probed_is_not_when_collecting(suite, make, tmp_path, monke
     [
         (("iterations:", "iteration:"), "unknown key 'settings.iteration' - did you mean 'settings.iterations'?"),
         (("name: few, path", "name: few, pth"), "did you mean 'data.1.path'?"),
-        (("name: few", "name: many"), "two data sets are called many"),
+        (("name: few", "name: many"), "two data sets are named many"),
         (("iterations: 5", "iterations: five"), "'settings.iterations' is 'five'"),
         (("name: shapes", "name: a/b"), "'name' is 'a/b'"),
         (("selection_share: 0.2", "attentive: {warmup_epochs: 30}"), "warmup_epochs 30 leaves nothing of epochs 20"),
@@ -182,7 +183,7 @@ def test_what_was_not_probed_is_not_when_collecting(suite, make, tmp_path, monke
 def test_a_mistake_in_a_suite_is_one_sentence_with_its_place(suite, change, says):
     suite.write_text(suite.read_text().replace(*change))
     if says is None:
-        assert load_suite(suite).probe_of(load_suite(suite).data[1]).attentive.epochs == 2
+        assert load_suite(suite).probe_settings(load_suite(suite).data[1]).attentive.epochs == 2
         return
     with pytest.raises(ConfigError) as raised:
         load_suite(suite)
@@ -193,7 +194,7 @@ def test_a_mistake_in_a_suite_is_one_sentence_with_its_place(suite, change, says
 def test_settings_that_only_together_are_wrong_are_named(suite):
     text = suite.read_text().replace("workers: 0", "attentive: {warmup_epochs: 10}")
     suite.write_text(text.replace("selection_share: 0.2", "attentive: {epochs: 5, warmup_epochs: 0}"))
-    assert load_suite(suite).probe_of(load_suite(suite).data[1]).attentive.epochs == 5
+    assert load_suite(suite).probe_settings(load_suite(suite).data[1]).attentive.epochs == 5
     suite.write_text(text.replace("k: [1, 3]", "attentive: {epochs: 5}"))
     with pytest.raises(ConfigError, match="the settings of few over those of the suite: attentive: warmup_epochs 10"):
         load_suite(suite)
@@ -208,12 +209,12 @@ def test_settings_are_the_same_on_a_command_line(suite):
     suite.write_text(suite.read_text().replace("workers: 0", "attentive: {lr: [1e-5], heads: null}, precision: bf16"))
     chosen = load_suite(suite)
     for part in chosen.data:
-        assert load_overrides(ProbeConfig, assignments(chosen.probe_of(part))) == chosen.probe_of(part)
+        assert load_overrides(ProbeConfig, to_overrides(chosen.probe_settings(part))) == chosen.probe_settings(part)
 
 
-def as_record(work, id):
-    values = {"id": id, "name": work.name, "command": work.command, "folder": work.folder, "log": ""}
-    return Record(cwd=Path.cwd(), submitted=datetime.now().astimezone(), **values)
+def as_record(spec, id):
+    values = {"id": id, "name": spec.name, "command": spec.command, "folder": spec.folder, "log": ""}
+    return JobRecord(cwd=Path.cwd(), submitted=datetime.now().astimezone(), **values)
 
 
 def test_what_is_queued_already_is_not_queued_again(suite, make, tmp_path, monkeypatch, capsys):
@@ -223,16 +224,16 @@ def test_what_is_queued_already_is_not_queued_again(suite, make, tmp_path, monke
     squeue.write_text("#!/bin/sh\necho '17_1|RUNNING|1:00|None'\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", str(squeue.parent))
-    works = unprobed(chosen, [run])
-    for number, work in enumerate(works):
-        save_record(as_record(work, f"17_{number}"))
+    specs = unfinished_probes(chosen, [run])
+    for number, spec in enumerate(specs):
+        save_record(as_record(spec, f"17_{number}"))
     assert submit_benchmark(chosen, suite, [run], out, site, dry_run=True) == []
     said = capsys.readouterr().out
     assert "queued already: 1 of 2 probes, as 17_1" in said and said.count("#!/bin/bash") == 2 and not out.exists()
     assert f"# runs: jepa probe {run} --data {chosen.data[0].path}" in said and "--dependency=afterany:JOB1:17_1" in said
     squeue.write_text("#!/bin/sh\nprintf '17_0|PENDING|0:00|None\\n17_1|RUNNING|1:00|None\\n27|PENDING|0:00|None\\n'\n")
     gather = ["benchmark", str(suite), str(run), "--out", str(out), "--collect"]
-    save_record(as_record(works[0]._replace(command=gather, folder=out / "jobs"), "27"))
+    save_record(as_record(specs[0]._replace(command=gather, folder=out / "jobs"), "27"))
     with pytest.raises(UserError, match="job 27 writes this table already"):
         submit_benchmark(chosen, suite, [run], out, site)
 
@@ -241,13 +242,13 @@ def test_only_pairs_without_numbers_are_submitted_and_a_job_gathers_all(suite, m
     """The jobs' command lines, run here one after another, give the table."""
     runs, out, queued = [make("a"), make("b", "seed=1")], tmp_path / "out", []
 
-    def submit(works, site, *, after=(), whatever_comes=False, logs=None):
-        for number, work in enumerate(works):
-            save_record(as_record(work, f"{len(queued) + 1}7_{number}" if len(works) > 1 else f"{len(queued) + 1}7"))
-        queued.append((works, list(after), whatever_comes))
-        return [f"{len(queued)}7_{number}" if len(works) > 1 else f"{len(queued)}7" for number, _ in enumerate(works)]
+    def submit(specs, site, dependency=Dependency(), *, logs=None):
+        for number, spec in enumerate(specs):
+            save_record(as_record(spec, f"{len(queued) + 1}7_{number}" if len(specs) > 1 else f"{len(queued) + 1}7"))
+        queued.append((specs, dependency))
+        return [f"{len(queued)}7_{number}" if len(specs) > 1 else f"{len(queued)}7" for number, _ in enumerate(specs)]
 
-    monkeypatch.setattr("jepa_pipeline.cluster.queue.submit", submit)
+    monkeypatch.setattr("jepa_pipeline.cluster.sbatch.submit", submit)
     chosen = load_suite(suite)
     few = chosen.model_copy(update={"data": chosen.data[1:]})
     assert benchmark(few, runs[:1], tmp_path / "few")
@@ -256,11 +257,11 @@ def test_only_pairs_without_numbers_are_submitted_and_a_job_gathers_all(suite, m
     said = capsys.readouterr().out
     assert f"cancel:   jepa cancel 17 --folder {tmp_path / 'runs'}" in said and f"cancel:   jepa cancel 27 --folder {out}" in said
     assert f"see them: jepa jobs {tmp_path / 'runs'}" in said and "job 17_1: jepa probe " in said
-    (probes, _, _), ((gather,), after, whatever) = queued
-    assert [work.name for work in probes] == ["probe-a-many", "probe-b-many", "probe-b-few"]
-    assert {work.folder for work in probes} == {run / "jobs" for run in runs} and after == ["17"] and whatever
-    for work in [*probes, gather]:
-        result = CliRunner().invoke(app, work.command, catch_exceptions=False)
+    (probes, _), ((gather,), dependency) = queued
+    assert [spec.name for spec in probes] == ["probe-a-many", "probe-b-many", "probe-b-few"]
+    assert {spec.folder for spec in probes} == {run / "jobs" for run in runs} and dependency == Dependency(("17",), "afterany")
+    for spec in [*probes, gather]:
+        result = CliRunner().invoke(app, spec.command, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert len((out / "shapes.csv").read_text().splitlines()) == 5
 

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import typer
 
-from jepa_pipeline.cli.cluster import read_follower, submitted
+from jepa_pipeline.cli import app
+from jepa_pipeline.cli.cluster import parse_follower, rewrite_submit
 from jepa_pipeline.cluster.logs import last_messages, tail
 from jepa_pipeline.cluster.progress import Progress, read_last_values
 from jepa_pipeline.cluster.records import JobRecord, read_records, save_record
@@ -32,6 +34,7 @@ from jepa_pipeline.config.sweep import shorten_keys, split_values
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs/debug/ijepa.yaml"
+ROOT_COMMAND = typer.main.get_command(app)
 SITES = [*ROOT.glob("slurm/*.yaml"), ROOT / "slurm/dev-cluster/site.yaml"]
 DEV = str(ROOT / "slurm/dev-cluster/site.yaml")
 
@@ -43,7 +46,7 @@ def site(*overrides):
 def jepa(*arguments, cwd=None, **environment):
     """The command, as `main` will rewrite it."""
     words = [str(word) for word in arguments]
-    code = f"import sys; sys.argv = ['jepa', *{submitted(words) or words!r}]; from jepa_pipeline.cli import main; main()"
+    code = f"import sys; sys.argv = ['jepa', *{rewrite_submit(words) or words!r}]; from jepa_pipeline.cli import main; main()"
     base = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=base | environment)
 
@@ -274,22 +277,22 @@ def test_a_wrong_sweep_is_one_sentence(sweep, says):
     ],
 )  # fmt: skip
 def test_submit_as_an_option_is_the_verb(words, becomes):
-    assert submitted(words) == becomes
+    assert rewrite_submit(words) == becomes
 
 
 def test_what_follows_is_given_the_run():
-    assert read_follower("probe --data 's3://a b'").of(Path("runs/x")) == ["probe", "runs/x", "--data", "s3://a b"]
+    assert parse_follower(ROOT_COMMAND, "probe --data 's3://a b'").of(Path("runs/x")) == ["probe", "runs/x", "--data", "s3://a b"]
     for wrong, says in (
         ("prob", "did you mean 'probe'"),
         ("shards demo", "does not work on a run"),
         ("probe 'x", "no closing quotation"),
-        ("export runs/x", "runs/x is too much, for the run is given to it"),
-        ("probe runs/x", "runs/x is too much, for the run is given to it"),
+        ("export runs/x", "remove runs/x, because the run is passed as the first argument"),
+        ("probe runs/x", "remove runs/x, because the run is passed as the first argument"),
         ("probe iteration=3", "did you mean 'iterations'"),
         ("probe --data /nowhere", "/nowhere/train"),
     ):
         with pytest.raises(UserError, match=says):
-            read_follower(wrong)
+            parse_follower(ROOT_COMMAND, wrong)
 
 
 @pytest.fixture
@@ -324,18 +327,18 @@ def test_a_dry_run_prints_the_chain_and_leaves_nothing(place):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["pretrain", RECIPE, "--submit", "--set", "nodes=3"], "cannot be dealt evenly to 3 devices"),
+        (["pretrain", RECIPE, "--submit", "--set", "nodes=3"], "is not divisible by 3 devices"),
         (["pretrain", RECIPE, "--submit", "optim.lr=x"], "'optim.lr' is 'x'"),
         (["pretrain", RECIPE, "--submit", "data.train=nowhere"], "nowhere"),
         (["pretrain", RECIPE, "trainer.devices=2", "--submit"], "the site's tasks_per_node is 1"),
         (["pretain", RECIPE, "--submit"], "did you mean 'pretrain'"),
-        (["submit", "jobs"], "no verb that can be submitted"),
+        (["submit", "jobs"], "is not a command that can be submitted"),
         (["probe", "nowhere", "--submit"], "no folder nowhere"),
         (["probe", ".", "--data", "d", "--submit", "--sweep", "a=1,2"], "are for pretrain"),
         (["config", "show", "--submit", "--then", "export"], "does not: submit both separately"),
         (["probe", ".", "--data", "d", "--submit"], "d/train"),
         (["probe", ".", "iteration=3", "--submit"], "did you mean 'iterations'"),
-        (["probe", ".", "--submit", "--after", "abc"], "--after abc is no id of a job"),
+        (["probe", ".", "--submit", "--after", "abc"], "--after abc is not a job id"),
         (["shards", "build", "nowhere", "out", "--submit"], "no folder nowhere"),
         (["pretrain", RECIPE, "--submit", "probing.every_steps=5", "probing.site=none.yaml"], "no file none.yaml"),
         (["jobs"], "no folder runs"),
@@ -447,13 +450,13 @@ def test_without_submitit_a_sentence_says_how_to_install_it(monkeypatch):
 
 
 def test_a_changed_recipe_is_refused_before_it_is_queued(tiny, monkeypatch):
-    from jepa_pipeline.training.checkpoint import About
+    from jepa_pipeline.training.checkpoint import CheckpointInfo
 
     config = tiny()
     (config.folder / "checkpoints").mkdir(parents=True)
     refuse_changed(config)
     told = {"version": "1", "torch": "2", "device": "cuda", "data": "x", "config_hash": config.hash()}
-    about = About(step=1, samples=8, results=config.results(), **told)
+    about = CheckpointInfo(step=1, samples=8, results=config.results(), **told)
     monkeypatch.setattr("jepa_pipeline.training.run_folder.newest_about", lambda _: about)
     refuse_changed(config)
     with pytest.raises(UserError, match=r"differs from this one:\n.*\n  seed .*\n.*choose another name"):

@@ -18,14 +18,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import jepa_pipeline.training.module as training_module
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.commands.demo_shards import demo
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.losses.prediction import cosine
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import Regularizer
@@ -35,6 +36,8 @@ from jepa_pipeline.training.optim import set_rates
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
 
 DEBUG = Path(__file__).parents[1] / "configs" / "debug"
+BATCH = 64
+training_module.HEALTH_VECTORS = 16 * BATCH  # the runs are too short for the 2048 of training
 IMAGES = 1000
 Health = dict[str, float]
 """Meters by name."""
@@ -93,13 +96,11 @@ REMOVALS = {
 
 
 def make_config(method: str, removal: Removal | None, data: Path, steps: int) -> RunConfig:
-    batch = 64
     overrides = [
         f"data.train={data}",
-        f"optim.batch_size_global={batch}",
-        f"optim.total_samples={steps * batch}",
-        f"optim.warmup_samples={steps // 10 * batch}",
-        f"health.vectors={16 * batch}",
+        f"optim.batch_size_global={BATCH}",
+        f"optim.total_samples={steps * BATCH}",
+        f"optim.warmup_samples={steps // 10 * BATCH}",
         *(removal.overrides if removal else ()),
     ]
     return load_config(DEBUG / f"{method}.yaml", overrides)
@@ -107,7 +108,8 @@ def make_config(method: str, removal: Removal | None, data: Path, steps: int) ->
 
 def read_batches(config: RunConfig, passes: int) -> list[Batch]:
     """The batches of a few passes over the images, to be gone through again and again."""
-    loader = train_loader(config, method_masks(config.method))
+    masks, sampler = build_mask_samplers(config.method), build_batch_sampler(config.optim)
+    loader = train_loader(config.data, config.views, config.method, masks, sampler, seed=config.seed)
     return list(islice(loader, passes * IMAGES // config.optim.batch_size_global))
 
 
@@ -116,7 +118,7 @@ def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], No
     torch.manual_seed(config.seed)
     method = build_method(config.method)
     change(method)
-    module = Pretraining(config, method)
+    module = Pretraining(method, config.optim, config.views, config.health, config.seed)
     optimizer = module.configure_optimizers()
     for batch in islice(cycle(batches), config.optim.total_steps):
         module.on_train_batch_start(batch, 0)
@@ -126,8 +128,8 @@ def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], No
         module.step += 1
         set_rates(optimizer, learning_rate(module.step, config.optim), weight_decay(module.step, config.optim))
         optimizer.step()
-        method.after_step(module.step, config.optim.schedule_steps)
-    return [measure_health(*level.filled()) for level in module.recent]  # pyright: ignore[reportCallIssue]
+        method.after_optimizer_step(module.step, config.optim.schedule_steps)
+    return [measure_health(*level.contents()) for level in module.recent]  # pyright: ignore[reportCallIssue]
 
 
 def compare(method: str, data: Path, steps: int) -> list[tuple[Health, Health]]:

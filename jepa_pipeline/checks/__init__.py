@@ -1,1 +1,1 @@
-"""What can be wrong before a run begins."""
+"""Checks of what would stop a run, before it begins."""

@@ -1,108 +1,130 @@
-"""Whether the data of a run is there, whole, of the right kind and enough."""
+"""Checks that the data of a run is complete, readable, of the right kind and sufficient."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jepa_pipeline.checks.finding import Finding, as_finding, plural, size
-from jepa_pipeline.config.data import SourceConfig
+from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, pluralize, unreadable
+from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.dataset import picture
-from jepa_pipeline.data.decode import DecodeError
+from jepa_pipeline.data.dataset import open_media
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Manifest, load_manifest, tar_location
-from jepa_pipeline.data.media import check_kind, check_moves
-from jepa_pipeline.data.remote import is_remote, without_secrets
+from jepa_pipeline.data.media import check_kind, check_motion
+from jepa_pipeline.data.remote import is_remote, redact_urls
+from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sampler import WINDOW_SHARDS
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import Video
 
 SAMPLES, FEW_SAMPLES = 200, 20
-MIXED_BATCHES = 2
-"""Global batches that a window should hold at least, so that neighbors in a shard do not meet in every batch."""
+MIN_BATCHES_PER_WINDOW = 2
+"""Global batches in a shuffle window below which samples of a shard end up together in every batch."""
 
 
-def check_data(config: RunConfig, quick: bool) -> list[Finding]:
-    """Of every source its manifest, kind, files and some samples; of all together, whether they are enough."""
-    findings, manifests = [], []
-    for source in config.data.train:
-        place = without_secrets(source.path)
+def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
+    """Check manifest, kind, files and some samples of every source, and whether all of them together are enough."""
+    manifests, results = check_manifests(config.data, config.method)
+    for source, manifest in zip(config.data.train, manifests, strict=True):
+        if manifest is None:
+            continue
+        try:
+            results.append(check_files(source.path, manifest))
+            results.append(check_samples(source.path, config.data, FEW_SAMPLES if quick else SAMPLES, quick))
+        except UserError as error:
+            results.append(from_error("data", error))
+        except OSError as error:
+            results.append(unreadable("data", redact_urls(source.path), error))
+    complete = [manifest for manifest in manifests if manifest is not None]
+    if len(complete) == len(manifests):
+        results.append(check_amount(config.data, config.optim, complete))
+    return results
+
+
+def check_manifests(data: DataConfig, method: MethodConfig) -> tuple[list[Manifest | None], list[CheckResult]]:
+    """Return the manifest of every source, None for an unusable one, and the results of the checks that need no more."""
+    manifests: list[Manifest | None] = []
+    results: list[CheckResult] = []
+    for source in data.train:
+        location = redact_urls(source.path)
+        manifests.append(None)
         try:
             manifest = load_manifest(source.path)
-            check_kind(place, manifest.kind, config)
-            counts = f"{plural(manifest.samples, 'sample')} ({manifest.kind}) in {plural(len(manifest.shards), 'shard')}"
-            findings.append(Finding("data", "ok", f"{place}: {counts}, hash {manifest.hash()}"))
-            findings.append(check_files(source.path, manifest))
-            findings.append(check_samples(source, config, FEW_SAMPLES if quick else SAMPLES, quick))
-            manifests.append(manifest)
+            check_kind(location, manifest.kind, method)
         except UserError as error:
-            findings.append(as_finding("data", error))
+            results.append(from_error("data", error))
         except OSError as error:
-            findings.append(Finding("data", "fail", f"{place} cannot be read ({error.strerror})", "see to its rights"))
-    if len(manifests) == len(config.data.train):
+            results.append(unreadable("data", location, error))
+        else:
+            manifests[-1] = manifest
+            samples, shards = pluralize(manifest.samples, "sample"), pluralize(len(manifest.shards), "shard")
+            results.append(CheckResult("data", "ok", f"{location}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"))
+    kinds = [manifest.kind for manifest in manifests if manifest is not None]
+    if len(kinds) == len(manifests):
         try:
-            check_moves([manifest.kind for manifest in manifests], config)
+            check_motion(kinds, method)
         except UserError as error:
-            findings.append(as_finding("data", error))
-        findings.append(check_amount(config, manifests))
-    return findings
+            results.append(from_error("data", error))
+    return manifests, results
 
 
-def check_files(location: str, manifest: Manifest) -> Finding:
-    """Whether every local shard and its index are there, and the shard has its size."""
-    place, tars = without_secrets(location), tar_location(location, manifest)
+def check_files(location: str, manifest: Manifest) -> CheckResult:
+    """Check that every local shard exists with its size, and its index."""
+    name, tars = redact_urls(location), tar_location(location, manifest)
     if is_remote(tars):
-        return Finding("shards", "skipped", f"{without_secrets(tars)} is remote: shards are checked by their SHA-256 when fetched")
-    wrong = [text for shard in manifest.shards if (text := wrong_file(Path(tars) / shard.file, shard.bytes))]
+        return CheckResult("shards", "skipped", f"{redact_urls(tars)} is remote: shards are verified when they are downloaded")
+    problems = [text for shard in manifest.shards if (text := check_size(Path(tars) / shard.file, shard.bytes))]
     indexes = [] if is_remote(location) else [index_path(Path(location) / shard.file) for shard in manifest.shards]
-    wrong += [f"{path.name} is missing" for path in indexes if not path.is_file()]
-    if not wrong:
-        total = sum(shard.bytes for shard in manifest.shards)
-        return Finding("shards", "ok", f"{place}: all {len(manifest.shards)} are there with their sizes, {size(total)}")
-    more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    cure = f"copy these files again; `jepa shards check {place}` names all damage"
-    return Finding("shards", "fail", f"{place}: {'; '.join(wrong[:3])}{more}", cure)
+    problems += [f"{path.name} is missing" for path in indexes if not path.is_file()]
+    if not problems:
+        total = format_bytes(sum(shard.bytes for shard in manifest.shards))
+        return CheckResult("shards", "ok", f"{name}: all {len(manifest.shards)} shards exist with the right size, {total}")
+    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+    cure = f"copy these files again; `jepa shards check {name}` lists all damage"
+    return CheckResult("shards", "fail", f"{name}: {'; '.join(problems[:3])}{more}", cure)
 
 
-def wrong_file(path: Path, expected: int) -> str:
-    """What is wrong with a shard, as far as its size tells; nothing if nothing."""
+def check_size(path: Path, expected: int) -> str:
+    """Return what is wrong with the size of a shard; "" if nothing is."""
     try:
-        found = path.stat().st_size
+        size = path.stat().st_size
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
-    return "" if found == expected else f"{path.name} has {found:,} bytes, the manifest says {expected:,}"
+    return "" if size == expected else f"{path.name} has {size:,} bytes, the manifest says {expected:,}"
 
 
-def check_samples(source: SourceConfig, config: RunConfig, count: int, quick: bool) -> Finding:
-    """Decode samples spread over the data set, the first and the last among them; of a remote one, of its first shard alone."""
-    place = without_secrets(source.path)
-    shards = Shards(source.path, cache=config.data.cache)
+def check_samples(location: str, data: DataConfig, count: int, quick: bool) -> CheckResult:
+    """Decode evenly spaced samples of a data set, from first to last; of a remote one, those of its first shard."""
+    name = redact_urls(location)
+    shards = Shards(location, cache=data.cache)
     remote = shards.cache is not None
     if remote and quick:
-        return Finding("samples", "skipped", f"{place} is remote: without --quick some are fetched and decoded")
-    reach = shards.counts[0] if remote else shards.manifest.samples
-    numbers = np.unique(np.linspace(0, reach - 1, min(count, reach)).astype(np.int64))
-    ends = np.cumsum(shards.counts)
-    which = np.searchsorted(ends, numbers, side="right")
-    members = numbers - (ends - shards.counts)[which]
-    started, bad = time.perf_counter(), []
-    for shard, member in zip(which.tolist(), members.tolist(), strict=True):
+        return CheckResult("samples", "skipped", f"{name} is remote: run without --quick to download and decode some samples")
+    available = shards.counts[0] if remote else shards.manifest.samples
+    numbers = np.unique(np.linspace(0, available - 1, min(count, available)).astype(np.int64))
+    start, errors = time.perf_counter(), []
+    for shard, member in shards.locate(numbers.tolist()):
         try:
-            look(shards, shard, member)
+            decode_sample(shards, shard, member)
         except SampleError as error:
-            bad.append(str(error))
-    rate = len(numbers) / (time.perf_counter() - started)
-    if not bad:
-        text = f"{place}: {len(numbers)} of {reach:,} decoded, {rate:,.0f} a second in one process"
-        return Finding("samples", "ok", text)
-    text, _, cure = bad[0].rpartition(": ")
-    text = f"{place}: {len(bad)} of {len(numbers)} samples cannot be used; {text}"
-    fatal = config.data.damage.policy == "stop" or len(bad) > config.data.damage.limit * len(numbers)
-    return Finding("samples", "fail" if fatal else "warn", text, cure)
+            errors.append(str(error))
+    rate = len(numbers) / (time.perf_counter() - start)
+    if not errors:
+        return CheckResult(
+            "samples", "ok", f"{name}: {len(numbers)} of {available:,} decoded, {rate:,.0f} per second in one process"
+        )
+    first, _, cure = errors[0].rpartition(": ")
+    text = f"{name}: {len(errors)} of {len(numbers)} samples cannot be used; {first}"
+    fatal = data.damage.policy == "stop" or len(errors) > data.damage.limit * len(numbers)
+    return CheckResult("samples", "fail" if fatal else "warn", text, cure)
 
 
-def look(shards: Shards, shard: int, member: int) -> None:
+def decode_sample(shards: Shards, shard: int, member: int) -> None:
     """Decode an image, or the first and the last frame of a video.
 
     Raises:
@@ -110,28 +132,27 @@ def look(shards: Shards, shard: int, member: int) -> None:
     """
     sample = shards.read(shard, member)
     try:
-        shown = picture(shards, sample)
-        if isinstance(shown, Video):
-            shown.frames(np.unique([0, len(shown) - 1]))
+        media = open_media(shards, sample)
+        if isinstance(media, Video):
+            media.frames(np.unique([0, len(media) - 1]))
     except DecodeError as error:
         raise shards.error(shard, sample.key, str(error)) from error
 
 
-def check_amount(config: RunConfig, manifests: list[Manifest]) -> Finding:
-    """Samples against those of a global batch, and of the window in which they are shuffled, by each source's share."""
-    batch, total = config.optim.batch_size_global, sum(source.weight for source in config.data.train)
+def check_amount(data: DataConfig, optim: ScheduleConfig, manifests: Sequence[Manifest]) -> CheckResult:
+    """Check that each source has enough samples for its share of a global batch, and its shuffle window for several batches."""
+    batch, total_weight = optim.batch_size_global, sum(source.weight for source in data.train)
     samples = sum(manifest.samples for manifest in manifests)
-    epochs = f"{config.optim.total_samples / samples:,.1f}"
-    text = f"{plural(samples, 'sample')} for global batches of {batch:,}; the run sees each {epochs} times on average"
-    for source, manifest in zip(config.data.train, manifests, strict=True):
-        part = batch * source.weight / total
-        window = manifest.samples * min(1.0, config.data.window_shards / len(manifest.shards))
-        place = without_secrets(source.path)
-        if manifest.samples < part:
-            cure = "lower optim.batch_size_global, or give more data"
-            return Finding("amount", "warn", f"{text}; {place} has fewer than one batch takes of it: a batch repeats samples", cure)
-        if window < MIXED_BATCHES * part and len(manifest.shards) > config.data.window_shards:
-            text += f"; {place} is shuffled in windows of {window:,.0f} samples, fewer than {MIXED_BATCHES} batches"
-            needed = int(np.ceil(MIXED_BATCHES * part * len(manifest.shards) / manifest.samples))
-            return Finding("amount", "warn", text, f"set data.window_shards={min(needed, len(manifest.shards))}")
-    return Finding("amount", "ok", text)
+    epochs = f"{optim.total_samples / samples:,.1f}"
+    text = f"{pluralize(samples, 'sample')} for global batches of {batch:,}; the run reads each {epochs} times on average"
+    for source, manifest in zip(data.train, manifests, strict=True):
+        per_batch = batch * source.weight / total_weight
+        window = manifest.samples * min(1.0, WINDOW_SHARDS / len(manifest.shards))
+        name = redact_urls(source.path)
+        if manifest.samples < per_batch:
+            cure = "lower optim.batch_size_global, or add data"
+            return CheckResult("amount", "warn", f"{text}; {name} has fewer than a batch takes of it, so a batch repeats samples", cure)
+        if window < MIN_BATCHES_PER_WINDOW * per_batch and len(manifest.shards) > WINDOW_SHARDS:
+            text += f"; {name} is shuffled in windows of {window:,.0f} samples, fewer than {MIN_BATCHES_PER_WINDOW} batches"
+            return CheckResult("amount", "warn", text, "pack the samples into fewer shards, with a larger --shard-size")
+    return CheckResult("amount", "ok", text)

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch.cuda import nccl
 
-from jepa_pipeline.checks.finding import Finding, plural, size
+from jepa_pipeline.checks.result import Finding, plural, size
 from jepa_pipeline.checks.storage import remove_empty
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.distributed import barrier, collect, rank, total, world_size
+from jepa_pipeline.distributed import barrier, all_gather_object, rank, all_reduce, world_size
 from jepa_pipeline.version import __version__
 
 PAYLOAD, ROUNDS = 64_000_000, 3
@@ -46,7 +46,7 @@ class Report(NamedTuple):
 
 def check_ranks(config: RunConfig | None, folder: Path | None, code: str, device: str) -> list[Finding]:
     """code: hash of the sources this process runs; device: cpu or cuda."""
-    reports = collect(report(config, code, device))
+    reports = all_gather_object(report(config, code, device))
     findings = [check_alike(reports), *check_gpus(reports, device), check_clocks(reports)]
     if folder is not None:
         findings.append(check_shared_folder(folder, reports))
@@ -126,7 +126,7 @@ def check_gpus(reports: list[Report], device: str) -> Iterator[Finding]:
 def check_clocks(reports: list[Report]) -> Finding:
     """The machines' clocks, read as nearly at once as a barrier lets them."""
     barrier()
-    clocks: list[float] = collect(time.time())
+    clocks: list[float] = all_gather_object(time.time())
     middle = statistics.median(clocks)
     wrong = [number for number, clock in enumerate(clocks) if abs(clock - middle) > SKEW_S]
     if not wrong:
@@ -138,9 +138,9 @@ def check_clocks(reports: list[Report]) -> Finding:
 def check_shared_folder(folder: Path, reports: list[Report]) -> Finding:
     """Whether what each process writes in the run folder is seen by every other."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    place = folder / f".doctor-{collect(secrets.token_hex(4))[0]}"
-    refused: list[str] = collect(write_token(place))
-    seen: list[list[int]] = collect(look_for(place, [number for number, error in enumerate(refused) if not error]))
+    place = folder / f".doctor-{all_gather_object(secrets.token_hex(4))[0]}"
+    refused: list[str] = all_gather_object(write_token(place))
+    seen: list[list[int]] = all_gather_object(look_for(place, [number for number, error in enumerate(refused) if not error]))
     shutil.rmtree(place, ignore_errors=True)
     remove_empty(made)
     barrier()
@@ -180,15 +180,15 @@ def look_for(place: Path, ranks: list[int]) -> list[int]:
 def check_bandwidth(reports: list[Report], device: str) -> Finding:
     """How fast gradients are summed over all ranks. All wait for the slowest, so that one number tells of them together."""
     payload = torch.ones(PAYLOAD // 4, device=device)
-    total(payload)
+    all_reduce(payload)
     barrier()
     started = time.perf_counter()
     for _ in range(ROUNDS):
-        total(payload)
+        all_reduce(payload)
     settle(device)
     count = world_size()
     moved = 2 * (count - 1) / count * ROUNDS * PAYLOAD
-    speeds: list[float] = collect(moved / (time.perf_counter() - started))
+    speeds: list[float] = all_gather_object(moved / (time.perf_counter() - started))
     slowest = min(range(count), key=speeds.__getitem__)
     text = (
         f"all-reduce of {size(PAYLOAD)} over {'NCCL' if device == 'cuda' else 'gloo'}: {size(statistics.median(speeds))}/s a rank, "
@@ -210,7 +210,7 @@ def check_compute(reports: list[Report], device: str) -> Finding:
         torch.mm(matrix, matrix)
         settle(device)
         seconds.append(time.perf_counter() - started)
-    speeds: list[float] = collect(2 * side**3 / min(seconds) / 1e12)
+    speeds: list[float] = all_gather_object(2 * side**3 / min(seconds) / 1e12)
     middle = statistics.median(speeds)
     slow = [number for number, speed in enumerate(speeds) if speed < SLOW * middle]
     text = f"products of {side} x {side} matrices: {middle:.3g} TFLOP/s a rank"

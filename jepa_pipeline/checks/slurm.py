@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from jepa_pipeline.checks.finding import Finding
+from jepa_pipeline.checks.result import Finding
 from jepa_pipeline.cluster.states import ask
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.site import SiteConfig, minutes_of

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from jepa_pipeline.checks.finding import Finding, size
+from jepa_pipeline.checks.result import Finding, size
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.trainer import CheckpointConfig
+from jepa_pipeline.config.trainer import STOP_WITHIN_S
 
 BLOCK, BLOCKS, FEW_BLOCKS = 4 << 20, 16, 2
 SKEW_S = 2.0
@@ -39,7 +39,7 @@ def check_storage(folder: Path, config: RunConfig | None, checkpoint_bytes: int 
         return Disk([*findings, Finding("write speed", "ok", f"{size(speed)}/s")])
     save_s = checkpoint_bytes / speed
     space = check_space(config, checkpoint_bytes)
-    return Disk([*findings, space, check_speed(config.checkpoint, checkpoint_bytes, speed)], save_s)
+    return Disk([*findings, space, check_speed(checkpoint_bytes, speed)], save_s)
 
 
 @contextmanager
@@ -116,17 +116,14 @@ def check_clock(folder: Path, skew_s: float) -> Finding:
 
 def check_space(config: RunConfig, checkpoint_bytes: int) -> Finding:
     """Free room against the checkpoints that are kept, and the one that is being written. Quotas are not asked."""
-    keep, folder = config.checkpoint, config.folder
+    folder = config.folder
     present = sum(path.stat().st_size for path in folder.glob("checkpoints/step-*/**/*") if path.is_file())
     free = free_bytes(folder) + present
-    some, everything = (keep.keep_last + 1) * checkpoint_bytes, checkpoints_kept(config) * checkpoint_bytes
+    everything = checkpoints_kept(config) * checkpoint_bytes
     each = f"a checkpoint has about {size(checkpoint_bytes)}"
     text = f"{size(free)} free in {folder}; {each}, and up to {checkpoints_kept(config)} lie there: {size(everything)}"
     if free >= everything:
         return Finding("space", "ok", text)
-    if free >= some:
-        cure = f"make room, or raise checkpoint.keep_every, which keeps {checkpoints_kept(config) - keep.keep_last - 1} for ever"
-        return Finding("space", "warn", text, cure)
     return Finding("space", "fail", text, "make room, choose another folder with output=FOLDER, or lower checkpoint.keep_last")
 
 
@@ -137,16 +134,14 @@ def free_bytes(folder: Path) -> int:
 
 def checkpoints_kept(config: RunConfig) -> int:
     """The most that ever lie there, with the one that is being written."""
-    keep = config.checkpoint
-    return keep.keep_last + 1 + (config.optim.total_steps // keep.keep_every if keep.keep_every else 0)
+    return config.checkpoint.keep_last + 1
 
 
-def check_speed(keep: CheckpointConfig, checkpoint_bytes: int, speed: float) -> Finding:
+def check_speed(checkpoint_bytes: int, speed: float) -> Finding:
     """Bytes a second, synced, against the time that a run has to leave."""
     save_s = checkpoint_bytes / speed
     text = f"{size(speed)}/s; a checkpoint of {size(checkpoint_bytes)} takes about {save_s:.1f} s"
-    if save_s > keep.leave_within_s:
-        cure = f"set checkpoint.leave_within_s={2 * save_s:.0f}, or choose a faster disk with output=FOLDER"
-        text += f", but after a stop signal a run is ended by force in checkpoint.leave_within_s {keep.leave_within_s:g} s"
-        return Finding("write speed", "fail", text, cure)
+    if save_s > STOP_WITHIN_S:
+        text += f", but a run is killed {STOP_WITHIN_S:g} s after a stop signal"
+        return Finding("write speed", "fail", text, "choose a faster disk with output=FOLDER")
     return Finding("write speed", "ok", text)

@@ -1,11 +1,11 @@
-"""What is looked at before a run is queued, so that a mistake costs seconds and not a place in the queue."""
+"""Checks before a run is submitted, so that a mistake costs seconds and not a place in the queue."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jepa_pipeline.checks.finding import Finding, as_finding
-from jepa_pipeline.checks.storage import check_space, checkpoints_kept, free_bytes, scratch
+from jepa_pipeline.checks.result import CheckResult, from_error
+from jepa_pipeline.checks.storage import check_space, free_bytes, max_checkpoints, temporary_folder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_overrides
 from jepa_pipeline.config.methods import MethodConfig
@@ -13,96 +13,99 @@ from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.data.media import check_kind, check_motion
-from jepa_pipeline.data.remote import is_remote, without_secrets
+from jepa_pipeline.data.remote import is_remote, redact_urls
 
-HEADS, ANY_BACKBONE = 10e9, 50e9
-"""Bytes with which all of a run's predictors and heads do, and those with which any network of timm does."""
+MAX_HEAD_BYTES, MAX_TIMM_BYTES = 10e9, 50e9
+"""Generous limits of a checkpoint's predictors and heads, and of a checkpoint with any of timm's networks."""
 
 
 def check_submission(config: RunConfig, ranks: int) -> None:
-    """See whether a run of so many processes can begin; what is merely odd is printed.
+    """Check that a run with this number of ranks can begin; warnings are printed.
 
     Raises:
-        UserError: it cannot; every reason is a line.
+        UserError: it cannot, with a line per reason.
     """
-    mistakes = [*share_batch(config, ranks), *read_data(config)]
-    for finding in look_at_folder(config, ranks):
-        sentence = f"{finding.text}: {finding.cure}"
-        if finding.level == "fail":
-            mistakes.append(sentence)
-        elif finding.level == "warn":
-            print(f"warning: {sentence}", file=sys.stderr)
-    if mistakes:
-        raise UserError("\n".join(mistakes))
-
-
-def check_probe(settings: Sequence[str], data: str | None, test: str | None, made_later: bool) -> None:
-    """See whether a probe has settings and data; those at a URL, and those it finds by itself, it looks at itself.
-
-    made_later: what is not there may come from a job before it.
-
-    Raises:
-        UserError: it has not.
-    """
-    load_overrides(ProbeConfig, settings)
-    given = [place for place in (data, test) if place is not None]
-    places = [f"{data}/train", f"{data}/test"] if test is None and data is not None else given
-    for place in places:
-        if not is_remote(place) and not (made_later and not Path(place).exists()):
-            load_manifest(place)
-
-
-def share_batch(config: RunConfig, ranks: int) -> list[str]:
-    """Why the processes cannot share a batch, if they cannot."""
+    errors = []
     try:
         config.check_processes(ranks)
     except ValueError as error:
-        return [f"{error}: change optim.batch_size_global, or the number of devices"]
-    return []
+        errors.append(f"{error}: change optim.batch_size_global, or the number of devices")
+    errors += find_data_errors(config)
+    for result in check_folder(config, ranks):
+        sentence = f"{result.text}: {result.cure}"
+        if result.level == "fail":
+            errors.append(sentence)
+        elif result.level == "warn":
+            print(f"warning: {sentence}", file=sys.stderr)
+    if errors:
+        raise UserError("\n".join(errors))
 
 
-def read_data(config: RunConfig) -> list[str]:
-    """What is wrong with the data, as far as manifests tell."""
-    mistakes, kinds = [], []
+def check_probe(settings: Sequence[str], data: str | None, test: str | None, made_later: bool) -> None:
+    """Check the settings of a probe, and its data if it is given and local.
+
+    Args:
+        settings: assignments of probe settings.
+        data: location of training data, or of a folder with train/ and test/.
+        test: location of test data.
+        made_later: data that is missing may be made by a job before this one.
+
+    Raises:
+        UserError: the settings or the data are unusable.
+    """
+    load_overrides(ProbeConfig, settings)
+    if data is not None and test is None:
+        locations = [f"{data}/train", f"{data}/test"]
+    else:
+        locations = [location for location in (data, test) if location is not None]
+    for location in locations:
+        if not is_remote(location) and not (made_later and not Path(location).exists()):
+            load_manifest(location)
+
+
+def find_data_errors(config: RunConfig) -> list[str]:
+    """Return what is wrong with the data, as far as manifests tell."""
+    errors, kinds = [], []
     for source in config.data.train:
         try:
             kinds.append(load_manifest(source.path).kind)
             check_kind(source.path, kinds[-1], config.method)
         except UserError as error:
-            mistakes.append(str(error))
+            errors.append(str(error))
         except OSError as error:
-            mistakes.append(f"{without_secrets(source.path)} cannot be read ({error.strerror}): see to its rights")
-    if not mistakes:
+            errors.append(f"{redact_urls(source.path)} cannot be read ({error.strerror}): check its permissions")
+    if not errors:
         try:
             check_motion(kinds, config.method)
         except UserError as error:
-            mistakes.append(str(error))
-    return mistakes
+            errors.append(str(error))
+    return errors
 
 
-def look_at_folder(config: RunConfig, ranks: int) -> list[Finding]:
-    """Whether the run folder can be made, and has room for checkpoints."""
+def check_folder(config: RunConfig, ranks: int) -> list[CheckResult]:
+    """Check that the run folder can be created and has space for checkpoints."""
     try:
-        with scratch(config.folder):
+        with temporary_folder(config.folder):
             pass
     except OSError as error:
         text = f"the run folder {config.folder} cannot be written ({error.strerror})"
-        return [Finding("run folder", "fail", text, "choose another with output=FOLDER, or see to its rights")]
-    if free_bytes(config.folder) > checkpoints_kept(config) * plenty(config.method):
+        return [CheckResult("run folder", "fail", text, "choose another one with output=FOLDER, or check its permissions")]
+    if free_bytes(config.folder) > max_checkpoints(config.checkpoint) * bound_checkpoint_bytes(config.method):
         return []
-    from jepa_pipeline.checks.size import checkpoint_bytes
+    from jepa_pipeline.checks.checkpoint_size import estimate_checkpoint_bytes
 
     try:
-        return [check_space(config, checkpoint_bytes(config, ranks))]
+        return [check_space(config.folder, config.checkpoint, estimate_checkpoint_bytes(config, ranks))]
     except UserError as error:
-        return [as_finding("method", error)]
+        return [from_error("method", error)]
 
 
-def plenty(method: MethodConfig) -> float:
-    """Bytes for a checkpoint with which nothing need be counted, which takes torch and timm seconds to be read: twice those of the
-    encoder, its target and two moments; of a stack those of every level.
+def bound_checkpoint_bytes(method: MethodConfig) -> float:
+    """Return an upper bound of a checkpoint's bytes without importing torch and timm, which takes seconds.
+
+    Each encoder's weights are counted twice and four times over: encoder, target and two moments of the optimizer.
     """
     if method.encoder.timm:
-        return ANY_BACKBONE
+        return MAX_TIMM_BYTES
     sizes = (encoder.size for encoder in method.encoders)
-    return HEADS + sum(2 * 16 * depth * width**2 * (4 + 2 * mlp_ratio) for width, depth, _, mlp_ratio in sizes)
+    return MAX_HEAD_BYTES + sum(2 * 16 * depth * width**2 * (4 + 2 * mlp_ratio) for width, depth, _, mlp_ratio in sizes)

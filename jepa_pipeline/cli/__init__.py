@@ -1,4 +1,7 @@
-"""The command line: one function a verb, no logic. A verb's file is imported when the verb is called."""
+"""The `jepa` command line: one function per command, without logic.
+
+A command imports its module only when it is called, so that `--help` and mistakes do not wait for torch.
+"""
 
 import errno
 import os
@@ -11,7 +14,7 @@ import typer
 
 from jepa_pipeline.cli.arguments import Overrides, Recipe, Run
 from jepa_pipeline.cli.benchmark import benchmark, table
-from jepa_pipeline.cli.cluster import cancel, jobs, logs, submit, submitted
+from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
@@ -20,26 +23,26 @@ from jepa_pipeline.version import __version__
 
 app = typer.Typer(
     help="Pretrain image and video encoders without labels by joint-embedding prediction, probe them and export them.",
-    epilog="With --submit any command becomes a Slurm job; `jepa submit --help` explains.",
+    epilog="Add --submit to run any command as a Slurm job; see `jepa submit --help`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 config = typer.Typer(help="Check and explain configurations.", no_args_is_help=True)
-masks = typer.Typer(help="Look at masks before training with them.", no_args_is_help=True)
-views = typer.Typer(help="Look at views before training on them.", no_args_is_help=True)
-selftest = typer.Typer(help="Prove on this machine what is claimed.", no_args_is_help=True)
+masks = typer.Typer(help="Preview masks before training.", no_args_is_help=True)
+views = typer.Typer(help="Preview views before training.", no_args_is_help=True)
+selftest = typer.Typer(help="Test on this machine that runs resume exactly.", no_args_is_help=True)
 app.add_typer(shards, name="shards")
 app.add_typer(config, name="config")
 app.add_typer(masks, name="masks")
 app.add_typer(views, name="views")
 app.add_typer(selftest, name="selftest")
 
-REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def version(value: bool) -> None:
+def print_version(value: bool) -> None:
     if value:
         print(__version__)
         raise typer.Exit
@@ -47,16 +50,18 @@ def version(value: bool) -> None:
 
 @app.callback()
 def options(
-    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and leave.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None: ...
 
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Everything is made in this folder.")] = Path("quickstart"),
-    seed: Annotated[int, typer.Option(min=0, help="Key of the images and of the run.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder in which everything is created.")] = Path("quickstart"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images and of the run.")] = 0,
 ) -> None:
-    """Make images, pretrain on them, probe, export: the whole path in minutes on a CPU, with nothing to download."""
+    """Generate images, pretrain on them, probe and export, in minutes on a CPU and without downloads."""
     from jepa_pipeline.commands.quickstart import quickstart
 
     quickstart(out, seed)
@@ -64,9 +69,10 @@ def quickstart(
 
 @app.command()
 def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Pretrain an encoder; the same command again continues an unfinished run.
+    """Pretrain an encoder, or resume an unfinished run with the same command.
 
-    Ctrl-C, SIGTERM and SIGUSR1 end it at the next step with a checkpoint (exit code 75), a second Ctrl-C at once (130).
+    Ctrl-C, SIGTERM and SIGUSR1 stop the run after the current step with a checkpoint (exit code 75); a second Ctrl-C stops it
+    immediately (130).
     """
     from jepa_pipeline.config.load import load_config
 
@@ -83,74 +89,73 @@ def probe(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Labeled shards: a folder or URL with train/ and test/ in it, or that of the training shards; the folder around "
-            "those the run was trained on unless said."
+            help="Labeled shards: a folder or URL with train/ and test/ in it, or that of the training shards; default: the folder "
+            "around the run's own training shards."
         ),
     ] = None,
-    test: Annotated[str | None, typer.Option(help="Test shards, where DATA holds only the training shards.")] = None,
+    test: Annotated[str | None, typer.Option(help="Test shards, if DATA holds only training shards.")] = None,
     level: Annotated[
         str | None,
-        typer.Option(help="Of a stack of encoders the only level to probe, such as 2, or all; each by itself and all unless said."),
+        typer.Option(help="Level of a stack of encoders, such as 2, or all (concatenated); default: each level, and all."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Assignments over the probe's defaults, such as iterations=20.")
+        list[str] | None, typer.Argument(help="Probe settings that override the defaults, such as iterations=20.")
     ] = None,
 ) -> None:
-    """Judge a run's encoder by linear heads and nearest neighbors, beside a random encoder and raw pixels.
+    """Probe a run's encoder with linear heads and nearest neighbors, next to an untrained encoder and raw pixels.
 
-    With 'protocols=[linear,knn,attentive]' also by heads that attend to all tokens. Of videos it is judged too by what it knows of
-    frames apart and of frames in a random order, and a sentence says how much of the accuracy is due to time. Of a stack of
-    encoders, as hjepa trains it, every level has rows of its own, and so have all of them together.
+    'protocols=[linear,knn,attentive]' adds heads that attend to all tokens. On videos, probes of single frames and of shuffled
+    frames show how much of the accuracy depends on time. A stack of encoders has rows for each level and for all concatenated.
     """
-    from jepa_pipeline.config.level import read_level
+    from jepa_pipeline.config.level import parse_level
     from jepa_pipeline.config.load import load_overrides
     from jepa_pipeline.config.probe import ProbeConfig
 
-    choices, only = load_overrides(ProbeConfig, settings or []), None if level is None else read_level(level)
+    probe_config = load_overrides(ProbeConfig, settings or [])
+    chosen_level = None if level is None else parse_level(level)
 
     from jepa_pipeline.commands.probe import probe
 
-    probe(run, data, test=test, config=choices, level=only)
+    probe(run, data, test=test, config=probe_config, level=chosen_level)
 
 
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="Whose format: timm, or jepa, this package's own, for any encoder.")] = "timm",
-    out: Annotated[Path | None, typer.Option(help="Where to; RUN/export/FORMAT, or FORMAT-LEVEL, unless said.")] = None,
+    to: Annotated[str, typer.Option(help="Format: timm, or jepa, this package's own, for any encoder.")] = "timm",
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: RUN/export/FORMAT, or FORMAT-LEVEL.")] = None,
     level: Annotated[
-        str | None, typer.Option(help="Of a stack of encoders the level that is read, without those above it, such as 1; or all.")
+        str | None, typer.Option(help="Level of a stack of encoders, such as 1, exported without those above it; or all.")
     ] = None,
 ) -> None:
-    """Write a run's encoder in a format others load, checked to be the same encoder."""
-    from jepa_pipeline.config.level import read_level
+    """Export a run's encoder to a format that other code loads, and check that it computes the same."""
+    from jepa_pipeline.config.level import parse_level
 
-    only = None if level is None else read_level(level)
+    chosen_level = None if level is None else parse_level(level)
 
     from jepa_pipeline.commands.export import export
 
-    export(run, to=to, out=out, level=only)
+    export(run, to=to, out=out, level=chosen_level)
 
 
 @config.command("check")
 def config_check(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Say everything that is wrong with a recipe, with its lines."""
+    """Report all mistakes in a recipe, with file and line."""
     from jepa_pipeline.config.load import load_config
-    from jepa_pipeline.config.networks import BackboneConfig
 
     run = load_config(recipe, overrides or [])
     steps = f"{run.optim.total_steps} steps of {run.optim.batch_size_global} samples"
-    print(f"{recipe}: fine; {steps}, {run.optim.describe_rate()}, config hash {run.hash()}")
-    if isinstance(run.method.encoder, BackboneConfig):
-        print(f"timm's {run.method.encoder.timm} and its args are not looked up here; `jepa pretrain` does before anything else")
+    print(f"{recipe} is valid: {steps}, {run.optim.describe_lr()}, config hash {run.hash()}")
+    if run.method.encoder.timm:
+        print(f"not checked: timm's {run.method.encoder.timm} and its args, which `jepa pretrain` checks first")
 
 
 @config.command("show")
 def config_show(
-    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; every key with its default where there is none.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; default: the reference of all keys.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Print a recipe in full with what each key means, or the reference of all keys."""
+    """Print a recipe with all its keys and what they mean, or the reference of all keys."""
     from jepa_pipeline.config.load import load_config
     from jepa_pipeline.config.render import annotated_yaml, reference
 
@@ -161,9 +166,9 @@ def config_show(
 def masks_preview(
     recipe: Recipe,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The PNG to write; masks-NAME.png here unless said.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: masks-NAME.png in this folder.")] = None,
 ) -> None:
-    """Draw a recipe's masks: a contact sheet, how often each patch is used, and how long the masks are."""
+    """Draw a recipe's masks: examples, how often each patch is used, and how long the masks are."""
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, overrides or [])
@@ -174,16 +179,16 @@ def masks_preview(
 
 
 @views.callback()
-def view_commands() -> None: ...
+def view_commands() -> None: ...  # a callback keeps typer from making a group of one command that command
 
 
 @views.command("preview")
 def views_preview(
     recipe: Recipe,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The PNG to write; views-NAME.png here unless said.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: views-NAME.png in this folder.")] = None,
 ) -> None:
-    """Draw a recipe's views: a contact sheet of its first images, each with all the views a method is given of it."""
+    """Draw the views of a recipe's first images or clips, as the method receives them."""
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, overrides or [])
@@ -194,21 +199,19 @@ def views_preview(
 
 
 @selftest.callback()
-def selftests() -> None: ...
+def selftest_commands() -> None: ...
 
 
 @selftest.command("resume")
 def selftest_resume(
-    recipe: Annotated[
-        Path | None, typer.Argument(help="A YAML recipe; a small I-JEPA on drawn images where there is none.")
-    ] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; default: a small I-JEPA on synthetic images.")] = None,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=6, help="Optimizer steps of both runs.")] = 12,
-    kills: Annotated[int, typer.Option(min=1, help="How often the second run is killed and continued.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Key of the moments at which it is killed.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the runs; a temporary one unless said.")] = None,
+    kills: Annotated[int, typer.Option(min=1, help="How often the second run is killed and resumed.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the times at which it is killed.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs; default: a temporary one.")] = None,
 ) -> None:
-    """Kill a run at random, continue it, and compare every tensor of every step with a run left alone.
+    """Kill a run at random times, resume it, and compare all tensors of every step with an undisturbed run.
 
     Exit code 1 if any differs.
     """
@@ -233,36 +236,36 @@ app.command()(energy)
 
 
 def main() -> None:
-    """The `jepa` command. A user's mistake is one sentence a line on stderr, and exit code 2."""
+    """Run the `jepa` command. Mistakes of the user are printed to stderr, one sentence per line, with exit code 2."""
     try:
-        app(args=submitted(sys.argv[1:]))
+        app(args=rewrite_submit(sys.argv[1:]))
     except UserError as error:
         print(error, file=sys.stderr)
         leave(error.exit_code)
     except OSError as error:
-        if error.filename is None and error.errno not in REFUSED_BY_DISK:
+        if error.filename is None and error.errno not in DISK_ERRORS:
             raise
         print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
         leave(2)
     except SystemExit as exit:
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
     except BaseException:
-        if not was_one_of_several():
+        if not was_distributed():
             raise
         traceback.print_exc()
         leave(1)
 
 
 def leave(code: int) -> None:
-    """Exit; at once, where the normal way may end in an abort of gloo's threads."""
-    if was_one_of_several():
+    """Exit with a code, without Python's shutdown if that could abort in gloo's threads and change the code."""
+    if was_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def was_one_of_several() -> bool:
-    """Whether this process trained with others."""
+def was_distributed() -> bool:
+    """Return whether this process joined a process group; without importing torch to find out."""
     distributed = sys.modules.get("jepa_pipeline.distributed")
-    return distributed is not None and distributed.Groups.met
+    return distributed is not None and distributed.ProcessGroups.initialized

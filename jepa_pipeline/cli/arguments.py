@@ -1,4 +1,4 @@
-"""Arguments that several verbs take."""
+"""Arguments that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,5 +6,15 @@ from typing import Annotated
 import typer
 
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/, or a run folder.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe, such as optim.lr=3e-4.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe, such as optim.lr=3e-4.")]
 Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")]
+Site = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Site file; default: $JEPA_SITE, else ~/.config/jepa_pipeline/site.yaml."),
+]
+SiteOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the site file, such as time=2:00:00; repeatable."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts and submit nothing.")]

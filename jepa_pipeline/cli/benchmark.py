@@ -5,56 +5,52 @@ from typing import Annotated
 
 import typer
 
+from jepa_pipeline.cli.arguments import DryRun, Site, SiteOverrides
 from jepa_pipeline.config.errors import UserError
-
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/*.")]
 
 
 def benchmark(
-    suite: Annotated[Path, typer.Argument(help="A YAML file with data sets and settings, such as configs/suites/demo.yaml.")],
+    suite: Annotated[Path, typer.Argument(help="A YAML file of data sets and settings, such as configs/suites/demo.yaml.")],
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, or snapshots, such as runs/NAME/snapshots/step-00005000.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the table, which has the suite's name.")] = Path("benchmarks"),
-    collect: Annotated[bool, typer.Option("--collect", help="Probe nothing, only gather what was probed before.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the table, which is named after the suite.")] = Path("benchmarks"),
+    collect: Annotated[bool, typer.Option("--collect", help="Only collect existing results, and probe nothing.")] = False,
     submit: Annotated[
-        bool, typer.Option("--submit", help="As an array of Slurm jobs, one a run and data set, and one that gathers them.")
+        bool, typer.Option("--submit", help="Run as a Slurm array of one job per run and data set, and a job that collects.")
     ] = False,
-    site: Annotated[Path | None, typer.Option(help="With --submit: the site file, unless it is your own.", metavar="FILE")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="With --submit: laid over the site file, such as time=2:00:00.", metavar="KEY=VALUE"),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --submit: print the batch scripts and queue nothing.")] = False,
+    site: Site = None,
+    settings: SiteOverrides = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Probe the encoders of runs on the data sets of a suite, and write one table as Markdown, CSV and JSON.
 
-    What was probed before on the same data with the same settings is taken from its report. A pair that fails does not keep the
-    others from being probed; it is named at the end, and the exit code is 1.
+    Existing results for the same encoder, data and settings are reused. If a probe fails, the others still run; the failures are
+    listed at the end, and the exit code is 1. --site, --set and --dry-run require --submit.
     """
     from jepa_pipeline.config.suite import load_suite
 
-    chosen = load_suite(suite)
+    config = load_suite(suite)
     if not submit and (site or settings or dry_run):
-        raise UserError("--site, --set and --dry-run are for --submit: add that, or leave them out")
+        raise UserError("--site, --set and --dry-run require --submit: add it, or remove them")
 
     from jepa_pipeline.commands.benchmark import benchmark, submit_benchmark
 
     if submit:
         from jepa_pipeline.config.site import load_site
 
-        submit_benchmark(chosen, suite, runs, out, load_site(site, settings or []), dry_run=dry_run)
-    elif not benchmark(chosen, runs, out, collect=collect):
+        submit_benchmark(config, suite, runs, out, load_site(site, settings or []), dry_run=dry_run)
+    elif not benchmark(config, runs, out, collect=collect):
         raise typer.Exit(1)
 
 
 def table(
-    runs: Runs,
-    out: Annotated[Path | None, typer.Option(help="Write the same as OUT.md, OUT.csv and OUT.json.", metavar="OUT")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/*.")],
+    out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write the table to OUT.md, OUT.csv and OUT.json.")] = None,
 ) -> None:
-    """Print runs side by side: where their configurations differ, how far they are, and what the newest probes found.
+    """Compare runs: the configuration keys in which they differ, their progress, newest metrics and probe results.
 
-    Also runs that failed, or were submitted and have not begun. Folders that are no runs are left out.
+    Runs that failed, or were submitted but have not started, are included. Other folders are skipped.
     """
     from jepa_pipeline.commands.table import table
 

@@ -1,4 +1,4 @@
-"""`jepa submit`, `jobs`, `logs` and `cancel`: any verb as a job of Slurm, and what becomes of it."""
+"""`jepa submit`, `jobs`, `logs` and `cancel`: any command as a Slurm job."""
 
 import re
 import shlex
@@ -9,86 +9,87 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jepa_pipeline.cli.arguments import DryRun, Site, SiteOverrides
 from jepa_pipeline.config.errors import UserError
 
 if TYPE_CHECKING:
-    from jepa_pipeline.commands.submit import Verb
+    from jepa_pipeline.commands.submit import CommandLine
 
-JOB = re.compile(r"[0-9]+(_[0-9]+)?")
+JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 NOT_FOR_JOBS = ("submit", "jobs", "logs", "cancel")
-OF_A_RUN = ("run", "runs", "recipe")
-"""What the first argument of a verb is called that works on a run folder."""
+RUN_ARGUMENTS = ("run", "runs", "recipe")
+"""Names of the first argument of the commands that work on a run folder."""
 
-Folder = Annotated[Path, typer.Option(help="The run folders are in here, or this is one.")]
+RunsFolder = Annotated[Path, typer.Option(help="Folder of the run folders, or a run folder.")]
 
 
 def submit(
-    words: Annotated[list[str], typer.Argument(metavar="VERB", help="A command of jepa, without that word.")],
-    site: Annotated[
-        Path | None, typer.Option(help="The site file; else $JEPA_SITE, else ~/.config/jepa_pipeline/site.yaml.", metavar="FILE")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Laid over the site file, such as time=2:00:00.", metavar="KEY=VALUE")
-    ] = None,
+    context: typer.Context,
+    words: Annotated[
+        list[str], typer.Argument(metavar="COMMAND", help="A command without the word jepa, such as pretrain CONFIG.")
+    ],
+    site: Site = None,
+    settings: SiteOverrides = None,
     then: Annotated[
         list[str] | None,
-        typer.Option(help="A verb to run after it on the same run, such as 'probe --data SHARDS'; may be given several times."),
+        typer.Option(help="A command to run afterwards on the same run, such as 'probe --data SHARDS'; repeatable."),
     ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Values of a key of pretrain, such as optim.lr=1e-4,3e-4 seed=0,1: all combinations, as an array of jobs."
+            help="Values of keys for pretrain, such as optim.lr=1e-4,3e-4 seed=0,1; all combinations run as an array of jobs."
         ),
     ] = None,
-    at_most: Annotated[int | None, typer.Option(min=1, help="Runs of a sweep at a time; all unless said.")] = None,
+    at_most: Annotated[int | None, typer.Option(min=1, help="Runs of a sweep at the same time; default: all.")] = None,
     after: Annotated[
-        list[str] | None, typer.Option(help="A job that must have ended well before; may be given several times.", metavar="ID")
+        list[str] | None, typer.Option(metavar="ID", help="A job that must have succeeded before this one starts; repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts, and queue nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Run any verb as a job of Slurm: `jepa submit pretrain CONFIG`, or `jepa pretrain CONFIG --submit` with the same options.
+    """Run any command as a Slurm job: `jepa submit pretrain CONFIG`, or `jepa pretrain CONFIG --submit`, with the same options.
 
-    A site file says how the cluster is used. pretrain takes all its nodes and GPUs, every other verb one process. What can be known
-    to be wrong is said before anything is queued. A sweep ends in a table of its runs.
+    The site file describes the cluster. pretrain uses all of its nodes and GPUs, other commands one process. Mistakes are
+    reported before anything is submitted. A sweep ends with a table of its runs.
     """
-    from jepa_pipeline.cluster.queue import require_submitit
+    from jepa_pipeline.cluster.sbatch import require_submitit
 
     require_submitit()
-    verb, chosen = read_command(words)
-    if wrong := [id for id in after or [] if not JOB.fullmatch(id)]:
-        raise UserError(f"--after {wrong[0]} is no id of a job, such as 123 or 123_0: `jepa jobs` lists those of this folder")
-    followers = [read_follower(text) for text in then or []]
-    if verb.name != ("pretrain",) and (sweep or at_most):
-        raise UserError(f"--sweep and --at-most are for pretrain, not for {' '.join(verb.name)}: leave them out")
+    root = context.find_root().command
+    command, parameters = parse_command(root, words)
+    if wrong := [id for id in after or [] if not JOB_ID.fullmatch(id)]:
+        raise UserError(f"--after {wrong[0]} is not a job id, such as 123 or 123_0: `jepa jobs` lists the jobs of this folder")
+    followers = [parse_follower(root, text) for text in then or []]
+    if command.name != ("pretrain",) and (sweep or at_most):
+        raise UserError(f"--sweep and --at-most are for pretrain, not for {' '.join(command.name)}: remove them")
 
     from jepa_pipeline.config.site import load_site
 
-    place = load_site(site, settings or [])
-    if site:  # for what the job submits itself, such as probes
-        whole = str(site.expanduser().absolute())
-        place = place.model_copy(update={"environment": {"JEPA_SITE": whole, **place.environment}})
+    cluster = load_site(site, settings or [])
+    if site:  # jobs that the job itself submits, such as probes during training, need the same site file
+        path = str(site.expanduser().absolute())
+        cluster = cluster.model_copy(update={"environment": {"JEPA_SITE": path, **cluster.environment}})
 
-    if verb.name == ("pretrain",):
-        from jepa_pipeline.commands.submit import submit_pretraining, swept
+    if command.name == ("pretrain",):
+        from jepa_pipeline.commands.submit import expand_sweep, submit_pretraining
 
-        runs = swept(verb, chosen["recipe"], chosen["overrides"] or [], sweep or [])
-        submit_pretraining(runs, place, then=followers, after=after or [], at_most=at_most, dry_run=dry_run)
+        runs = expand_sweep(command, parameters["recipe"], parameters["overrides"] or [], sweep or [])
+        submit_pretraining(runs, cluster, then=followers, after=after or [], at_most=at_most, dry_run=dry_run)
     else:
         from jepa_pipeline.commands.submit import submit
 
-        look_at(verb, chosen, made_later=bool(after))
-        submit(verb, run_of(chosen), place, then=followers, after=after or [], dry_run=dry_run)
+        check_parameters(command, parameters, data_may_come=bool(after))
+        submit(command, find_run(parameters), cluster, then=followers, after=after or [], dry_run=dry_run)
 
 
 def jobs(
-    folder: Annotated[Path, typer.Argument(help="The run folders are in here, or this is one.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Also jobs that were submitted again later.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Folder of the run folders, or a run folder.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include jobs that were submitted again later.")] = False,
 ) -> None:
-    """Say how the submitted jobs do: their state, how far their runs are, how fast, and whether they collapse.
+    """List submitted jobs: their state, progress, speed and collapse.
 
-    The word on health is of the newest measurement in metrics.jsonl: collapsed, where the targets' effective rank is below 2, their
-    deviation below 1e-4 or their mean cosine above 0.99, else that rank. It cannot say that a run learns.
+    A run is called collapsed if the newest effective rank of its targets is below 2, their standard deviation below 1e-4, or their
+    mean cosine above 0.99; else that rank is shown, which does not prove that the run learns.
     """
     from jepa_pipeline.commands.jobs import jobs
 
@@ -96,121 +97,115 @@ def jobs(
 
 
 def logs(
-    job: Annotated[str, typer.Argument(help="A job's id, such as 123 or 123_0, or the name of a run.")],
-    folder: Folder = Path("runs"),
-    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 40,
-    rank: Annotated[int, typer.Option(min=0, help="Whose, of a job of several processes.")] = 0,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    job: Annotated[str, typer.Argument(help="A job id, such as 123 or 123_0, or the name of a run.")],
+    folder: RunsFolder = Path("runs"),
+    lines: Annotated[int, typer.Option(min=1, help="Number of last lines.")] = 40,
+    rank: Annotated[int, typer.Option(min=0, help="Process of a job with several processes.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job ends.")] = False,
 ) -> None:
-    """Print what a job wrote."""
+    """Print the log of a job."""
     from jepa_pipeline.commands.jobs import logs
 
     logs(job, folder, lines=lines, rank=rank, follow=follow)
 
 
 def cancel(
-    named: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids, such as 123 or 123_0, or names of runs.")],
-    folder: Folder = Path("runs"),
+    names: Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids, such as 123 or 123_0, or names of runs.")],
+    folder: RunsFolder = Path("runs"),
 ) -> None:
-    """Take jobs away, and with them those that wait for them to end well."""
+    """Cancel jobs, and those that wait for them to succeed."""
     from jepa_pipeline.commands.jobs import cancel
 
-    cancel(named, folder)
+    cancel(names, folder)
 
 
-def submitted(words: Sequence[str]) -> list[str] | None:
-    """A command line with --submit in it as one of the verb `submit`, and every value of --sweep after a --sweep of its own.
-
-    Returns:
-        The other command line; None where there is nothing to change.
-    """
+def rewrite_submit(words: Sequence[str]) -> list[str] | None:
+    """Return a command line with --submit as one of `jepa submit`, with one --sweep per value; None if nothing changes."""
     own = list(words[: words.index("--")]) if "--" in words else list(words)
-    if ("--submit" not in own and own[:1] != ["submit"]) or own[:1] == ["benchmark"]:  # which becomes several jobs by itself
+    if ("--submit" not in own and own[:1] != ["submit"]) or own[:1] == ["benchmark"]:  # benchmark submits its own jobs
         return None
-    verb = [word for word in spread_sweeps(own) if word != "--submit"]  # which ends the values of a --sweep before it
-    return [*([] if verb[:1] == ["submit"] else ["submit"]), *verb, *words[len(own) :]]
+    # --submit is removed last, because it ends the values of a --sweep before it.
+    command = [word for word in split_sweeps(own) if word != "--submit"]
+    return [*([] if command[:1] == ["submit"] else ["submit"]), *command, *words[len(own) :]]
 
 
-def spread_sweeps(words: Sequence[str]) -> list[str]:
-    """`--sweep a=1,2 b=3,4` as `--sweep a=1,2 --sweep b=3,4`."""
-    spread, sweeping = list[str](), False
+def split_sweeps(words: Sequence[str]) -> list[str]:
+    """Return `--sweep a=1,2 b=3,4` as `--sweep a=1,2 --sweep b=3,4`, because options take one value in click."""
+    result, sweeping = list[str](), False
     for word in words:
         sweeping = word.startswith("--sweep") or (sweeping and "=" in word and not word.startswith("-"))
-        spread += ["--sweep", word] if sweeping and not word.startswith("--sweep") and spread[-1] != "--sweep" else [word]
-    return spread
+        result += ["--sweep", word] if sweeping and not word.startswith("--sweep") and result[-1] != "--sweep" else [word]
+    return result
 
 
-def read_command(words: Sequence[str]) -> tuple["Verb", dict[str, Any]]:
-    """A command line, taken apart as it will be in the job.
+def parse_command(root: Any, words: Sequence[str]) -> tuple["CommandLine", dict[str, Any]]:
+    """Parse a command line as the job will.
+
+    Args:
+        root: the click command of `jepa`.
+        words: the command line without the word jepa.
 
     Returns:
-        The verb with what follows it, and its parameters by their names.
+        The command with its arguments, and its parameters by name.
 
     Raises:
-        UserError: there is no such verb, or it is no work for a job. The command line's own error where its options are wrong.
+        UserError: there is no such command, or it cannot be a job. click's own errors for wrong options.
     """
-    verb, command = find_verb(words)
-    return verb, command.make_context(" ".join(["jepa", *verb.name]), list(verb.rest)).params
+    command, click_command = find_command(root, words)
+    context = click_command.make_context(" ".join(["jepa", *command.name]), list(command.arguments))
+    return command, context.params
 
 
-def find_verb(words: Sequence[str]) -> tuple["Verb", Any]:
-    """The verb that a command line begins with, and typer's description of it."""
-    from jepa_pipeline.cli import app
-    from jepa_pipeline.commands.submit import Verb
+def find_command(root: Any, words: Sequence[str]) -> tuple["CommandLine", Any]:
+    """Return the command that a command line begins with, with its arguments, and its click command."""
+    from jepa_pipeline.commands.submit import CommandLine
 
-    command: Any = typer.main.get_command(app)
-    name, rest = list[str](), list(words)
-    while hasattr(command, "commands"):
-        known = [word for word in command.commands if name or word not in NOT_FOR_JOBS]
-        word = rest.pop(0) if rest else ""
+    click_command, name, arguments = root, list[str](), list(words)
+    while hasattr(click_command, "commands"):
+        known = [word for word in click_command.commands if name or word not in NOT_FOR_JOBS]
+        word = arguments.pop(0) if arguments else ""
         if word not in known:
             near = get_close_matches(word, known, 1)
             hint = f"did you mean '{' '.join([*name, near[0]])}'?" if near else f"it is one of {', '.join(known)}"
-            raise UserError(f"'{' '.join([*name, word]).strip()}' is no verb that can be submitted: {hint}")
+            raise UserError(f"'{' '.join([*name, word]).strip()}' is not a command that can be submitted: {hint}")
         name.append(word)
-        command = command.commands[word]
-    return Verb(tuple(name), tuple(rest)), command
+        click_command = click_command.commands[word]
+    return CommandLine(tuple(name), tuple(arguments)), click_command
 
 
-def read_follower(text: str) -> "Verb":
-    """What comes after --then: a verb whose first argument, the run, is left out."""
+def parse_follower(root: Any, text: str) -> "CommandLine":
+    """Parse the value of --then, a command without its first argument, the run."""
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UserError(f"--then '{text}' is no command line: {str(error).lower()}") from None
-    verb, command = find_verb(words)
-    arguments = [parameter.name for parameter in command.params if parameter.param_type_name == "argument"]
-    if not arguments or arguments[0] not in OF_A_RUN:
+        raise UserError(f"--then '{text}' is not a command line: {str(error).lower()}") from None
+    command, click_command = find_command(root, words)
+    arguments = [parameter.name for parameter in click_command.params if parameter.param_type_name == "argument"]
+    if not arguments or arguments[0] not in RUN_ARGUMENTS:
+        raise UserError(f"--then '{text}': {' '.join(command.name)} does not work on a run: submit it by itself")
+    context = click_command.make_context(" ".join(["jepa", *command.name]), ["RUN", *command.arguments], allow_extra_args=True)
+    parameters = context.params
+    overrides = parameters.get("settings") or parameters.get("overrides") or []
+    if extra := [*context.args, *(word for word in overrides if "=" not in word)]:
+        raise UserError(f"--then '{text}': remove {extra[0]}, because the run is passed as the first argument")
+    check_parameters(command, parameters, data_may_come=False)
+    return command
+
+
+def check_parameters(command: "CommandLine", parameters: dict[str, Any], data_may_come: bool) -> None:
+    """Raise UserError for what would fail in the job; `data_may_come`: an earlier job may still create the data."""
+    if command.name == ("shards", "build") and not data_may_come and not parameters["folder"].is_dir():
         raise UserError(
-            f"--then '{text}': {' '.join(verb.name)} does not work on a run, as probe and export do; submit it by itself"
+            f"no folder {parameters['folder']}: give the one with the images or videos, or the job that creates it with --after"
         )
-    context = command.make_context(" ".join(["jepa", *verb.name]), ["RUN", *verb.rest], allow_extra_args=True)
-    chosen = context.params
-    stray = [*context.args, *(word for word in chosen.get("settings") or chosen.get("overrides") or [] if "=" not in word)]
-    if stray:
-        raise UserError(f"--then '{text}': {stray[0]} is too much, for the run is given to it as its first argument: leave it out")
-    look_at(verb, chosen, made_later=False)
-    return verb
-
-
-def look_at(verb: "Verb", chosen: dict[str, Any], made_later: bool) -> None:
-    """Refuse what would fail in the job of a verb that is not pretrain. made_later: data may be made by a job before it.
-
-    Raises:
-        UserError: it would, with the cure.
-    """
-    if verb.name == ("shards", "build") and not made_later and not chosen["folder"].is_dir():
-        raise UserError(
-            f"no folder {chosen['folder']}: give the one with the images or videos, or with --after the job that makes it"
-        )
-    if verb.name == ("probe",):
+    if command.name == ("probe",):
         from jepa_pipeline.checks.submission import check_probe
 
-        check_probe(chosen["settings"] or [], chosen["data"], chosen["test"], made_later)
+        check_probe(parameters["settings"] or [], parameters["data"], parameters["test"], data_may_come)
 
 
-def run_of(chosen: dict[str, Any]) -> Path | None:
-    """The run folder that a verb's parameters name, or that a recipe is."""
-    found = next((chosen[name] for name in OF_A_RUN if chosen.get(name)), None)
-    first = found[0] if isinstance(found, list | tuple) else found
+def find_run(parameters: dict[str, Any]) -> Path | None:
+    """Return the run folder among a command's parameters, if any."""
+    value = next((parameters[name] for name in RUN_ARGUMENTS if parameters.get(name)), None)
+    first = value[0] if isinstance(value, list | tuple) else value
     return None if first is None or Path(first).suffix in (".yaml", ".yml") else Path(first)

@@ -1,5 +1,6 @@
 """`jepa doctor`."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,30 +12,26 @@ from jepa_pipeline.cli.arguments import Overrides
 
 def doctor(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A YAML recipe or a run folder; machine and Slurm alone where there is none.")
+        Path | None, typer.Argument(help="A YAML recipe or a run folder; default: check only the machine and Slurm.")
     ] = None,
     overrides: Overrides = None,
-    site: Annotated[Path | None, typer.Option(help="Site file, held against the cluster; your own where there is one.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    site: Annotated[Path | None, typer.Option(help="Site file to compare with the cluster; default: your own, if any.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Decode fewer samples and write fewer bytes.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of runs whose disk is looked at, in place of the recipe's output.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder whose disk is checked; default: the recipe's output.")] = None,
 ) -> None:
-    """Look for what would stop a run: machine, disk, data, Slurm; under srun or torchrun also whether the processes agree.
+    """Check for everything that would stop a run: machine, disk, data and Slurm.
 
-    Exit code 1 if anything would.
+    Under srun or torchrun, also check that the processes agree. Exit code 1 if a check fails.
     """
-    import json as text
-
     from jepa_pipeline.config.load import load_config
     from jepa_pipeline.config.site import load_site, site_file
 
-    place = [f"output={text.dumps(str(out))}"] if out else []
-    run = load_config(recipe, [*(overrides or []), *place]) if recipe else None
+    output = [f"output={json.dumps(str(out))}"] if out else []  # JSON, so that YAML reads any path as a string
+    run = load_config(recipe, [*(overrides or []), *output]) if recipe else None
     cluster = load_site(site) if site or os.environ.get("JEPA_SITE") or site_file().is_file() else None
 
     from jepa_pipeline.commands.doctor import doctor, failed
 
-    if failed(doctor(run, cluster, folder=out, quick=quick, as_json=json)):
+    if failed(doctor(run, cluster, folder=out, quick=quick, as_json=as_json)):
         raise typer.Exit(1)

@@ -13,20 +13,20 @@ def energy(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Shards, which need no labels: a folder or URL, or one with test/ in it; the test/ around the shards the run was "
-            "trained on unless said, or these where there is none."
+            help="Folder or URL of shards, which need no labels, or of one with test/ in it; default: the test/ next to the "
+            "training shards, else the training shards."
         ),
     ] = None,
-    past: Annotated[float, typer.Option(help="Share of a clip that is seen; the rest is its future.")] = 0.5,
-    samples: Annotated[int, typer.Option(min=2, help="How many are looked at, at most.")] = 512,
-    pictures: Annotated[int, typer.Option(min=0, help="How many of them are drawn with their errors.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/energy unless said.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Key of the samples, of masks and of shuffled futures.")] = 0,
+    past: Annotated[float, typer.Option(help="Share of a clip that is context; the rest is its future.")] = 0.5,
+    samples: Annotated[int, typer.Option(min=2, help="Maximum number of samples.")] = 512,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of samples drawn with their errors.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: RUN/energy.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples, masks and shuffled futures.")] = 0,
 ) -> None:
-    """Look at a JEPA as an energy: how well it predicts, where, how far ahead, and whether the truth has lower energy than else.
+    """Measure a JEPA's energy: its prediction error by position and horizon, and whether true samples have the lowest.
 
-    Of videos the future is compared with another video's, and with its own shuffled, reversed and frozen; of images what is hidden
-    with another image's pixels and with its own in other places.
+    The future of a video is compared with another video's, and with its own shuffled, reversed and frozen; the masked part of an
+    image with another image's, and with its own at other positions.
     """
     from jepa_pipeline.commands.energy import energy
 

@@ -1,4 +1,4 @@
-"""`jepa selftest resume`: proof that a killed and continued run is the run that was never killed."""
+"""`jepa selftest resume`: a test that a run that is killed and resumed equals one that was never killed."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,24 +21,23 @@ from rich.console import Console
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.writer import png_record, write_shards
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
-from jepa_pipeline.training.checkpoint import step_of, steps
+from jepa_pipeline.training.checkpoint import step_of, list_checkpoints
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.loggers import read_rows
 
 IMAGES = 40
 CHECKPOINT_STEPS = 3
 TRIES = 5
-"""How often the second run is begun anew because it was over before it could be killed: small steps take milliseconds."""
+"""Times the second run is started over because it ended before it could be killed: small steps take milliseconds."""
 TIMINGS = {"seconds", "samples_per_s", "data_wait_share"}
-"""What a line of metrics.jsonl says of the machine and not of the run."""
-
-Row = dict[str, Any]
+"""Metrics that depend on the machine."""
 
 
 class Difference(NamedTuple):
-    """The first thing in which two runs differ, and how many others do at the same step."""
+    """The first difference of two runs, and the number of other differences in the same step."""
 
     step: int
     name: str
@@ -48,57 +47,64 @@ class Difference(NamedTuple):
         return f"step {self.step}: {self.name}" + (f", and {self.others} more" if self.others else "")
 
 
+class Kill(NamedTuple):
+    """Steps that a run had taken when it was killed, and the step of the checkpoint it resumes from (0: none)."""
+
+    step: int
+    checkpoint: int
+
+
 def resume(
     config: RunConfig | None = None, *, total_steps: int = 12, kills: int = 1, seed: int = 0, out: Path | None = None
 ) -> bool:
-    """Run a configuration for some steps, run it again with SIGKILL at random moments, and compare all state of every step.
+    """Run a configuration twice, the second time with SIGKILL at random moments, and compare all state of every step.
 
     Args:
-        config: what is run; a small I-JEPA with two workers and accumulation on images drawn here if None.
+        config: what to run; default: a small I-JEPA with two workers and accumulation, on synthetic images.
         total_steps: length of the runs, in optimizer steps.
-        kills: how often the second run is killed and continued.
-        seed: key of the random moments.
-        out: folder for the two runs; a temporary one, removed when all is equal, if None.
+        kills: times the second run is killed and resumed.
+        seed: seed of the random moments.
+        out: folder of the two runs; default: a temporary folder, which is deleted if they are equal.
 
     Returns:
-        Whether every hash of every step, and every logged number, is equal.
+        Whether every hash and every logged number is equal.
 
     Raises:
-        UserError: one of the runs failed for another reason.
+        UserError: a run failed for another reason, or always ended before it could be killed.
     """
     console, folder = Console(), out or Path(mkdtemp(prefix="jepa-selftest-"))
-    config = shortened(config or small(folder), folder, total_steps)
+    config = shorten(config or build_small_config(folder), folder, total_steps)
     straight, killed = (config.model_copy(update={"name": name}) for name in ("straight", "killed"))
     if straight.folder.exists() or killed.folder.exists():
-        raise UserError(f"{folder} already holds runs of a selftest: name another folder with --out")
-    with console.status("the run that is left alone"):
-        run_through(straight)
-    pace_s = read_rows(straight.folder / "metrics.jsonl")[-1]["seconds"] / total_steps
-    random, met = Random(seed), list[Kill]()
-    with console.status("the run that is killed") as status:
+        raise UserError(f"{folder} already holds runs of a selftest: give another folder with --out")
+    with console.status("running without a kill"):
+        run_to_end(straight)
+    step_s = read_json_lines(straight.folder / "metrics.jsonl")[-1]["seconds"] / total_steps
+    random, done = Random(seed), list[Kill]()
+    with console.status("running with kills") as status:
         for _ in range(TRIES):
-            for kill in kill_often(killed, random, kills, pace_s):
-                met.append(kill)
-                status.update(f"the run that is killed: {len(met)} of {kills}")
-            if any(0 < kill.kept < total_steps for kill in met):
+            for kill in kill_repeatedly(killed, random, kills, step_s):
+                done.append(kill)
+                status.update(f"running with kills: {len(done)} of {kills}")
+            if any(0 < kill.checkpoint < total_steps for kill in done):
                 break
-            met = []
-            shutil.rmtree(killed.folder)  # it was over before the kill came
+            done = []
+            shutil.rmtree(killed.folder)  # no kill came between the first checkpoint and the end, which would test nothing
         else:
             raise UserError(
-                f"no kill came between the first checkpoint and the end in {TRIES} tries, so nothing is shown: "
-                f"use more than {total_steps} --steps"
+                f"the run ended before it could be killed in {TRIES} tries, so nothing was tested: use more than "
+                f"{total_steps} --steps"
             )
-        run_through(killed)
-    difference = compare(straight.folder, killed.folder)
-    console.print(verdict(straight, met, difference, folder), soft_wrap=True, markup=False, highlight=False)
+        run_to_end(killed)
+    difference = find_difference(straight.folder, killed.folder)
+    print_plain(console, describe(straight, done, difference, folder))
     if difference is None and out is None:
         shutil.rmtree(folder)
     return difference is None
 
 
-def small(folder: Path) -> RunConfig:
-    """An I-JEPA of seconds, with everything in it that could go wrong: workers, accumulation, several epochs."""
+def build_small_config(folder: Path) -> RunConfig:
+    """Write synthetic shards; return an I-JEPA of a few seconds with workers, accumulation and several epochs."""
     generator, names = np.random.default_rng(0), list(SHAPES)
     images = (Image.fromarray(draw_shape(names[number % len(names)], 20, generator)) for number in range(IMAGES))
     records = (png_record(f"{number:04d}", image, None) for number, image in enumerate(images))
@@ -120,8 +126,8 @@ def small(folder: Path) -> RunConfig:
     )
 
 
-def shortened(config: RunConfig, folder: Path, total_steps: int) -> RunConfig:
-    """The configuration for so many steps. Checkpoints, log and health fall on different steps, so that each is met half-way."""
+def shorten(config: RunConfig, folder: Path, total_steps: int) -> RunConfig:
+    """Return a configuration of the given number of steps, with deterministic kernels and hashes of every step."""
     batch = config.optim.batch_size_global
     values = config.model_dump(mode="json")
     values["output"] = str(folder)
@@ -129,7 +135,8 @@ def shortened(config: RunConfig, folder: Path, total_steps: int) -> RunConfig:
         "total_samples": total_steps * batch,
         "warmup_samples": min(config.optim.warmup_samples, total_steps // 3 * batch),
     }
-    values["checkpoint"] |= {"every_steps": CHECKPOINT_STEPS, "every_minutes": None, "keep_last": 2, "keep_every": None}
+    # checkpoints, log and health are due at different steps, so that a checkpoint must restore half-filled meters
+    values["checkpoint"] |= {"every_steps": CHECKPOINT_STEPS, "every_minutes": None, "keep_last": 2}
     values["log"] |= {"every_steps": 5, "hashes_every_steps": 1, "wandb": False}
     values["health"] |= {"every_steps": 4}
     values["trainer"] |= {"deterministic": True}
@@ -137,12 +144,12 @@ def shortened(config: RunConfig, folder: Path, total_steps: int) -> RunConfig:
 
 
 @contextmanager
-def started(config: RunConfig) -> Iterator[subprocess.Popen[bytes]]:
-    """`jepa pretrain` of the configuration in a session of its own, so that it is killed with all its workers at the end."""
+def start(config: RunConfig) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `jepa pretrain`; at the end kill it with its workers, which a session of its own makes possible."""
     config.folder.mkdir(parents=True, exist_ok=True)
     recipe = config.output / f"{config.name}.yaml"
     recipe.write_text(to_yaml(config))
-    with log_of(config).open("ab") as log:
+    with log_path(config).open("ab") as log:
         command = [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -153,73 +160,74 @@ def started(config: RunConfig) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def run_through(config: RunConfig) -> None:
-    with started(config) as process:
-        finish(process, config)
-
-
-def log_of(config: RunConfig) -> Path:
+def log_path(config: RunConfig) -> Path:
     return config.output / f"{config.name}.log"
 
 
-def finish(process: subprocess.Popen[bytes], config: RunConfig) -> None:
+def run_to_end(config: RunConfig) -> None:
+    with start(config) as process:
+        check_exit(process, config)
+
+
+def check_exit(process: subprocess.Popen[bytes], config: RunConfig) -> None:
+    """Wait for a run to end, and raise UserError if it failed."""
     if process.wait():
-        last = log_of(config).read_text(errors="replace").strip().splitlines()[-1:]
+        last = log_path(config).read_text(errors="replace").strip().splitlines()[-1:]
         raise UserError(
-            f"the run {config.name} ended with exit code {process.returncode}: {''.join(last)} (all of it in {log_of(config)})"
+            f"the run {config.name} failed with exit code {process.returncode}: {''.join(last)} (full log: {log_path(config)})"
         )
 
 
-class Kill(NamedTuple):
-    """After how many steps a run was killed, and from which it had to go on."""
+def kill_repeatedly(config: RunConfig, random: Random, kills: int, step_s: float) -> Iterator[Kill]:
+    """Start a run and kill it, several times, each time further on and the last time not before its first checkpoint.
 
-    after: int
-    kept: int
-
-
-def kill_often(config: RunConfig, random: Random, kills: int, pace_s: float) -> Iterator[Kill]:
-    """Start the run and kill it, so many times, each some steps and a part of one further on,
-    the last time when it has a checkpoint. pace_s: seconds of a step.
+    step_s: seconds per step, within which the moment of a kill is random.
     """
     for number in range(kills):
-        with started(config) as process:
-            done, last = steps_done(config), number == kills - 1
+        with start(config) as process:
+            done, is_last = count_steps(config), number == kills - 1
             left = config.optim.total_steps - 1 - done
-            low = max(done, CHECKPOINT_STEPS + 1) if last else done
-            wait_for(process, config, random.randint(low, max(low, done + min(left, 2 * left // (kills - number)))))
-            time.sleep(random.uniform(0, pace_s))
+            low = max(done, CHECKPOINT_STEPS + 1) if is_last else done
+            # twice the mean distance that leaves room for the kills to come
+            high = max(low, done + min(left, 2 * left // (kills - number)))
+            wait_for_step(process, config, random.randint(low, high))
+            time.sleep(random.uniform(0, step_s))
             if process.poll() is not None:
-                finish(process, config)
+                check_exit(process, config)
                 return
-        kept = steps(config.folder / "checkpoints")
-        yield Kill(steps_done(config), step_of(kept[-1]) if kept else 0)
+        checkpoints = list_checkpoints(config.folder / "checkpoints")
+        yield Kill(count_steps(config), step_of(checkpoints[-1]) if checkpoints else 0)
 
 
-def wait_for(process: subprocess.Popen[bytes], config: RunConfig, step: int) -> None:
-    while steps_done(config) < step and process.poll() is None:
+def wait_for_step(process: subprocess.Popen[bytes], config: RunConfig, step: int) -> None:
+    while count_steps(config) < step and process.poll() is None:
         time.sleep(0.005)
 
 
-def steps_done(config: RunConfig) -> int:
-    """Lines of hashes.jsonl; reading it whole is cheap beside a step that hashes everything."""
+def count_steps(config: RunConfig) -> int:
+    """Return the number of lines of hashes.jsonl, which has one per step."""
     path = config.folder / HASHES
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def compare(first: Path, second: Path) -> Difference | None:
-    """The first difference between two runs, in hashes.jsonl or else in metrics.jsonl; None if there is none."""
+def find_difference(first: Path, second: Path) -> Difference | None:
+    """Return the first difference of two runs in hashes.jsonl, else in metrics.jsonl, or None."""
     for file in (HASHES, "metrics.jsonl"):
-        for row, other in zip_longest(read_rows(first / file), read_rows(second / file), fillvalue={}):
+        rows, others = read_json_lines(first / file), read_json_lines(second / file)
+        for row, other in zip_longest(rows, others, fillvalue={}):
             names = [name for name in {**row, **other} if name not in TIMINGS and row.get(name) != other.get(name)]
             if names:
                 return Difference(row.get("step") or other["step"], f"{names[0]} ({file})", len(names) - 1)
     return None
 
 
-def verdict(config: RunConfig, kills: list[Kill], difference: Difference | None, folder: Path) -> str:
-    rows = read_rows(config.folder / HASHES)
-    moments = [f"  killed after step {kill.after}, continued from {kill.kept}" for kill in kills]
-    said = [*moments, f"{len(rows)} steps of {len(rows[-1]) - 1} hashes, and every logged number"]
+def describe(config: RunConfig, kills: list[Kill], difference: Difference | None, folder: Path) -> str:
+    """Return the kills and the result as lines of text."""
+    rows = read_json_lines(config.folder / HASHES)
+    lines = [f"  killed after step {kill.step}, resumed from {kill.checkpoint}" for kill in kills]
+    lines.append(f"{len(rows)} steps of {len(rows[-1]) - 1} hashes, and every logged number")
     if difference is None:
-        return "\n".join([*said, "equal: the killed run is the run that was never killed"])
-    return "\n".join([*said, f"NOT equal, first at {difference}", f"both runs are kept in {folder}"])
+        lines.append("equal: the killed run is the run that was never killed")
+    else:
+        lines += [f"NOT equal, first at {difference}", f"both runs are kept in {folder}"]
+    return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""A run as typed values. Nothing in this room imports torch, so every mistake answers at once."""
+"""Configurations as typed values. This package must not import torch, so that mistakes are reported at once."""

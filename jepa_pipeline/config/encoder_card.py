@@ -15,48 +15,48 @@ from jepa_pipeline.config.views import RGB
 WEIGHTS, CARD = "model.safetensors", "config.json"
 
 
-def encoder_type(encoder: Any) -> str:
+def encoder_config_type(encoder: Any) -> str:
     """Return the class of an encoder's configuration, so that pydantic reports the mistakes of that class alone."""
     if isinstance(encoder, dict):
         return "BackboneConfig" if "timm" in encoder else "StackConfig" if "above" in encoder else "EncoderConfig"
-    known = isinstance(encoder, EncoderConfig | BackboneConfig)
-    return type(encoder).__name__ if known else "EncoderConfig"
+    return type(encoder).__name__ if isinstance(encoder, EncoderConfig | BackboneConfig) else "EncoderConfig"
 
 
 AnyEncoderConfig = Annotated[
     Annotated[EncoderConfig, Tag("EncoderConfig")]
     | Annotated[StackConfig, Tag("StackConfig")]
     | Annotated[BackboneConfig, Tag("BackboneConfig")],
-    Discriminator(encoder_type),
+    Discriminator(encoder_config_type),
 ]
 
 
 class EncoderCard(Section):
-    """Architecture, preprocessing and origin of an encoder."""
+    """The sizes, the preprocessing and the origin of a saved encoder."""
 
     encoder: AnyEncoderConfig = Field(description="Its sizes, or its name and arguments in timm.")
     kept: Literal["target", "online", "mixed"] = Field(
         default="target",
-        description="Network of the method that was exported: target, the moving average (the default of cards without this "
-        "key); online, the trained network; mixed, for a stack with both, depending on the level.",
+        description="Which network of the method it is: target, the exponential moving average (also in cards without this "
+        "key); online, the network that was trained; mixed, a stack whose levels differ.",
     )
     mean: RGB = Field(description="Subtracted per channel from pixels scaled to 0..1.")
-    std: RGB = Field(description="Divided by per channel.")
-    clip: ClipConfig | None = Field(default=None, description="How clips were sampled from videos in training; null for images.")
+    std: RGB = Field(description="Divisor per channel.")
+    clip: ClipConfig | None = Field(default=None, description="Frames of a video that made a training clip; null: images.")
     begun_from: str | None = Field(
-        default=None, description="Checkpoint that training started from, whose steps and samples are not counted; null: none."
+        default=None,
+        description="Checkpoint from which its run was initialized, whose steps and samples are not counted here; null: none.",
     )
-    name: str = Field(description="Name of the run that trained it.")
+    name: str = Field(description="Name of the run.")
     method: str = Field(description="Method that trained it.")
-    step: int = Field(description="Optimizer steps it was trained for.")
-    samples: int = Field(description="Samples it was trained on, repetitions included.")
+    step: int = Field(description="Optimizer steps of training.")
+    samples: int = Field(description="Training samples seen.")
     config_hash: str = Field(description="Hash of the run's configuration.")
-    data_hash: str = Field(description="Hash of the manifests of the training shards.")
+    data_hash: str = Field(description="Hash of the training shards' manifest.")
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
 
 
 def encoder_folder(folder: str | Path) -> Path:
-    """Return the folder that holds the encoder: the given one, or encoder/ in a run folder.
+    """Return the folder of an encoder, given that folder or the run folder around it.
 
     Raises:
         UserError: there is no encoder.
@@ -67,11 +67,11 @@ def encoder_folder(folder: str | Path) -> Path:
             return candidate
     if not folder.exists():
         raise UserError(f"no folder {folder}: give a run folder, such as runs/NAME")
-    raise UserError(f"{folder} holds no encoder (encoder/{WEIGHTS}): it appears with a run's first checkpoint")
+    raise UserError(f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint")
 
 
 def read_card(folder: str | Path) -> EncoderCard:
-    """Read the card of the encoder in a run folder or encoder folder.
+    """Return the card of the encoder in a run folder or encoder folder.
 
     Raises:
         UserError: there is no encoder, or its card is invalid.

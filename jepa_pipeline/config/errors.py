@@ -1,39 +1,36 @@
-"""Mistakes of the user: each one sentence with the value, the rule and the cure; exit code 2; no traceback."""
+"""Mistakes of the user, reported as one sentence each with the value, the rule and the cure, and without a traceback."""
 
 from typing import NamedTuple
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints its text and exits with this code."""
+    """A mistake that the user can fix. The command line prints its text and exits with `exit_code`."""
 
     exit_code = 2
 
     def __init__(self, text: str) -> None:
-        """A worker's error reaches its parent as a printed traceback; of that only the sentence is kept."""
+        # torch's DataLoader raises a worker's error again with the worker's traceback as its text: keep the sentence only.
         super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip() if text.startswith("Caught ") else text)
 
 
 class Interrupted(UserError):
-    """A signal ended a run in order; the text says how to go on. The code is that of a temporary failure (EX_TEMPFAIL)."""
+    """A run that a signal ended cleanly; the text says how to resume it."""
 
-    exit_code = 75
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h, a temporary failure
 
 
 class Mistake(NamedTuple):
-    """One thing wrong with a configuration.
-
-    where: "FILE:LINE" or "command line"; what: the sentence.
-    """
+    """One mistake in a configuration: its location, "FILE:LINE" or "command line ...", and a sentence."""
 
     where: str
-    what: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return f"{self.where}: {self.text}"
 
 
 class ConfigError(UserError):
-    """Everything that is wrong with a configuration, all at once, one line each."""
+    """All mistakes in a configuration, one line each."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         self.mistakes = mistakes

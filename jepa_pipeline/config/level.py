@@ -1,18 +1,18 @@
-"""Which level of a stack of encoders is meant."""
+"""The choice of a level in a stack of encoders."""
 
 from typing import Literal
 
 from jepa_pipeline.config.errors import UserError
 
 Level = int | Literal["all"]
-"""Counted from 1; all: every level's features beside one another."""
+"""Number of a level, counted from 1; "all": the concatenated features of all levels."""
 
 
-def read_level(text: str) -> Level:
-    """A level as it is given on a command line.
+def parse_level(text: str) -> Level:
+    """Return the level that an option of the command line gives.
 
     Raises:
-        UserError: it is none.
+        UserError: it is neither a level's number nor "all".
     """
     if text == "all":
         return "all"

@@ -31,9 +31,7 @@ class Modality:
     mask_names: tuple[str, ...]
 
 
-IMAGE = Modality(
-    "image", "images", data_kinds=("images",), has_time=False, cropped_on_device=True, mask_names=("multiblock",)
-)
+IMAGE = Modality("image", "images", data_kinds=("images",), has_time=False, cropped_on_device=True, mask_names=("multiblock",))
 CLIP = Modality(
     "clip",
     "clips",

@@ -1,66 +1,75 @@
-"""How long, how fast, with how many samples a step, and by which optimizer: one class an optimizer."""
+"""Optimizers, batch size and schedules, one class per optimizer."""
 
 from math import sqrt
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from jepa_pipeline.config.section import Section
 
 PeakRate = Annotated[float, Field(gt=0, description="Peak learning rate, before the factor of lr_rule.")]
-StartRate = Annotated[float, Field(ge=0, description="Learning rate the warm-up rises from, before the factor of lr_rule.")]
+StartRate = Annotated[float, Field(ge=0, description="Learning rate at the start of the warm-up, before the factor of lr_rule.")]
 FinalRate = Annotated[
     float, Field(ge=0, description="Learning rate at the end of the (stretched) schedule, before the factor of lr_rule.")
 ]
-Decay = Annotated[float, Field(ge=0, description="Weight decay at the start; norms and biases have none.")]
+Decay = Annotated[float, Field(ge=0, description="Weight decay at the start; norms and biases are not decayed.")]
 FinalDecay = Annotated[
     Annotated[float, Field(ge=0)] | None,
-    Field(description="Weight decay at the end of the (stretched) cosine; null: as weight_decay."),
+    Field(description="Weight decay at the end of the (stretched) cosine schedule; null: weight_decay."),
 ]
-Momentum = Annotated[float, Field(ge=0, lt=1, description="Share of its last step that a step begins with.")]
+Momentum = Annotated[float, Field(ge=0, lt=1, description="Momentum.")]
 
 
 class ScheduleConfig(Section):
-    """A rate that warms up, may stay, and decays; a cosine weight decay. Every horizon is a number of samples said here."""
+    """Batch size, and schedules of learning rate (warm-up, constant, decay) and weight decay (cosine), in samples."""
+
+    moment_tensors: ClassVar[int] = 1
+    """Tensors of a weight's shape that the optimizer keeps."""
+    step_counters: ClassVar[int] = 0
+    """Scalars that the optimizer keeps per weight tensor."""
 
     batch_size_global: int = Field(
-        default=2048, ge=1, description="Samples per optimizer step, over all devices and accumulated parts."
+        default=2048, ge=1, description="Samples per optimizer step, over all devices and micro-batches."
     )
     accumulate_steps: int = Field(
         default=1,
         ge=1,
-        description="Parts in which a global batch is computed, to fit memory. Batch norm, and losses that compare samples, see "
-        "one at a time.",
+        description="Micro-batches of an optimizer step, to save memory. Batch norm, and losses that compare samples, see one "
+        "micro-batch at a time.",
     )
-    total_samples: int = Field(ge=1, description="Samples the run sees before it stops, repeats counted.")
-    warmup_samples: int = Field(default=0, ge=0, description="Samples over which the rate rises linearly from start_lr to lr.")
+    total_samples: int = Field(ge=1, description="Samples of the whole run, repetitions included.")
+    warmup_samples: int = Field(
+        default=0, ge=0, description="Samples over which the learning rate rises linearly from start_lr to lr."
+    )
     constant_samples: int = Field(
-        default=0, ge=0, description="Samples after the warm-up during which the rate stays at lr, before it decays."
+        default=0, ge=0, description="Samples after the warm-up over which the learning rate stays at lr."
     )
     decay: Literal["cosine", "linear"] = Field(
-        default="cosine", description="How the rate falls from lr to final_lr, from there to the end of the (stretched) schedule."
+        default="cosine", description="Shape of the decay from lr to final_lr at the end of the (stretched) schedule."
     )
     schedule_stretch: float = Field(
         default=1.0,
         ge=1.0,
-        description="Rate, weight decay and EMA are planned for this many times total_samples (I-JEPA's ipe_scale).",
+        description="Length of the schedules of learning rate, weight decay and EMA over total_samples (I-JEPA's ipe_scale).",
     )
     lr: PeakRate
     start_lr: StartRate = 0.0
     final_lr: FinalRate = 0.0
     lr_rule: Literal["absolute", "linear", "sqrt"] = Field(
         default="absolute",
-        description="Factor of every learning rate here: absolute, 1; linear, batch_size_global / lr_batch_size; sqrt, its root.",
+        description="Factor of all learning rates. absolute: 1; linear: batch_size_global / lr_batch_size; sqrt: its square root.",
     )
     lr_batch_size: int = Field(
-        default=256, ge=1, description="Samples per optimizer step for which the rates are said; of no account under absolute."
+        default=256, ge=1, description="Batch size for which the learning rates are given; ignored under lr_rule: absolute."
     )
     weight_decay: Decay = 0.0
     final_weight_decay: FinalDecay = None
-    clip_norm: float | None = Field(default=None, gt=0, description="Largest global norm of the gradient; null leaves it as it is.")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Gradient norm above which the gradient is scaled down; null: no clipping."
+    )
 
     @model_validator(mode="after")
-    def horizons_agree(self) -> Self:
+    def check_samples(self) -> Self:
         if self.total_samples < self.batch_size_global:
             raise ValueError(
                 f"total_samples {self.total_samples} is less than one batch of batch_size_global {self.batch_size_global}"
@@ -74,39 +83,38 @@ class ScheduleConfig(Section):
             )
         if self.batch_size_global % self.accumulate_steps:
             raise ValueError(
-                f"batch_size_global {self.batch_size_global} cannot be split into accumulate_steps "
-                f"{self.accumulate_steps} equal parts"
+                f"batch_size_global {self.batch_size_global} is not divisible by accumulate_steps {self.accumulate_steps}"
             )
         return self
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Return the optimizer steps of the run."""
         return self.total_samples // self.batch_size_global
 
     @property
     def warmup_steps(self) -> int:
-        """Optimizer steps of the warm-up."""
+        """Return the optimizer steps of the warm-up."""
         return self.warmup_samples // self.batch_size_global
 
     @property
-    def decay_from(self) -> int:
-        """Optimizer steps before the rate begins to fall."""
+    def decay_start(self) -> int:
+        """Return the optimizer steps before the learning rate decays."""
         return (self.warmup_samples + self.constant_samples) // self.batch_size_global
 
     @property
     def schedule_steps(self) -> int:
-        """Optimizer steps the schedules are planned for; the run ends earlier when schedule_stretch is above 1."""
+        """Return the optimizer steps of the schedules; with schedule_stretch above 1, the run ends before them."""
         return int(self.total_steps * self.schedule_stretch)
 
     @property
     def lr_factor(self) -> float:
-        """What lr_rule multiplies every learning rate by."""
+        """Return the factor that lr_rule multiplies all learning rates by."""
         ratio = self.batch_size_global / self.lr_batch_size
         return {"absolute": 1.0, "linear": ratio, "sqrt": sqrt(ratio)}[self.lr_rule]
 
-    def describe_rate(self) -> str:
-        """The peak rate and how it came about, such as "peak lr 0.2 x 2048/256 = 1.6"."""
+    def describe_lr(self) -> str:
+        """Return the peak learning rate and its factors, such as "peak lr 0.2 x 2048/256 = 1.6"."""
         return f"peak lr {self.describe_product(self.lr)}"
 
     def describe_product(self, rate: float) -> str:
@@ -118,16 +126,21 @@ class ScheduleConfig(Section):
 class AdamWConfig(ScheduleConfig):
     """AdamW (Loshchilov and Hutter 2019)."""
 
-    name: Literal["adamw"] = Field(default="adamw", description="Which optimizer; adamw where it is not said.")
+    moment_tensors: ClassVar[int] = 2
+    step_counters: ClassVar[int] = 1
+
+    name: Literal["adamw"] = Field(default="adamw", description="Which optimizer; default: adamw.")
     lr: PeakRate = 1e-3
     start_lr: StartRate = 2e-4
     final_lr: FinalRate = 1e-6
     weight_decay: Decay = 0.04
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Averaging factors of gradient and squared gradient.")
-    eps: float = Field(default=1e-8, gt=0, description="Added to the denominator.")
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="Decay rates of the averages of the gradient and its square."
+    )
+    eps: float = Field(default=1e-8, gt=0, description="Added to the denominator of the update.")
 
     @model_validator(mode="after")
-    def betas_are_shares(self) -> Self:
+    def check_betas(self) -> Self:
         for beta in self.betas:
             if not 0 <= beta < 1:
                 raise ValueError(f"betas are {list(self.betas)}: each must be in [0, 1)")
@@ -135,9 +148,9 @@ class AdamWConfig(ScheduleConfig):
 
 
 class LARSConfig(ScheduleConfig):
-    """LARS (You et al. 2017): momentum, and for each weight matrix a rate of its own, in proportion to its norm.
+    """LARS (You et al. 2017): momentum, with steps in proportion to each weight's norm.
 
-    VICReg, Barlow Twins and BYOL train so: lr 0.2 with `lr_rule: linear`.
+    VICReg, Barlow Twins and BYOL use it, with lr 0.2 and `lr_rule: linear`.
     """
 
     name: Literal["lars"] = Field(description="Which optimizer.")
@@ -145,21 +158,18 @@ class LARSConfig(ScheduleConfig):
     lr_biases: float | None = Field(
         default=None,
         gt=0,
-        description="Peak learning rate of biases and norms, before the factor of lr_rule; their whole curve is the weights' times "
-        "lr_biases / lr. Null: as lr.",
+        description="Peak learning rate of biases and norms, before the factor of lr_rule; their schedule is that of the "
+        "weights times lr_biases / lr. Null: lr.",
     )
     momentum: Momentum = 0.9
-    trust_coefficient: float = Field(
-        default=1e-3, gt=0, description="Length of a weight's step at rate 1, as a share of the weight's own norm."
-    )
 
-    def describe_rate(self) -> str:
+    def describe_lr(self) -> str:
         biases = f", of biases and norms {self.describe_product(self.lr_biases)}" if self.lr_biases is not None else ""
-        return super().describe_rate() + biases
+        return super().describe_lr() + biases
 
 
 class SGDConfig(ScheduleConfig):
-    """Gradient descent with momentum."""
+    """SGD with momentum."""
 
     name: Literal["sgd"] = Field(description="Which optimizer.")
     weight_decay: Decay = 1e-4
@@ -167,7 +177,7 @@ class SGDConfig(ScheduleConfig):
 
 
 def optimizer_name(section: Any) -> str:
-    """Which optimizer a section speaks of, read from a file or built."""
+    """Return the name of the optimizer of a section, given as a mapping or built."""
     return str(section.get("name", "adamw") if isinstance(section, dict) else getattr(section, "name", "adamw"))
 
 

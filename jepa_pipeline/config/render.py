@@ -1,4 +1,4 @@
-"""A typed tree as YAML that explains itself."""
+"""Configurations as YAML with comments, and the reference of all keys."""
 
 from io import StringIO
 from typing import Any
@@ -8,21 +8,21 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.section import type_name, section_types
+from jepa_pipeline.config.section import section_types, type_name
 
 
 def to_yaml(config: BaseModel) -> str:
-    """The resolved tree; reading it again gives the same tree."""
+    """Return a configuration as YAML, which reads back as the same configuration."""
     return dump(config.model_dump(mode="json"))
 
 
 def annotated_yaml(config: BaseModel) -> str:
-    """The resolved tree with every key's description above it."""
+    """Return a configuration as YAML with every key's description above it."""
     return dump(annotate(config, indent=0))
 
 
 def reference() -> str:
-    """Every key of a run with its kind, default and description, one line each."""
+    """Return the default and description of every key of a run, one line each."""
     return "\n".join(describe(RunConfig, ""))
 
 
@@ -38,12 +38,12 @@ def annotate(config: BaseModel, indent: int) -> CommentedMap:
 def describe(model: type[BaseModel], prefix: str) -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
-        kinds = section_types(field.annotation)
-        for kind in kinds:
-            which = f" ({type_name(kind)})" if len(kinds) > 1 else ""
-            meaning = (kind.__doc__ or "").split("\n")[0] if which else field.description
-            lines += ["", f"{prefix}{name}{which}: {meaning}", *describe(kind, f"{prefix}{name}.")]
-        if not kinds:
+        types = section_types(field.annotation)
+        for section in types:
+            option = f" ({type_name(section)})" if len(types) > 1 else ""
+            meaning = (section.__doc__ or "").split("\n")[0] if option else field.description
+            lines += ["", f"{prefix}{name}{option}: {meaning}", *describe(section, f"{prefix}{name}.")]
+        if not types:
             default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
             lines.append(f"  {prefix}{name} ({default}): {field.description}")
     return lines

@@ -1,4 +1,4 @@
-"""A benchmark: the data sets on which encoders are judged, and how."""
+"""Benchmark suites: labeled data sets and the settings of their probes."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,15 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class SetConfig(Section):
     """A labeled data set."""
 
-    name: Name = Field(description="What the tables call it.")
+    name: Name = Field(description="Name in the tables.")
     path: str = Field(
         min_length=1,
-        description="Folder or URL with labeled shards in train/ and test/, or that of the training shards.",
+        description="Folder or URL with train/ and test/ of labeled shards, or of the training shards alone.",
     )
-    test: str | None = Field(default=None, min_length=1, description="Test shards, where `path` holds only the training shards.")
+    test: str | None = Field(default=None, min_length=1, description="Test shards, if `path` holds only training shards.")
     settings: ProbeConfig = Field(
-        default_factory=lambda: ProbeConfig.model_validate({}), description="Of its probe, laid over those of the suite."
+        default_factory=lambda: ProbeConfig.model_validate({}),
+        description="Settings of its probe, which override those of the suite.",
     )
 
 
@@ -34,48 +35,49 @@ class SuiteConfig(Section):
     name: Name = Field(description="Name of the suite and of its table.")
     data: tuple[SetConfig, ...] = Field(min_length=1, description="The data sets, such as [{name: shapes, path: data/shapes}].")
     settings: ProbeConfig = Field(
-        default_factory=lambda: ProbeConfig.model_validate({}), description="Of every probe, such as protocols: [linear, knn]."
+        default_factory=lambda: ProbeConfig.model_validate({}),
+        description="Settings of all probes, such as protocols: [linear, knn].",
     )
 
     @model_validator(mode="after")
-    def names_differ(self) -> Self:
+    def check_names(self) -> Self:
         names = [part.name for part in self.data]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two data sets are called {min(twice)}: give each a name of its own")
+        if duplicates := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two data sets are named {min(duplicates)}: rename one")
         return self
 
     @model_validator(mode="after")
-    def settings_go_together(self) -> Self:
+    def check_settings(self) -> Self:
         for part in self.data:
             try:
-                self.probe_of(part)
+                self.probe_settings(part)
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 raise ValueError(
-                    f"the settings of {part.name} over those of the suite: {where}: {first['msg'].removeprefix('Value error, ')}"
+                    f"the settings of {part.name} merged over those of the suite: {where}: {first['msg'].removeprefix('Value error, ')}"
                 ) from None
         return self
 
-    def probe_of(self, part: SetConfig) -> ProbeConfig:
-        """The settings for a data set: its own over the suite's over the defaults."""
-        return ProbeConfig.model_validate(over(said(part.settings), said(self.settings)))
+    def probe_settings(self, part: SetConfig) -> ProbeConfig:
+        """Return the settings for a data set: its own over the suite's over the defaults."""
+        return ProbeConfig.model_validate(merge(given_values(part.settings), given_values(self.settings)))
 
 
-def said(config: ProbeConfig) -> dict[str, Any]:
-    """What was given, without defaults."""
+def given_values(config: ProbeConfig) -> dict[str, Any]:
+    """Return the values that were set, without defaults."""
     return config.model_dump(mode="json", exclude_unset=True)
 
 
-def over(above: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
-    """Settings laid over others, section by section."""
-    merged = {key: over(value, below[key]) for key, value in above.items() if isinstance(value, dict) and key in below}
+def merge(above: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Return settings merged over others, section by section."""
+    merged = {key: merge(value, below[key]) for key, value in above.items() if isinstance(value, dict) and key in below}
     return below | above | merged
 
 
-def assignments(config: ProbeConfig) -> list[str]:
-    """The settings as they are given on a command line, without defaults."""
-    return [f"{key}={json.dumps(value)}" for key, value in flatten(said(config))]
+def to_overrides(config: ProbeConfig) -> list[str]:
+    """Return the values that were set as dotted assignments of a command line."""
+    return [f"{key}={json.dumps(value)}" for key, value in flatten(given_values(config))]
 
 
 def load_suite(path: Path) -> SuiteConfig:

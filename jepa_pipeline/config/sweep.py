@@ -1,4 +1,4 @@
-"""The values of a sweep: which keys take which, and how the runs are named after them."""
+"""Sweeps: the values of each key, and the names of the runs."""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from jepa_pipeline.config.errors import UserError
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
 
-def read_axes(sweep: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each key.
+def parse_sweep(sweep: Sequence[str]) -> dict[str, list[str]]:
+    """Return the values of each key.
 
     Raises:
-        UserError: an assignment is none, or a key or a value is there twice.
+        UserError: an assignment has no key or values, or a key or a value is given twice.
     """
     axes: dict[str, list[str]] = {}
     for assignment in sweep:
@@ -22,39 +22,39 @@ def read_axes(sweep: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"--sweep {assignment} is not KEY=VALUE,VALUE with a dotted key, such as optim.lr=1e-4,3e-4")
         if key in axes:
             raise UserError(
-                f"--sweep gives {key} twice: say all its values at once, such as {key}={','.join([*axes[key], *values])}"
+                f"--sweep gives {key} twice: give all its values at once, such as {key}={','.join([*axes[key], *values])}"
             )
         if key in ("name", "output"):
             raise UserError(
-                f"--sweep cannot be over {key}, for every run of a sweep is given its own name, in one folder: put {key}=… before "
-                "--sweep to set it for all"
+                f"--sweep cannot vary {key}, because every run of a sweep gets its own name in one folder: put {key}=… before "
+                "--sweep to set it for all runs"
             )
         if len(set(values)) < len(values):
-            raise UserError(f"--sweep {assignment} has a value twice: leave one out")
+            raise UserError(f"--sweep {assignment} has a value twice: remove one")
         axes[key] = values
     return axes
 
 
 def split_values(text: str) -> list[str]:
-    """The values between commas; those inside brackets, braces and quotes belong to a value. None where these are not closed."""
-    values, depth, quote, before = [""], 0, "", ","
-    for sign in text:
+    """Return the values between commas that are not inside brackets or quotes; [] if one of these is not closed."""
+    values, depth, quote, previous = [""], 0, "", ","
+    for char in text:
         if quote:
-            quote = "" if sign == quote else quote
-        elif sign in QUOTES and before in OPENING + ",:":
-            quote = sign
+            quote = "" if char == quote else quote
+        elif char in QUOTES and previous in OPENING + ",:":
+            quote = char
         else:
-            depth += (sign in OPENING) - (sign in CLOSING)
-        if sign == "," and not depth and not quote:
+            depth += (char in OPENING) - (char in CLOSING)
+        if char == "," and not depth and not quote:
             values.append("")
         else:
-            values[-1] += sign
-        before = sign if sign.strip() else before
+            values[-1] += char
+        previous = char if char.strip() else previous
     return [value.strip() for value in values if value.strip()] if not depth and not quote else []
 
 
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Of each key as many of its last words as tell it from the others."""
+def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Return the shortest ending of each dotted key that no other key has."""
     short = {}
     for key in keys:
         words = key.split(".")
@@ -64,7 +64,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def joined(value: str) -> str:
-    """A value as the end of a name: of letters, digits, '.', '_' and '-', and set off where it is a word."""
+def name_suffix(value: str) -> str:
+    """Return a value as the end of a run's name, in letters, digits, '.', '_' and '-'; words start with '_'."""
     clean = re.sub(r"[^A-Za-z0-9.-]+", "_", value).strip("_") or "none"
     return clean if clean[0].isdigit() else f"_{clean}"

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 
 from jepa_pipeline.batch import Masks
-from jepa_pipeline.config.hjepa import ForwardConfig
+from jepa_pipeline.config.tasks import ForwardTaskConfig
 from jepa_pipeline.config.video_masks import CausalConfig, Grid
-from jepa_pipeline.masks.blocks import indices, lowest
 from jepa_pipeline.masks.multiblock import draw
+from jepa_pipeline.masks.multiblock3d import indices, lowest
 
 
 class Causal:
     """Context from the first time steps, one target from all others, a random subset of each; every length fixed."""
 
-    def __init__(self, config: CausalConfig | ForwardConfig, grid: Grid) -> None:
-        self.tokens, self.past = prod(grid), config.past(grid)
-        self.context_tokens, self.target_tokens = config.kept(grid)
+    def __init__(self, config: CausalConfig | ForwardTaskConfig, grid: Grid) -> None:
+        self.tokens, self.past = prod(grid), config.count_past_tokens(grid)
+        self.context_tokens, self.target_tokens = config.count_tokens(grid)
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
         """Masks of a batch.

@@ -97,7 +97,7 @@ def draw(generators: Sequence[np.random.Generator], count: int) -> Float[np.ndar
 def place(
     chance: Float[np.ndarray, "B R"], shapes: Int[np.ndarray, "O 2"], grid: tuple[int, int]
 ) -> tuple[Int[np.ndarray, "B G 2"], Int[np.ndarray, "B G 2"]]:
-    """Blocks of a shape drawn from those offered, anywhere on the grid: their corners (row, column) and shapes."""
+    """MultiBlock3d of a shape drawn from those offered, anywhere on the grid: their corners (row, column) and shapes."""
     chance = chance.reshape(len(chance), -1, 3)
     chosen = shapes[(chance[..., 0] * len(shapes)).astype(np.int64)]
     corners = chance[..., 1:] * (np.array(grid) - chosen + 1)

@@ -1,4 +1,4 @@
-"""Writing checkpoints while training goes on."""
+"""Checkpoints written in the background while training continues."""
 
 import shutil
 import threading
@@ -9,87 +9,89 @@ from typing import Any
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
-from jepa_pipeline.distributed import collect, host_group, rank, world_size
+from jepa_pipeline.distributed import all_gather_object, new_gloo_group, rank, world_size
 from jepa_pipeline.files import PARTIAL
-from jepa_pipeline.training.checkpoint import ABOUT, STATE, About, State, drop_old, give_name, own_file
-from jepa_pipeline.training.collectives import agreed
-from jepa_pipeline.training.dcp_storage import Part, parts_here, stage, write_parts
-from jepa_pipeline.training.files import HashedFiles
-from jepa_pipeline.training.pytree import on_host, split
+from jepa_pipeline.training.checkpoint import INFO, STATE, CheckpointInfo, State, commit, delete_old, rank_file
+from jepa_pipeline.training.collectives import run_on_all_ranks
+from jepa_pipeline.training.dcp_storage import Shard, plan_shards, stage, write_shards
+from jepa_pipeline.training.hashed_files import HashedFiles
+from jepa_pipeline.training.pytree import copy_to_host, split_tensors
 
 
-def nothing(*_: object) -> None:
-    """Nothing is to be done."""
+def no_op(*_: object) -> None:
+    """Do nothing."""
 
 
-class Saver:
-    """Writes the checkpoints of a run, one at a time, from a copy in the host's memory. All processes make one together.
+class AsyncCheckpointWriter:
+    """Writes the checkpoints of a run one at a time, all processes together, from a copy in host memory.
 
-    The copy is of what this process writes, is kept, and is used again. A thread writes it; it has a group of its own, so that
-    the processes agree there without a word to those that train.
+    The copy is of what this process writes alone, and its memory is used again. A thread writes it. The thread has a process group
+    of its own, since collectives of two threads in one group would meet in any order.
+
+    Args:
+        folder: the run's checkpoints.
+        config: `checkpoint` of the configuration.
+        log: called on rank 0 with a sentence, once, if old checkpoints cannot be deleted.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig, tell: Callable[[str], object] = nothing) -> None:
-        """tell: hears on the first process, once, of old checkpoints that cannot be deleted."""
+    def __init__(self, folder: Path, config: CheckpointConfig, log: Callable[[str], object] = no_op) -> None:
         self.folder = folder
         self.config = config
-        self.tell = tell
-        self.group = host_group()
+        self.log = log
+        self.group = new_gloo_group()
         self.buffers: dict[str, Any] = {}
         self.thread: threading.Thread | None = None
         self.failure: BaseException | None = None
 
-    def save(self, state: State, own: State, about: About, before: Callable[[], None] = nothing, wait: bool = False) -> None:
-        """Save; all processes call it at the same step. What is given may change as soon as this returns.
+    def save(
+        self,
+        state: State,
+        rank_state: State,
+        info: CheckpointInfo,
+        before_commit: Callable[[], None] = no_op,
+        wait: bool = False,
+    ) -> None:
+        """Save a checkpoint, after the one that is still being written. All processes must call it at the same step.
 
-        One that is still being written is waited for first.
+        What is passed may change as soon as this returns.
 
         Args:
-            state: what all processes hold together; its plain values are those of the first.
-            own: what this one keeps for itself.
-            about: what it is of; the number of processes and the hashes are filled in.
-            before: called on the first process just before the checkpoint is given its name.
-            wait: return only when it is whole, as always without checkpoint.background.
+            state: of the run; its plain values are those of rank 0.
+            rank_state: what this process keeps for itself.
+            info: what it is of; number of processes and hashes are filled in.
+            before_commit: called on rank 0 just before the checkpoint gets its name.
+            wait: return only when it is complete, as always without checkpoint.background.
 
         Raises:
-            UserError: the disk refused it on one of them, or the one before; those before are untouched.
+            UserError: the disk refused this checkpoint or the one before on any process; older ones are untouched.
         """
-        self.settle()
-        values, tensors = split(state)
-        parts = parts_here(tensors)
+        self.wait()
+        values, tensors = split_tensors(state)
+        shards, values = plan_shards(tensors), {"values": values, "tensors": list(tensors)}
         if wait or not self.config.background:
-            self.write({"values": values, "tensors": list(tensors)}, parts, own, about, before)
+            self.write(values, shards, rank_state, info, before_commit)
             return
-        copies = stage(parts, self.buffers)
-        work = partial(self.write, {"values": values, "tensors": list(tensors)}, copies, on_host(own), about, before)
-        self.thread = threading.Thread(target=self.attempt, args=(work,), name="checkpoint", daemon=True)
+        copies = stage(shards, self.buffers)
+        work = partial(self.write, values, copies, copy_to_host(rank_state), info, before_commit)
+        self.thread = threading.Thread(target=self.catch, args=(work,), name="checkpoint", daemon=True)
         self.thread.start()
 
     @property
     def failed(self) -> bool:
-        """Whether what is written in the background has come to grief on this process; soon it has on all."""
+        """Whether writing in the background failed on this process; soon it has on all, who then call `wait`."""
         return self.failure is not None
 
-    def check(self) -> None:
-        """Raise what was raised in the background, without waiting for what is being written.
-
-        One process may hear of it a step before another: several ask each other first whether it has failed on any, and then
-        all settle.
-        """
-        if self.failed:
-            self.settle()
-
     def close(self) -> None:
-        """Wait for what is being written, and give the memory back.
+        """Wait for the checkpoint that is being written, and free the memory.
 
         Raises:
             UserError: the disk refused it.
         """
-        self.settle()
+        self.wait()
         self.buffers.clear()
 
-    def settle(self) -> None:
-        """Wait for what is being written, and raise what it raised."""
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written, and raise what writing it raised."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -97,56 +99,63 @@ class Saver:
             failure, self.failure = self.failure, None
             raise failure
 
-    def attempt(self, work: Callable[[], None]) -> None:
+    def catch(self, work: Callable[[], None]) -> None:
+        """Keep an error of the thread for `wait`."""
         try:
             work()
-        except BaseException as error:  # raised again where the run will hear of it
+        except BaseException as error:
             self.failure = error
 
-    def write(self, values: State, parts: dict[str, Part], own: State, about: About, before: Callable[[], None]) -> None:
-        """Write a checkpoint beside its final name, sync it, give it its name, and only then move `last` and drop old ones."""
-        final = self.folder / f"step-{about.step:08d}"
-        place = final.with_name(final.name + PARTIAL)
+    def write(
+        self, values: State, shards: dict[str, Shard], rank_state: State, info: CheckpointInfo, before_commit: Callable[[], None]
+    ) -> None:
+        """Write and sync a checkpoint under a temporary name, and commit it when all processes have written their part."""
+        final = self.folder / f"step-{info.step:08d}"
+        partial_folder = final.with_name(final.name + PARTIAL)
         first = rank() == 0
         try:
-            agreed(lambda: make_empty(place) if first else None, self.group)
-            files = agreed(lambda: self.write_mine(place, parts, own), self.group)
-            written = {name: digest for part in collect(files.hashes, self.group) for name, digest in part.items()}
-            agreed(lambda: self.finish(place, final, values, about, written, before) if first else None, self.group)
+            run_on_all_ranks(lambda: make_empty(partial_folder) if first else None, self.group)
+            files = run_on_all_ranks(lambda: self.write_own_files(partial_folder, shards, rank_state), self.group)
+            hashes = {name: digest for part in all_gather_object(files.hashes, self.group) for name, digest in part.items()}
+            info = info.model_copy(update={"world": world_size(), "files": hashes})
+            run_on_all_ranks(
+                lambda: self.finish(partial_folder, final, values, info, before_commit) if first else None, self.group
+            )
         except Exception as error:
             if first:
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(partial_folder, ignore_errors=True)
             if not isinstance(error, OSError):
                 raise
             raise UserError(
-                f"checkpoint {final} could not be written: {error.strerror or error}; the ones before it are whole"
+                f"checkpoint {final} could not be written ({error.strerror or error}); the ones before it are complete"
             ) from None
 
-    def write_mine(self, place: Path, parts: dict[str, Part], own: State) -> HashedFiles:
-        """What every process writes."""
+    def write_own_files(self, folder: Path, shards: dict[str, Shard], rank_state: State) -> HashedFiles:
+        """Write this process's files."""
         files = HashedFiles()
-        write_parts(place, parts, files, self.group)
-        files.save(own, place / own_file(rank()))
+        write_shards(folder, shards, files, self.group)
+        files.save(rank_state, folder / rank_file(rank()))
         return files
 
     def finish(
-        self, place: Path, final: Path, values: State, about: About, written: dict[str, str], before: Callable[[], None]
+        self, folder: Path, final: Path, values: State, info: CheckpointInfo, before_commit: Callable[[], None]
     ) -> None:
-        """What the first process does when all have written."""
+        """Write rank 0's files, commit the checkpoint and delete old ones."""
         files = HashedFiles()
-        files.save(values, place / STATE)
-        whole = about.model_copy(update={"world": world_size(), "files": written | files.hashes})
-        with files.create_stream(place / ABOUT, "wb") as file:
-            file.write(whole.model_dump_json(indent=1).encode())
-        before()
-        give_name(place, final)
-        refusal = drop_old(final, self.config.keep_last, self.config.keep_every)
-        if refusal is not None:
-            tell, self.tell = self.tell, nothing
-            tell(f"an old checkpoint cannot be deleted ({refusal}): tried again with each new one")
+        files.save(values, folder / STATE)
+        info = info.model_copy(update={"files": info.files | files.hashes})
+        with files.create_stream(folder / INFO, "wb") as file:
+            file.write(info.model_dump_json(indent=1).encode())
+        before_commit()
+        commit(folder, final)
+        error = delete_old(final, self.config.keep_last)
+        if error is not None:
+            log, self.log = self.log, no_op
+            log(f"an old checkpoint could not be deleted ({error}); each new one tries again")
 
 
 def make_empty(folder: Path) -> None:
+    """Make an empty folder, and those around it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

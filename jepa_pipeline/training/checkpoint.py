@@ -1,13 +1,13 @@
-"""Checkpoints: folders that are whole or not there.
+"""Checkpoints: folders that are complete or not there.
 
 checkpoints/
-step-00012000/.metadata, __R_0.distcp   every tensor of weights, target and optimizer, by torch.distributed.checkpoint
-step-00012000/state.pt                  everything that is no tensor, and where the tensors belong; read with weights_only
+step-00012000/.metadata, __R_0.distcp   all tensors of weights, target and optimizer, by torch.distributed.checkpoint
+step-00012000/state.pt                  the other values, and where the tensors belong; read with weights_only
 step-00012000/rank-0000.pt              what each process keeps for its own log lines; read with weights_only
 step-00012000/about.json                what it is of, how many processes wrote it, and the SHA-256 of every file
-last -> step-00012000                   for people and scripts; only ever names a whole one
+last -> step-00012000                   for people and scripts; only ever names a complete one
 
-One format for one process and for many; as many as like may read it, however the tensors are dealt out to them.
+One process and many write the same format, and any number of processes may read it, whatever their strategy.
 """
 
 import hashlib
@@ -26,22 +26,23 @@ from pydantic import Field, ValidationError
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.distributed import rank, world_size
-from jepa_pipeline.files import PARTIAL, atomic_path, fsync, sha256_of
-from jepa_pipeline.training.collectives import agreed, by_first
-from jepa_pipeline.training.dcp_storage import INDEX, Like, read_tensors
-from jepa_pipeline.training.files import Damage
-from jepa_pipeline.training.pytree import join
+from jepa_pipeline.files import PARTIAL, DamagedFile, atomic_path, fsync, sha256_of
+from jepa_pipeline.training.collectives import run_on_all_ranks, run_on_rank_zero
+from jepa_pipeline.training.dcp_storage import INDEX, LoadTargets, read_tensors
+from jepa_pipeline.training.pytree import merge_tensors
 
-STATE, ABOUT, LAST = "state.pt", "about.json", "last"
+STATE, INFO, LAST = "state.pt", "about.json", "last"
 DROPPED, DAMAGED = ".dropped", ".damaged"
 NAME = re.compile(r"step-\d{8,}")
+METHOD_PREFIX = "method."
+"""Prefix of the names of the method's tensors in a run's state."""
 
 State = dict[str, Any]
-"""Nested dicts, lists and tuples; at the leaves tensors, of which each process may hold a part, and plain values."""
+"""Nested dicts, lists and tuples, whose leaves are tensors, sharded or not, and plain values."""
 
 
-class About(Section):
-    """What a checkpoint is of."""
+class CheckpointInfo(Section):
+    """What a checkpoint is of: its about.json."""
 
     step: int = Field(description="Optimizer steps behind it.")
     samples: int = Field(description="Samples consumed, which is the whole position in the data.")
@@ -60,53 +61,68 @@ class About(Section):
         return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(self.files.items())).encode()).hexdigest()
 
 
-def own_file(number: int) -> str:
-    """The file of what one process keeps for itself."""
+class LoadedCheckpoint(NamedTuple):
+    """A complete checkpoint in memory."""
+
+    path: Path
+    info: CheckpointInfo
+    state: State
+    rank_state: State | None
+    """What this process kept for itself; None if another number of processes wrote it."""
+
+
+def rank_file(number: int) -> str:
+    """Return the name of the file of what one process keeps for itself."""
     return f"rank-{number:04d}.pt"
 
 
-def give_name(partial: Path, final: Path) -> None:
-    """Give a checkpoint that is all written its name, and only then move `last`."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder by their names, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def commit(partial: Path, final: Path) -> None:
+    """Give a completely written checkpoint its name, and only then let `last` name it."""
     fsync(partial)
     if final.exists():
-        retire(final)
+        drop(final)
     partial.rename(final)
-    fsync(final.parent)
-    point_last(final.parent, final.name)
+    fsync(final.parent)  # the name must outlast a crash before an older checkpoint is deleted
+    with atomic_path(final.parent / LAST) as pointer:
+        pointer.unlink(missing_ok=True)  # left by a process that was killed
+        pointer.symlink_to(final.name)
 
 
-def drop_old(final: Path, keep_last: int, keep_every: int | None) -> OSError | None:
-    """Delete all but the newest, those that are kept for ever, and the one just written.
+def delete_old(final: Path, keep_last: int) -> OSError | None:
+    """Delete all but the newest checkpoints and the one just written.
 
     Returns:
-        What kept one from being deleted, such as a reader on NFS; with the next checkpoint it is tried again.
+        The error that kept one from being deleted, such as a reader's on NFS; the next checkpoint tries again.
     """
     failure = None
-    for old in steps(final.parent)[:-keep_last]:
-        if old != final and (keep_every is None or step_of(old) % keep_every):
+    for old in list_checkpoints(final.parent)[:-keep_last]:
+        if old != final:
             try:
-                retire(old)
+                drop(old)
             except OSError as error:
                 failure = error
-    return sweep(final.parent, DROPPED) or failure
+    return delete_all(final.parent, DROPPED) or failure
 
 
-def point_last(folder: Path, name: str) -> None:
-    """Make `last` name a checkpoint in one indivisible rename."""
-    with atomic_path(folder / LAST) as pointer:
-        pointer.unlink(missing_ok=True)  # left by a process that was killed
-        pointer.symlink_to(name)
-
-
-def retire(checkpoint: Path) -> None:
-    """Have a checkpoint be one no more; what remains of it is recognized as a leftover."""
+def drop(checkpoint: Path) -> None:
+    """Rename a checkpoint so that it no longer is one, before any of it is deleted."""
     leftover = checkpoint.with_name(checkpoint.name + DROPPED)
     shutil.rmtree(leftover, ignore_errors=True)
     checkpoint.rename(leftover)
 
 
-def sweep(folder: Path, suffix: str) -> OSError | None:
-    """Delete the leftovers of a kind; what kept one from being deleted."""
+def delete_all(folder: Path, suffix: str) -> OSError | None:
+    """Delete the leftovers with a suffix; return the error that kept one from being deleted."""
     failure = None
     for leftover in folder.glob(f"step-*{suffix}"):
         try:
@@ -116,158 +132,151 @@ def sweep(folder: Path, suffix: str) -> OSError | None:
     return failure
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed run had half written or half deleted, as far as it can be."""
+def delete_leftovers(folder: Path) -> None:
+    """Delete what a killed run left half written or half deleted, as far as it can be."""
     for suffix in (PARTIAL, DROPPED):
-        sweep(folder, suffix)
+        delete_all(folder, suffix)
     (folder / f"{LAST}{PARTIAL}").unlink(missing_ok=True)
 
 
-def steps(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first, as far as their names say."""
-    return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
+def unsharded(_: str) -> None:
+    """Load all of every tensor on the CPU."""
 
 
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+def load_latest(folder: Path, log: Callable[[str], object], targets: LoadTargets = unsharded) -> LoadedCheckpoint | None:
+    """Load the newest intact checkpoint, the same one on all processes, which must all call this; None if there never was one.
 
+    Damaged ones are renamed, so that they never count as the newest again, and logged. An error that is no damage, such as a want
+    of memory, is raised and leaves everything as it is.
 
-class Loaded(NamedTuple):
-    """A checkpoint that was read whole."""
-
-    path: Path
-    about: About
-    state: State
-    own: State | None
-    """What this process kept for itself; None where another number of processes wrote it."""
-
-
-def anywhere(_: str) -> None:
-    """All of every tensor, on the CPU."""
-
-
-def load_last(folder: Path, tell: Callable[[str], object], like: Like = anywhere) -> Loaded | None:
-    """The newest whole checkpoint; None if there was never one. All processes call it, and get the same one.
-
-    Damaged ones are set aside under another name, so that they never count as the newest again, and `tell` hears of it. What is
-    no damage, such as a want of memory, is raised and leaves all as it is. `like` says how each tensor is read, as for load.
+    Args:
+        folder: the run's checkpoints.
+        log: called with a sentence for each damaged one.
+        targets: see `load_checkpoint`.
 
     Raises:
-        UserError: every checkpoint there was damaged after it was written; or one could not be read or set aside.
+        UserError: every checkpoint is damaged, or one could not be read or renamed.
     """
-    found, damage = find_whole(folder, lambda text: tell(f"{text}: set aside, going on from the checkpoint before it"), like)
-    if found is None and damage:
-        last = list(damage.values())[-1]
+    loaded, damaged = load_latest_intact(folder, lambda text: log(f"{text}: set aside; resuming from the one before it"), targets)
+    if loaded is None and damaged:
+        last = list(damaged.values())[-1]
         raise UserError(f"{last} and no other is left: copy one back, or delete {folder.parent} to start anew")
-    if damage:
+    if damaged:
         try:
-            by_first(lambda: [set_aside(bad) for bad in damage])
+            run_on_rank_zero(lambda: [set_aside(checkpoint) for checkpoint in damaged])
         except OSError as error:
-            raise UserError(f"{', '.join(damage.values())} and cannot be renamed ({error.strerror}): move it away") from None
-    return found
+            raise UserError(f"{', '.join(damaged.values())} and cannot be renamed ({error.strerror}): move it away") from None
+    return loaded
 
 
-def find_whole(folder: Path, tell: Callable[[str], object], like: Like) -> tuple[Loaded | None, dict[Path, str]]:
-    """The newest whole checkpoint, and what is wrong with those after it, of which `tell` hears at once; nothing is renamed."""
-    damage = dict[Path, str]()
-    for checkpoint in reversed(by_first(lambda: steps(folder))):
+def load_latest_intact(
+    folder: Path, log: Callable[[str], object], targets: LoadTargets
+) -> tuple[LoadedCheckpoint | None, dict[Path, str]]:
+    """Load the newest intact checkpoint; return it, or None, and a sentence on each damaged one after it. Nothing is renamed."""
+    damaged = dict[Path, str]()
+    for checkpoint in reversed(run_on_rank_zero(lambda: list_checkpoints(folder))):
         try:
-            return load(checkpoint, like), damage
-        except Damage as error:
-            damage[checkpoint] = f"{checkpoint} is damaged ({str(error).splitlines()[0]})"
-            tell(damage[checkpoint])
-    return None, damage
+            return load_checkpoint(checkpoint, targets), damaged
+        except DamagedFile as error:
+            damaged[checkpoint] = f"{checkpoint} is damaged ({str(error).splitlines()[0]})"
+            log(damaged[checkpoint])
+    return None, damaged
 
 
 def set_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint."""
     aside = checkpoint.with_name(checkpoint.name + DAMAGED)
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
 
 
-def newest_about(folder: Path) -> About | None:
-    """What the newest checkpoint is of whose about.json can be read; the hashes of its files are not checked."""
-    for checkpoint in reversed(steps(folder)):
-        with suppress(Damage, OSError):  # loading it will say so, and go on from the one before it
-            return read_about(checkpoint)
+def latest_info(folder: Path) -> CheckpointInfo | None:
+    """Return the info of the newest checkpoint that has a readable one; hashes are not checked."""
+    for checkpoint in reversed(list_checkpoints(folder)):
+        with suppress(DamagedFile, OSError):  # load_latest will report it and take the one before it
+            return load_info(checkpoint)
     return None
 
 
-def ends_at(folder: Path, step: int) -> bool:
-    """Whether the newest checkpoint is of this step, by its name and files, which are not read. All processes must ask."""
+def is_finished_at(folder: Path, step: int) -> bool:
+    """Return whether the newest checkpoint is of this step, without reading its tensors. All processes must call it."""
 
-    def look() -> bool:
-        newest = steps(folder)[-1:]
+    def check() -> bool:
+        newest = list_checkpoints(folder)[-1:]
         if not newest or step_of(newest[0]) != step:
             return False
-        about = newest_about(folder)
-        return about is not None and about.step == step and all((newest[0] / name).is_file() for name in about.files)
+        info = latest_info(folder)
+        return info is not None and info.step == step and all((newest[0] / name).is_file() for name in info.files)
 
-    return by_first(look)
+    return run_on_rank_zero(check)
 
 
-def load(checkpoint: Path, like: Like = anywhere) -> Loaded:
-    """Read a checkpoint and check it against its hashes, of which each process checks some.
+def load_checkpoint(checkpoint: Path, targets: LoadTargets = unsharded) -> LoadedCheckpoint:
+    """Load a checkpoint and check its hashes, of which each process checks its share. All processes must call it.
 
-    Given the dotted name of a tensor, such as `optimizer.state.3.exp_avg`, `like` names the tensor into whose like it is read:
-    of one that is dealt out this process reads its part alone. With None it is all of the tensor, on the CPU.
+    Args:
+        checkpoint: its folder.
+        targets: given the dotted name of a tensor, such as `optimizer.state.3.exp_avg`, returns the sharded tensor like which it
+            is loaded, so that this process reads its shard alone; None: all of the tensor, on the CPU.
 
     Raises:
-        Damage: it is not what was written. This and all else that goes wrong on one process, all raise.
-        UserError: the disk refused it on one of them.
+        DamagedFile: it is not what was written. This and every other error of one process is raised on all.
+        UserError: the disk refused it on one process.
     """
     try:
-        about = agreed(lambda: check(checkpoint))
-        state = agreed(lambda: read_state(checkpoint, about, like))
-        own = agreed(lambda: read_values(checkpoint / own_file(rank())) if about.world == world_size() else None)
+        info = run_on_all_ranks(lambda: verify(checkpoint))
+        state = run_on_all_ranks(lambda: load_state(checkpoint, info, targets))
+        own = info.world == world_size()
+        rank_state = run_on_all_ranks(lambda: load_values(checkpoint / rank_file(rank())) if own else None)
     except OSError as error:
+        # One process may miss a file that the others see, as on a slow network disk: only what is gone for rank 0 is damage.
         lost = error.filename if isinstance(error, FileNotFoundError) else None
-        if lost is not None and by_first(lambda: not os.path.exists(lost)):  # noqa: PTH110  # which never raises
-            raise Damage(f"{Path(lost).name} is missing") from None
-        where = "".join(f" on {place}" for place in getattr(error, "__notes__", []))
+        if lost is not None and run_on_rank_zero(lambda: not os.path.exists(lost)):  # noqa: PTH110  # which never raises
+            raise DamagedFile(f"{Path(lost).name} is missing") from None
+        where = "".join(f" on {note}" for note in getattr(error, "__notes__", []))
         raise UserError(
-            f"{checkpoint} could not be read{where} ({error.strerror or error}): run the same command again when it can be, or "
-            "move it away to go on without it"
+            f"{checkpoint} could not be read{where} ({error.strerror or error}): run the same command again when the disk is back, "
+            "or move the checkpoint away to resume without it"
         ) from None
-    return Loaded(checkpoint, about, state, own)
+    return LoadedCheckpoint(checkpoint, info, state, rank_state)
 
 
-def check(checkpoint: Path) -> About:
-    """What a checkpoint is of; this process's share of its files is compared with their hashes."""
-    about = read_about(checkpoint)
-    if not {INDEX, STATE, *map(own_file, range(about.world))} <= about.files.keys():
-        raise Damage(f"{ABOUT} does not name all files")
-    for name in sorted(about.files)[rank() :: world_size()]:
-        if Path(name).name != name or sha256_of(checkpoint / name) != about.files[name]:
-            raise Damage(f"{name} is not what was written")
-    return about
+def verify(checkpoint: Path) -> CheckpointInfo:
+    """Return a checkpoint's info after this process's share of its files was compared with their hashes."""
+    info = load_info(checkpoint)
+    if not {INDEX, STATE, *map(rank_file, range(info.world))} <= info.files.keys():
+        raise DamagedFile(f"{INFO} does not name all files")
+    for name in sorted(info.files)[rank() :: world_size()]:
+        if Path(name).name != name or sha256_of(checkpoint / name) != info.files[name]:
+            raise DamagedFile(f"{name} is not what was written")
+    return info
 
 
-def read_values(path: Path) -> Any:
-    """What torch.save wrote. Its hash is good: only what is no data makes it damage."""
+def load_values(path: Path) -> Any:
+    """Load what torch.save wrote. Its hash is good, so that only a pickle of anything but data makes it damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, UnpicklingError) as error:
-        raise Damage(f"{path.name}: {error}") from None
+        raise DamagedFile(f"{path.name}: {error}") from None
 
 
-def read_state(checkpoint: Path, about: About, like: Like) -> State:
-    """The tensors, put back among the values."""
-    saved = read_values(checkpoint / STATE)
-    tensors = read_tensors(checkpoint, set(about.files), like)
+def load_state(checkpoint: Path, info: CheckpointInfo, targets: LoadTargets) -> State:
+    """Load values and tensors and put them together."""
+    saved = load_values(checkpoint / STATE)
+    tensors = read_tensors(checkpoint, set(info.files), targets)
     if sorted(saved["tensors"]) != sorted(tensors):
-        raise Damage(f"{STATE} and {INDEX} name other tensors")
-    return join(saved["values"], tensors)
+        raise DamagedFile(f"{STATE} and {INDEX} name other tensors")
+    return merge_tensors(saved["values"], tensors)
 
 
-def read_about(checkpoint: Path) -> About:
-    """What a checkpoint is of.
+def load_info(checkpoint: Path) -> CheckpointInfo:
+    """Load about.json.
 
     Raises:
-        Damage: its about.json is none.
+        DamagedFile: it is none.
     """
     try:
-        return About.model_validate_json((checkpoint / ABOUT).read_bytes())
+        return CheckpointInfo.model_validate_json((checkpoint / INFO).read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        raise Damage(f"{ABOUT}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise DamagedFile(f"{INFO}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -1,4 +1,4 @@
-"""The processes of a run: which of them this is, how they meet, and how they part."""
+"""The processes of a run: how each learns its rank, joins the process group, and leaves it."""
 
 import gc
 import hashlib
@@ -7,105 +7,112 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous
 
-import jepa_pipeline._torchvision  # noqa: F401  # before lightning
+import jepa_pipeline._torchvision  # before lightning
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.distributed import barrier, collect, join, leave, lost_contact
+from jepa_pipeline.distributed import (
+    all_gather_object,
+    barrier,
+    destroy_process_group,
+    init_process_group,
+    is_connection_error,
+)
 from jepa_pipeline.training.requeue import requeue_after_failure
-from jepa_pipeline.training.watchdog import Watch
+from jepa_pipeline.training.watchdog import SILENT_S, Watchdog
 from jepa_pipeline.version import PACKAGE, __version__
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-MEET_S = 600.0
-"""Seconds that processes wait for one another at the start."""
+RENDEZVOUS_S = 600.0
+"""Seconds that processes wait for each other at the start."""
 NEVER_S = 30 * 24 * 3600.0
 
 
-class World(NamedTuple):
-    """Where a process stands among those of its run."""
+class RankInfo(NamedTuple):
+    """The rank of a process, in torchrun's terms."""
 
     rank: int
-    size: int
+    world_size: int
     local_rank: int
-    local_size: int
-    address: str
-    port: int
-    started_by: Literal["torchrun", "Slurm", "hand"]
-    """hand: nobody started others; of several, this one is to start them here."""
+    local_world_size: int
+    master_addr: str
+    master_port: int
+    """0: any free one."""
+    launcher: Literal["torchrun", "Slurm"] | None
+    """None: no other processes were started; if world_size is more than 1, this one is to start them."""
 
     @property
     def nodes(self) -> int:
-        """Machines."""
-        return self.size // self.local_size
+        """Number of machines."""
+        return self.world_size // self.local_world_size
 
 
-class Crew(NamedTuple):
+class Rendezvous(NamedTuple):
     """The processes that have met."""
 
-    world: World
+    info: RankInfo
     hosts: list[str]
-    """Of each rank, the name of its machine."""
+    """The machine of each process, in order of rank."""
     store: Store | None
-    """A connection of the watch's own to where they met; None in a single process."""
+    """The watchdog's own connection to the store where they met; None in a single process."""
 
 
-def find_world(trainer: TrainerConfig, environment: Mapping[str, str] | None = None) -> World:
-    """What torchrun or Slurm say this process is; else what the configuration asks for.
+def read_rank_info(config: TrainerConfig, environment: Mapping[str, str] | None = None) -> RankInfo:
+    """Return the rank that torchrun or Slurm gave this process, else that of the only process so far.
 
     Raises:
-        UserError: they contradict each other, or there are not so many devices.
+        UserError: they contradict the configuration, or there are not enough devices.
     """
     environment = environment if environment is not None else os.environ
     if all(name in environment for name in TORCHRUN):
-        rank, size, local_rank, local_size = (int(environment[name]) for name in TORCHRUN[:4])
-        world = World(rank, size, local_rank, local_size, environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), "torchrun")
+        ranks = (int(environment[name]) for name in TORCHRUN[:4])
+        info = RankInfo(*ranks, environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), "torchrun")
     elif "SLURM_STEP_ID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        world = world_of_step(environment)
+        info = read_slurm_rank(environment)
     else:
-        return world_by_hand(trainer)
-    for name, asked, found in (("devices", trainer.devices, world.local_size), ("nodes", trainer.nodes, world.nodes)):
-        if asked is not None and asked != found:
+        return rank_of_first_process(config)
+    for name, wanted, started in (("devices", config.devices, info.local_world_size), ("nodes", config.nodes, info.nodes)):
+        if wanted is not None and wanted != started:
             what = "processes on each node" if name == "devices" else "nodes"
             raise UserError(
-                f"trainer.{name} is {asked}, but {world.started_by} started {found} {what}: make them agree, or leave "
-                f"trainer.{name} out"
+                f"trainer.{name} is {wanted}, but {info.launcher} started {started} {what}: make them equal, or remove trainer.{name}"
             )
-    return world
+    return info
 
 
-def world_of_step(environment: Mapping[str, str]) -> World:
-    """Of a task of a Slurm job step."""
+def read_slurm_rank(environment: Mapping[str, str]) -> RankInfo:
+    """Return the rank of a task of a Slurm job step. Lightning's SLURMEnvironment reads that of the job, not of the step."""
     size, nodes = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
     if size % nodes:
-        raise UserError(f"Slurm started {size} tasks on {nodes} nodes: start as many on each (--ntasks-per-node)")
+        raise UserError(f"Slurm started {size} tasks on {nodes} nodes: start equally many on each (--ntasks-per-node)")
     address = SLURMEnvironment.resolve_root_node_address(environment["SLURM_STEP_NODELIST"])
     port = 15000 + (int(environment["SLURM_JOB_ID"]) + 97 * int(environment["SLURM_STEP_ID"])) % 10000  # jobs share machines
     rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
-    return World(rank, size, local_rank, size // nodes, address, port, "Slurm")
+    return RankInfo(rank, size, local_rank, size // nodes, address, port, "Slurm")
 
 
-def world_by_hand(trainer: TrainerConfig) -> World:
-    """Of a process that nobody started others beside."""
-    if trainer.nodes is not None and trainer.nodes > 1:
+def rank_of_first_process(config: TrainerConfig) -> RankInfo:
+    """Return the rank of a process that nothing has launched beside others."""
+    if config.nodes is not None and config.nodes > 1:
         raise UserError(
-            f"trainer.nodes is {trainer.nodes}, but nothing started processes on other machines: use jepa submit, srun or torchrun"
+            f"trainer.nodes is {config.nodes}, but nothing started processes on other machines: use jepa submit, srun or torchrun"
         )
-    devices, found = trainer.devices or 1, torch.cuda.device_count()
-    if trainer.accelerator != "cpu" and 0 < found < devices:
-        raise UserError(f"trainer.devices is {devices}, but torch finds {found} CUDA devices: lower it")
-    return World(0, devices, 0, devices, "127.0.0.1", 0, "hand")
+    devices, available = config.devices or 1, torch.cuda.device_count()
+    if config.accelerator != "cpu" and 0 < available < devices:
+        raise UserError(f"trainer.devices is {devices}, but torch finds {available} CUDA devices: lower it")
+    return RankInfo(0, devices, 0, devices, "127.0.0.1", 0, launcher=None)
 
 
 @contextmanager
-def one_speaks() -> Iterator[None]:
-    """What every process finds wrong in here, before they have met, the first one says."""
+def report_on_rank_zero() -> Iterator[None]:
+    """Raise a UserError on rank 0 alone and end the other processes without a word; for errors that all find before they meet."""
     try:
         yield
     except UserError as error:
@@ -115,170 +122,157 @@ def one_speaks() -> Iterator[None]:
 
 
 @contextmanager
-def joined(world: World, device: str, alone: bool = False, stuck_s: float | None = MEET_S) -> Iterator[Crew]:
-    """Meet the others, and part from them in order at the end.
+def process_group(
+    info: RankInfo, device: str, always: bool = False, stuck_s: float | None = RENDEZVOUS_S
+) -> Iterator[Rendezvous]:
+    """Join the process group, and leave it together with the others unless there was an error.
 
-    alone: join a group of one too, as sharding needs it. stuck_s: seconds after which the watch ends a run that stands still,
-    which is before a collective gives up; None: never.
+    Args:
+        info: rank of this process.
+        device: cpu or cuda.
+        always: also form a group of a single process, as sharding needs it.
+        stuck_s: seconds after which the watchdog ends a run that is stuck, before a collective would give up; None: never.
 
     Raises:
-        UserError: they did not all come, or not all with a GPU.
+        UserError: not all processes came, or not all with a GPU.
     """
-    if world.size == 1 and not alone:
-        yield Crew(world, [socket.gethostname()], None)
+    if info.world_size == 1 and not always:
+        yield Rendezvous(info, [socket.gethostname()], None)
         return
     if device == "cuda":
-        choose_gpu(world)
-    address, port = world.address, world.port or free_port()
-    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(world.rank), "WORLD_SIZE": str(world.size)}
+        set_cuda_device(info)
+    address, port = info.master_addr, info.master_port or free_port()
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(info.rank), "WORLD_SIZE": str(info.world_size)}
     try:
-        store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=MEET_S))))
-        with one_speaks():
+        store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=RENDEZVOUS_S))))
+        with report_on_rank_zero():
             check_devices(store, rank, size, device)
-        join(PrefixStore("ranks", store), rank, size, device, NEVER_S if stuck_s is None else max(MEET_S, 2 * stuck_s))
+        timeout_s = NEVER_S if stuck_s is None else max(RENDEZVOUS_S, 2 * stuck_s)
+        init_process_group(PrefixStore("ranks", store), rank, size, device, timeout_s)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"process {world.rank} of {world.size} could not meet the others at {address}:{port} "
-            f"({str(error).splitlines()[0]}): see whether all were started and that port is open between their machines"
+            f"process {info.rank} of {info.world_size} could not meet the others at {address}:{port} "
+            f"({str(error).splitlines()[0]}): check that all were started and that the port is open between their machines"
         ) from None
     try:
-        own = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=MEET_S))
-        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives what an earlier start said in it
-        yield Crew(world, collect(socket.gethostname()), PrefixStore(f"watch{life}", own))
+        # A client of its own, since a call that waits blocks all others of its client.
+        client = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=RENDEZVOUS_S))
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store keeps the keys of earlier starts
+        yield Rendezvous(info, all_gather_object(socket.gethostname()), PrefixStore(f"watch{restart}", client))
     except BaseException:
-        if world.size == 1:
-            leave()
-        raise  # of several, the others may never come to part in order
-    gc.collect()  # what still holds a group would end it in the wrong order
+        if info.world_size == 1:
+            destroy_process_group()
+        raise  # of several, the others may never come to the barrier
+    gc.collect()  # DDP's reducer and device meshes still hold groups, which must not outlive the default one
     barrier()
-    leave()
+    destroy_process_group()
 
 
-def choose_gpu(world: World) -> None:
-    """Take this process's own of the machine's GPUs; Slurm may let it see that one alone.
+def set_cuda_device(info: RankInfo) -> None:
+    """Select this process's GPU; Slurm may let it see that one alone.
 
     Raises:
-        UserError: there are fewer than processes.
+        UserError: there are fewer GPUs than processes.
     """
-    found = torch.cuda.device_count()
-    if 1 < found <= world.local_rank:
+    available = torch.cuda.device_count()
+    if 1 < available <= info.local_rank:
         raise UserError(
-            f"{world.local_size} processes on {socket.gethostname()}, where torch finds {found} CUDA devices: start one a device"
+            f"{info.local_world_size} processes on {socket.gethostname()}, where torch finds {available} CUDA devices: start one for "
+            "each device"
         )
-    torch.cuda.set_device(world.local_rank % found)
+    torch.cuda.set_device(info.local_rank % available)
 
 
 def check_devices(store: Store, rank: int, size: int, device: str) -> None:
-    """See that all compute on the same kind of device, or they would wait for one another in vain.
+    """Check that all processes compute on the same kind of device; otherwise init_process_group would wait until its timeout.
 
     Raises:
         UserError: some have no GPU.
     """
-    names = [f"device{other}" for other in range(size)]
-    store.set(names[rank], f"{device} on {socket.gethostname()}")
-    store.wait(names, timedelta(seconds=MEET_S))
-    said = [text.decode() for text in store.multi_get(names)]
-    without = [f"rank {other} on {text.removeprefix('cpu on ')}" for other, text in enumerate(said) if text.startswith("cpu")]
+    keys = [f"device{other}" for other in range(size)]
+    store.set(keys[rank], f"{device} on {socket.gethostname()}")
+    store.wait(keys, timedelta(seconds=RENDEZVOUS_S))
+    devices = [text.decode() for text in store.multi_get(keys)]
+    without = [f"rank {other} on {text.removeprefix('cpu on ')}" for other, text in enumerate(devices) if text.startswith("cpu")]
     if 0 < len(without) < size:
-        raise UserError(f"torch finds no CUDA device for {', '.join(without)}: mend or leave out the machine")
+        raise UserError(f"torch finds no CUDA device for {', '.join(without)}: fix or exclude the machine")
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port that nobody listens at."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
-@contextmanager
-def together(named: bool = True) -> Iterator[None]:
-    """What is done in here fails on all processes if it fails on one. named: say which, if not all.
+def check_same_setup(processes: Rendezvous, config: RunConfig, data_hash: str) -> None:
+    """Check that all processes run the same code with the same configuration on the same data.
 
     Raises:
-        UserError: what went wrong.
+        UserError: they do not, with who differs in what; or replica groups of hsdp would cross machines.
     """
-    error: UserError | None = None
-    try:
-        yield
-    except UserError as found:
-        error = found
-    texts: list[str | None] = collect(None if error is None else str(error))
-    said = {text for text in texts if text is not None}
-    if not said:
-        return
-    if error is not None and texts == [str(error)] * len(texts):
-        raise error
-    raise UserError("\n".join(f"{which(texts, text)}: {text}" if named else text for text in sorted(said))) from None
-
-
-def which(texts: list[str | None], text: str) -> str:
-    ranks = [str(rank) for rank, other in enumerate(texts) if other == text]
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(ranks)}"
-
-
-def check_agreement(crew: Crew, config: RunConfig, data: str) -> None:
-    """See that all processes run the same code with the same configuration on the same data.
-
-    Raises:
-        UserError: they do not, and who differs in what; or groups of hsdp would cross machines.
-    """
-    size = crew.world.local_size
-    if config.trainer.strategy == "hsdp" and any(len({*crew.hosts[n : n + size]}) > 1 for n in range(0, len(crew.hosts), size)):
+    hosts, size = processes.hosts, processes.info.local_world_size
+    if config.trainer.strategy == "hsdp" and any(len({*hosts[n : n + size]}) > 1 for n in range(0, len(hosts), size)):
         raise UserError(
-            f"trainer.strategy is hsdp, but ranks are not dealt to machines in blocks of {size}: start as many on each, in order "
-            "(--ntasks-per-node, --distribution=block)"
+            f"trainer.strategy is hsdp, but ranks are not placed on machines in blocks of {size}: start equally many on each, in "
+            "order (--ntasks-per-node, --distribution=block)"
         )
     mine = {
         "configuration": hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12],
         "code": code_hash(),
         "jepa_pipeline": __version__,
         "torch": torch.__version__,
-        "data": data,
+        "data": data_hash,
     }
-    all_of_them = collect(mine)
+    setups = all_gather_object(mine)
     differing = [
-        f"rank {rank} on {crew.hosts[rank]} has {name} {values[name]}, rank 0 on {crew.hosts[0]} has {all_of_them[0][name]}"
-        for rank, values in enumerate(all_of_them)
+        f"rank {rank} on {hosts[rank]} has {name} {setup[name]}, rank 0 on {hosts[0]} has {setups[0][name]}"
+        for rank, setup in enumerate(setups)
         for name in mine
-        if values[name] != all_of_them[0][name]
+        if setup[name] != setups[0][name]
     ]
     if differing:
         raise UserError("the processes of this run differ, so they would not train one network:\n" + "\n".join(differing))
 
 
 def code_hash() -> str:
-    """First 12 hex digits of the SHA-256 of this package's sources."""
-    digest, package = hashlib.sha256(), PACKAGE
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    """Return the first 12 hex digits of the SHA-256 of this package's sources."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 @contextmanager
-def watched(crew: Crew, config: RunConfig) -> Iterator[Watch]:
-    """Ends this process when another one fails, is gone or stands still, and tells the others of its own failure.
+def watch_processes(processes: Rendezvous, folder: Path, stuck_s: float | None) -> Iterator[Watchdog]:
+    """End this process when another one fails, is gone or is stuck, and end the others when this one fails.
 
-    What all fail for is said by one of them.
+    An error that all processes raise is printed by one of them.
+
+    Args:
+        processes: the processes of the run.
+        folder: the run folder.
+        stuck_s: seconds without a step after which the run is stuck; None: never.
     """
-    trainer, world = config.trainer, crew.world
+    rank = processes.info.rank
 
-    def give_up(reason: str) -> None:
-        requeue_after_failure(config.folder, reason, watch.place[1], print)
+    def requeue(reason: str) -> None:
+        requeue_after_failure(folder, reason, watchdog.stage[1], print)
 
-    with Watch(crew.store, world.rank, crew.hosts, config.folder, trainer.silent_s, trainer.stuck_s, give_up) as watch:
+    with Watchdog(processes.store, rank, processes.hosts, folder, SILENT_S, stuck_s, requeue) as watchdog:
         try:
-            yield watch
-            watch.at("end", watch.place[1])
+            yield watchdog
+            watchdog.set_stage("end", watchdog.stage[1])
         except Interrupted as error:
-            if world.rank > 0:  # all leave together
+            if rank > 0:  # all are interrupted at the same step, and one prints it
                 raise SystemExit(error.exit_code) from None
             raise
         except Exception as error:
-            if world.size == 1:
+            if processes.info.world_size == 1:
                 raise
-            if lost_contact(error):
-                watch.lost()
+            if is_connection_error(error):
+                watchdog.wait_for_verdict()
             code = error.exit_code if isinstance(error, UserError) else 1
-            if not watch.failed(str(error), code):
+            if not watchdog.report_error(str(error), code):
                 raise SystemExit(code) from None
             raise

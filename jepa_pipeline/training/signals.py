@@ -1,4 +1,4 @@
-"""Leaving in order. A signal only sets a flag; the run ends at the next step boundary, with a checkpoint."""
+"""Stop signals. The first only sets a flag: the run ends at the next step with a checkpoint."""
 
 import faulthandler
 import os
@@ -7,90 +7,92 @@ import threading
 import time
 from types import FrameType
 
+from jepa_pipeline.config.trainer import STOP_WITHIN_S
 from jepa_pipeline.distributed import rank
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C, what Slurm and the system send before they kill, and two that Slurm can be asked to send ahead of a time limit."""
+"""Ctrl-C, what Slurm and the system send before they kill, and two that Slurm can be asked to send before a time limit."""
 
-SECOND_CTRL_C = 130
-FORCED = 70
-"""Exit codes of the two ways to leave out of order."""
-
-
-ONE_PRESS_S = 0.2
-"""Two Ctrl-C in so short a time are one, that came on two ways: from Slurm, and from the process that started this one."""
-PATIENCE_S = 2.0
-"""How long a run that was asked to stop may wait for the data of its next step."""
+SECOND_CTRL_C, FORCED = 130, 70
+"""Exit codes after a second Ctrl-C and of a process that did not stop in time."""
+SAME_CTRL_C_S = 0.2
+"""Two SIGINT within these seconds are one Ctrl-C that came both from Slurm and from the process that started this one."""
+DATA_WAIT_S = 2.0
+"""Seconds for which a run that was asked to stop may wait for the data of its next step."""
 
 
-class Stop(BaseException):
-    """Raised by a signal where the run waits between two steps, so that it need not wait for the next."""
+class StopRequested(BaseException):
+    """Raised by a signal handler in a run that waits between two steps."""
 
 
 class StopSignals:
-    """Listens for a request to stop while it is entered. Should leaving take longer than leave_within_s, the process is ended."""
+    """Receives requests to stop while it is entered, and ends the process if stopping takes longer than STOP_WITHIN_S.
 
-    def __init__(self, leave_within_s: float) -> None:
-        self.leave_within_s = leave_within_s
-        self.asked: signal.Signals | None = None
-        self.idle = False
-        """Whether the run is between two steps and everything up to now could be saved."""
+    Attributes:
+        received: the first stop signal.
+        between_steps: whether the run waits for data between two steps, where everything up to now can be saved.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.between_steps = False
         self.timers: list[threading.Timer] = []
-        self.owner, self.thread = os.getpid(), threading.get_ident()
+        self.pid, self.thread = os.getpid(), threading.get_ident()
 
     def __enter__(self) -> "StopSignals":
-        self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        self.listen()
+        self.handlers_before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self.install_handlers()
         return self
 
-    def listen(self) -> None:
-        """Take the signals over, again from Lightning; only the main thread can, elsewhere nothing changes."""
+    def install_handlers(self) -> None:
+        """Handle the signals here. Outside the main thread, where Python allows no handlers, nothing changes."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                signal.signal(number, self.hear)
+                signal.signal(number, self.handle)
 
     def __exit__(self, *_: object) -> None:
-        """Stop the clocks, for one of them sends a signal, and give the signals back as they were."""
+        """Cancel the timers, one of which sends a signal, and restore the handlers."""
         for timer in self.timers:
             timer.cancel()
         if threading.current_thread() is threading.main_thread():
-            for number, handler in self.before.items():
+            for number, handler in self.handlers_before.items():
                 signal.signal(number, handler)
 
-    def hear(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self.owner:
-            return  # a forked child before it has set its own handlers
-        if self.asked is None:
-            self.asked, self.heard_s = signal.Signals(number), time.monotonic()
-            self.timers = [threading.Timer(PATIENCE_S, self.remind), threading.Timer(self.leave_within_s, self.force)]
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal."""
+        if os.getpid() != self.pid:
+            return  # a forked data worker that has not set its own handlers yet
+        if self.received is None:
+            self.received, self.received_time = signal.Signals(number), time.monotonic()
+            self.timers = [
+                threading.Timer(DATA_WAIT_S, self.signal_main_thread),
+                threading.Timer(STOP_WITHIN_S, self.force_exit),
+            ]
             for timer in self.timers:
                 timer.daemon = True
                 timer.start()
             if rank() == 0:
-                say(f"{self.asked.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
+                write_stderr(f"{self.received.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
         elif number == signal.SIGINT:
-            if time.monotonic() - self.heard_s > ONE_PRESS_S:
-                end(SECOND_CTRL_C, "stopped at once")
-        elif self.idle:
-            raise Stop
+            if time.monotonic() - self.received_time > SAME_CTRL_C_S:
+                if rank() == 0:
+                    write_stderr("stopped at once")
+                os._exit(SECOND_CTRL_C)  # data workers end with their parent
+        elif self.between_steps:
+            raise StopRequested
 
-    def remind(self) -> None:
-        """Wake the main thread, should it be waiting for data that does not come."""
+    def signal_main_thread(self) -> None:
+        """Interrupt the main thread if it waits for data that does not come: only a handler can raise there."""
         signal.pthread_kill(self.thread, signal.SIGUSR1)
 
-    def force(self) -> None:
-        say(f"leaving took longer than checkpoint.leave_within_s, {self.leave_within_s:g} s. Where every thread is:")
+    def force_exit(self) -> None:
+        """End the process with the stacks of all threads."""
+        write_stderr(f"stopping took longer than {STOP_WITHIN_S:g} s. The stacks of all threads:")
         faulthandler.dump_traceback()
-        end(FORCED, "ended by force; the last checkpoint is whole")
+        write_stderr("ended by force; the last checkpoint is complete")
+        os._exit(FORCED)
 
 
-def end(code: int, text: str) -> None:
-    """Leave at once. The decoding processes end with their parent."""
-    if rank() == 0 or code != SECOND_CTRL_C:
-        say(text)
-    os._exit(code)
-
-
-def say(text: str) -> None:
-    """Straight to stderr: a handler may have interrupted whoever was printing. The escape sequence shows the cursor again."""
+def write_stderr(text: str) -> None:
+    """Write to stderr's descriptor: a signal handler may have interrupted a print. The escape sequence shows the cursor again."""
     os.write(2, f"\n{text}\n".encode() + (b"\x1b[?25h" if os.isatty(2) else b""))

@@ -96,11 +96,12 @@ def test_a_window_smaller_than_two_batches_is_a_warning(tiny, tmp_path, monkeypa
     from jepa_pipeline.data.writer import png_record, write_shards
 
     monkeypatch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 4)
+    monkeypatch.setattr("jepa_pipeline.checks.data.WINDOW_SHARDS", 2)
     image = Image.fromarray(np.zeros((20, 20, 3), np.uint8))
     records = (png_record(f"{n:03d}", image, 0) for n in range(32))
     write_shards(records, tmp_path / "many", classes=["a"], made={})
-    finding = found(tiny(f"data.train={tmp_path / 'many'}", "data.window_shards=2"))["amount"]
-    assert finding.level == "warn" and "windows of 8 samples" in finding.text and "data.window_shards=4" in finding.cure
+    finding = found(tiny(f"data.train={tmp_path / 'many'}"))["amount"]
+    assert finding.level == "warn" and "windows of 8 samples" in finding.text and "--shard-size" in finding.cure
 
 
 def test_each_source_of_a_mixture_is_looked_at(tiny, shards, tmp_path):

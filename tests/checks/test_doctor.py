@@ -111,7 +111,7 @@ def test_all_mistakes_are_told_at_once(tiny, tmp_path):
 
 
 def test_a_full_disk_stops_a_submission_and_a_nearly_full_one_warns(tiny, monkeypatch, capsys):
-    config = tiny("checkpoint.keep_last=1", "checkpoint.keep_every=1")
+    config = tiny("checkpoint.keep_last=1")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 1_000_000))
     with pytest.raises(UserError, match=r"1 MB free in .* make room"):
         check_submission(config, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jepa_pipeline.checks import machine
-from jepa_pipeline.checks.finding import Finding, as_finding, gravest, size
+from jepa_pipeline.checks.result import Finding, as_finding, gravest, size
 from jepa_pipeline.checks.machine import check_machine
 from jepa_pipeline.config.errors import UserError
 

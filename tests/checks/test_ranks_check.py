@@ -9,7 +9,7 @@ import torch
 from jepa_pipeline import distributed
 from jepa_pipeline.checks import ranks
 from jepa_pipeline.checks.ranks import Report, check_alike, check_clocks, check_gpus, check_shared_folder
-from jepa_pipeline.training.processes import World, joined
+from jepa_pipeline.training.processes import RankInfo, process_group
 
 LIKE = {"torch": "2.13.0", "code": "abc", "data": "123"}
 
@@ -88,7 +88,7 @@ def test_a_slow_rank_is_named(monkeypatch):
 def process(number, port, config, code, folder):
     try:
         torch.set_num_threads(1)
-        with joined(World(number, 2, number, 2, "127.0.0.1", port, "torchrun"), "cpu"):
+        with process_group(RankInfo(number, 2, number, 2, "127.0.0.1", port, "torchrun"), "cpu"):
             found = ranks.check_ranks(config, config.folder, code if number else "other", "cpu")
             torch.save([tuple(finding) for finding in found], folder / f"rank{number}.pt")
     except BaseException:

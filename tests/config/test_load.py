@@ -51,7 +51,7 @@ def test_yaml_1_2_words(write):
 def test_three_mistakes_are_reported_at_once_with_their_lines(write):
     text = GOOD.replace("train: shards", "trian: shards").replace("lr: 1e-3", "lr: fast") + "  warmup_sample: 3\n"
     assert mistakes(write(text)) == [
-        "FILE:2: key 'data.train' is missing: Folder or URL of shards with a manifest.json, as `jepa shards build` writes it; "
+        "FILE:2: key 'data.train' is missing: Folder or URL of shards with a manifest.json, as written by `jepa shards build`; "
         "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}]",
         "FILE:3: unknown key 'data.trian' - did you mean 'data.train'?",
         "FILE:10: 'optim.lr' is 'fast': it should be a valid number, unable to parse string as a number",
@@ -82,7 +82,7 @@ def test_extends_lays_the_recipe_over_its_base_and_blames_the_right_file(write):
 
 
 def test_a_value_and_keys_below_it_cannot_both_be_given(write):
-    with pytest.raises(UserError, match="'optim' is given the value 3 and also keys below it"):
+    with pytest.raises(UserError, match="'optim' is set to 3 but also has keys below it"):
         load_config(write(GOOD), ["optim=3", "optim.lr=1"])
 
 
@@ -122,7 +122,7 @@ def test_a_missing_file_names_its_neighbor(write):
         ("method.encoder.depth=3", "give arch or the sizes, not both"),
         ("method.masks.context_keep=0.99", "lower context_keep to"),
         ("method.masks.target_scale=[0.001, 0.002]", "widen target_scale"),
-        ("optim.accumulate_steps=3", "equal parts"),
+        ("optim.accumulate_steps=3", "is not divisible by accumulate_steps 3"),
         ("optim.warmup_samples=20000", "leaves nothing"),
         ("optim.total_samples=3", "less than one batch"),
         ("trainer.devices=7", "is not divisible by 7 devices"),
@@ -306,8 +306,8 @@ COLOURS = "views.crops.0 changes colors, but clips are only cropped and flipped:
         ("frames: 16, ", "", "FILE:6: method.encoder: frames 1 is not a multiple of tubelet_size 2"),
         ("arch: vit_small", "embed_dim: 36, depth: 2, num_heads: 3", "FILE:6: method.encoder: embed_dim 36 is not a multiple of 8, which positions sincos of clips need: choose one that is, or positions sincos_uniform or rope"),
         ("arch: vit_small", "embed_dim: 32, depth: 2, num_heads: 8, positions: rope", "FILE:6: method.encoder: heads of 4 channels are too narrow for rotary positions, which rotate 2 channels for each of 3 axes"),
-        ("stride: 4", "stride: 4\n    fps: 5", "FILE:11: views.clip: fps 5 and stride 4 both say which frames are taken: set one of them to null"),
-        ("stride: 4", "stride: null", "FILE:11: views.clip: neither fps nor stride says which frames are taken: give one of them"),
+        ("stride: 4", "stride: 4\n    fps: 5", "FILE:11: views.clip: fps 5 and stride 4 are both set: set one of them to null"),
+        ("stride: 4", "stride: null", "FILE:11: views.clip: neither fps nor stride is set: set one of them"),
         ("stride: 4", "fps: 0", "FILE:12: 'views.clip.fps' is 0: it should be greater than 0"),
         ("stride: 4", "short: drop", "FILE:12: 'views.clip.short' is 'drop': it should be 'loop' or 'skip'"),
     ],

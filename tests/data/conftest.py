@@ -80,14 +80,14 @@ def server(folder, monkeypatch):
     monkeypatch.setattr(remote, "READ_TIMEOUT_S", 0.5)
     monkeypatch.setattr(remote, "TRIES", 4)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    remote.connected.cache_clear()
+    remote.connect.cache_clear()
     server = Server(folder.parent)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.released.set()
     server.shutdown()
     server.server_close()
-    remote.connected.cache_clear()
+    remote.connect.cache_clear()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.data.decode import DecodeError, decode, decode_as
+from jepa_pipeline.data.image import DecodeError, decode, decode_as
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import Indexed, ShardIndex, index_shard, load_index, save_index
-from jepa_pipeline.data.tar import CHUNK, Passing, ShardError, shown, tar_members
+from jepa_pipeline.data.tar_reader import CHUNK, Passing, ShardError, shown, tar_members
 from jepa_pipeline.data.writer import png_record, write_shards
 
 

@@ -7,7 +7,7 @@ from jepa_pipeline.commands.demo_shards import demo_video
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.video import open_video
-from jepa_pipeline.synthetic.moving import DIRECTIONS, SPEED, draw_moving, path
+from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, SPEED, draw_moving, path
 
 SIDE, FRAMES = 40, 24
 
@@ -42,8 +42,8 @@ def test_in_every_frame_the_shape_is_anywhere_whatever_the_class():
 @pytest.fixture
 def steady(monkeypatch):
     """Videos without what belongs to each frame alone."""
-    monkeypatch.setattr("jepa_pipeline.synthetic.moving.FLICKER", 0.0)
-    monkeypatch.setattr("jepa_pipeline.synthetic.moving.GRAIN", 0.0)
+    monkeypatch.setattr("jepa_pipeline.synthetic.moving_shapes.FLICKER", 0.0)
+    monkeypatch.setattr("jepa_pipeline.synthetic.moving_shapes.GRAIN", 0.0)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -124,7 +124,7 @@ def test_a_missing_package_is_named(monkeypatch, scheme, package):
     monkeypatch.setitem(sys.modules, f"{package}.core", None)
     for name in ("s3", "gs", "hf"):
         monkeypatch.delitem(_registry, name, raising=False)
-    remote.connected.cache_clear()
+    remote.connect.cache_clear()
     with pytest.raises(UserError, match=rf"^{scheme}://bucket/x/manifest.json needs a package .* pip install {package}$"):
         Shards(f"{scheme}://bucket/x")
 
@@ -142,7 +142,7 @@ def test_other_schemes_go_the_same_way(monkeypatch, folder, tmp_path):
             return "/" + path.removeprefix("s3://").lstrip("/")
 
     fsspec.register_implementation("s3", Store, clobber=True)
-    remote.connected.cache_clear()
+    remote.connect.cache_clear()
     try:
         Store().put(f"{folder}/", "s3://bucket/set", recursive=True)
         shards = Shards("s3://bucket/set/", cache=CacheConfig(folder=tmp_path / "cache"))
@@ -152,14 +152,14 @@ def test_other_schemes_go_the_same_way(monkeypatch, folder, tmp_path):
             shards.read(0, 0)
     finally:
         _registry.pop("s3")
-        remote.connected.cache_clear()
+        remote.connect.cache_clear()
 
 
 def test_a_file_is_joined_to_a_url_and_to_nothing_else():
-    assert remote.join("s3://bucket/a/", "x.tar") == "s3://bucket/a/x.tar"
-    assert remote.join("https://host/a?token=1", "x 1%.tar") == "https://host/a/x%201%25.tar?token=1"
-    assert remote.join("http://host", "@evil:80?#.tar") == "http://host/%40evil%3A80%3F%23.tar"
-    assert remote.without_secrets("https://me:secret@host:1/a?token=1") == "https://host:1/a"
+    assert remote.join_url("s3://bucket/a/", "x.tar") == "s3://bucket/a/x.tar"
+    assert remote.join_url("https://host/a?token=1", "x 1%.tar") == "https://host/a/x%201%25.tar?token=1"
+    assert remote.join_url("http://host", "@evil:80?#.tar") == "http://host/%40evil%3A80%3F%23.tar"
+    assert remote.redact_urls("https://me:secret@host:1/a?token=1") == "https://host:1/a"
 
 
 def rewrite(folder: Path, location: str) -> None:
@@ -237,4 +237,4 @@ def test_what_is_no_tar_is_damage(server, folder, tmp_path):
     ],
 )
 def test_what_is_printed_and_kept_has_no_secrets(text, shown):
-    assert remote.without_secrets(text) == shown
+    assert remote.redact_urls(text) == shown

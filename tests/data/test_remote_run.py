@@ -5,8 +5,8 @@ from rich.console import Console
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.probes.sets import open_sets
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.probes.labeled_data import open_labeled_sets
+from jepa_pipeline.files import read_json_lines
 
 
 def test_a_run_over_a_url_is_the_run_over_the_folder(tiny, folder, url, tmp_path, server):
@@ -16,7 +16,7 @@ def test_a_run_over_a_url_is_the_run_over_the_folder(tiny, folder, url, tmp_path
         options = ["log.hashes_every_steps=1", f"data.cache.folder={tmp_path / 'cache'}", f"data.train={train}", *options]
         config = tiny(f"name={name}", *options)
         pretrain(config, Console(quiet=True))
-        return read_rows(config.folder / "hashes.jsonl")
+        return read_json_lines(config.folder / "hashes.jsonl")
 
     local, far = run("local", folder), run("far", url, "data.workers=2")
     assert local == far
@@ -26,9 +26,9 @@ def test_a_run_over_a_url_is_the_run_over_the_folder(tiny, folder, url, tmp_path
 
 def test_a_probe_reads_a_url(url):
     with pytest.raises(UserError, match="share shards"):
-        open_sets(url, url)
+        open_labeled_sets(url, url)
     with pytest.raises(UserError, match=r"train/manifest.json could not be fetched in 1 try"):
-        open_sets(url, None)
+        open_labeled_sets(url, None)
 
 
 def test_a_run_keeps_a_token_only_where_it_goes_on_from(tiny, url, tmp_path):

@@ -14,7 +14,7 @@ import webdataset
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.decode import decode
+from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Manifest, Skipped, load_manifest
 from jepa_pipeline.data.shards import SampleError, Shards

@@ -26,14 +26,17 @@ def resident() -> int:
 
 def soak(folder: str, samples: int) -> list[int]:
     """Resident bytes at equal distances along a stream of so many samples, decoded, cut and masked by two workers."""
-    from jepa_pipeline.config.run import RunConfig
-    from jepa_pipeline.data.loader import train_loader
-    from jepa_pipeline.masks.build import build_masks
+    from streams import load_stream
 
+    import jepa_pipeline.data.loader as loader_module
+    from jepa_pipeline.config.run import RunConfig
+    from jepa_pipeline.masks.build import build_mask_sampler
+
+    loader_module.WINDOW_SHARDS = 2
     config = RunConfig.model_validate(
         {
             "name": "soak",
-            "data": {"train": folder, "workers": 2, "window_shards": 2},
+            "data": {"train": folder, "workers": 2},
             "views": {"crops": [{"flip": 0.5}]},
             "method": {
                 "name": "ijepa",
@@ -43,7 +46,7 @@ def soak(folder: str, samples: int) -> list[int]:
             "optim": {"batch_size_global": BATCH, "total_samples": samples},
         }
     )
-    loader = train_loader(config, [build_masks(config.method.masks, config.method.encoder.grid)])
+    loader = load_stream(config, [build_mask_sampler(config.method.masks, config.method.encoder.clip_grid)])
     apart, sizes, seen = len(loader) // READINGS, [], 0
     for number, batch in enumerate(loader):
         seen += len(batch.keys)

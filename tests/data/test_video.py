@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.decode import DecodeError
+from jepa_pipeline.data.image import DecodeError
 from jepa_pipeline.data.video import Video, encode_video, open_video, reencode, video_facts
 
 COUNT, HEIGHT, WIDTH = 40, 48, 64

@@ -21,7 +21,7 @@ from jepa_pipeline.commands.index_shards import index
 from jepa_pipeline.commands.shard_stats import stats
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.channel_stats import moments
-from jepa_pipeline.data.decode import DecodeError
+from jepa_pipeline.data.image import DecodeError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, load_manifest
 from jepa_pipeline.data.media_folder import Source

@@ -4,8 +4,8 @@ import pytest
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.training import init_from as beginning
-from jepa_pipeline.training.checkpoint import load_last, steps
-from jepa_pipeline.training.init_from import read_beginning
+from jepa_pipeline.training.checkpoint import load_latest, list_checkpoints
+from jepa_pipeline.training.init_from import read_initial_checkpoint
 
 SHORT = "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 0}"
 
@@ -27,7 +27,7 @@ def on_processes(run_ranks):
 def test_other_networks_are_refused_by_name(tiny, on_processes, capfd, world, strategy):
     """Also where this run has fewer parameters than the optimizer there has moments."""
     deep = pretrain(tiny(SHORT, "name=deep", "method.encoder.depth=3"))
-    kept = steps(deep / "checkpoints")
+    kept = list_checkpoints(deep / "checkpoints")
     capfd.readouterr()
     shallow = tiny(
         SHORT, "name=shallow", "method.encoder.depth=1", f"init_from={deep}", *([f"trainer.strategy={strategy}"] * (world > 1))
@@ -35,7 +35,7 @@ def test_other_networks_are_refused_by_name(tiny, on_processes, capfd, world, st
     assert on_processes(shallow, world) == [2] * world
     said = capfd.readouterr().err
     assert said.count("where method.encoder.depth is 3, and here it is 1: make it the same") == 1
-    assert "delete" not in said and "Traceback" not in said and steps(deep / "checkpoints") == kept
+    assert "delete" not in said and "Traceback" not in said and list_checkpoints(deep / "checkpoints") == kept
 
 
 def test_what_it_began_with_is_written_by_one(tiny, on_processes):
@@ -47,7 +47,7 @@ def test_what_it_began_with_is_written_by_one(tiny, on_processes):
         beginning.atomic_write = original if rank == 0 else pytest.fail
 
     assert on_processes(second, 4, only_by_first) == [0] * 4
-    assert read_beginning(second.folder).step == 2 and load_last(second.folder / "checkpoints", pytest.fail).about.step == 2
+    assert read_initial_checkpoint(second.folder).step == 2 and load_latest(second.folder / "checkpoints", pytest.fail).info.step == 2
 
 
 def test_no_room_for_the_encoder_is_said_in_a_sentence(tiny, on_processes, capfd):

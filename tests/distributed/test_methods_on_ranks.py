@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.distributed import whole
+from jepa_pipeline.distributed import full_tensor
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.batch_norm import convert_sync_batchnorm
@@ -87,8 +87,8 @@ def train(config, part, wrap):
             optimizer.step()
             method.after_optimizer_step(step + 1, 10)
     named = ((name.replace("_checkpoint_wrapped_module.", ""), p.grad) for name, p in method.named_parameters())
-    gradients = {f"gradient of {name}": whole(gradient) for name, gradient in named if gradient is not None}
-    state = {name: whole(value) for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
+    gradients = {f"gradient of {name}": full_tensor(gradient) for name, gradient in named if gradient is not None}
+    state = {name: full_tensor(value) for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
     return torch.stack(losses), gradients | state
 
 

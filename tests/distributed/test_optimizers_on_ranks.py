@@ -8,7 +8,7 @@ from torch import nn
 
 from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, SGDConfig
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.distributed import is_dealt, local, whole
+from jepa_pipeline.distributed import is_sharded, to_local, full_tensor
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.parallel import parallelize
@@ -83,20 +83,20 @@ def weights(module, form):
 @EVERY
 def test_weights_that_are_dealt_out_move_as_whole_ones(config, tiny, on_ranks):
     module, optimizer = make_module(tiny, config, sharded=False)
-    before = weights(module, whole)
+    before = weights(module, full_tensor)
     for _ in range(STEPS):
         take_step(module, optimizer, slice(None))
-    expected, norm = weights(module, whole), module.means.sums["gradient_norm"]
+    expected, norm = weights(module, full_tensor), module.means.sums["gradient_norm"]
     assert norm / STEPS > 2 * config.clip_norm
     assert all(not torch.equal(value, before[name]) for name, value in expected.items())
 
     def on_rank(rank):
         module, optimizer = make_module(tiny, config, sharded=True)
-        assert all(is_dealt(parameter) for parameter in module.method.parameters())
-        rows = [len(local(module.method.get_parameter(name))) for name in ("first.0.weight", "last.weight")]
+        assert all(is_sharded(parameter) for parameter in module.method.parameters())
+        rows = [len(to_local(module.method.get_parameter(name))) for name in ("first.0.weight", "last.weight")]
         for _ in range(STEPS):
             take_step(module, optimizer, share(rank))
-        return rows, weights(module, whole), module.means.sums["gradient_norm"]
+        return rows, weights(module, full_tensor), module.means.sums["gradient_norm"]
 
     results = on_ranks(on_rank)
     assert [rows for rows, _, _ in results] == [[3, 1], [2, 0]]
@@ -115,12 +115,12 @@ def test_a_step_that_is_broken_on_one_rank_moves_no_weight_on_any(config, spoile
     def on_rank(rank):
         module, optimizer = make_module(tiny, config, sharded=True)
         take_step(module, optimizer, share(rank))
-        before = weights(module, local)
+        before = weights(module, to_local)
         take_step(module, optimizer, share(rank), SPOILERS[spoiler] if rank == 1 else lambda loss: loss)
         take_step(module, optimizer, share(rank))
-        after = weights(module, local)
+        after = weights(module, to_local)
         moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
         same = all(torch.equal(value, before[name]) for name, value in after.items())
-        return int(module.guard.broken_step), same, all(bool(local(value).isfinite().all()) for value in moments)
+        return int(module.guard.broken_step), same, all(bool(to_local(value).isfinite().all()) for value in moments)
 
     assert on_ranks(on_rank) == [(2, True, True)] * 2

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from jepa_pipeline.commands.pretrain import pretrain
-from jepa_pipeline.training.checkpoint import load_last
-from jepa_pipeline.training.checkpoint_callback import Checkpoints
+from jepa_pipeline.training.checkpoint import load_latest
+from jepa_pipeline.training.checkpoint_callback import CheckpointCallback
 from jepa_pipeline.training.hashes import HASHES, leaves
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.module import Pretraining
 
 SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
@@ -68,11 +68,11 @@ def configure(tiny, videos):
 
 
 def losses(config):
-    return [row["loss"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
+    return [row["loss"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row]
 
 
 def weights(config):
-    return load_last(config.folder / "checkpoints", tell=pytest.fail).state["module"]
+    return load_latest(config.folder / "checkpoints", log=pytest.fail).state["module"]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -106,7 +106,7 @@ def test_bf16_dealt_out_is_bf16_of_whole_copies(method, positions, configure, on
 def test_a_sharded_run_goes_on_anywhere(configure, on_processes):
     """Saved by two, continued by one, by four, and under DDP: the same next losses."""
     longer = "optim.total_samples=120"
-    begun = configure("ijepa", "trainer.strategy=fsdp2", longer, "checkpoint={every_steps: 5, keep_every: 5, background: false}")
+    begun = configure("ijepa", "trainer.strategy=fsdp2", longer, "checkpoint={every_steps: 5, keep_last: 100, background: false}")
     assert on_processes(begun, 2) == [0, 0]
     expected = losses(begun)[5:]
     ways = {"one": (1, "auto"), "one_sharded": (1, "fsdp2"), "ddp": (2, "ddp"), "four": (4, "fsdp2"), "groups": (4, "hsdp")}
@@ -120,7 +120,7 @@ def test_a_sharded_run_goes_on_anywhere(configure, on_processes):
         else:
             assert on_processes(config, world) == [0] * world
         assert losses(config) == pytest.approx(expected, abs=1e-6), name
-        assert read_rows(config.folder / "metrics.jsonl")[0]["step"] == 6
+        assert read_json_lines(config.folder / "metrics.jsonl")[0]["step"] == 6
 
 
 @pytest.mark.parametrize(
@@ -136,23 +136,23 @@ def test_killed_and_continued_it_is_the_run_left_alone(method, strategy, configu
         )  # fmt: skip
 
     def kill_after_five():
-        original = Checkpoints.on_step
+        original = CheckpointCallback.on_step
 
         def on_step(self, trainer, module):
             original(self, trainer, module)
             if module.step == 5:
                 os._exit(9)
 
-        Checkpoints.on_step = on_step
+        CheckpointCallback.on_step = on_step
 
     straight, killed = make("straight"), make("killed")
     assert on_processes(straight, 2) == [0, 0]
     assert on_processes(killed, 2, kill_after_five) == [9, 9]
     assert on_processes(killed, 2) == [0, 0]
-    expected = read_rows(straight.folder / HASHES)
-    assert len(expected) == 8 and read_rows(killed.folder / HASHES) == expected
+    expected = read_json_lines(straight.folder / HASHES)
+    assert len(expected) == 8 and read_json_lines(killed.folder / HASHES) == expected
     timings = {"seconds", "samples_per_s", "data_wait_share"}
-    for one, other in zip(*(read_rows(run.folder / "metrics.jsonl") for run in (straight, killed)), strict=True):
+    for one, other in zip(*(read_json_lines(run.folder / "metrics.jsonl") for run in (straight, killed)), strict=True):
         assert {**one, **dict.fromkeys(timings, 0)} == {**other, **dict.fromkeys(timings, 0)}
 
 
@@ -161,7 +161,7 @@ def test_the_target_is_dealt_out_like_the_encoder(configure, on_processes):
     config = configure("ijepa", "trainer.strategy=fsdp2")
 
     def look():
-        original = Checkpoints.on_step
+        original = CheckpointCallback.on_step
 
         def on_step(self, trainer, module):
             original(self, trainer, module)
@@ -170,7 +170,7 @@ def test_the_target_is_dealt_out_like_the_encoder(configure, on_processes):
                 assert slow.dtype == torch.float32
             assert len(list(leaves(dict(module.method.target.named_parameters())))) > 5
 
-        Checkpoints.on_step = on_step
+        CheckpointCallback.on_step = on_step
 
     assert on_processes(config, 2, look) == [0, 0]
     saved = weights(config)
@@ -198,8 +198,8 @@ def test_a_broken_step_is_blamed_on_the_samples_of_its_process(configure, run_ra
 
     def work(rank):
         if rank == 1:
-            original = Pretraining.look
-            Pretraining.look = lambda self, batch, output, loss: original(
+            original = Pretraining.update_meters
+            Pretraining.update_meters = lambda self, batch, output, loss: original(
                 self, batch, output, loss * (float("nan") if self.step == 2 else 1.0)
             )
         pretrain(config)
@@ -207,10 +207,10 @@ def test_a_broken_step_is_blamed_on_the_samples_of_its_process(configure, run_ra
     assert run_ranks(work, 2) == [2, 2]
     said = capfd.readouterr().err
     assert said.count("step 3 gave a loss") == 1
-    from jepa_pipeline.data.loader import train_loader
-    from jepa_pipeline.masks.build import method_masks
+    from streams import load_stream
+    from jepa_pipeline.masks.build import build_mask_samplers
 
-    shares = [list(train_loader(config, method_masks(config.method), rank=rank, world_size=2))[2].keys for rank in (0, 1)]
+    shares = [list(load_stream(config, build_mask_samplers(config.method), rank=rank, world_size=2))[2].keys for rank in (0, 1)]
     blamed = said.partition("its samples: ")[2].split()[0:4]
     assert [key.strip(",") for key in blamed] == shares[1], said
 

@@ -12,21 +12,21 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
-from jepa_pipeline.distributed import barrier, collect, whole
-from jepa_pipeline.training.async_save import Saver
-from jepa_pipeline.training.checkpoint import About, ends_at, load, load_last
-from jepa_pipeline.training.collectives import Failure, by_first
-from jepa_pipeline.training.files import HashedFile
-from jepa_pipeline.training.pytree import mapped, split
+from jepa_pipeline.distributed import barrier, all_gather_object, full_tensor
+from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+from jepa_pipeline.training.checkpoint import CheckpointInfo, is_finished_at, load_checkpoint, load_latest
+from jepa_pipeline.training.collectives import RemoteError, run_on_rank_zero
+from jepa_pipeline.training.hashed_files import HashedFile
+from jepa_pipeline.training.pytree import map_with_names, split_tensors
 
 
 def make_about(step=1):
     names = {"version": "0", "torch": "2", "device": "cpu", "data": "d", "config_hash": "c"}
-    return About(step=step, samples=8 * step, results={}, **names)
+    return CheckpointInfo(step=step, samples=8 * step, results={}, **names)
 
 
 def save(folder, state, step=1, own=None, **config):
-    Saver(folder, CheckpointConfig(**config)).save(state, own or {}, make_about(step), wait=True)
+    AsyncCheckpointWriter(folder, CheckpointConfig(**config)).save(state, own or {}, make_about(step), wait=True)
     return folder / f"step-{step:08d}"
 
 
@@ -46,12 +46,12 @@ def trained(*mesh):
 
 def full(state):
     """The same state with all of every tensor on each process."""
-    return mapped(state, lambda _, leaf: whole(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+    return map_with_names(state, lambda _, leaf: full_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf)
 
 
 def same(first, second):
     """Whether two states of whole tensors are the same, bit for bit."""
-    (values, tensors), (others, other_tensors) = split(first), split(second)
+    (values, tensors), (others, other_tensors) = split_tensors(first), split_tensors(second)
     assert values == others and tensors.keys() == other_tensors.keys()
     assert all(tensor.dtype == other_tensors[name].dtype for name, tensor in tensors.items())
     assert all(tensor.equal(other_tensors[name]) for name, tensor in tensors.items())
@@ -70,13 +70,13 @@ def test_what_is_dealt_out_is_read_by_any_number_of_processes(tmp_path, on_ranks
     expected, *others = on_ranks(on_rank, world)
     assert all(same(expected, other) for other in others)
     checkpoint = tmp_path / "saved" / "step-00000001"
-    loaded = load(checkpoint)
-    assert same(loaded.state, expected) and loaded.about.world == world and loaded.own is None
+    loaded = load_checkpoint(checkpoint)
+    assert same(loaded.state, expected) and loaded.info.world == world and loaded.rank_state is None
 
     def read(_):
-        places = {name: place(name, tensor) for name, tensor in split(expected)[1].items()}
-        found = load(checkpoint, places.get).state
-        for name, tensor in split(found)[1].items():
+        places = {name: place(name, tensor) for name, tensor in split_tensors(expected)[1].items()}
+        found = load_checkpoint(checkpoint, places.get).state
+        for name, tensor in split_tensors(found)[1].items():
             wanted = places[name]
             assert isinstance(tensor, DTensor) == isinstance(wanted, DTensor), name
             if isinstance(tensor, DTensor):
@@ -102,22 +102,22 @@ def test_what_all_hold_alike_is_written_once_and_by_turns(tmp_path, on_ranks):
     state = {"step": 1, "module": {f"{n}": torch.full((10_000,), float(n)) for n in range(8)}, "count": torch.tensor(3)}
 
     def on_rank(rank):
-        saver = Saver(tmp_path / "saved", CheckpointConfig())
+        saver = AsyncCheckpointWriter(tmp_path / "saved", CheckpointConfig())
         saver.save(state, {"rank": torch.tensor(rank)}, make_about())
         held = sum(tensor.nbytes for tensor in saver.buffers.values())
         saver.close()
-        loaded = load(tmp_path / "saved/step-00000001")
+        loaded = load_checkpoint(tmp_path / "saved/step-00000001")
         assert same(loaded.state, state)
-        return [held, int(loaded.own["rank"])]
+        return [held, int(loaded.rank_state["rank"])]
 
     assert [found for _, found in on_ranks(on_rank)] == [0, 1]
     sizes = [(tmp_path / f"saved/step-00000001/__{rank}_0.distcp").stat().st_size for rank in range(2)]
     assert all(160_000 <= size < 180_000 for size in sizes)
-    assert same(load(tmp_path / "saved/step-00000001").state, state)
+    assert same(load_checkpoint(tmp_path / "saved/step-00000001").state, state)
     held = on_ranks(on_rank)
     assert all(160_000 <= count <= 160_008 for count, _ in held)
-    alone = load(tmp_path / "saved/step-00000001")
-    assert alone.own is None and alone.about.world == 2, "what two kept for themselves is of no use to one"
+    alone = load_checkpoint(tmp_path / "saved/step-00000001")
+    assert alone.rank_state is None and alone.info.world == 2, "what two kept for themselves is of no use to one"
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", "__1_0.distcp", "rank-0001.pt", ".metadata", "state.pt", "about.json"])
@@ -137,8 +137,8 @@ def test_a_damaged_file_of_any_is_found_by_all(tmp_path, on_ranks, name, how):
             path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
         barrier()
         told = []
-        loaded = load_last(folder, told.append)
-        assert len(set(collect(tuple(told)))) == 1 and "step-00000002 is damaged" in told[0]
+        loaded = load_latest(folder, told.append)
+        assert len(set(all_gather_object(tuple(told)))) == 1 and "step-00000002 is damaged" in told[0]
         assert (folder / "step-00000002.damaged").is_dir()
         return loaded.state["step"]
 
@@ -154,9 +154,9 @@ def test_when_all_are_damaged_all_say_so(tmp_path, on_ranks):
             (checkpoint / "__1_0.distcp").write_bytes(b"")
         barrier()
         with pytest.raises(UserError, match=r"step-00000001 is damaged .*no other is left") as raised:
-            load_last(folder, lambda _: None)
-        assert len(set(collect(str(raised.value)))) == 1
-        assert load_last(tmp_path / "none", pytest.fail) is None
+            load_latest(folder, lambda _: None)
+        assert len(set(all_gather_object(str(raised.value)))) == 1
+        assert load_latest(tmp_path / "none", pytest.fail) is None
 
     on_ranks(on_rank)
 
@@ -167,7 +167,7 @@ def test_a_disk_that_is_full_for_one_stops_all(tmp_path, on_ranks, full_rank, wa
     folder = tmp_path / "saved"
 
     def on_rank(rank):
-        saver, state = Saver(folder, CheckpointConfig()), {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)}
+        saver, state = AsyncCheckpointWriter(folder, CheckpointConfig()), {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)}
         saver.save(state, {}, make_about(1), wait=True)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         if rank == full_rank:
@@ -180,7 +180,7 @@ def test_a_disk_that_is_full_for_one_stops_all(tmp_path, on_ranks, full_rank, wa
         assert {path.name for path in folder.iterdir()} == {"last", "step-00000001"}
         barrier()
         saver.save(state, {}, make_about(3), wait=True)
-        assert load_last(folder, pytest.fail).about.step == 3
+        assert load_latest(folder, pytest.fail).info.step == 3
 
     on_ranks(on_rank)
 
@@ -191,19 +191,19 @@ def test_training_goes_on_while_all_write(tmp_path, on_ranks):
     def on_rank(rank):
         original, seen = HashedFile.write, []
         HashedFile.write = lambda *them: (seen.append(rank), original(*them))[1]
-        saver, state = Saver(tmp_path / "saved", CheckpointConfig(keep_last=9)), trained(2)
+        saver, state = AsyncCheckpointWriter(tmp_path / "saved", CheckpointConfig(keep_last=9)), trained(2)
         expected = []
         for step in range(1, 5):
-            expected.append(mapped(full(state), lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf))
+            expected.append(map_with_names(full(state), lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf))
             saver.save(state, {"step": torch.tensor(step)}, make_about(step))
-            for tensor in split(state)[1].values():
+            for tensor in split_tensors(state)[1].values():
                 tensor.add_(1)
             for _ in range(20):
-                assert collect(step) == [step, step]
+                assert all_gather_object(step) == [step, step]
         saver.close()
         for step, state in enumerate(expected, 1):
-            loaded = load(tmp_path / f"saved/step-{step:08d}")
-            assert same(loaded.state, state) and loaded.own["step"] == step
+            loaded = load_checkpoint(tmp_path / f"saved/step-{step:08d}")
+            assert same(loaded.state, state) and loaded.rank_state["step"] == step
 
     on_ranks(on_rank)
 
@@ -213,7 +213,7 @@ def test_one_that_dies_while_all_write_leaves_the_one_before(tmp_path, on_ranks,
     folder, state = tmp_path / "saved", {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)}
 
     def on_rank(rank):
-        saver = Saver(folder, CheckpointConfig(keep_last=1))
+        saver = AsyncCheckpointWriter(folder, CheckpointConfig(keep_last=1))
         saver.save(state, {}, make_about(1), wait=True)
         original = HashedFile.write
         HashedFile.write = lambda *them: os._exit(0) if rank == killed else original(*them)
@@ -226,7 +226,7 @@ def test_one_that_dies_while_all_write_leaves_the_one_before(tmp_path, on_ranks,
     with pytest.raises(FileNotFoundError):  # neither gives anything back
         on_ranks(on_rank)
     assert [path.name for path in folder.glob("step-*[0-9]")] == ["step-00000001"]
-    assert same(load_last(folder, pytest.fail).state, state)
+    assert same(load_latest(folder, pytest.fail).state, state)
 
 
 def stale(*_, **__):
@@ -251,7 +251,7 @@ def mistake(*_, **__):
         (stale, UserError, r"step-00000002 could not be read on rank 1, host \S+ \(Stale file handle\): run the same"),
         (gone, UserError, r"step-00000002 could not be read on rank 1, host \S+ \(No such file or directory\)"),
         (no_memory, MemoryError, ""),
-        (mistake, Failure, "TypeError: a mistake"),
+        (mistake, RemoteError, "TypeError: a mistake"),
     ],
 )
 def test_what_one_cannot_read_is_no_damage(tmp_path, on_ranks, monkeypatch, fault, kind, text):
@@ -263,7 +263,7 @@ def test_what_one_cannot_read_is_no_damage(tmp_path, on_ranks, monkeypatch, faul
         if rank == 1:
             monkeypatch.setattr(torch, "load", fault)
         with pytest.raises(kind, match=text):
-            load_last(folder, pytest.fail)
+            load_latest(folder, pytest.fail)
         assert {path.name for path in folder.iterdir()} == {"last", "step-00000001", "step-00000002"}
 
     on_ranks(on_rank)
@@ -278,7 +278,7 @@ def test_a_mistake_of_the_user_stays_one_on_all(tmp_path, on_ranks, wait):
         raise UserError("encoder could not be written (No space left): make room there")
 
     def on_rank(_):
-        saver = Saver(folder, CheckpointConfig())
+        saver = AsyncCheckpointWriter(folder, CheckpointConfig())
         with pytest.raises(UserError, match=r"^encoder could not be written \(No space left\): make room there") as raised:
             saver.save({"weights": torch.zeros(10)}, {}, make_about(), refuse, wait)
             saver.close()
@@ -291,10 +291,10 @@ def test_a_mistake_of_the_user_stays_one_on_all(tmp_path, on_ranks, wait):
 
 def test_what_the_first_finds_all_know(tmp_path, on_ranks):
     def on_rank(rank):
-        assert by_first(lambda: rank) == 0
+        assert run_on_rank_zero(lambda: rank) == 0
         save(tmp_path / "saved", {"weights": torch.randn(10)}, 3)
-        assert ends_at(tmp_path / "saved", 3) and not ends_at(tmp_path / "saved", 4)
+        assert is_finished_at(tmp_path / "saved", 3) and not is_finished_at(tmp_path / "saved", 4)
         with pytest.raises(OSError, match="Stale"):
-            by_first(stale)
+            run_on_rank_zero(stale)
 
     on_ranks(on_rank)

@@ -12,11 +12,11 @@ from rich.console import Console
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.data.gpu_crop import cut
-from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.data.gpu_crop import crop_views
+from streams import load_stream
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.module import Pretraining
 from lightning.fabric.utilities import move_data_to_device
 
@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 DEBUG = sorted((Path(__file__).parents[2] / "configs" / "debug").glob("*.yaml"))
 
 
-def batches(config, count, uncut=False):
-    return list(islice(train_loader(config, method_masks(config.method), uncut=uncut), count))
+def batches(config, count, crop_on_device=False):
+    return list(islice(load_stream(config, build_mask_samplers(config.method), crop_on_device=uncut), count))
 
 
 def on_gpu(batch):
@@ -49,16 +49,16 @@ OPTIMIZERS = [["optim.clip_norm=1.0"], ["optim.name=lars", "optim.lr=0.2"], ["op
 
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=["adamw", "lars", "sgd"])
 def test_a_step_never_waits_for_the_gpu(tiny, options):
-    never_waits(tiny(*options), uncut=False)
+    never_waits(tiny(*options), crop_on_device=False)
 
 
 @pytest.mark.parametrize("recipe", DEBUG, ids=lambda path: path.stem)
 def test_no_method_waits_for_the_gpu_that_cuts_its_views(recipe, shards):
-    never_waits(load_config(recipe, [f"data.train={shards / 'train'}"]), uncut=True)
+    never_waits(load_config(recipe, [f"data.train={shards / 'train'}"]), crop_on_device=True)
 
 
 def never_waits(config, uncut):
-    module = Pretraining(config, build_method(config.method)).cuda()
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed).cuda()
     optimizer = module.configure_optimizers()
     first, *rest = (on_gpu(batch) for batch in batches(config, 3, uncut))
     take_step(module, optimizer, first)
@@ -74,26 +74,26 @@ def never_waits(config, uncut):
 def test_the_loss_is_the_cpus(tiny):
     config = tiny()
     method = build_method(config.method)
-    module = Pretraining(config, method)
+    module = Pretraining(method, config.optim, config.views, config.health, config.seed)
     (batch,) = batches(config, 1)
-    on_cpu = sum(method(module.on_after_batch_transfer(batch, 0)).losses.values())
+    on_cpu = sum(method(module.on_after_batch_transfer(batch, 0), step=0, seed=0).losses.values())
     module.cuda()
-    there = sum(method(module.on_after_batch_transfer(on_gpu(batch), 0)).losses.values())
+    there = sum(method(module.on_after_batch_transfer(on_gpu(batch), 0), step=0, seed=0).losses.values())
     assert there.item() == pytest.approx(on_cpu.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("recipe", DEBUG, ids=lambda path: path.stem)
 def test_the_gpu_cuts_the_views_that_workers_cut(recipe, shards):
     config = load_config(recipe, [f"data.train={shards / 'train'}"])
-    (theirs,), (uncut,) = batches(config, 1), batches(config, 1, uncut=True)
-    for view, there in zip(theirs.views, cut(on_gpu(uncut).uncut), strict=True):
+    (theirs,), (uncut,) = batches(config, 1), batches(config, 1, crop_on_device=True)
+    for view, there in zip(theirs.views, crop_views(on_gpu(uncut).deferred_crops), strict=True):
         assert (view.float() - there.cpu()).abs().mean() < 0.5
 
 
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=["adamw", "lars", "sgd"])
 def test_a_broken_step_leaves_the_weights(tiny, options):
     config = tiny(*options)
-    module = Pretraining(config, build_method(config.method)).cuda()
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed).cuda()
     optimizer = module.configure_optimizers()
     good, broken = (on_gpu(batch) for batch in batches(config, 2))
     take_step(module, optimizer, good)
@@ -110,7 +110,7 @@ def test_a_broken_step_leaves_the_weights(tiny, options):
 def test_a_run_on_the_gpu_reaches_its_end(tiny, options):
     config = tiny("trainer.accelerator=cuda", *options)
     pretrain(config, Console(quiet=True))
-    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == config.optim.total_steps
+    assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == config.optim.total_steps
 
 
 def test_a_killed_run_on_the_gpu_is_the_run_that_was_never_killed():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jepa_pipeline.config.render import to_yaml
-from jepa_pipeline.training.checkpoint import load
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.training.checkpoint import load_checkpoint
+from jepa_pipeline.files import read_json_lines
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -46,7 +46,7 @@ def run(tiny, tmp_path):
 
     def run(name, way="", begun=None, method="ijepa"):
         trainer = f"trainer={{{DEVICE}{', ' if way else ''}{way}}}"
-        saves = f"checkpoint={{every_steps: {STOP}, keep_every: {STOP}}}"
+        saves = f"checkpoint={{every_steps: {STOP}, keep_last: 100}}"
         config = tiny(*METHODS[method], f"name={name}", trainer, SGD, "log.every_steps=1", saves)
         if begun is not None:
             shutil.copytree(saved(begun, STOP), saved(config, STOP))
@@ -65,12 +65,12 @@ def saved(config, step):
 
 
 def losses(config):
-    return {row["step"]: row["loss"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row}
+    return {row["step"]: row["loss"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row}
 
 
 def weights(config, step):
     """All that is trained, as one vector."""
-    state = load(saved(config, step)).state["module"]
+    state = load_checkpoint(saved(config, step)).state["module"]
     trained = re.compile(r"method\.(levels\.\d\.)?(encoder|predictor)\.")
     return torch.cat([state[name].double().cpu().flatten() for name in sorted(state) if trained.match(name)])
 

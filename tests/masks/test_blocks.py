@@ -11,21 +11,16 @@ from pydantic import ValidationError
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.video_masks import LONG_RANGE, SHORT_RANGE, BlocksConfig, CausalConfig
-from jepa_pipeline.masks.blocks import Blocks, block_shapes
-from jepa_pipeline.masks.build import build_video_masks, method_masks
-from jepa_pipeline.masks.legacy_blocks import LegacyBlocks
+from jepa_pipeline.masks.build import build_mask_sampler, build_mask_samplers
 from jepa_pipeline.masks.multiblock import draw
+from jepa_pipeline.masks.multiblock3d import MultiBlock3d, block_shapes
+from jepa_pipeline.masks.published_multiblock3d import PublishedMultiBlock3d
 
 CLIP = (8, 14, 14)
-SHORT_WITHIN = BlocksConfig(num_blocks=8, edges="within", context_keep=0.22, target_keep=0.48)
-LONG_WITHIN = BlocksConfig(num_blocks=2, scale=(0.7, 0.7), edges="within", context_keep=0.06, target_keep=0.7)
 SETS = {
     "short": SHORT_RANGE,
     "long": LONG_RANGE,
-    "short within": SHORT_WITHIN,
-    "long within": LONG_WITHIN,
     "brief": BlocksConfig(scale=(0.2, 0.5), time=(0.2, 0.8), context_keep=0.2, target_keep=0.4),
-    "brief within": BlocksConfig(scale=(0.2, 0.5), time=(0.2, 0.8), edges="within", context_keep=0.2, target_keep=0.4),
     "early": BlocksConfig(context_time=0.5, context_keep=0.1, target_keep=0.5),
     "all asked": BlocksConfig(rest="target"),
     "all seen": BlocksConfig(rest="context"),
@@ -48,7 +43,7 @@ def by_step(tokens, grid=CLIP):
 @pytest.mark.parametrize("name", SETS)
 def test_context_and_target_never_meet_and_are_sorted_sets(name, grid):
     SETS[name].check_grid(grid)
-    masks = build_video_masks(SETS[name], grid)(generators(100), 3)
+    masks = build_mask_sampler(SETS[name], grid)(generators(100), 3)
     assert masks.targets.shape[:2] == (100, 1)
     for tokens in (masks.context, masks.targets[:, 0]):
         assert tokens.dtype == torch.int64 and len(tokens) == 100
@@ -59,7 +54,7 @@ def test_context_and_target_never_meet_and_are_sorted_sets(name, grid):
 
 @pytest.mark.parametrize("name", [name for name in SETS if "legacy" not in name])
 def test_masks_of_a_clip_do_not_depend_on_its_batch(name):
-    sampler = build_video_masks(SETS[name], CLIP)
+    sampler = build_mask_sampler(SETS[name], CLIP)
     whole, alone = sampler(generators(48), 0), sampler(generators(1, start=17), 5)
     assert torch.equal(whole.context[17], alone.context[0]) and torch.equal(whole.targets[17], alone.targets[0])
 
@@ -71,16 +66,16 @@ def test_a_method_has_a_sampler_for_every_set_and_their_questions_differ(tiny):
     )
     encoder = "method.encoder={image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2}"
     clips = tiny("method.name=vjepa", encoder, f"method.masks=[{short}, {long}, {short}, {{name: causal}}]")
-    samplers, keyed = method_masks(clips.method), generators(4)
+    samplers, keyed = build_mask_samplers(clips.method), generators(4)
     masks = [sampler(keyed, 0) for sampler in samplers]
-    assert len(samplers) == 4 and len(method_masks(tiny().method)) == 1
+    assert len(samplers) == 4 and len(build_mask_samplers(tiny().method)) == 1
     assert masks[0].context.shape == masks[2].context.shape and not torch.equal(masks[0].context, masks[2].context)
 
 
 @pytest.mark.parametrize("config", [SHORT_RANGE, LONG_RANGE], ids=["short", "long"])
 def test_every_time_step_is_used_equally(config):
     """Chi-square of 7 degrees of freedom, whose 0.999 quantile is 24.3; drawing without replacement only makes it smaller."""
-    masks = Blocks(config, CLIP)(generators(2000), 0)
+    masks = MultiBlock3d(config, CLIP)(generators(2000), 0)
     for tokens in masks:
         count = by_step(tokens)
         assert float(((count - count.mean()) ** 2 / count.mean()).sum()) < 24.3
@@ -89,7 +84,7 @@ def test_every_time_step_is_used_equally(config):
 @pytest.mark.parametrize("config", [SHORT_RANGE, LONG_RANGE, SETS["brief"]], ids=["short", "long", "brief"])
 def test_every_place_is_used_equally(config):
     """Corners, borders and center, as context and as target; a deviation of 3000 draws is about 1.5 % of a share of 0.5."""
-    masks = Blocks(config, CLIP)(generators(3000), 0)
+    masks = MultiBlock3d(config, CLIP)(generators(3000), 0)
     for tokens in masks:
         use = torch.bincount(tokens.flatten(), minlength=1568).reshape(CLIP).double()
         for part in (use.mean(0), use.mean((1, 2))):
@@ -97,41 +92,6 @@ def test_every_place_is_used_equally(config):
         frame = use.mean(0)
         border = torch.cat([frame[0], frame[-1], frame[:, 0], frame[:, -1]]).mean()
         assert float(border / frame[4:10, 4:10].mean()) == pytest.approx(1.0, abs=0.06)
-
-
-def expected_coverage(config, grid):
-    """How often a token lies in a block, if blocks of every shape are equally likely at all their places."""
-    covered = np.zeros(grid)
-    chances = np.random.default_rng(1).random((4000, 1, 3))
-    shapes, counts = np.unique(block_shapes(config, grid, chances)[:, 0], axis=0, return_counts=True)
-    for shape, count in zip(shapes, counts, strict=True):
-        along = []
-        for side, part in zip(grid, shape, strict=True):
-            places = np.arange(side)
-            starts = np.minimum(places, side - part) - np.maximum(0, places - part + 1) + 1
-            along.append(starts / (side - part + 1))
-        covered += count / len(chances) * along[0][:, None, None] * along[1][:, None] * along[2]
-    return 1 - (1 - covered) ** config.num_blocks
-
-
-@pytest.mark.parametrize("name", ["short within", "long within", "brief within"])
-def test_blocks_lie_at_all_their_places_equally_often(name):
-    """So the center of a frame is asked for more than its border, as geometry wants it, and nothing else is preferred."""
-    config = SETS[name]
-    covered = Blocks(config, CLIP).cover(draw(generators(3000), 6 * config.num_blocks)).mean(0).reshape(CLIP)
-    assert np.abs(covered - expected_coverage(config, CLIP)).max() < 0.05  # five deviations of 3000 draws
-
-
-@pytest.mark.parametrize("config", [SHORT_WITHIN, LONG_WITHIN], ids=["short", "long"])
-def test_border_and_center_are_asked_for_as_the_blocks_cover_them(config):
-    masks = Blocks(config, CLIP)(generators(2000), 0)
-    use = torch.bincount(masks.targets.flatten(), minlength=1568).reshape(CLIP).double().mean(0)
-    expected = expected_coverage(config, CLIP).mean(0)
-    ratios = [float((frame[0].mean() + frame[-1].mean() + frame[:, 0].mean() + frame[:, -1].mean()) / 4 / frame[6:8, 6:8].mean())
-              for frame in (use, expected)]  # fmt: skip
-    assert ratios[0] == pytest.approx(ratios[1], rel=0.06) and ratios[0] < 0.95
-    for lines in (use.sum(0), use.sum(1)):
-        assert torch.allclose(lines, lines.flip(0), rtol=0.1)
 
 
 def test_shapes_are_those_of_the_configuration_and_fit():
@@ -144,26 +104,26 @@ def test_shapes_are_those_of_the_configuration_and_fit():
 
 
 def test_what_context_time_leaves_out_is_never_seen_and_asked_for_as_blocks_are():
-    masks = Blocks(SETS["early"], CLIP)(generators(500), 0)
+    masks = MultiBlock3d(SETS["early"], CLIP)(generators(500), 0)
     assert masks.context.max() < 4 * 196
     target = by_step(masks.targets)
     assert target[4:].min() / target[:4].mean() == pytest.approx(1 / 0.62, rel=0.05)  # all of a frame against what blocks cover
-    whole = Blocks(BlocksConfig(context_time=0.5, context_keep=0.1, rest="target"), CLIP)(generators(20), 0)
+    whole = MultiBlock3d(BlocksConfig(context_time=0.5, context_keep=0.1, rest="target"), CLIP)(generators(20), 0)
     assert (by_step(whole.targets)[4:] == 20 * 196).all()
 
 
 def test_variants_share_out_the_rest():
-    plain, asked, seen = (Blocks(BlocksConfig(rest=rest), CLIP)(generators(50), 0) for rest in ("hidden", "target", "context"))
+    plain, asked, seen = (MultiBlock3d(BlocksConfig(rest=rest), CLIP)(generators(50), 0) for rest in ("hidden", "target", "context"))
     assert [masks.context.shape[1] for masks in (plain, asked, seen)] == [376, 376, 784]
     assert [masks.targets.shape[2] for masks in (plain, asked, seen)] == [784, 1568 - 376, 784]
-    inverse = Blocks(BlocksConfig(inverse=True), CLIP)(generators(50), 0)
+    inverse = MultiBlock3d(BlocksConfig(inverse=True), CLIP)(generators(50), 0)
     assert torch.equal(inverse.context, plain.targets[:, 0]) and torch.equal(inverse.targets[:, 0], plain.context)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_a_clip_without_luck_still_has_its_lengths_and_does_not_see_the_future(share):
     config = BlocksConfig(num_blocks=1, scale=(1, 1), context_time=share, context_keep=0.25, target_keep=0.7)
-    masks = Blocks(config, (4, 4, 4))(generators(20), 0)
+    masks = MultiBlock3d(config, (4, 4, 4))(generators(20), 0)
     assert masks.context.shape == (20, 16) and masks.targets.shape == (20, 1, 45)
     assert masks.context.max() < 64 * share and (by_step(masks.context, (4, 4, 4))[: int(4 * share)] > 0).all()
     assert all(not set(a.tolist()) & set(b.tolist()) for a, b in zip(masks.context, masks.targets[:, 0], strict=True))
@@ -176,8 +136,8 @@ def test_the_default_sets_fit_every_grid(grid):
 
 
 def test_few_clips_are_drawn_again_and_checking_is_fast():
-    for config in (SHORT_RANGE, LONG_RANGE, SHORT_WITHIN, LONG_WITHIN):
-        sampler = Blocks(config, CLIP)
+    for config in (SHORT_RANGE, LONG_RANGE):
+        sampler = MultiBlock3d(config, CLIP)
         assert sampler.unfit(sampler.cover(draw(generators(2000), 6 * config.num_blocks))).mean() < 0.06
         begun = time.thread_time()
         config.check_grid((8, 16, 16))
@@ -211,17 +171,17 @@ def test_a_refusal_names_a_value_that_will_do(wrong):
 
 def test_other_masks_that_cannot_be_are_refused():
     with pytest.raises(
-        ValueError, match="leave none of the 1568 tokens of the 8x14x14 grid as context: have fewer or smaller blocks"
+        ValueError, match="leave none of the 1568 tokens of the 8x14x14 grid as context: use fewer or smaller blocks"
     ):
         BlocksConfig(scale=(1, 1), legacy=True).check_grid(CLIP)
-    with pytest.raises(ValidationError, match="leave out one of the two"):
+    with pytest.raises(ValidationError, match="remove one of the two"):
         BlocksConfig(rest="context", context_time=0.5)
     with pytest.raises(ValidationError, match="a range is"):
         BlocksConfig(time=(0.5, 0.2))
 
 
 def test_both_default_sets_of_24_clips_take_less_than_15_ms_on_one_core():
-    samplers, times = [Blocks(config, CLIP) for config in (SHORT_RANGE, LONG_RANGE)], []
+    samplers, times = [MultiBlock3d(config, CLIP) for config in (SHORT_RANGE, LONG_RANGE)], []
     for start in range(30):
         keyed = generators(24, start * 24)
         begun = time.thread_time()
@@ -280,7 +240,7 @@ LEGACY = {
 @pytest.mark.parametrize("seed", [0, 7])
 def test_legacy_is_the_published_collator_index_for_index(name, seed):
     config = BlocksConfig(legacy=True, **LEGACY[name])
-    masks = LegacyBlocks(config, CLIP).collate(6, *(torch.Generator().manual_seed(s) for s in (seed, seed + 100)))
+    masks = PublishedMultiBlock3d(config, CLIP).collate(6, *(torch.Generator().manual_seed(s) for s in (seed, seed + 100)))
     context, targets = published(config, CLIP, 6, seed, seed + 100)
     assert masks.context.tolist() == context and masks.targets[:, 0].tolist() == targets
 
@@ -288,7 +248,8 @@ def test_legacy_is_the_published_collator_index_for_index(name, seed):
 def test_legacy_sizes_are_the_published_ones():
     """Sizes the published collator gives for its first six batches."""
     chances = [torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(6)]
-    short, long = ([config.legacy_block_shape(CLIP, u) for u in chances] for config in (SHORT_WITHIN, LONG_WITHIN))
+    sets = (BlocksConfig(num_blocks=8, legacy=True), BlocksConfig(num_blocks=2, scale=(0.7, 0.7), legacy=True))
+    short, long = ([config.legacy_block_shape(CLIP, u) for u in chances] for config in sets)
     assert short == [(8, 5, 6), (8, 6, 5), (8, 6, 5), (8, 5, 5), (8, 5, 6), (8, 6, 5)]
     assert long == [(8, 11, 13), (8, 12, 11), (8, 13, 11), (8, 11, 12), (8, 11, 13), (8, 14, 10)]
 
@@ -301,7 +262,7 @@ def test_legacy_sizes_are_the_published_ones():
     ],
 )
 def test_legacy_starves_the_last_frames_as_measured_on_the_published_one(blocks, context, target):
-    sampler = LegacyBlocks(BlocksConfig(legacy=True, **LEGACY[blocks]), CLIP)
+    sampler = PublishedMultiBlock3d(BlocksConfig(legacy=True, **LEGACY[blocks]), CLIP)
     batches = [sampler(generators(24, 24 * n), n) for n in range(150)]
     use = [sum(by_step(masks[part]) for masks in batches) / (150 * 24 * 196) for part in range(2)]
     assert np.abs(use[0].numpy() - context).max() < 0.02
@@ -311,12 +272,12 @@ def test_legacy_starves_the_last_frames_as_measured_on_the_published_one(blocks,
 
 def test_legacy_blocks_that_leave_nothing_do_not_search_for_ever():
     with pytest.raises(UserError, match="2 legacy blocks of 2x4x4 tokens leave no context"):
-        LegacyBlocks(BlocksConfig(num_blocks=2, scale=(1, 1), aspect=(1, 1), legacy=True), (2, 4, 4))(generators(1), 0)
+        PublishedMultiBlock3d(BlocksConfig(num_blocks=2, scale=(1, 1), aspect=(1, 1), legacy=True), (2, 4, 4))(generators(1), 0)
 
 
 def test_checking_draws_what_is_drawn():
     """The check works on integers of bits and the masks on arrays: they leave as many tokens."""
-    for config in (SHORT_RANGE, SHORT_WITHIN, SETS["brief"], SETS["brief within"], SETS["early"]):
-        free = config.sample_free(CLIP)
-        drawn = 1568 - Blocks(config, CLIP).cover(draw(generators(2000), 6 * config.num_blocks)).sum(1)
+    for config in (SHORT_RANGE, SETS["brief"], SETS["early"]):
+        free = config.sample_free_counts(CLIP)
+        drawn = 1568 - MultiBlock3d(config, CLIP).cover(draw(generators(2000), 6 * config.num_blocks)).sum(1)
         assert np.median(free) == pytest.approx(np.median(drawn), rel=0.05)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from jepa_pipeline.batch import Masks
-from jepa_pipeline.config.masks import MultiBlockConfig, legacy_block_size
-from jepa_pipeline.masks.legacy import LegacyMultiBlock
+from jepa_pipeline.config.masks import LEGACY_MIN_KEEP, MultiBlockConfig, legacy_block_size
 from jepa_pipeline.masks.multiblock import MultiBlock, draw, inside
+from jepa_pipeline.masks.published_multiblock import PublishedMultiBlock
 
 GRIDS = [(14, 14), (16, 16), (8, 8), (12, 20)]
 
@@ -101,9 +101,9 @@ def test_masks_of_128_images_cost_little_more_than_their_random_numbers():
 def test_masks_that_would_pile_up_are_refused():
     """Where every second image would be drawn again, the blocks would no longer lie where chance puts them."""
     for config in (MultiBlockConfig(), MultiBlockConfig(context_keep=0.4)):
-        config.check_grid((14, 14))
+        config.check_grid((1, 14, 14))
     with pytest.raises(ValueError, match=r"lower context_keep to 0\.5"):
-        MultiBlockConfig(context_keep=0.7).check_grid((14, 14))
+        MultiBlockConfig(context_keep=0.7).check_grid((1, 14, 14))
 
 
 def published(config, grid, batch, seed, place_seed):
@@ -129,7 +129,7 @@ def published(config, grid, batch, seed, place_seed):
             left = torch.randint(0, width - w, (1,), generator=places).item()
             cells = [(r, c) for r in range(top, top + h) for c in range(left, left + w)]
             free = [cell for cell in cells if not any(cell in other for other in forbidden[: max(len(forbidden) - tries, 0)])]
-            if len(free) > config.legacy_min_keep:
+            if len(free) > LEGACY_MIN_KEEP:
                 return cells, free
             failures += 1
             if failures == 20:
@@ -148,7 +148,7 @@ def published(config, grid, batch, seed, place_seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_legacy_is_the_published_collator_index_for_index(seed):
     config = MultiBlockConfig(legacy=True)
-    masks = LegacyMultiBlock(config, (16, 16)).collate(24, *(torch.Generator().manual_seed(s) for s in (seed, seed + 100)))
+    masks = PublishedMultiBlock(config, (16, 16)).collate(24, *(torch.Generator().manual_seed(s) for s in (seed, seed + 100)))
     context, targets = published(config, (16, 16), 24, seed, seed + 100)
     assert masks.context.tolist() == context
     assert masks.targets.tolist() == targets
@@ -161,7 +161,7 @@ def test_legacy_sizes_are_the_published_ones():
 
 
 def test_legacy_never_uses_the_last_row_and_column_and_shrinks_with_the_batch():
-    sampler = LegacyMultiBlock(MultiBlockConfig(legacy=True), (16, 16))
+    sampler = PublishedMultiBlock(MultiBlockConfig(legacy=True), (16, 16))
     lengths = {}
     for batch in (1, 64):
         contexts = [sampler(generators(batch, n * batch), n) for n in range(8)]
@@ -172,8 +172,8 @@ def test_legacy_never_uses_the_last_row_and_column_and_shrinks_with_the_batch():
 
 
 def test_legacy_on_a_grid_too_small_says_so_instead_of_searching_for_ever():
-    with pytest.raises(ValueError, match="set legacy_min_keep to 8 or less"):
-        MultiBlockConfig(legacy=True).check_grid((8, 8))
-    config = MultiBlockConfig(legacy=True, legacy_min_keep=8)
-    config.check_grid((8, 8))
-    assert len(LegacyMultiBlock(config, (8, 8))(generators(32), 0).context) == 32
+    with pytest.raises(ValueError, match=r"more than 10 patches, but on the 8x8 grid some have 9: raise target_scale, or set legacy to false"):
+        MultiBlockConfig(legacy=True).check_grid((1, 8, 8))
+    config = MultiBlockConfig(legacy=True, target_scale=(0.25, 0.3))
+    config.check_grid((1, 8, 8))
+    assert len(PublishedMultiBlock(config, (8, 8))(generators(32), 0).context) == 32

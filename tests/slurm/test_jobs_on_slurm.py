@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from jepa_pipeline.cluster.queue import Work
-from jepa_pipeline.cluster.queue import submit as queue
+from jepa_pipeline.cluster.sbatch import JobSpec
+from jepa_pipeline.cluster.sbatch import submit as queue
 from jepa_pipeline.config.site import load_site
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def queued(project, until, monkeypatch_module):
     (failing,) = ids(project("submit", "shards", "check", "nowhere"))
     (orphan,) = ids(project("submit", "config", "show", "--after", failing))
     monkeypatch_module.chdir(project.folder)
-    works = [Work("pair", ["config", "check", str(RECIPE)], project.folder / "runs/pair/jobs", "ranks")]
+    works = [JobSpec("pair", ["config", "check", str(RECIPE)], project.folder / "runs/pair/jobs", distributed=True)]
     (pair,) = queue(works, load_site(SITE, ["nodes=2", "tasks_per_node=1"]))
     chain = ids(project("submit", "pretrain", RECIPE, "--then", "probe protocols=[knn]", "--then", "export"))
     swept = ids(project("submit", "pretrain", RECIPE, "name=many", *sweep))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from jepa_pipeline.probes.report import load_report
+from jepa_pipeline.results.probe_report import load_report
 
 ROOT = Path(__file__).parents[2]
 RECIPE, SITE = ROOT / "configs/debug/ijepa.yaml", ROOT / "slurm/dev-cluster/site.yaml"

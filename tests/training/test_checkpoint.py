@@ -15,37 +15,37 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
-from jepa_pipeline.training.async_save import Saver
-from jepa_pipeline.training.checkpoint import About, clear_leftovers, ends_at, load, load_last, step_of, steps
+from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, is_finished_at, load_checkpoint, load_latest, step_of, list_checkpoints
 from jepa_pipeline.training.dcp_storage import read_index
-from jepa_pipeline.training.files import HashedFile
+from jepa_pipeline.training.hashed_files import HashedFile
 
 
 def make_about(step):
     names = {"version": "0", "torch": "2", "device": "cpu", "data": "d", "config_hash": "c"}
-    return About(step=step, samples=8 * step, results={"optim.lr": 0.1}, **names)
+    return CheckpointInfo(step=step, samples=8 * step, results={"optim.lr": 0.1}, **names)
 
 
 def save(folder, step, state=None, own=None, **config):
-    Saver(folder, CheckpointConfig(**config)).save(state or {"step": step}, own or {}, make_about(step), wait=True)
+    AsyncCheckpointWriter(folder, CheckpointConfig(**config)).save(state or {"step": step}, own or {}, make_about(step), wait=True)
     return folder / f"step-{step:08d}"
 
 
 def kept(folder):
-    return [step_of(path) for path in steps(folder)]
+    return [step_of(path) for path in list_checkpoints(folder)]
 
 
 def newest(folder):
-    return load_last(folder, tell=pytest.fail).state
+    return load_latest(folder, log=pytest.fail).state
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
     state = {"step": 3, "module": {"weight": torch.randn(5), "_extra_state": {"sums": {"loss": torch.tensor(1.5)}, "counts": {}}}}
     save(tmp_path, 3, state)
-    loaded = load_last(tmp_path, tell=pytest.fail)
+    loaded = load_latest(tmp_path, log=pytest.fail)
     assert torch.equal(loaded.state["module"]["weight"], state["module"]["weight"])
-    assert (loaded.about.step, loaded.about.samples, loaded.about.results) == (3, 24, {"optim.lr": 0.1})
-    assert load_last(tmp_path / "none", tell=pytest.fail) is None
+    assert (loaded.info.step, loaded.info.samples, loaded.info.results) == (3, 24, {"optim.lr": 0.1})
+    assert load_latest(tmp_path / "none", log=pytest.fail) is None
 
 
 def test_every_kind_of_tensor_and_value_comes_back_bit_for_bit(tmp_path):
@@ -78,7 +78,7 @@ def test_every_kind_of_tensor_and_value_comes_back_bit_for_bit(tmp_path):
 def test_a_tensor_is_read_into_the_like_of_another(tmp_path):
     checkpoint = save(tmp_path, 1, {"module": {"a.weight": torch.randn(3), "b": torch.randn(4)}})
     places = {"module.a.weight": torch.zeros(3, dtype=torch.float64), "module.b": torch.zeros(2)}
-    read, whole = (load(checkpoint, like).state["module"] for like in (places.get, lambda name: None))
+    read, whole = (load_checkpoint(checkpoint, like).state["module"] for like in (places.get, lambda name: None))
     assert read["a.weight"].equal(whole["a.weight"]) and read["a.weight"].dtype == torch.float32
     assert read["b"].shape == (4,), "one of another shape is read whole, and not into a part of it"
 
@@ -91,15 +91,15 @@ def test_two_values_of_one_name_are_refused(tmp_path):
 def test_the_same_state_makes_the_same_files(tmp_path):
     """The hash that names the beginning of another run says what is in a checkpoint, and not where or when it was written."""
     state = {"step": 1, "weights": torch.ones(5)}
-    hashes = {load(save(tmp_path / name, 1, state)).about.sha256 for name in ("a", "b")}
-    assert len(hashes) == 1 and load(save(tmp_path / "c", 1, {**state, "step": 2})).about.sha256 not in hashes
+    hashes = {load_checkpoint(save(tmp_path / name, 1, state)).info.sha256 for name in ("a", "b")}
+    assert len(hashes) == 1 and load_checkpoint(save(tmp_path / "c", 1, {**state, "step": 2})).info.sha256 not in hashes
 
 
 def test_what_a_process_keeps_for_itself_is_its_own(tmp_path):
     own = {"meters": {"sums": torch.ones(2)}, "seen": ["a"]}
     checkpoint = save(tmp_path, 1, own=own)
-    loaded = load(checkpoint)
-    assert loaded.own["meters"]["sums"].equal(torch.ones(2)) and loaded.own["seen"] == ["a"] and loaded.about.world == 1
+    loaded = load_checkpoint(checkpoint)
+    assert loaded.rank_state["meters"]["sums"].equal(torch.ones(2)) and loaded.rank_state["seen"] == ["a"] and loaded.info.world == 1
 
 
 def test_the_pointer_names_the_newest_but_is_not_needed(tmp_path):
@@ -110,10 +110,10 @@ def test_the_pointer_names_the_newest_but_is_not_needed(tmp_path):
     assert newest(tmp_path) == {"step": 2}
 
 
-def test_old_ones_are_dropped_save_for_those_that_are_kept_for_ever(tmp_path):
+def test_old_checkpoints_are_deleted(tmp_path):
     for step in range(1, 9):
-        save(tmp_path, step, keep_last=2, keep_every=3)
-    assert kept(tmp_path) == [3, 6, 7, 8]
+        save(tmp_path, step, keep_last=2)
+    assert kept(tmp_path) == [7, 8]
     for step in range(9, 12):
         save(tmp_path, step, keep_last=1)
     assert kept(tmp_path) == [11]
@@ -151,7 +151,7 @@ def test_a_damaged_one_is_passed_over_aloud(tmp_path, spoil, name):
         save(tmp_path, step, {"step": step, "weights": torch.zeros(1000)})
     spoil(tmp_path / "step-00000002" / name)
     told = []
-    assert load_last(tmp_path, tell=told.append).about.step == 1
+    assert load_latest(tmp_path, log=told.append).info.step == 1
     assert (
         len(told) == 1
         and "step-00000002 is damaged (" in told[0]
@@ -165,7 +165,7 @@ def test_a_damaged_one_never_counts_as_the_newest_again(tmp_path):
         save(tmp_path, step, keep_last=3)
     for step in (20, 30):
         truncate(tmp_path / f"step-{step:08d}" / "state.pt")
-    assert load_last(tmp_path, tell=lambda _: None).about.step == 10
+    assert load_latest(tmp_path, log=lambda _: None).info.step == 10
     save(tmp_path, 12, keep_last=1)
     assert kept(tmp_path) == [12] and newest(tmp_path) == {"step": 12} and (tmp_path / "last").resolve().name == "step-00000012"
     assert {path.name for path in tmp_path.glob("*.damaged")} == {"step-00000020.damaged", "step-00000030.damaged"}
@@ -175,7 +175,7 @@ def test_a_users_copy_is_left_alone(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "step-00000001").rename(tmp_path / "step-00000001.bak")
     for step in (2, 3, 4):
-        save(tmp_path, step, keep_last=1, keep_every=10)
+        save(tmp_path, step, keep_last=1)
     assert kept(tmp_path) == [4] and (tmp_path / "step-00000001.bak").exists()
 
 
@@ -185,7 +185,7 @@ def test_when_all_are_damaged_nothing_is_started_anew_behind_the_users_back(tmp_
     with pytest.raises(
         UserError, match=r"step-00000001 is damaged \(.*no other is left: copy one back, or delete .*run to start anew"
     ):
-        load_last(tmp_path / "run" / "checkpoints", tell=lambda _: None)
+        load_latest(tmp_path / "run" / "checkpoints", log=lambda _: None)
 
 
 def memory():
@@ -215,7 +215,7 @@ def test_what_is_no_damage_is_raised_and_leaves_the_checkpoint(tmp_path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(module, name, lambda *_, **__: fault())
             with pytest.raises(error, match=text):
-                load_last(tmp_path, tell=pytest.fail)
+                load_latest(tmp_path, log=pytest.fail)
         assert kept(tmp_path) == [1, 2] and not list(tmp_path.glob("*.damaged"))
 
 
@@ -227,7 +227,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2, {"step": Bomb()})
     told = []
-    assert load_last(tmp_path, tell=told.append).about.step == 1
+    assert load_latest(tmp_path, log=told.append).info.step == 1
     assert "step-00000002 is damaged" in told[0]
 
 
@@ -267,10 +267,10 @@ def test_an_index_is_no_program(tmp_path):
     }
     for reason, content in bad.items():
         with pytest.raises(ValueError, match=reason):
-            load(with_index(2, content))
+            load_checkpoint(with_index(2, content))
     save(tmp_path, 1)
     told = []
-    assert load_last(tmp_path, tell=told.append).about.step == 1 and "step-00000002 is damaged" in told[0]
+    assert load_latest(tmp_path, log=told.append).info.step == 1 and "step-00000002 is damaged" in told[0]
 
 
 def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch):
@@ -330,8 +330,8 @@ def test_killed_anywhere_in_a_save_the_folder_stays_readable(tmp_path, monkeypat
         patch.setattr(owner, victim, die)
         with pytest.raises(Killed):
             save(tmp_path, 2, {"weights": torch.ones(3)}, keep_last=1)
-    assert load_last(tmp_path, tell=pytest.fail).about.step in (1, 2)
-    clear_leftovers(tmp_path)
+    assert load_latest(tmp_path, log=pytest.fail).info.step in (1, 2)
+    delete_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {"last", "step-00000001", "step-00000002"}
     assert (tmp_path / "last").resolve().is_dir()
     save(tmp_path, 2, keep_last=1)
@@ -348,14 +348,14 @@ def test_an_old_one_that_cannot_be_deleted_is_left_and_said_once(tmp_path, monke
         if not path.name.startswith("step-00000001"):
             original(path, ignore_errors=ignore_errors)
 
-    saver = Saver(tmp_path, CheckpointConfig(keep_last=1), told.append)
+    saver = AsyncCheckpointWriter(tmp_path, CheckpointConfig(keep_last=1), told.append)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", busy)
         for step in (1, 2, 3):
             saver.save({"weights": torch.ones(3)}, {}, make_about(step), wait=True)
-        clear_leftovers(tmp_path)
+        delete_leftovers(tmp_path)
     assert kept(tmp_path) == [3] and len(told) == 1 and "an old checkpoint cannot be deleted ([Errno 39] Directory" in told[0]
-    assert (tmp_path / "step-00000001.dropped").is_dir() and load(tmp_path / "last").about.step == 3
+    assert (tmp_path / "step-00000001.dropped").is_dir() and load_checkpoint(tmp_path / "last").info.step == 3
     saver.save({"weights": torch.ones(3)}, {}, make_about(4), wait=True)
     assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000004"}, "it is tried again with each new one"
 
@@ -366,19 +366,19 @@ def test_whatever_goes_wrong_no_half_checkpoint_stays(tmp_path, error):
         raise error
 
     with pytest.raises(UserError if isinstance(error, OSError) else type(error), match=error.args[-1]):
-        Saver(tmp_path, CheckpointConfig()).save({"weights": torch.ones(3)}, {}, make_about(1), fail, wait=True)
+        AsyncCheckpointWriter(tmp_path, CheckpointConfig()).save({"weights": torch.ones(3)}, {}, make_about(1), fail, wait=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_known_to_be_at_its_end_without_reading_it(tmp_path, monkeypatch):
-    assert not ends_at(tmp_path / "none", 2)
+    assert not is_finished_at(tmp_path / "none", 2)
     for step in (1, 2):
         save(tmp_path, step)
     monkeypatch.setattr(torch, "load", pytest.fail)
     monkeypatch.setattr(hashlib, "file_digest", pytest.fail)
-    assert ends_at(tmp_path, 2) and not ends_at(tmp_path, 1) and not ends_at(tmp_path, 3)
+    assert is_finished_at(tmp_path, 2) and not is_finished_at(tmp_path, 1) and not is_finished_at(tmp_path, 3)
     (tmp_path / "last" / "state.pt").unlink()
-    assert not ends_at(tmp_path, 2)
+    assert not is_finished_at(tmp_path, 2)
 
 
 def slowly(monkeypatch, seconds):
@@ -389,7 +389,7 @@ def slowly(monkeypatch, seconds):
 
 def test_what_is_written_in_the_background_is_what_was_there_when_it_was_asked_for(tmp_path, monkeypatch):
     slowly(monkeypatch, 0.003)
-    saver, weights, meters, done = Saver(tmp_path, CheckpointConfig()), torch.zeros(1000), {"sums": torch.zeros(2)}, []
+    saver, weights, meters, done = AsyncCheckpointWriter(tmp_path, CheckpointConfig()), torch.zeros(1000), {"sums": torch.zeros(2)}, []
     for step in (1, 2, 3):
         weights.fill_(step)
         meters["sums"].fill_(step)
@@ -403,16 +403,16 @@ def test_what_is_written_in_the_background_is_what_was_there_when_it_was_asked_f
     saver.check()
     assert kept(tmp_path) != [2, 3], "the third is still being written"
     saver.close()
-    for step, loaded in ((step, load(tmp_path / f"step-{step:08d}")) for step in (2, 3)):
+    for step, loaded in ((step, load_checkpoint(tmp_path / f"step-{step:08d}")) for step in (2, 3)):
         assert (
-            loaded.state["weights"].eq(step).all() and loaded.own["sums"].eq(step).all() and loaded.state["groups"][0]["lr"] == step
+            loaded.state["weights"].eq(step).all() and loaded.rank_state["sums"].eq(step).all() and loaded.state["groups"][0]["lr"] == step
         )
     assert done == [[], [1], [1, 2]], "what is to be there before has been made before"
     assert "checkpoint" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_the_copy_in_memory_is_made_once(tmp_path):
-    saver, state = Saver(tmp_path, CheckpointConfig()), {"weights": torch.ones(1000)}
+    saver, state = AsyncCheckpointWriter(tmp_path, CheckpointConfig()), {"weights": torch.ones(1000)}
     saver.save(state, {}, make_about(1))
     first = saver.buffers["weights"].data_ptr()
     saver.save(state, {}, make_about(2))
@@ -421,14 +421,14 @@ def test_the_copy_in_memory_is_made_once(tmp_path):
     saver.save({"weights": torch.ones(7)}, {}, make_about(4))
     saver.close()
     assert newest(tmp_path)["weights"].shape == (7,)
-    plain = Saver(tmp_path, CheckpointConfig(background=False))
+    plain = AsyncCheckpointWriter(tmp_path, CheckpointConfig(background=False))
     plain.save(state, {}, make_about(5))
     assert kept(tmp_path) == [4, 5] and not plain.buffers, "whoever waits needs no copy"
 
 
 def test_a_full_disk_in_the_background_is_heard_of(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    saver = Saver(tmp_path, CheckpointConfig())
+    saver = AsyncCheckpointWriter(tmp_path, CheckpointConfig())
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -459,7 +459,7 @@ def test_a_process_that_dies_while_it_writes_in_the_background_leaves_the_one_be
 
     def process():
         HashedFile.write = die
-        saver = Saver(tmp_path, CheckpointConfig(keep_last=1))
+        saver = AsyncCheckpointWriter(tmp_path, CheckpointConfig(keep_last=1))
         saver.save({"step": 2, "weights": torch.ones(10_000)}, {}, make_about(2))
         saver.close()
 
@@ -468,5 +468,5 @@ def test_a_process_that_dies_while_it_writes_in_the_background_leaves_the_one_be
     child.join(30)
     assert child.exitcode == 9
     assert newest(tmp_path) == {"step": 1} and list(tmp_path.glob("*.partial"))
-    clear_leftovers(tmp_path)
+    delete_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000001"}

@@ -8,12 +8,12 @@ from rich.console import Console
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.sampler import Order
+from jepa_pipeline.data.sampler import WINDOW_SHARDS, ShardSampler
 from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.skipped_samples import DAMAGED
 
 QUIET = Console(quiet=True)
@@ -37,25 +37,25 @@ def test_each_is_counted_and_named_once(damaged):
     console = Console(record=True, width=300)
     config = damaged()
     pretrain(config, console)
-    named = read_rows(config.folder / DAMAGED)
+    named = read_json_lines(config.folder / DAMAGED)
     assert sorted(row["sample"] for row in named) == [2, 4]
     assert all("it is not a JPEG, PNG or WebP image" in row["reason"] for row in named)
-    rows = {row["step"]: row["skipped_samples"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row}
-    order = Mixture([Order([20], config.seed, config.data.window_shards)], [1.0])
-    damaged_ones = np.isin(order.samples(0, 48).sample, [2, 4])
+    rows = {row["step"]: row["skipped_samples"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row}
+    order = Mixture([ShardSampler([20], config.seed, WINDOW_SHARDS)], [1.0])
+    damaged_ones = np.isin(order.locate(0, 48).sample, [2, 4])
     assert rows == {step: damaged_ones[: 8 * step].sum() for step in (2, 4, 6)}
-    first = {number: int(np.flatnonzero(order.samples(0, 48).sample == number)[0]) // 8 + 1 for number in (2, 4)}
+    first = {number: int(np.flatnonzero(order.locate(0, 48).sample == number)[0]) // 8 + 1 for number in (2, 4)}
     assert {row["sample"]: row["step"] for row in named} == first
     text = console.export_text()
     assert text.count("skipped: sample k02") == text.count("skipped: sample k04") == 1
-    assert "samples skipped as damaged" in text
+    assert "skipped samples" in text
 
 
 def test_a_run_over_damage_resumes_exactly(damaged, monkeypatch):
     options = ["checkpoint.every_steps=2", "log.hashes_every_steps=1"]
     straight, config = damaged("name=straight", *options), damaged("name=cut", *options)
     pretrain(straight, QUIET)
-    original = callbacks.HealthMeter.on_step
+    original = callbacks.HealthMonitor.on_step
 
     def killed(self, trainer, module):
         original(self, trainer, module)
@@ -63,13 +63,13 @@ def test_a_run_over_damage_resumes_exactly(damaged, monkeypatch):
             raise KeyError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.HealthMeter, "on_step", killed)
+        patch.setattr(callbacks.HealthMonitor, "on_step", killed)
         with pytest.raises(KeyError):
             pretrain(config, QUIET)
     pretrain(config, QUIET)
-    assert read_rows(config.folder / HASHES) == read_rows(straight.folder / HASHES)
-    assert [row["sample"] for row in read_rows(config.folder / DAMAGED)] == [
-        row["sample"] for row in read_rows(straight.folder / DAMAGED)
+    assert read_json_lines(config.folder / HASHES) == read_json_lines(straight.folder / HASHES)
+    assert [row["sample"] for row in read_json_lines(config.folder / DAMAGED)] == [
+        row["sample"] for row in read_json_lines(straight.folder / DAMAGED)
     ]
 
 
@@ -81,7 +81,7 @@ def test_too_much_of_it_stops_the_run_and_a_higher_limit_goes_on(damaged):
         pretrain(config, QUIET)
     assert str(stopped.value).endswith(": mend the data, or raise the limit; there is no checkpoint yet, so it would start anew")
     pretrain(damaged("data.damage.limit=0.5"), QUIET)
-    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == 6
+    assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == 6
 
 
 def test_the_stop_names_the_checkpoint_from_which_it_goes_on(damaged):
@@ -90,7 +90,7 @@ def test_the_stop_names_the_checkpoint_from_which_it_goes_on(damaged):
 
 
 def test_it_is_judged_early_in_a_long_run(damaged, monkeypatch):
-    monkeypatch.setattr("jepa_pipeline.training.skipped_samples.JUDGED_FROM", 16)
+    monkeypatch.setattr("jepa_pipeline.training.skipped_samples.MIN_SAMPLES", 16)
     with pytest.raises(UserError, match=r"of (16|24|32) samples could not be used"):
         pretrain(damaged("data.damage.limit=0.05"), QUIET)
 
@@ -103,7 +103,7 @@ def test_policy_stop_ends_the_run_in_one_sentence(damaged):
 def test_a_mixture_logs_its_realized_shares(tiny, shards):
     config = tiny(f"data.train=[{{path: {shards / 'train'}, weight: 3}}, {shards / 'test'}]")
     pretrain(config, QUIET)
-    last = [row for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row][-1]
+    last = [row for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row][-1]
     first, second = last[f"share/{shards / 'train'}"], last[f"share/{shards / 'test'}"]
     assert first + second == 1 and 0.6 < first < 0.9
     assert last[f"epoch/{shards / 'train'}"] == pytest.approx(48 * first / 200)
@@ -115,7 +115,7 @@ def test_a_mixture_logs_its_realized_shares(tiny, shards):
     [
         ("[]", "it is an empty list"),
         ("[{path: a, weight: 0}]", "greater than 0"),
-        ("[a, b, a]", "a is named twice in the mixture: name it once, with the sum of the weights"),
+        ("[a, b, a]", "a is in the mixture twice: give it once, with the sum of the weights"),
         ("[{path: a, wieght: 2}]", "unknown key 'data.train.0.wieght'"),
         ("[{path: a, weight: 100000}, b]", "weight 1 of b is under 1/4000 of the sum"),
     ],

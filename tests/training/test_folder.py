@@ -11,8 +11,8 @@ from rich.console import Console
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.run import FREE, RunConfig
-from jepa_pipeline.training.run_folder import newest_about
+from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
+from jepa_pipeline.training.checkpoint import latest_info
 
 QUIET = Console(quiet=True)
 
@@ -28,7 +28,7 @@ def test_a_changed_value_is_refused_in_three_columns(tiny):
         ["optim.lr", "0.001", "0.002"],
         ["views.crops.0.flip", "0.0", "0.5"],
     ]
-    assert lines[4].startswith("choose another name, take the values back, or delete that folder") and "data.workers" in lines[4]
+    assert lines[4].startswith("choose another name, restore the values, or delete that folder") and "data.workers" in lines[4]
 
 
 def test_the_lock_is_the_checkpoints_own_and_not_a_file_that_may_be_edited(tiny):
@@ -59,11 +59,11 @@ def test_what_cannot_change_results_may_change(tiny):
 def keys_of_the_free_list():
     from jepa_pipeline.config.load import dotted_keys
 
-    return [key for key in dotted_keys(RunConfig) if key.startswith(FREE)]
+    return [key for key in dotted_keys(RunConfig) if key.startswith(RESULT_NEUTRAL_KEYS)]
 
 
 def test_every_free_key_is_a_key():
-    for name in FREE:
+    for name in RESULT_NEUTRAL_KEYS:
         assert any(key.startswith(name) for key in keys_of_the_free_list()), name
 
 
@@ -93,11 +93,11 @@ def test_leftovers_of_a_killed_run_are_removed(tiny):
 
 
 def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
-    from jepa_pipeline.training.run_folder import claimed
+    from jepa_pipeline.training.run_folder import lock_run_folder
 
-    monkeypatch.setattr("jepa_pipeline.training.run_folder.CLAIM_S", 0.2)
+    monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", 0.2)
     config = tiny()
-    with claimed(config), pytest.raises(UserError, match=r"another process is training in .*tiny: wait for it or stop it"):
+    with lock_run_folder(config.folder), pytest.raises(UserError, match=r"another process is training in .*tiny: wait for it or stop it"):
         pretrain(config, QUIET)
     pretrain(config, QUIET)
 
@@ -121,7 +121,7 @@ def test_another_torch_is_said(tiny):
     pretrain(config, QUIET)
     edit_about(config, torch="1.0")
     pretrain(config, console)
-    assert f"was made by torch 1.0, this is {torch.__version__}: the last bits may differ" in console.export_text()
+    assert f"was trained with torch 1.0, this is {torch.__version__}: results may differ in the last bits" in console.export_text()
 
 
 def test_nothing_is_written_into_a_folder_that_is_refused(tiny):
@@ -148,7 +148,7 @@ def test_a_run_folder_stands_for_its_own_configuration_wherever_it_is(tiny, tmp_
     again = load_config(moved)
     assert again.folder == moved and again.hash() == config.hash()
     pretrain(again, QUIET)
-    assert newest_about(again).step == 6
+    assert latest_info(again.folder / "checkpoints").step == 6
     with pytest.raises(UserError, match=r"is a folder without a config.yaml: give a recipe or a run folder"):
         load_config(tmp_path)
 
@@ -173,6 +173,6 @@ def test_a_run_says_what_it_does_with_its_batches_and_when_it_is_finished(shards
     ]
     config, console = load_config(DEBUG / "vicreg.yaml", overrides), Console(record=True, width=300)
     pretrain(config, console)
-    assert "peak lr 0.001" in (said := console.export_text()) and "vicreg and batch norm see 8 images at a time" in said
+    assert "peak lr 0.001" in (text := console.export_text()) and "vicreg and batch norm compare 8 images instead of 32" in text
     pretrain(config, console)
-    assert "finished before, at step 2; nothing to do" in console.export_text()
+    assert "is already finished at step 2; nothing to do" in console.export_text()

@@ -12,9 +12,9 @@ from jepa_pipeline.config.load import load_config
 from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.weights import load_encoder
 from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load_last
+from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.files import read_json_lines
 
 RECIPE = Path(__file__).parents[2] / "configs" / "debug" / "hjepa.yaml"
 QUIET = Console(quiet=True)
@@ -22,7 +22,7 @@ SMALL = [
     "views.clip.stride=1",
     "optim={batch_size_global: 4, total_samples: 24, warmup_samples: 4}",
     "log={every_steps: 1, hashes_every_steps: 1}",
-    "health={vectors: 16, vectors_per_step: 16, every_steps: 3}",
+    "health.every_steps=3",
     "checkpoint.every_steps=2",
     "trainer.accelerator=cpu",
 ]
@@ -40,7 +40,7 @@ def configure(videos, tmp_path):
 
 
 def last(config):
-    return load_last(config.folder / "checkpoints", tell=pytest.fail).state
+    return load_latest(config.folder / "checkpoints", log=pytest.fail).state
 
 
 def weights(config):
@@ -48,17 +48,17 @@ def weights(config):
 
 
 def hashes(config):
-    return read_rows(config.folder / HASHES)
+    return read_json_lines(config.folder / HASHES)
 
 
 def losses(config):
-    return [row["loss"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
+    return [row["loss"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row]
 
 
 def test_every_level_is_logged_and_kept(configure):
     config = configure()
     pretrain(config, QUIET)
-    rows = read_rows(config.folder / "metrics.jsonl")
+    rows = read_json_lines(config.folder / "metrics.jsonl")
     trained, healthy = ([row for row in rows if key in row] for key in ("loss", "health/target_rankme"))
     for row in trained:
         assert row["loss"] == pytest.approx(row["level1/prediction"] + row["level2/weighted/prediction"], rel=1e-6)
@@ -81,7 +81,7 @@ def test_killed_and_continued_it_is_the_run_left_alone(configure, monkeypatch, d
     class Killed(Exception):
         pass
 
-    original = callbacks.HealthMeter.on_step
+    original = callbacks.HealthMonitor.on_step
 
     def on_step(self, trainer, module):
         original(self, trainer, module)
@@ -89,7 +89,7 @@ def test_killed_and_continued_it_is_the_run_left_alone(configure, monkeypatch, d
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.HealthMeter, "on_step", on_step)
+        patch.setattr(callbacks.HealthMonitor, "on_step", on_step)
         with pytest.raises(Killed):
             pretrain(killed, QUIET)
     assert last(killed)["step"] == 4

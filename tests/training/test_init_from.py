@@ -8,8 +8,8 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.weights import load_encoder, read_card
-from jepa_pipeline.training.checkpoint import load_last
-from jepa_pipeline.training.init_from import begin_from
+from jepa_pipeline.training.checkpoint import load_latest
+from jepa_pipeline.training.init_from import init_from_run
 from jepa_pipeline.training.module import Pretraining
 
 VIDEO = [
@@ -30,7 +30,7 @@ STILL = [
 
 
 def state_of(folder):
-    return load_last(folder / "checkpoints", print).state
+    return load_latest(folder / "checkpoints", print).state
 
 
 @pytest.mark.parametrize("positions", ["rope", "sincos"])
@@ -156,9 +156,9 @@ def test_a_stack_of_another_shape_is_refused(tiny):
 def test_only_the_moments_come_from_there(tiny):
     first = pretrain(tiny(*VIDEO, "name=first"), Console(quiet=True))
     config = tiny(*VIDEO, "optim.betas=[0.5, 0.6]", f"init_from={first}", "name=second")
-    module = Pretraining(config, build_method(config.method))
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
     config.folder.mkdir()
-    state = begin_from(module, first, print)
+    state = init_from_run(module, first, config.folder, config.results(), print)
     optimizer = module.configure_optimizers()
     optimizer.load_state_dict(state)
     assert all(group["betas"] == (0.5, 0.6) for group in optimizer.param_groups)
@@ -175,8 +175,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_with_the_same_again(tin
     newest.rename(first / "newest")
 
     def begin():
-        module = Pretraining(config, build_method(config.method))
-        begin_from(module, first, print)
+        module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
+        init_from_run(module, first, config.folder, config.results(), print)
         return module.method.encoder.norm.weight.clone()
 
     config.folder.mkdir()
@@ -198,7 +198,8 @@ def test_another_runs_folder_is_never_changed(tiny):
     def begin(name):
         config = tiny(*VIDEO, f"init_from={first}", f"name={name}")
         config.folder.mkdir(exist_ok=True)
-        begin_from(Pretraining(config, build_method(config.method)), first, told.append)
+        module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
+        init_from_run(module, first, config.folder, config.results(), told.append)
 
     begin("second")
     assert "step-00000004 is damaged" in told[0] and told[0].endswith("beginning with the one before it")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jepa_pipeline.training.callbacks import measure_health
-from jepa_pipeline.training.meters import Means, RingBuffer
+from jepa_pipeline.training.meters import AverageMeters, RingBuffer
 
 
 @pytest.mark.parametrize(("images", "places"), [(64, 36), (256, 116), (8, 8), (7, 5)])
@@ -16,7 +16,7 @@ def test_the_ring_buffer_meets_every_place_of_an_image(images, places):
     for _ in range(40):
         step = torch.arange(places, dtype=torch.float32).repeat(images)[:, None]
         buffer.add(step, 64)
-        met |= set(buffer.filled().flatten().int().tolist())
+        met |= set(buffer.contents().flatten().int().tolist())
     assert met == set(range(places))
 
 
@@ -26,16 +26,16 @@ def test_targets_and_predictions_stay_matched():
         vectors = torch.randn(60, 2) + step
         targets.add(vectors, 32)
         predictions.add(-vectors, 32)
-    assert torch.equal(targets.filled(), -predictions.filled()) and len(targets.filled()) == 100
+    assert torch.equal(targets.contents(), -predictions.contents()) and len(targets.contents()) == 100
 
 
 def test_means_are_means_and_start_again():
-    means = Means()
+    means = AverageMeters()
     for value in (1.0, 2.0, 6.0):
-        means.add({"a": torch.tensor(value)})
-    means.add({"b": torch.tensor(5.0)})
-    assert means.pop() == {"a": 3.0, "b": 5.0}
-    assert means.pop() == {}
+        means.update({"a": torch.tensor(value)})
+    means.update({"b": torch.tensor(5.0)})
+    assert means.compute_and_reset() == {"a": 3.0, "b": 5.0}
+    assert means.compute_and_reset() == {}
 
 
 def test_health_tells_collapse_from_learning():
@@ -54,12 +54,12 @@ def test_writing_a_checkpoint_does_not_count_as_waiting_for_data(tiny, monkeypat
     from rich.console import Console
 
     from jepa_pipeline.commands.pretrain import pretrain
-    from jepa_pipeline.training.async_save import Saver
-    from jepa_pipeline.training.loggers import read_rows
+    from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+    from jepa_pipeline.files import read_json_lines
 
-    original = Saver.write
-    monkeypatch.setattr(Saver, "write", lambda *arguments: (time.sleep(0.4), original(*arguments))[1])
+    original = AsyncCheckpointWriter.write
+    monkeypatch.setattr(AsyncCheckpointWriter, "write", lambda *arguments: (time.sleep(0.4), original(*arguments))[1])
     config = tiny("checkpoint.every_steps=1", "checkpoint.background=false", "log.every_steps=1")
     pretrain(config, Console(quiet=True))
-    later = [row["data_wait_share"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row][1:]
+    later = [row["data_wait_share"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row][1:]
     assert max(later) < 0.5

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.data.loader import train_loader
+from streams import load_stream
 from jepa_pipeline.data.rng import Stream, keyed_generator
-from jepa_pipeline.masks.build import build_masks, method_masks
+from jepa_pipeline.masks.build import build_mask_sampler, build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.module import Pretraining
 
@@ -58,16 +58,14 @@ class NoCopies(TorchFunctionMode):
 
 def make_batch(config):
     images, size = config.optim.batch_size_global // config.optim.accumulate_steps, config.method.encoder.image_size
-    masks = build_masks(config.method.masks, config.method.encoder.grid)
+    masks = build_mask_sampler(config.method.masks, config.method.encoder.clip_grid)
     generators = [keyed_generator(0, Stream.MASK, 0, number) for number in range(images)]
     pixels = torch.randint(256, (images, 3, size, size), dtype=torch.uint8)
     return Batch([pixels], [masks(generators, 0)], None, [str(number) for number in range(images)], [])
 
 
-def take_step(module, optimizer, batch):
+def take_step(config, module, optimizer, batch):
     """An optimizer step in the order in which Lightning calls its parts."""
-    config = module.config
-
     def closure():
         for part in range(config.optim.accumulate_steps):
             moved = module.on_after_batch_transfer(batch, 0)
@@ -94,13 +92,13 @@ def take_step(module, optimizer, batch):
 )
 def test_no_step_waits_for_the_device(tiny, overrides):
     config = tiny(*overrides)
-    module = Pretraining(config, build_method(config.method))
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
     optimizer, batch = module.configure_optimizers(), make_batch(config)
-    take_step(module, optimizer, batch)  # the first may: constants are made once
+    take_step(config, module, optimizer, batch)  # the first may: constants are made once
     before = module.method.encoder.norm.weight.clone()
     with NoWaitingOperators(), NoCopies():
-        take_step(module, optimizer, batch)
-        take_step(module, optimizer, batch)
+        take_step(config, module, optimizer, batch)
+        take_step(config, module, optimizer, batch)
     assert module.step == 3 and not torch.equal(before, module.method.encoder.norm.weight)
 
 
@@ -112,16 +110,16 @@ DEBUG = sorted((Path(__file__).parents[2] / "configs" / "debug").glob("*.yaml"))
 def test_no_method_waits_for_the_device(recipe, uncut, shards):
     config = load_config(recipe, [f"data.train={shards / 'train'}", "optim.batch_size_global=8", "optim.total_samples=80"])
     config = config.model_copy(update={"optim": config.optim.model_copy(update={"warmup_samples": 8, "constant_samples": 0})})
-    module = Pretraining(config, build_method(config.method))
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
     optimizer = module.configure_optimizers()
-    batches = list(islice(train_loader(config, method_masks(config.method), uncut=uncut), 3))
-    take_step(module, optimizer, batches[0])
-    before = [parameter.clone() for parameter in module.method.kept_encoder.parameters()]
+    batches = list(islice(load_stream(config, build_mask_samplers(config.method), crop_on_device=uncut), 3))
+    take_step(config, module, optimizer, batches[0])
+    before = [parameter.clone() for parameter in module.method.encoder_to_export.parameters()]
     with NoWaitingOperators(), NoCopies():
         for batch in batches[1:]:
-            take_step(module, optimizer, batch)
+            take_step(config, module, optimizer, batch)
     assert module.step == 3
-    assert any(not torch.equal(old, new) for old, new in zip(before, module.method.kept_encoder.parameters(), strict=True))
+    assert any(not torch.equal(old, new) for old, new in zip(before, module.method.encoder_to_export.parameters(), strict=True))
 
 
 SINS = {

@@ -10,12 +10,12 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, OptimConfig, SGDConfig
 from jepa_pipeline.methods.jepa import JEPA
-from jepa_pipeline.training.checkpoint import load_last
-from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
+from jepa_pipeline.training.checkpoint import load_latest
+from jepa_pipeline.training.optim import TRUST_COEFFICIENT, FiniteGuard, build_optimizer, set_rates
 
 OPTIM = TypeAdapter(OptimConfig)
 HORIZONS = {"batch_size_global": 8, "total_samples": 48}
-LARS = LARSConfig(name="lars", lr=0.2, trust_coefficient=0.01, **HORIZONS)
+LARS = LARSConfig(name="lars", lr=0.2, **HORIZONS)
 EVERY = [AdamWConfig(**HORIZONS), LARS, SGDConfig(name="sgd", lr=0.1, **HORIZONS)]
 SHAPES = {"conv": (3, 2, 2, 2), "linear": (4, 3), "token": (1, 1, 5), "zero": (2, 2), "still": (2, 3), "bias": (4,), "scale": ()}
 
@@ -82,7 +82,7 @@ def test_a_step_of_lars_does_not_hear_the_gradients_scale_but_that_of_biases_doe
     before = Parts()
     assert torch.allclose(8 * (first.bias - before.bias), second.bias - before.bias, rtol=1e-5)
     moved = (first.linear - before.linear).norm() / before.linear.norm()
-    assert moved.item() == pytest.approx(0.2 * LARS.trust_coefficient, rel=1e-4)
+    assert moved.item() == pytest.approx(0.2 * TRUST_COEFFICIENT, rel=1e-4)
 
 
 def test_sgd_is_its_formula():
@@ -122,7 +122,7 @@ def test_after_a_broken_step_no_weight_moves_again(config, good_steps):
         give(network, {name: gradient * factor for name, gradient in draw_gradients(step).items()})
         set_rates(optimizer, 0.1, 0.1)
         norm = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()
-        guard.watch(step, torch.tensor(1.0), norm, optimizer)
+        guard.check(step, torch.tensor(1.0), norm, optimizer)
         optimizer.step()
 
     start = values(network)
@@ -147,7 +147,7 @@ def test_an_optimizer_goes_on_from_its_state(config, tmp_path):
     def take_step(network, optimizer, step):
         give(network, draw_gradients(step))
         set_rates(optimizer, 0.1, 0.1)
-        guard.watch(step, torch.tensor(1.0), torch.tensor(1.0), optimizer)
+        guard.check(step, torch.tensor(1.0), torch.tensor(1.0), optimizer)
         optimizer.step()
 
     take_step(network, optimizer, 1)
@@ -165,8 +165,8 @@ def test_a_broken_step_ends_the_run_and_leaves_a_whole_checkpoint(tiny, monkeypa
     config = tiny(*optim, "log.every_steps=6", "checkpoint.every_steps=2")
     original, calls = JEPA.forward, []
 
-    def forward(self, batch):
-        output = original(self, batch)
+    def forward(self, batch, step, seed):
+        output = original(self, batch, step, seed)
         calls.append(1)
         factor = float("nan") if len(calls) == 3 else 1.0
         return output._replace(losses={name: loss * factor for name, loss in output.losses.items()})
@@ -174,12 +174,12 @@ def test_a_broken_step_ends_the_run_and_leaves_a_whole_checkpoint(tiny, monkeypa
     monkeypatch.setattr(JEPA, "forward", forward)
     with pytest.raises(UserError, match="step 3 gave a loss or gradient that is not finite; it was not applied"):
         pretrain(config, Console(quiet=True))
-    state = load_last(config.folder / "checkpoints", tell=pytest.fail).state
+    state = load_latest(config.folder / "checkpoints", log=pytest.fail).state
     assert state["step"] == 2
     assert all(value.isfinite().all() for value in state["module"].values() if isinstance(value, torch.Tensor))
     monkeypatch.undo()
     pretrain(config, Console(quiet=True))
-    assert load_last(config.folder / "checkpoints", tell=pytest.fail).state["step"] == 6
+    assert load_latest(config.folder / "checkpoints", log=pytest.fail).state["step"] == 6
 
 
 def test_an_optimizer_that_is_not_named_is_adamw():

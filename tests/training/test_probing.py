@@ -13,9 +13,9 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.commands.submit import work
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.models.weights import load_encoder, read_card
-from jepa_pipeline.probes.report import load_report
+from jepa_pipeline.results.probe_report import load_report
 from jepa_pipeline.training import online_eval as probing
-from jepa_pipeline.training.checkpoint_callback import Checkpoints
+from jepa_pipeline.training.checkpoint_callback import CheckpointCallback
 
 QUIET = Console(quiet=True)
 BESIDE = ["probing.submit=false", "probing.every_steps=2"]
@@ -98,15 +98,15 @@ def test_a_job_is_submitted_with_nothing_of_this_one(tiny, cluster, started, mon
 
 def killed_after(monkeypatch, step):
     """A run ends like one that is killed between a snapshot and its checkpoint."""
-    original = Checkpoints.on_step
+    original = CheckpointCallback.on_step
 
     def on_step(self, trainer, module):
         if module.step == step:
             raise RuntimeError("killed")
         original(self, trainer, module)
 
-    monkeypatch.setattr(Checkpoints, "on_step", on_step)
-    return lambda: monkeypatch.setattr(Checkpoints, "on_step", original)
+    monkeypatch.setattr(CheckpointCallback, "on_step", on_step)
+    return lambda: monkeypatch.setattr(CheckpointCallback, "on_step", original)
 
 
 def test_a_run_that_goes_on_probes_no_snapshot_twice(tiny, started, monkeypatch):
@@ -140,14 +140,14 @@ def test_a_submitted_probe_is_known_by_its_record(tiny, cluster, started, monkey
     """Without one it was not submitted."""
     from datetime import datetime
 
-    from jepa_pipeline.cluster.records import Record, save_record
+    from jepa_pipeline.cluster.records import JobRecord, save_record
 
     config = tiny("probing.every_steps=2", f"probing.site={cluster}", "checkpoint.every_steps=1")
     again, folder = killed_after(monkeypatch, 5), config.folder / "jobs"
     with pytest.raises(RuntimeError, match="killed"):
         pretrain(config, QUIET)
     words, now = ("probe", "--data", "d", str(config.folder / "snapshots/step-00000002")), datetime.now().astimezone()
-    save_record(Record(id="7", name="probe", command=words, cwd=Path.cwd(), folder=folder, submitted=now, log="x"))
+    save_record(JobRecord(id="7", name="probe", command=words, cwd=Path.cwd(), folder=folder, submitted=now, log="x"))
     again()
     pretrain(config, QUIET)
     assert steps_of(started) == [2, 4, 4, 6]

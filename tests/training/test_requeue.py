@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jepa_pipeline.training.requeue import REQUEUES, read_ends, requeue_after_failure, requeue_after_stop
+from jepa_pipeline.training.requeue import REQUEUES, read_job_ends, requeue_after_failure, requeue_after_stop
 
 JOB = (
     "JobId=77 JobName=a JobState={state} Reason={reason} Dependency=(null) Requeue={may} Restarts={restarts} BatchFlag={batch} "
@@ -59,7 +59,7 @@ def stop(slurm, tmp_path):
 def test_what_a_running_job_is_sent_puts_it_back(stop, slurm, tmp_path, name):
     assert stop(name) == (True, "job 77 is requeued, and goes on after step 100")
     assert slurm.requeued() == ["requeue 77"]
-    [end] = read_ends(tmp_path)
+    [end] = read_job_ends(tmp_path)
     assert (end.job, end.restarts, end.step, end.saved, end.requeued) == ("77", 0, 100, 100, True)
     assert end.reason == f"SIG{name.removeprefix('SIG')}"
 
@@ -84,7 +84,7 @@ def test_what_stays_out_of_the_queue_says_why(stop, slurm, tmp_path, case):
     requeued, said = stop(**asked)
     assert not requeued and why in said and said.startswith("job 77 is not requeued: ")
     assert slurm.requeued() == []
-    assert [end.requeued for end in read_ends(tmp_path)] == [False]
+    assert [end.requeued for end in read_job_ends(tmp_path)] == [False]
 
 
 def test_a_limit_that_came_while_the_announced_checkpoint_was_written_is_no_cancellation(stop):
@@ -97,14 +97,14 @@ def test_a_job_of_which_slurm_says_nothing_may_have_been_canceled(stop, slurm, t
     said = []
     assert not requeue_after_stop(tmp_path, "SIGUSR1", 5, said.append)
     assert "no such job" in said[0] and "it may have been canceled" in said[1]
-    assert [(end.job, end.requeued) for end in read_ends(tmp_path)] == [("77", False)]
+    assert [(end.job, end.requeued) for end in read_job_ends(tmp_path)] == [("77", False)]
 
 
 def test_a_refusal_is_told_and_noted(stop, slurm, tmp_path):
     slurm.refuses = "Access/permission denied"
     requeued, said = stop()
     assert not requeued and "Slurm refuses (Access/permission denied)" in said
-    assert [end.requeued for end in read_ends(tmp_path)] == [False]
+    assert [end.requeued for end in read_job_ends(tmp_path)] == [False]
 
 
 def test_outside_slurm_nothing_happens(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_after_a_failure_only_what_is_saved_counts_as_progress(slurm, tmp_path):
     (tmp_path / "checkpoints" / "step-00000100").mkdir(parents=True)
     ends = [requeue_after_failure(tmp_path, "rank 1 on node2 is silent", step, lambda _: None) for step in (150, 170, 190)]
     assert ends == [True, True, False]
-    assert [(end.step, end.saved) for end in read_ends(tmp_path)] == [(150, 100), (170, 100), (190, 100)]
+    assert [(end.step, end.saved) for end in read_job_ends(tmp_path)] == [(150, 100), (170, 100), (190, 100)]
 
 
 def test_a_canceled_job_that_hangs_does_not_come_back(slurm, tmp_path):

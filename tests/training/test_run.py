@@ -11,8 +11,8 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.methods.jepa import JEPA
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
 from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load, load_last
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.training.checkpoint import load_checkpoint, load_latest
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.module import Pretraining
 
 QUIET = Console(quiet=True)
@@ -24,7 +24,7 @@ def run(config):
 
 
 def last(config):
-    return load_last(config.folder / "checkpoints", tell=pytest.fail).state
+    return load_latest(config.folder / "checkpoints", log=pytest.fail).state
 
 
 def weights(state):
@@ -42,7 +42,7 @@ def test_a_run_leaves_what_it_says(tiny):
     assert state["step"] == 6
     assert (config.folder / "config.yaml").exists()
     assert json.loads((config.folder / "environment.json").read_text())["config_hash"] == config.hash()
-    rows = read_rows(config.folder / "metrics.jsonl")
+    rows = read_json_lines(config.folder / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6]
     assert [row["step"] for row in rows if "health/predictor_r2" in row] == [3, 6]
     assert all(0 <= row["data_wait_share"] <= 1 and row["samples_per_s"] > 0 for row in rows if "loss" in row)
@@ -66,7 +66,7 @@ def test_accumulation_changes_nothing_but_rounding(tiny):
     assert parts["step"] == whole["step"] == 6
     assert same(weights(whole), weights(parts), tolerance=1e-6)
     logged = [
-        [row["lr"] for row in read_rows(tiny(f"name={name}").folder / "metrics.jsonl") if "lr" in row]
+        [row["lr"] for row in read_json_lines(tiny(f"name={name}").folder / "metrics.jsonl") if "lr" in row]
         for name in ("whole", "parts")
     ]
     assert logged[0] == logged[1]
@@ -76,19 +76,19 @@ def test_horizons_come_from_the_config_and_not_from_the_stream(tiny, monkeypatch
     """A stream without a length trains the same run: no schedule asks the loader how long it is."""
     import jepa_pipeline.data.loader as loader_module
     from jepa_pipeline import pretrain as _  # noqa: F401
-    from jepa_pipeline.data.sampler import Deal
+    from jepa_pipeline.data.sampler import DistributedBatchSampler
 
     first = run(tiny("name=sized"))
-    monkeypatch.delattr(Deal, "__len__")
-    assert loader_module.Deal is Deal and not hasattr(Deal, "__len__")
+    monkeypatch.delattr(DistributedBatchSampler, "__len__")
+    assert loader_module.DistributedBatchSampler is DistributedBatchSampler and not hasattr(DistributedBatchSampler, "__len__")
     assert same(weights(first), weights(run(tiny("name=unsized"))))
 
 
 def test_momentum_and_rates_under_max_steps(tiny, monkeypatch):
     """The target's updates are numbered 1 to total_steps, against the steps the schedules are planned for."""
     seen = []
-    original = JEPA.after_step
-    monkeypatch.setattr(JEPA, "after_step", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps)))
+    original = JEPA.after_optimizer_step
+    monkeypatch.setattr(JEPA, "after_optimizer_step", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps)))
     run(tiny("optim.schedule_stretch=1.5", "optim.accumulate_steps=2"))
     assert seen == [(step, 9) for step in range(1, 7)]
 
@@ -108,17 +108,17 @@ def test_a_run_cut_short_goes_on_to_the_same_end(tiny, monkeypatch):
 
         return on_step
 
-    original = callbacks.HealthMeter.on_step
-    monkeypatch.setattr(callbacks.HealthMeter, "on_step", kill_after(5))
+    original = callbacks.HealthMonitor.on_step
+    monkeypatch.setattr(callbacks.HealthMonitor, "on_step", kill_after(5))
     with pytest.raises(Killed):
         pretrain(config, QUIET)
-    monkeypatch.setattr(callbacks.HealthMeter, "on_step", original)
+    monkeypatch.setattr(callbacks.HealthMonitor, "on_step", original)
     assert last(config)["step"] == 4
     continued = run(config)
     assert same(weights(straight), weights(continued))
     for name, group in straight["optimizer"]["state"].items():
         assert same(group, continued["optimizer"]["state"][name])
-    rows = [row["step"] for row in read_rows(config.folder / "metrics.jsonl") if "loss" in row]
+    rows = [row["step"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row]
     assert rows == [2, 4, 6]
 
 
@@ -146,11 +146,11 @@ def test_a_broken_step_is_named_even_where_health_is_measured_first(tiny, monkey
 def test_a_resumed_run_counts_its_seconds_on(tiny):
     first = tiny("optim.total_samples=48", "checkpoint.every_steps=2")
     run(first)
-    seconds = [row["seconds"] for row in read_rows(first.folder / "metrics.jsonl") if "loss" in row]
+    seconds = [row["seconds"] for row in read_json_lines(first.folder / "metrics.jsonl") if "loss" in row]
     shutil_rows = (first.folder / "checkpoints/step-00000006").rename(first.folder / "gone")
     assert shutil_rows.exists()
     run(first)
-    again = [row["seconds"] for row in read_rows(first.folder / "metrics.jsonl") if "loss" in row]
+    again = [row["seconds"] for row in read_json_lines(first.folder / "metrics.jsonl") if "loss" in row]
     assert again[:2] == seconds[:2] and again[2] > again[1]
 
 
@@ -158,8 +158,8 @@ def poison(monkeypatch, step):
     """Make the loss of one step not finite."""
     original = JEPA.forward
 
-    def forward(self, batch):
-        output = original(self, batch)
+    def forward(self, batch, step, seed):
+        output = original(self, batch, step, seed)
         forward.calls += 1
         factor = float("nan") if forward.calls == step else 1.0
         return output._replace(losses={name: loss * factor for name, loss in output.losses.items()})
@@ -172,16 +172,16 @@ def test_a_step_that_is_not_finite_stops_the_run_before_it_touches_the_weights(t
     config = tiny("log.every_steps=6", "checkpoint.every_steps=2", "optim.total_samples=80")
     expected = run(tiny("name=expected", "checkpoint.every_steps=2", "optim.total_samples=80", "checkpoint.keep_last=9"))
     assert expected["step"] == 10
-    before = load(tiny("name=expected").folder / "checkpoints/step-00000004").state
+    before = load_checkpoint(tiny("name=expected").folder / "checkpoints/step-00000004").state
     poison(monkeypatch, step=5)
     kept = {}
-    original = Pretraining.stop_if_broken
+    original = Pretraining.check_finite
 
     def look(self):
         kept.update({name: value.clone() for name, value in self.method.state_dict().items() if not name.startswith("target.")})
         original(self)
 
-    monkeypatch.setattr(Pretraining, "stop_if_broken", look)
+    monkeypatch.setattr(Pretraining, "check_finite", look)
     with pytest.raises(UserError, match=r"step 5 gave a loss or gradient that is not finite") as raised:
         pretrain(config, QUIET)
     assert str(raised.value).count(",") >= 7, "the samples of the step are named"
@@ -204,7 +204,7 @@ def test_a_poisoned_gradient_counts_too(tiny, monkeypatch):
     monkeypatch.setattr(
         JEPA,
         "forward",
-        lambda self, batch: (o := original(self, batch))._replace(losses={k: Poison.apply(v) for k, v in o.losses.items()}),
+        lambda self, *inputs: (o := original(self, *inputs))._replace(losses={k: Poison.apply(v) for k, v in o.losses.items()}),
     )
     with pytest.raises(UserError, match="step 1 gave a loss or gradient"):
         pretrain(tiny(), QUIET)
@@ -232,7 +232,7 @@ def test_wandb_that_fails_never_ends_a_run(tiny, monkeypatch):
         raise RuntimeError("no such server")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.warns(UserWarning, match="wandb failed and is left out from here on: no such server"):
+    with pytest.warns(UserWarning, match="wandb failed and is off from here on: no such server"):
         assert run(tiny("log.wandb=true"))["step"] == 6
 
 

@@ -15,9 +15,9 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import Interrupted
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load_last, step_of, steps
+from jepa_pipeline.training.checkpoint import load_latest, step_of, list_checkpoints
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.files import read_json_lines
 
 QUIET = Console(quiet=True)
 HASHED = ["log.hashes_every_steps=1", "optim.accumulate_steps=2", "checkpoint.every_steps=100"]
@@ -25,7 +25,7 @@ HASHED = ["log.hashes_every_steps=1", "optim.accumulate_steps=2", "checkpoint.ev
 
 def signal_in(monkeypatch, step, *numbers):
     """Send the process signals in the middle of a step, between its two parts."""
-    original = callbacks.DataClock.on_train_batch_start
+    original = callbacks.DataWaitTimer.on_train_batch_start
     left = list(numbers)
 
     def hook(self, trainer, module, batch, batch_idx):
@@ -33,7 +33,7 @@ def signal_in(monkeypatch, step, *numbers):
         if module.step == step - 1 and batch_idx % 2 and left:
             os.kill(os.getpid(), left.pop(0))
 
-    monkeypatch.setattr(callbacks.DataClock, "on_train_batch_start", hook)
+    monkeypatch.setattr(callbacks.DataWaitTimer, "on_train_batch_start", hook)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -49,22 +49,22 @@ def test_a_signal_ends_the_run_at_the_step_boundary_and_nothing_is_lost(tiny, mo
             pretrain(config, QUIET)
     assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
     assert f"{number.name}: stopping after this step with a checkpoint" in capfd.readouterr().err
-    assert [step_of(path) for path in steps(config.folder / "checkpoints")] == [3]
+    assert [step_of(path) for path in list_checkpoints(config.folder / "checkpoints")] == [3]
     pretrain(config, QUIET)
-    assert read_rows(config.folder / HASHES) == read_rows(straight.folder / HASHES)
+    assert read_json_lines(config.folder / HASHES) == read_json_lines(straight.folder / HASHES)
 
 
 def test_asked_during_the_last_step_the_run_is_simply_finished(tiny, monkeypatch):
     config = tiny(*HASHED)
     signal_in(monkeypatch, config.optim.total_steps, signal.SIGTERM)
     pretrain(config, QUIET)
-    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == config.optim.total_steps
+    assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == config.optim.total_steps
 
 
 def test_asked_before_the_first_step_it_says_so(tiny, monkeypatch):
     config = tiny(*HASHED)
-    original = callbacks.Meter.on_train_start
-    monkeypatch.setattr(callbacks.Meter, "on_train_start", lambda *them: (original(*them), os.kill(os.getpid(), signal.SIGINT)))
+    original = callbacks.MetricsLogger.on_train_start
+    monkeypatch.setattr(callbacks.MetricsLogger, "on_train_start", lambda *them: (original(*them), os.kill(os.getpid(), signal.SIGINT)))
     with pytest.raises(Interrupted, match="SIGINT: stopped in order before the first step; the same command goes on"):
         pretrain(config, QUIET)
     assert not (config.folder / "checkpoints").exists()
@@ -79,7 +79,7 @@ def launch(config, tmp_path, before=""):
         [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while len(read_rows(config.folder / HASHES)) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while len(read_json_lines(config.folder / HASHES)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     return process
 
@@ -96,13 +96,13 @@ def test_slurms_term_to_every_process_of_the_job_ends_it_in_order(tiny, tmp_path
     assert process.returncode == 75, stderr
     assert "Traceback" not in stderr
     stopped = int(re.search(r"SIGTERM: stopped in order after step (\d+)", stderr).group(1))
-    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == stopped
+    assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == stopped
 
 
 SLOW_SAVE = """
 import time
-from jepa_pipeline.training.async_save import Saver
-Saver.write = lambda *_: time.sleep(600)
+from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+AsyncCheckpointWriter.write = lambda *_: time.sleep(600)
 """
 
 
@@ -117,11 +117,11 @@ def test_a_second_ctrl_c_ends_it_at_once(tiny, tmp_path):
 
 
 def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
-    process = launch(tiny(*LONG, "checkpoint.leave_within_s=2"), tmp_path, SLOW_SAVE)
+    process = launch(tiny(*LONG), tmp_path, SLOW_SAVE + "import jepa_pipeline.training.signals as signals\nsignals.STOP_WITHIN_S = 2.0\n")
     process.send_signal(signal.SIGUSR1)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 70
-    assert "leaving took longer than checkpoint.leave_within_s, 2 s" in stderr and "in save" in stderr
+    assert "stopping took longer than 2 s" in stderr and "in save" in stderr
 
 
 def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
@@ -162,7 +162,7 @@ def test_a_run_that_waits_for_data_leaves_without_it(tiny, tmp_path, workers):
     assert process.returncode == 75, stderr
     assert "SIGTERM: stopped in order after step 3 with a checkpoint" in stderr and "Traceback" not in stderr
     config = tiny(*LONG)
-    assert load_last(config.folder / "checkpoints", tell=pytest.fail).about.step == 3
+    assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == 3
 
 
 def test_workers_are_gone_with_a_killed_parent(tiny, tmp_path):

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore
 from torch.utils.data import DataLoader
 
-from jepa_pipeline.training.heartbeat import GONE, Beat, Ledger, spans
-from jepa_pipeline.training.watchdog import GIVEN_UP, Watch
+from jepa_pipeline.training.heartbeat import GONE, Heartbeat, HeartbeatTable, format_numbers
+from jepa_pipeline.training.watchdog import ABORTED, Watchdog
 
 FORK = multiprocessing.get_context("fork")
 HOSTS = ["node1", "node1", "node2"]
@@ -101,7 +101,7 @@ def train(rank, folder, plan):
     port, server = meet(rank, folder)
     store = PrefixStore("watch", TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False))
     threads = threading.active_count()
-    with Watch(
+    with Watchdog(
         store, rank, HOSTS, folder, SILENT_S, plan.get("stuck_s"), lambda text: (folder / f"gave_up{rank}").write_text(text)
     ) as watch:
         watch.at("start", 0)
@@ -169,12 +169,12 @@ def test_a_run_that_lives_is_left_alone_however_slow_a_step(runs, name):
 
 
 DEATHS = {
-    "killed": ("rank 2 on node2", [GIVEN_UP, GIVEN_UP, -9], 0),
-    "stopped": ("rank 2 on node2", [GIVEN_UP, GIVEN_UP, None], 0),
-    "first_killed": ("rank 0 on node1", [-9, GIVEN_UP, GIVEN_UP], 1),
-    "first_stopped": ("rank 0 on node1", [None, GIVEN_UP, GIVEN_UP], 1),
-    "locked": ("rank 1 on node1", [GIVEN_UP, None, GIVEN_UP], 0),
-    "broken": ("rank 2 on node2", [GIVEN_UP, GIVEN_UP, -9], 0),
+    "killed": ("rank 2 on node2", [ABORTED, ABORTED, -9], 0),
+    "stopped": ("rank 2 on node2", [ABORTED, ABORTED, None], 0),
+    "first_killed": ("rank 0 on node1", [-9, ABORTED, ABORTED], 1),
+    "first_stopped": ("rank 0 on node1", [None, ABORTED, ABORTED], 1),
+    "locked": ("rank 1 on node1", [ABORTED, None, ABORTED], 0),
+    "broken": ("rank 2 on node2", [ABORTED, ABORTED, -9], 0),
 }
 
 
@@ -192,7 +192,7 @@ def test_the_dead_process_is_named_and_one_of_the_living_gives_the_run_up(runs, 
     assert rank == speaker or speaker == 1  # two that decide alone may decide in any order
     assert [rank for rank in range(3) if text in end.stderr[rank]] == [rank]
     assert end.stacks["verdict"] == text + "\n"
-    living = [f"rank-{rank:04d}.txt" for rank in range(3) if codes[rank] == GIVEN_UP]
+    living = [f"rank-{rank:04d}.txt" for rank in range(3) if codes[rank] == ABORTED]
     assert sorted(end.stacks) == [*living, "verdict"]
     assert all(who in end.stacks[path] and "in train" in end.stacks[path] for path in living)
 
@@ -216,7 +216,7 @@ def test_one_that_fails_takes_the_others_with_it_quietly(runs, name):
 
 def test_one_without_data_is_told_from_those_that_wait_for_it(runs):
     end = runs["data"]
-    assert end.codes == [GIVEN_UP] * 3, end.stderr
+    assert end.codes == [ABORTED] * 3, end.stderr
     assert list(end.gave_up) == [0]
     assert re.fullmatch(
         r"no step was completed for \d+ s: rank 2 on node2 is waiting for data since step 10 for \d+ s; 2 others are in step 11",
@@ -229,14 +229,14 @@ def test_one_without_data_is_told_from_those_that_wait_for_it(runs):
 
 def test_a_collective_that_does_not_come_shows_in_the_stacks(runs):
     end = runs["collective"]
-    assert end.codes == [GIVEN_UP] * 3, end.stderr
+    assert end.codes == [ABORTED] * 3, end.stderr
     assert "in all_reduce" in end.stacks["rank-0002.txt"] and "in wait_for_a_collective" in end.stacks["rank-0001.txt"]
     assert "all_reduce" not in end.stacks["rank-0001.txt"]
 
 
 def alone(folder):
     os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
-    with Watch(None, 0, ["node1"], folder, SILENT_S, 1.0, lambda text: (folder / "gave_up").write_text(text)) as watch:
+    with Watchdog(None, 0, ["node1"], folder, SILENT_S, 1.0, lambda text: (folder / "gave_up").write_text(text)) as watch:
         watch.at("checkpoint", 7)
         wait_in_the_kernel()
 
@@ -245,14 +245,14 @@ def test_a_single_process_that_is_stuck_ends_too(tmp_path):
     process = FORK.Process(target=alone, args=(tmp_path,))
     process.start()
     process.join(30)
-    assert process.exitcode == GIVEN_UP
+    assert process.exitcode == ABORTED
     sentence = r"no step was completed for \d+ s: the run on node1 is writing the checkpoint of step 7 for \d+ s"
     assert re.fullmatch(sentence, (tmp_path / "gave_up").read_text())
     assert "in wait_in_the_kernel" in (tmp_path / "stacks" / "rank-0000.txt").read_text()
 
 
 def walk(folder):
-    with Watch(None, 0, ["node1"], folder, SILENT_S, SILENT_S, lambda text: (folder / "gave_up").write_text(text)) as watch:
+    with Watchdog(None, 0, ["node1"], folder, SILENT_S, SILENT_S, lambda text: (folder / "gave_up").write_text(text)) as watch:
         for step in range(20):
             watch.at("step", step)
             (folder / "begun").touch()
@@ -273,7 +273,7 @@ def test_time_in_which_the_whole_process_was_stopped_is_not_counted(tmp_path):
 
 def test_decoding_processes_do_not_notice_it_and_no_thread_stays(tmp_path):
     before = threading.active_count()
-    with Watch(None, 0, ["node1"], tmp_path, SILENT_S, 60.0, pytest.fail) as watch:
+    with Watchdog(None, 0, ["node1"], tmp_path, SILENT_S, 60.0, pytest.fail) as watch:
         for step in range(3):
             watch.at("data", step)
             time.sleep(0.3)
@@ -292,8 +292,8 @@ def test_decoding_processes_do_not_notice_it_and_no_thread_stays(tmp_path):
 
 
 def test_saying_where_one_is_costs_next_to_nothing(tmp_path):
-    watch = Watch(None, 0, ["node1"], tmp_path, SILENT_S, None, pytest.fail)
-    at, rounds = inspect.unwrap(Watch.at), []  # without the check of its annotations
+    watch = Watchdog(None, 0, ["node1"], tmp_path, SILENT_S, None, pytest.fail)
+    at, rounds = inspect.unwrap(Watchdog.at), []  # without the check of its annotations
     for _ in range(5):
         begun = time.perf_counter()
         for step in range(10000):
@@ -303,16 +303,16 @@ def test_saying_where_one_is_costs_next_to_nothing(tmp_path):
 
 
 def test_a_beat_travels_as_text():
-    beat = Beat(3, "data", 12, 4.5)
-    assert Beat.decode(beat.encode()) == beat
+    beat = Heartbeat(3, "data", 12, 4.5)
+    assert Heartbeat.decode(beat.encode()) == beat
 
 
 def ledger(size=8, per_node=4, rank=0):
-    return Ledger(rank, [f"node{1 + number // per_node}" for number in range(size)], 30.0, 1800.0)
+    return HeartbeatTable(rank, [f"node{1 + number // per_node}" for number in range(size)], 30.0, 1800.0)
 
 
 def beats(size, count=1, stage="step", step=13, seconds=1.0):
-    return {rank: Beat(count, stage, step, seconds) for rank in range(size)}
+    return {rank: Heartbeat(count, stage, step, seconds) for rank in range(size)}
 
 
 def test_a_whole_machine_that_went_is_one_sentence():
@@ -328,9 +328,9 @@ def test_a_whole_machine_that_went_is_one_sentence():
 
 def test_one_that_left_without_the_others_is_told_from_the_dead():
     book = ledger(2)
-    book.hear(beats(2) | {1: Beat(1, GONE, 12, 0.0)}, 0.0)
+    book.hear(beats(2) | {1: Heartbeat(1, GONE, 12, 0.0)}, 0.0)
     assert "left without the others" in book.silent(31.0, 1.0)
-    book.hear({0: Beat(2, "end", 13, 0.0)}, 31.0)
+    book.hear({0: Heartbeat(2, "end", 13, 0.0)}, 31.0)
     assert book.silent(62.0, 1.0) is None
 
 
@@ -345,11 +345,11 @@ def test_where_all_stand_at_one_place_the_sentence_says_so():
 
 def test_many_places_are_not_all_named():
     book = ledger(8)
-    book.hear({rank: Beat(1, "data", rank, 9.0) for rank in range(8)}, 0.0)
+    book.hear({rank: Heartbeat(1, "data", rank, 9.0) for rank in range(8)}, 0.0)
     text = book.stuck(1900.0)
     assert text.startswith("no step was completed for 1900 s: rank 0 on node1 is waiting for data since step 0 for 9 s; rank 1")
     assert text.endswith("rank 3 on node1 is waiting for data since step 3 for 9 s; 4 more stand elsewhere")
 
 
 def test_spans():
-    assert spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert format_numbers([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"

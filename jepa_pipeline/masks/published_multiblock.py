@@ -14,17 +14,17 @@ from torch import Tensor
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.masks import MultiBlockConfig, legacy_block_size
+from jepa_pipeline.config.masks import LEGACY_MIN_KEEP, MultiBlockConfig, legacy_block_size
 
 FAILURES_PER_CONSTRAINT = 20
 Size = tuple[int, int]
 
 
-class LegacyMultiBlock:
+class PublishedMultiBlock:
     """Multi-block masks as published: sizes seeded by the batch's number, places by a generator of the batch's first image."""
 
     def __init__(self, config: MultiBlockConfig, grid: Size) -> None:
-        self.config, self.grid, self.min_keep = config, grid, config.legacy_min_keep
+        self.config, self.grid = config, grid
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
         places = torch.Generator().manual_seed(int(generators[0].integers(2**63)))
@@ -58,9 +58,9 @@ class LegacyMultiBlock:
             for constraint in constraints[: len(constraints) - failures // FAILURES_PER_CONSTRAINT]:
                 block = block * constraint
             tokens = block.flatten().nonzero().flatten()
-            if len(tokens) > self.min_keep:
+            if len(tokens) > LEGACY_MIN_KEEP:
                 return tokens, complement
         raise UserError(
-            f"no legacy mask of {height}x{width} patches keeps more than legacy_min_keep {self.min_keep} on this "
-            f"{rows}x{columns} grid: lower legacy_min_keep"
+            f"no legacy mask of {height}x{width} patches keeps more than {LEGACY_MIN_KEEP} on this {rows}x{columns} grid: "
+            "raise target_scale or context_scale, or set legacy to false"
         )

@@ -19,8 +19,8 @@ from jepa_pipeline.config.video_masks import BlocksConfig, Grid
 TRIES = 1000
 
 
-class LegacyBlocks:
-    """Blocks as published: sizes seeded by the batch's number, places by a generator of the batch's first clip."""
+class PublishedMultiBlock3d:
+    """MultiBlock3d as published: sizes seeded by the batch's number, places by a generator of the batch's first clip."""
 
     def __init__(self, config: BlocksConfig, grid: Grid) -> None:
         self.config, self.grid = config, grid

@@ -14,8 +14,8 @@ from jepa_pipeline.masks.multiblock import draw
 TRIES = 100
 
 
-class Blocks:
-    """Blocks of space and time to predict, and what they leave as context (Bardes et al. 2024, section 3.2), for a whole batch.
+class MultiBlock3d:
+    """MultiBlock3d of space and time to predict, and what they leave as context (Bardes et al. 2024, section 3.2), for a whole batch.
 
     It differs from the published collator where that is biased. Every clip draws the shapes and places of its own blocks, which
     go on at the opposite side where they leave a clip, so that no place is asked for more than another. All clips have the same
@@ -25,7 +25,7 @@ class Blocks:
 
     def __init__(self, config: BlocksConfig, grid: Grid) -> None:
         self.config, self.grid = config, grid
-        self.context_tokens, self.target_tokens = config.kept(grid)
+        self.context_tokens, self.target_tokens = config.count_tokens(grid)
         self.future = np.arange(prod(grid)) >= config.context_steps(grid) * grid[1] * grid[2]
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
@@ -58,8 +58,7 @@ class Blocks:
         """The tokens in a block or in the future, from six uniform numbers a block: three for its shape, three for its place."""
         shape_chance, place_chance = np.split(chance.reshape(len(chance), -1, 6), 2, axis=-1)
         shapes = block_shapes(self.config, self.grid, shape_chance)
-        room = np.array(self.grid) if self.config.edges == "wrap" else np.array(self.grid) - shapes + 1
-        starts = (place_chance * room).astype(np.int64)
+        starts = (place_chance * np.array(self.grid)).astype(np.int64)
         time, rows, columns = (
             (np.arange(side) - starts[..., axis, None]) % side < shapes[..., axis, None] for axis, side in enumerate(self.grid)
         )

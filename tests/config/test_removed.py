@@ -1,0 +1,96 @@
+"""Keys of earlier versions are refused at their line with a sentence on what to do now."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from jepa_pipeline.config.errors import ConfigError
+from jepa_pipeline.config.load import dotted_keys, load_config
+from jepa_pipeline.config.removed import REMOVED_KEYS, REMOVED_VALUES, removed_key
+from jepa_pipeline.config.run import RunConfig
+
+IMAGES = """\
+name: x
+data: {train: shards}
+method: {name: ijepa, encoder: {arch: vit_tiny}}
+optim: {name: lars, lr: 1, total_samples: 4096}
+views: {crops: [{flip: 0.5}]}
+"""
+CLIPS = """\
+name: x
+data: {train: shards}
+method:
+  name: vjepa
+  encoder: {arch: vit_tiny, frames: 8, tubelet_size: 2}
+  masks: [{name: blocks}]
+optim: {total_samples: 4096}
+"""
+STACK = """\
+name: x
+data: {train: shards}
+method:
+  name: hjepa
+  levels:
+    - encoder: {arch: vit_tiny}
+      task: {name: masked, masks: [{name: multiblock}]}
+optim: {total_samples: 4096}
+"""
+REMOVED = [
+    (IMAGES, "data.window_shards=8", "16 shards are always shuffled together"),
+    (IMAGES, "checkpoint.keep_every=1000", "keep snapshots with probing.every_steps"),
+    (IMAGES, "checkpoint.leave_within_s=60", "within 120 s"),
+    (IMAGES, "health.vectors=64", "2048 vectors"),
+    (IMAGES, "health.vectors_per_step=16", "64 vectors"),
+    (IMAGES, "trainer.silent_s=8", "60 s"),
+    (IMAGES, "optim.trust_coefficient=0.01", "LARS always uses 0.001"),
+    (IMAGES, "views.largest_side=320", "640 pixels"),
+    (IMAGES, "views.crops.0.grey=0.2", "spelled gray now"),
+    (IMAGES, "method.masks.legacy_min_keep=8", "always 10"),
+    (CLIPS, "method.masks.0.edges=within", "blocks wrap around the edges"),
+    (STACK, "method.levels.0.task.masks.0.legacy_min_keep=8", "always 10"),
+    (STACK, "method.levels.0.question.name=masked", "called task now"),
+]
+
+
+def refusal(tmp_path, text, *overrides):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, overrides)
+    return str(raised.value).replace(str(path), "FILE").splitlines()
+
+
+@pytest.mark.parametrize(("text", "override", "cure"), REMOVED, ids=[override for _, override, _ in REMOVED])
+def test_removed_key_names_its_cure(tmp_path, text, override, cure):
+    key = override.partition("=")[0]
+    if ".question" in key:
+        key = key.removesuffix(".name")
+    (line,) = refusal(tmp_path, text, override)
+    assert line.startswith(f"command line '{override}': key '{key}' no longer exists: ") and cure in line
+
+
+def test_removed_key_in_a_file_is_reported_at_its_line(tmp_path):
+    assert refusal(tmp_path, IMAGES + "trainer:\n  silent_s: 8\n")[0].startswith("FILE:7: key 'trainer.silent_s' no longer exists")
+
+
+def test_removed_value_names_its_cure(tmp_path):
+    assert refusal(tmp_path, CLIPS + "views:\n  clip:\n    start: centre\n") == [
+        "FILE:10: 'views.clip.start' is 'centre': it is spelled center now"
+    ]
+
+
+def test_every_pattern_has_a_test_and_matches_no_present_key():
+    removed = [override.partition("=")[0].removesuffix(".name") for _, override, _ in REMOVED]
+    for pattern in REMOVED_KEYS:
+        assert any(re.fullmatch(pattern, key) for key in removed), pattern
+    assert not [key for key in dotted_keys(RunConfig) if removed_key(key)]
+    assert set(REMOVED_VALUES) == {("views.clip.start", "centre")}
+
+
+def test_command_exits_with_code_2(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(IMAGES + "health: {vectors: 64}\n")
+    done = subprocess.run([sys.executable, "-m", "jepa_pipeline", "config", "check", str(path)], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"{path}:6: key 'health.vectors' no longer exists: ")
