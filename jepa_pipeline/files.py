@@ -1,13 +1,19 @@
 """Files that a reader finds as they were or in full, never half written."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PARTIAL = ".partial"
 """Suffix of what is still being written; a killed process may leave it behind."""
+
+
+class DamagedFile(ValueError):
+    """A file is not what was written."""
 
 
 @contextmanager
@@ -46,3 +52,14 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Return the complete lines of a file of JSON lines, none if there is no file; a killed run may leave half a line at the end."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -23,9 +23,10 @@ MAY_IMPORT = {
     "synthetic": {"config", "batch", "version", "data"},
     "methods": FOUNDATION | {"losses", "models"},
     "cluster": {"config", "files", "version"},
-    "probes": FOUNDATION | {"losses", "models", "data"},
+    "results": {"config", "console", "files", "version", "data", "cluster"},
+    "probes": FOUNDATION | {"losses", "models", "data", "results"},
     "checks": FOUNDATION | {"models", "data", "methods", "cluster"},
-    "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "cluster"},
+    "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "results", "cluster"},
 }
 ROOMS = set(MAY_IMPORT)
 ON_TOP = {"commands", "cli"}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from jepa_pipeline.commands.energy import deal, energy, future, levels, trained, whole
+from jepa_pipeline.commands.energy import energy, future_samplers, save_picture, split_evenly
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
@@ -20,9 +20,10 @@ from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.models.weights import read_card
-from jepa_pipeline.probes.energy_report import EnergyReport, energy_key
-from jepa_pipeline.probes.evaluate import feed
-from jepa_pipeline.probes.negatives import cut_at
+from jepa_pipeline.probes.evaluate import build_eval_loader
+from jepa_pipeline.probes.negatives import split_time
+from jepa_pipeline.results.energy_report import EnergyReport, energy_key
+from jepa_pipeline.training.trained_method import load_trained
 
 DEBUG = Path(__file__).parents[1] / "configs/debug"
 FEW = ["optim.total_samples=16", "optim.warmup_samples=0", "optim.batch_size_global=8", "trainer.accelerator=cpu"]
@@ -64,7 +65,7 @@ def test_a_videos_future_is_looked_at(runs, videos, capsys):
         assert picture.n_frames == 8
     said = capsys.readouterr().out
     assert "flattered" in said
-    assert f"looking at {videos / 'test'}, around the shards it was trained on" in said and f"{name}.json" in said
+    assert f"evaluating on {videos / 'test'}, next to the shards it was trained on" in said and f"{name}.json" in said
 
 
 def test_every_level_of_a_stack_has_the_same_past(runs, tmp_path, capsys):
@@ -93,7 +94,7 @@ def test_a_level_of_one_time_step_is_left_out_and_said(videos, tmp_path):
     tree["method"]["levels"].append(level)
     report = energy(pretrain(type(config).model_validate(tree), Console(quiet=True)), samples=6, pictures=1)
     assert {row.level for row in report.errors} == {row.level for row in report.separations} == {1, 2}
-    assert report.said[-1] == "level 3 left out: one time step for a whole clip, so that nothing is past"
+    assert report.said[-1] == "level 3 left out: one time step per clip, so nothing is past"
     assert report.past_frames == 4 and len(report.colors) == 2
 
 
@@ -130,22 +131,24 @@ def test_what_was_asked_differently_is_kept_beside_and_no_picture_is_left_from_b
 
 
 def test_the_error_is_the_methods_own_loss(runs, tmp_path):
-    """Of masks of the future, averaged over all that is asked for."""
+    """The masks hide the future; the error is averaged over all its tokens."""
     config = load_config(runs["vjepa"])
     report = energy(runs["vjepa"], samples=10, pictures=0, out=tmp_path)
-    method, about = trained(runs["vjepa"])
+    method, about = load_trained(runs["vjepa"], print)
     assert about.step == report.step and not method.training and not any(weight.requires_grad for weight in method.parameters())
-    cut = cut_at(0.5, levels(config.method))
-    assert len(future(config.method, cut)[0]) == len(config.method.masks), "each set of masks has a mask token of its own"
+    split = split_time(0.5, config.method.encoders)
+    assert len(future_samplers(config.method, split)[0]) == len(config.method.masks), (
+        "each set of masks has a mask token of its own"
+    )
     shards = Shards(Path(config.data.train[0].path).parent / "test")
-    (batch,) = feed(shards, read_card(runs["vjepa"]), ProbeConfig(workers=0), 1, 1, 0).load([list(range(10))])
+    (batch,) = build_eval_loader(shards, read_card(runs["vjepa"]), ProbeConfig(workers=0), 1, 1, 0).load([list(range(10))])
     generators = [keyed_generator(0, Stream.MASK, 0, row) for row in range(10)]
     views = [normalize(batch.views[0], config.views.mean, config.views.std)]
-    masks = [sampler(generators, 0) for sampler in future(config.method, cut)[0]]
+    masks = [sampler(generators, 0) for sampler in future_samplers(config.method, split)[0]]
     with torch.no_grad():
-        loss = method(batch._replace(views=views, masks=masks)).losses["prediction"]
-    (whole,) = [row for row in report.errors if row.horizon is None]
-    assert whole.error == pytest.approx(float(loss), rel=1e-5)
+        loss = method(batch._replace(views=views, masks=masks), step=0, seed=0).losses["prediction"]
+    (future,) = [row for row in report.errors if row.horizon is None]
+    assert future.error == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_without_a_test_set_it_is_the_training_shards_and_says_so(runs, videos, tmp_path, capsys):
@@ -154,7 +157,7 @@ def test_without_a_test_set_it_is_the_training_shards_and_says_so(runs, videos, 
     shutil.copytree(runs["vjepa"], run)
     (run / "config.yaml").write_text(to_yaml(load_config(run, [f"data.train={tmp_path / 'alone/clips'}"])))
     report = energy(run, samples=4, pictures=0)
-    assert report.data == "clips" and "which it was trained on, for there is no test/ beside" in capsys.readouterr().out
+    assert report.data == "clips" and "which it was trained on, because there is no test/ (change" in capsys.readouterr().out
 
 
 def test_a_picture_without_room_is_named_and_leaves_nothing(tmp_path):
@@ -162,26 +165,28 @@ def test_a_picture_without_room_is_named_and_leaves_nothing(tmp_path):
         path.write_bytes(b"some")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(UserError, match=r"heat\.png could not be written \(No space left on device\): make room, or name another"):
-        whole(tmp_path / "heat.png", full)
+    with pytest.raises(
+        UserError, match=r"heat\.png could not be written \(No space left on device\): free some space, or set another --out"
+    ):
+        save_picture(tmp_path / "heat.png", full)
     assert not [*tmp_path.iterdir()]
 
 
 def test_mistakes_are_one_sentence(runs, videos, shards, tmp_path):
     with pytest.raises(UserError, match=r"was trained by vicreg, which predicts nothing that is hidden: name a run of a JEPA$"):
         energy(runs["vicreg"])
-    with pytest.raises(UserError, match=r"holds images, which have no future: name videos with --data$"):
+    with pytest.raises(UserError, match=r"holds images, which have no future_samplers: name videos with --data$"):
         energy(runs["vjepa"], shards)
     with pytest.raises(UserError, match=r"holds videos, but the run has an encoder of images: name images with --data$"):
         energy(runs["ijepa"], videos)
-    with pytest.raises(UserError, match=r"^1 sample of .* has no other one to be told from: give 2 or more$"):
+    with pytest.raises(UserError, match=r"^1 sample of .* has no other one to be compared with: give 2 or more$"):
         energy(runs["vjepa"], samples=1)
-    with pytest.raises(UserError, match=r"^--past is 1, but it is the share of a clip that is seen: give one between 0 and 1$"):
+    with pytest.raises(UserError, match=r"^--past is 1, but it is the share of a clip that is context: give one between 0 and 1$"):
         energy(runs["vjepa"], past=1.0)
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(runs["vjepa"] / "config.yaml", bare)
-    with pytest.raises(UserError, match=r"bare holds no whole checkpoint, and so no predictor: train it further, or name another"):
+    with pytest.raises(UserError, match=r"bare has no complete checkpoint, and so no predictor: train it further, or give another"):
         energy(bare)
     assert [path.name for path in bare.iterdir()] == ["config.yaml"]
 
@@ -189,5 +194,5 @@ def test_mistakes_are_one_sentence(runs, videos, shards, tmp_path):
 @pytest.mark.parametrize("at_once", [1, 3, 4, 32])
 def test_nobody_is_left_alone_in_a_batch(at_once):
     for count in range(2, 70):
-        passes = deal(list(range(count)), at_once)
+        passes = split_evenly(list(range(count)), at_once)
         assert [number for part in passes for number in part] == list(range(count)) and min(map(len, passes)) >= 2

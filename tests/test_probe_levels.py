@@ -22,7 +22,7 @@ from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.config.suite import load_suite
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
-from jepa_pipeline.probes.report import load_reports
+from jepa_pipeline.results.probe_report import load_reports
 
 FLAT = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 ABOVE = [{"stride": {"time": 2, "space": 2}, "embed_dim": 16, "depth": 1, "num_heads": 2}]
@@ -50,7 +50,7 @@ def make_run(folder, config, name="tiny", config_hash="c" * 12, **fields) -> Pat
         encoder=config,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
-        clip=ClipConfig.model_validate({"stride": 2}) if config.clips else None,
+        clip=ClipConfig.model_validate({"stride": 2}) if config.modality.has_time else None,
         **{"name": name, "method": "hjepa", "step": 3, "samples": 48, "version": "0", **fields},
         config_hash=config_hash,
         data_hash="d" * 12,
@@ -107,7 +107,7 @@ def test_a_flat_encoder_is_its_level_1(tmp_path, shards):
 @pytest.mark.parametrize(
     ("config", "level", "sentence"),
     [
-        (EncoderConfig.model_validate(FLAT), "2", "--level 2: the encoder of {} has 1 level: give 1, or nothing"),
+        (EncoderConfig.model_validate(FLAT), "2", "--level 2: the encoder of {} has 1 level: give 1, or omit it"),
         (IMAGES, "3", "--level 3: the encoder of {} has 2 levels: give a number from 1 to 2, or all"),
         (IMAGES, "top", "--level top: levels are counted from 1: give a number such as 1, or all"),
     ],

@@ -13,7 +13,7 @@ from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
-from jepa_pipeline.probes.report import ProbeReport, Row, save_report
+from jepa_pipeline.results.probe_report import ProbeReport, ProbeRow, save_report
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def tool():
 
 def accuracy(encoder, protocol, top1, **settings):
     rest = {"ci95": (0.0, 1.0), "n_test": 60, "seed": 0, "seconds": 1.0}
-    return Row(encoder=encoder, protocol=protocol, settings=settings, top1=top1, **rest)
+    return ProbeRow(encoder=encoder, protocol=protocol, settings=settings, top1=top1, **rest)
 
 
 def report_of(weights_hash, top1, kept="target", ks=(5, 20), video=False):

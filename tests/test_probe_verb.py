@@ -20,7 +20,7 @@ from jepa_pipeline.data.video import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder
-from jepa_pipeline.probes.report import ProbeReport, load_reports
+from jepa_pipeline.results.probe_report import ProbeReport, load_reports
 
 CONFIG = ProbeConfig(batch_size=16, workers=0, weight_decay=(1e-2, 1e-3), k=(1, 3), iterations=20)
 ENCODER = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=4, num_heads=2)
@@ -189,7 +189,7 @@ def test_linear_numbers_are_kept_where_attentive_heads_fail(run, data, monkeypat
 )
 def test_too_few_training_samples_are_refused_before_any_is_decoded(run, data, monkeypatch, samples, update, message):
     write_set(data / "few", samples)
-    for name in ("extract_set", "feed"):
+    for name in ("extract_set", "build_eval_loader"):
         monkeypatch.setattr(sys.modules["jepa_pipeline.probes.evaluate"], name, refuse)
     with pytest.raises(UserError, match=message):
         probe(run, data / "few", data / "test", config=CONFIG.model_copy(update=update))
@@ -339,5 +339,5 @@ def test_a_folder_without_two_parts_is_refused_with_the_cure(run, data, tmp_path
 def test_a_spoilt_report_is_named(run):
     (run / "probes").mkdir()
     (run / "probes" / "a.json").write_text("{}")
-    with pytest.raises(UserError, match=r"a.json is not a probe's report \(data: "):
+    with pytest.raises(UserError, match=r"a.json is no probe report \(data: "):
         load_reports(run / "probes")

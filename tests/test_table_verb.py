@@ -9,26 +9,26 @@ import pytest
 from typer.testing import CliRunner
 
 from jepa_pipeline.cli import app
-from jepa_pipeline.cluster.records import Record, save_record
-from jepa_pipeline.cluster.states import State
+from jepa_pipeline.cluster.records import JobRecord, save_record
+from jepa_pipeline.cluster.states import JobState
 from jepa_pipeline.commands.table import table
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, save_encoder
-from jepa_pipeline.probes.report import ProbeReport, Row, save_report
-from jepa_pipeline.training import run_summary as glance
+from jepa_pipeline.results import run_summary
+from jepa_pipeline.results.probe_report import ProbeReport, ProbeRow, save_report
 
 
 def report(config, step, top1, data="shapes", sha="t" * 12, kept="target"):
     rest = {"ci95": (0.0, 1.0), "n_test": 60, "seed": 0, "seconds": 1.0}
     rows = [
-        Row(encoder=name, protocol="linear", settings={"features": "last4"}, top1=share, **rest)
+        ProbeRow(encoder=name, protocol="linear", settings={"features": "last4"}, top1=share, **rest)
         for name, share in ((kept, top1), ("random_init", 0.1))
     ]
     rows += [
-        Row(
+        ProbeRow(
             encoder=kept,
             protocol="knn",
             settings={"features": kind, "k": k},
@@ -122,7 +122,7 @@ def test_runs_that_failed_or_have_not_begun_are_rows_too(make, tmp_path, capsys)
     folders = [done.folder, broken.folder, stopped.folder, queued, empty, file, tmp_path / "no"]
     result = CliRunner().invoke(app, ["table", *map(str, folders), "--out", str(tmp_path / "t")], catch_exceptions=False)
     assert result.exit_code == 0
-    assert f"left out: 3 without config.yaml that were not submitted as runs ({empty}, {file}, {tmp_path / 'no'})" in result.output
+    assert f"skipped: 3 without config.yaml that were not submitted as runs ({empty}, {file}, {tmp_path / 'no'})" in result.output
     document, lines, markdown = read(tmp_path / "t")
     assert [(line["run"], line["state"], line["step"]) for line in lines] == [
         ("done", "finished", "6"),
@@ -169,7 +169,7 @@ def test_runs_of_different_kinds_share_few_keys(make, tmp_path, capsys):
 
 def record(run, command=("pretrain", "nowhere.yaml"), cwd=Path()):
     now = datetime.now().astimezone()
-    return Record(id="7_1", name=run.name, command=command, cwd=cwd, folder=run / "jobs", submitted=now, log="")
+    return JobRecord(id="7_1", name=run.name, command=command, cwd=cwd, folder=run / "jobs", submitted=now, log="")
 
 
 def test_a_run_that_waits_in_a_queue_is_known_by_its_command(make, tiny, tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_run_that_waits_in_a_queue_is_known_by_its_command(make, tiny, tmp_pat
     (tmp_path / "recipe.yaml").write_text(to_yaml(tiny("name=b")))
     command = ("pretrain", "recipe.yaml", "optim.lr=3e-4")
     save_record(record(tmp_path / "runs/b", command, cwd=tmp_path))
-    monkeypatch.setattr(glance, "states_of", lambda ids: dict.fromkeys(ids, State("PENDING", why="Priority")))
+    monkeypatch.setattr(run_summary, "query_states", lambda ids: dict.fromkeys(ids, JobState("PENDING", reason="Priority")))
     table([run.folder, tmp_path / "runs/b"], tmp_path / "t")
     document, lines, _ = read(tmp_path / "t")
     assert (lines[1]["state"], document[1]["differing"]["optim.lr"], document[1]["total_steps"]) == ("pending", 3e-4, 6)

@@ -16,16 +16,14 @@ from typing import NamedTuple
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
-from jepa_pipeline.probes.levels import is_trained_whole, is_untrained, level_of, up_to
-from jepa_pipeline.probes.report import EncoderName, ProbeReport, load_reports
-from jepa_pipeline.probes.sheet import Sheet, markdown
-from jepa_pipeline.probes.table import NEIGHBOURS, headline
-from jepa_pipeline.probes.untrained import describe, input_size
+from jepa_pipeline.results.levels import is_baseline, is_untrained, level_of
+from jepa_pipeline.results.probe_report import NEIGHBORS, EncoderName, ProbeReport, headline, load_reports
+from jepa_pipeline.results.tables import markdown
 
 LABELS = ("data", "method", "encoder", "runs")
 NUMBERS = {
     "linear %": 2,
-    f"k-NN %, k {NEIGHBOURS}": 2,
+    f"k-NN %, k {NEIGHBORS}": 2,
     "attentive %": 2,
     "frames shuffled %": 2,
     "frames apart %": 2,
@@ -77,7 +75,7 @@ def probe_table(runs: list[Path]) -> str:
     header = (*LABELS, *NUMBERS)
     columns = [column for column in zip(header, *cells, strict=True) if column[0] not in IF_ANY or any(column[1:])]
     first, *rest = zip(*columns, strict=True)
-    return markdown(Sheet(first, rest))
+    return markdown(first, rest)
 
 
 def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
@@ -87,13 +85,13 @@ def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
     if not reports:
         raise UserError(f"{run} has no probe of its present weights: `jepa probe {run} --data DATA` first")
     del recipe["seed"]
-    side = input_size(card.encoder)
+    side = card.encoder.input_shape
     for report in reports:
         task = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
         for name in filter(lambda name: name not in BLINDED, report.encoders):
             measured, level = probed(report, name), level_of(name)
-            shape = up_to(card.encoder, level)
-            encoder = describe(shape) + (", all levels" if level == "all" else f", level {level}" if level else "")
+            shape = card.encoder.up_to_level(level)
+            encoder = shape.describe() + (", all levels" if level == "all" else f", level {level}" if level else "")
             if name == "pixels":
                 key, result = side, Result((report.data, "pixels", side), "", [*measured, None])
             elif is_untrained(name):
@@ -107,10 +105,10 @@ def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
 def probed(report: ProbeReport, name: EncoderName) -> list[float | None]:
     """All numbers but the training time. Neighbors are looked for in the pooled features."""
     neighbors = headline(report.rows, name, "knn")
-    whole = next((one for one in reversed(report.encoders) if is_trained_whole(one)), None)  # of a stack its levels together
+    whole = next((one for one in reversed(report.encoders) if not is_baseline(one)), None)  # of a stack its levels together
     found = [
         headline(report.rows, name, "linear"),
-        neighbors if neighbors and neighbors.settings["k"] == NEIGHBOURS else None,
+        neighbors if neighbors and neighbors.settings["k"] == NEIGHBORS else None,
         headline(report.rows, name, "attentive"),
         *(headline(report.rows, other, "linear") if name == whole else None for other in BLINDED),
     ]

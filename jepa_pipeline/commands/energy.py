@@ -1,4 +1,4 @@
-"""`jepa energy`: how well a run predicts, where, how far ahead, and whether it finds less wrong with the truth than with else."""
+"""`jepa energy`: how well a JEPA predicts, where, how far ahead, and whether the truth has lower energy than alternatives."""
 
 from collections.abc import Callable
 from math import ceil
@@ -6,48 +6,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.encoder_card import read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
-from jepa_pipeline.data.remote import is_remote, join, without_secrets
+from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.files import atomic_path, atomic_write
 from jepa_pipeline.masks.build import build_future_samplers, build_samplers_by_level
-from jepa_pipeline.models.weights import EncoderCard, read_card
-from jepa_pipeline.probes.energies import Asked, Draw, Measured, Subject, measure_clips, measure_images
-from jepa_pipeline.probes.energy_report import EnergyReport, energy_key, error_rows, place_sentences, separation_rows, show
-from jepa_pipeline.probes.error_maps import Span, animate, draw_sheet, spans
-from jepa_pipeline.probes.evaluate import feed
-from jepa_pipeline.probes.features import Lens, compute_device
-from jepa_pipeline.probes.negatives import Cut, cut_at
-from jepa_pipeline.probes.rollout_error import draw_horizons, sentences
-from jepa_pipeline.probes.sets import around, damage_has_a_cure, set_name
-from jepa_pipeline.training.checkpoint import About
+from jepa_pipeline.probes.energies import EnergyModel, Evaluation, Measurements, SampleMasks, measure_clips, measure_images
+from jepa_pipeline.probes.energy_rows import error_rows, position_sentences, separation_rows
+from jepa_pipeline.probes.error_maps import ColorRange, color_ranges, plot_error_maps, save_animation
+from jepa_pipeline.probes.evaluate import build_eval_loader
+from jepa_pipeline.probes.features import Preprocessing, compute_device
+from jepa_pipeline.probes.labeled_data import explain_damage, parent_location, set_name
+from jepa_pipeline.probes.negatives import TimeSplit, split_time
+from jepa_pipeline.probes.rollout_error import comparison_sentences, plot_horizons
+from jepa_pipeline.results.energy_report import EnergyReport, energy_key, print_energy_report
 from jepa_pipeline.training.trained_method import load_trained
 from jepa_pipeline.version import __version__
 
-FEWEST = 3
-"""Samples given to the networks at once: so many or more can be dealt evenly without one being left over."""
-STILL_FPS = 8.0
-"""Of animations of clips whose own rate is not known."""
+MIN_BATCH = 3
+"""Samples per batch: with three or more, samples can be split evenly so that no batch has a single one."""
+DEFAULT_FPS = 8.0
+"""Frames per second of animations of clips whose own rate is unknown."""
 
 Samplers = list[list[MaskSampler]]
 
 
-class Samples(NamedTuple):
-    """What is looked at. name: of the data set; chosen: numbers of samples, in the order in which they are seen."""
+class EvalSamples(NamedTuple):
+    """The samples to evaluate: their data set, its name, and their numbers in order."""
 
     shards: Shards
     name: str
-    chosen: list[int]
+    numbers: list[int]
 
 
 def energy(
@@ -59,21 +59,21 @@ def energy(
     out: Path | None = None,
     seed: int = 0,
 ) -> EnergyReport:
-    """An energy-based look at a trained JEPA, on samples that need no labels.
+    """Evaluate a trained JEPA as an energy, on samples without labels; print and write the report, with pictures.
 
-    Clips: the future is predicted from the past, and its energy compared with those of other futures, horizon by horizon. Images:
-    the same of what the method's own masks hide.
+    For clips, the future is predicted from the past, and its energy compared with those of other futures, horizon by horizon. For
+    images, the same is done with the patches that the method's own masks hide.
 
     Args:
         run: a run folder.
-        data: a folder or URL of shards, or one with shards in test/; by default the test/ beside the run's training shards, or
-            these where there is none.
-        past: share of a clip that is seen, which is rounded to whole time steps of the highest level that has two or more.
-        samples: how many are looked at, at most; drawn by the seed.
-        pictures: how many of them are drawn with their errors.
-        out: folder of the report; RUN/energy unless given. Its files are named by what was asked, so that asking the same again
-            replaces the answer, and asking something else does not.
-        seed: key of the samples, of masks and of shuffled futures.
+        data: a folder or URL of shards, or with shards in test/; default: test/ next to the run's training shards, or these if
+            there is none.
+        past: share of a clip that is context, rounded to whole time steps of the highest level with two or more.
+        samples: number of samples at most, chosen by the seed.
+        pictures: number of samples whose error maps are drawn.
+        out: folder of the report; default: RUN/energy. File names depend on the settings, so that repeating an evaluation replaces
+            its files and another one does not.
+        seed: of the samples, masks and shuffled futures.
 
     Raises:
         UserError: the run has no energy or no checkpoint, the data does not belong to it, or masks hide nothing of an image.
@@ -84,81 +84,85 @@ def energy(
     if not method.mask_sets:
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
     if not 0 < past < 1:
-        raise UserError(f"--past is {past:g}, but it is the share of a clip that is seen: give one between 0 and 1")
-    asked, about = trained(folder)
-    found, card = choose(config, None if data is None else str(data), samples, seed), read_card(folder)
-    encoders = method.encoders
-    cut = cut_at(past, encoders) if encoders[0].modality.has_time else None
-    if cut and abs(cut.share - past) > 1e-6:
-        say(f"{cut.frames} of {encoders[0].frames} frames are past, the nearest to {past:g} that lies between steps of every level")
-    samplers = future(method, cut) if cut else training_samplers(method)
-    asked_of = method.distances[: len(cut.steps) if cut else None]
-    subject = Subject(asked, drawing(samplers), Lens(card.mean, card.std), asked_of, seed, pictures)
-    stream = feed(found.shards, card, ProbeConfig.model_validate({"workers": config.data.workers}), 1, 1, 0)
-    passes = deal(found.chosen, stream.samples_per_pass)
-    with damage_has_a_cure(found.shards.manifest.kind):
-        loader = stream.load(passes)
-        measured = measure_clips(subject, loader, passes, cut) if cut else measure_images(subject, loader, passes)
+        raise UserError(f"--past is {past:g}, but it is the share of a clip that is context: give one between 0 and 1")
+    model, about = load_trained(folder, print_line)
+    assert isinstance(model, EnergyModel)
+    chosen, card = choose_samples(config, None if data is None else str(data), samples, seed), read_card(folder)
+    encoders, fps = method.encoders, card.clip.fps if card.clip else None
+    split = split_time(past, encoders) if encoders[0].modality.has_time else None
+    if split and abs(split.share - past) > 1e-6:
+        frames = f"{split.frames} of {encoders[0].frames} frames are past"
+        print_line(f"{frames}, the nearest to {past:g} that lies between steps of every level")
+    evaluation = Evaluation(
+        model.to(compute_device()),
+        combine_samplers(future_samplers(method, split) if split else training_samplers(method)),
+        Preprocessing(card.mean, card.std),
+        method.distances[: len(split.steps) if split else None],
+        seed,
+        pictures,
+    )
+    loader = build_eval_loader(chosen.shards, card, ProbeConfig.model_validate({"workers": config.data.workers}), 1, 1, 0)
+    batches = split_evenly(chosen.numbers, loader.batch_size)
+    with explain_damage(chosen.shards.manifest.kind):
+        loaded = loader.load(batches)
+        measured = measure_clips(evaluation, loaded, batches, split) if split else measure_images(evaluation, loaded, batches)
+    notes = [split.note] if split and split.note else []
     report = EnergyReport(
-        data=found.name,
-        location=without_secrets(found.shards.location),
-        data_hash=found.shards.manifest.hash(),
+        data=chosen.name,
+        location=redact_urls(chosen.shards.location),
+        data_hash=chosen.shards.manifest.hash(),
         config_hash=config.hash(),
         checkpoint_hash=about.sha256,
         step=about.step,
         version=__version__,
         device=compute_device().type,
         seed=seed,
-        samples=len(found.chosen),
-        past_frames=cut.frames if cut else None,
-        separations=separation_rows(measured, rate(card)),
-        errors=error_rows(measured, rate(card)),
-        flattered=cut is not None and any(encoder.attention == "full" for encoder in encoders[: len(cut.steps)]),
-        said=[*sentences(measured.curves), *place_sentences(measured), *([cut.left_out] if cut and cut.left_out else [])],
+        samples=len(chosen.numbers),
+        past_frames=split.frames if split else None,
+        separations=separation_rows(measured, fps),
+        errors=error_rows(measured, fps),
+        flattered=split is not None and any(encoder.attention == "full" for encoder in encoders[: len(split.steps)]),
+        said=[*comparison_sentences(measured.rollouts), *position_sentences(measured), *notes],
         pictures=[],
-        colors=spans(measured.shown) if measured.shown else [],
+        colors=color_ranges(measured.maps) if measured.maps else [],
     )
-    path = (out or folder / "energy") / f"{found.name}-{about.step:08d}-{energy_key(report, len(measured.shown))}.json"
+    path = (out or folder / "energy") / f"{chosen.name}-{about.step:08d}-{energy_key(report, len(measured.maps))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = report.model_copy(update={"pictures": draw(measured, path, report.colors, cut.frames if cut else 0, rate(card))})
+    files = save_pictures(measured, path, report.colors, split.frames if split else 0, fps or DEFAULT_FPS)
+    report = report.model_copy(update={"pictures": files})
     atomic_write(path, report.model_dump_json(indent=1) + "\n")
-    show(report, path)
+    print_energy_report(report, path)
     return report
 
 
-def trained(folder: Path) -> tuple[Asked, About]:
-    """The networks of a run's newest whole checkpoint, frozen, on the device there is."""
-    asked, about = load_trained(folder, say)
-    assert isinstance(asked, Asked)
-    return asked.to(compute_device()), about
-
-
-def choose(config: RunConfig, data: str | None, count: int, seed: int) -> Samples:
-    """The samples to look at, in random order, for neighbors in a data set are often alike.
+def choose_samples(config: RunConfig, data: str | None, count: int, seed: int) -> EvalSamples:
+    """Return samples in random order, because neighbors in a data set are often alike.
 
     Raises:
-        UserError: there are fewer than two, or none that the networks can see.
+        UserError: there are fewer than two, or the encoder cannot read them.
     """
-    trained_on = config.data.train[0].path
-    place = around(trained_on) if data is None else data
-    test = join(place, "test") if is_remote(place) else str(Path(place) / "test")
+    trained_on, modality = config.data.train[0].path, config.method.encoder.modality
+    folder = parent_location(trained_on) if data is None else data
+    test = join_url(folder, "test") if is_remote(folder) else str(Path(folder) / "test")
     if holds_shards(test):
-        location, name = test, set_name(place)
+        location, name = test, set_name(folder)
     else:
-        location = trained_on if data is None else place
+        location = trained_on if data is None else folder
         name = set_name(location)
     shards = Shards(location)
-    if shards.manifest.kind == "videos" and not clips(config):
-        raise UserError(f"{without_secrets(location)} holds videos, but the run has an encoder of images: name images with --data")
-    if shards.manifest.kind == "images" and clips(config):
-        raise UserError(f"{without_secrets(location)} holds images, which have no future: name videos with --data")
+    if shards.manifest.kind == "videos" and not modality.has_time:
+        raise UserError(f"{redact_urls(location)} holds videos, but the run has an encoder of images: name images with --data")
+    if shards.manifest.kind == "images" and modality.has_time:
+        raise UserError(f"{redact_urls(location)} holds images, which have no future: name videos with --data")
     if data is None:
-        why = "around the shards it was trained on" if location == test else "which it was trained on, for there is no test/ beside"
-        say(f"looking at {without_secrets(location)}, {why} (--data names others)")
-    if (most := min(count, shards.manifest.samples)) < 2:
-        raise UserError(f"{most} sample of {without_secrets(location)} has no other one to be told from: give 2 or more")
+        why = "next to the shards it was trained on" if location == test else "which it was trained on, because there is no test/"
+        print_line(f"evaluating on {redact_urls(location)}, {why} (change with --data)")
+    if (available := min(count, shards.manifest.samples)) < 2:
+        raise UserError(
+            f"{available} sample of {redact_urls(location)} has no other one to be compared with: give 2 or more"
+        )
     order = keyed_generator(seed, Stream.SHUFFLE, 0, 0).permutation(shards.manifest.samples)
-    return Samples(shards, name, order[:count].tolist())
+    return EvalSamples(shards, name, order[:count].tolist())
 
 
 def holds_shards(location: str) -> bool:
@@ -171,18 +175,14 @@ def holds_shards(location: str) -> bool:
     return True
 
 
-def clips(config: RunConfig) -> bool:
-    return config.method.encoder.modality.has_time
-
-
-def future(method: MethodConfig, cut: Cut) -> Samplers:
+def future_samplers(method: MethodConfig, split: TimeSplit) -> Samplers:
     """Return for each level the mask that hides the future, once per mask set, because each has its own mask token.
 
-    Levels above the cut's are computed all the same, with their training masks.
+    Levels without past steps are computed all the same, with their training masks.
     """
-    pairs = zip(build_future_samplers(method, cut.share), method.level_masks, strict=True)
+    pairs = zip(build_future_samplers(method, split.share), method.level_masks, strict=True)
     samplers: Samplers = [[sampler for sampler in level for _ in mask_sets] for level, mask_sets in pairs]
-    return [*samplers[: len(cut.steps)], *training_samplers(method)[len(cut.steps) :]]
+    return [*samplers[: len(split.steps)], *training_samplers(method)[len(split.steps) :]]
 
 
 def training_samplers(method: MethodConfig) -> Samplers:
@@ -190,51 +190,50 @@ def training_samplers(method: MethodConfig) -> Samplers:
     return [[*level] for level in build_samplers_by_level(method)]
 
 
-def drawing(samplers: Samplers) -> Draw:
-    def draw(generators: list[np.random.Generator], number: int) -> list[list[Masks]]:
+def combine_samplers(samplers: Samplers) -> SampleMasks:
+    """Return a function that samples the masks of all levels."""
+
+    def sample_masks(generators: list[np.random.Generator], number: int) -> list[list[Masks]]:
         return [[sampler(generators, number) for sampler in level] for level in samplers]
 
-    return draw
+    return sample_masks
 
 
-def deal(chosen: list[int], at_once: int) -> list[list[int]]:
-    """Batches of about so many, of which none has one sample alone."""
-    return [part.tolist() for part in np.array_split(chosen, ceil(len(chosen) / max(FEWEST, at_once)))]
+def split_evenly(numbers: list[int], batch_size: int) -> list[list[int]]:
+    """Return batches of about `batch_size`, none of which has a single sample."""
+    return [part.tolist() for part in np.array_split(numbers, ceil(len(numbers) / max(MIN_BATCH, batch_size)))]
 
 
-def rate(card: EncoderCard) -> float | None:
-    """Frames of a clip in a second, where they are taken by time."""
-    return card.clip.fps if card.clip else None
-
-
-def draw(measured: Measured, path: Path, colors: list[Span], past: int, fps: float | None) -> list[str]:
-    """Draw the horizons and the heat maps beside the report; their names."""
+def save_pictures(measured: Measurements, path: Path, colors: list[ColorRange], past: int, fps: float) -> list[str]:
+    """Draw the errors by horizon and the error maps next to the report; return the names of the files."""
     title, files = path.stem, list[str]()
-    if measured.curves:
-        figure = draw_horizons(measured.curves, title)
-        files.append(whole(path.with_name(f"{title}-horizons.png"), lambda place: figure.savefig(place, format="png", dpi=110)))
-        for number, shown in enumerate(measured.shown):
+    if measured.rollouts:
+        figure = plot_horizons(measured.rollouts, title)
+        files.append(save_picture(path.with_name(f"{title}-horizons.png"), lambda to: figure.savefig(to, format="png", dpi=110)))
+        for number, error_map in enumerate(measured.maps):
             name = path.with_name(f"{title}-{number:02d}.gif")
-            files.append(whole(name, lambda place, shown=shown: animate(place, shown, colors, past, fps or STILL_FPS)))
-    elif measured.shown:
-        sheet = draw_sheet(measured.shown, colors, title)
-        files.append(whole(path.with_name(f"{title}-heat.png"), lambda place: sheet.savefig(place, format="png", dpi=110)))
+            files.append(save_picture(name, lambda to, error_map=error_map: save_animation(to, error_map, colors, past, fps)))
+    elif measured.maps:
+        figure = plot_error_maps(measured.maps, colors, title)
+        files.append(save_picture(path.with_name(f"{title}-heat.png"), lambda to: figure.savefig(to, format="png", dpi=110)))
     return files
 
 
-def whole(path: Path, write: Callable[[Path], object]) -> str:
-    """Have a file written so that it is there in full or as it was; its name.
+def save_picture(path: Path, write: Callable[[Path], object]) -> str:
+    """Write a file in one rename, and return its name.
 
     Raises:
-        UserError: there is no room for it, or no right to write it.
+        UserError: the disk is full, or may not be written.
     """
     try:
         with atomic_path(path) as temporary:
             write(temporary)
     except OSError as error:
-        raise UserError(f"{path} could not be written ({error.strerror}): make room, or name another folder with --out") from None
+        raise UserError(
+            f"{path} could not be written ({error.strerror}): free some space, or set another --out"
+        ) from None
     return path.name
 
 
-def say(text: str) -> None:
-    Console().print(text, soft_wrap=True, markup=False, highlight=False)
+def print_line(text: str) -> None:
+    print_plain(None, text)

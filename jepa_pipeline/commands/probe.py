@@ -1,18 +1,17 @@
-"""`jepa probe`: what simple classifiers can read from a run's frozen features, beside an untrained encoder and raw pixels."""
+"""`jepa probe`: accuracies of simple classifiers on a run's frozen features, with those of an untrained encoder and raw pixels."""
 
 from pathlib import Path
-
-from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.remote import without_secrets
-from jepa_pipeline.probes.evaluate import answer, ask, read_subject
-from jepa_pipeline.probes.report import Row
-from jepa_pipeline.probes.runs import run_of
-from jepa_pipeline.probes.sets import sets_around
-from jepa_pipeline.probes.table import show
+from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.remote import redact_urls
+from jepa_pipeline.probes.evaluate import load_frozen, plan_probe, run_probe
+from jepa_pipeline.probes.labeled_data import find_labeled_data
+from jepa_pipeline.results.probe_report import ProbeRow
+from jepa_pipeline.results.probe_table import print_report
+from jepa_pipeline.results.run_folders import run_of
 
 
 def probe(
@@ -22,31 +21,30 @@ def probe(
     config: ProbeConfig | None = None,
     out: Path | None = None,
     level: Level | None = None,
-) -> list[Row]:
-    """Linear, k-NN and attentive accuracies of a run's encoder and of its baselines.
+) -> list[ProbeRow]:
+    """Probe a run's encoder, print the accuracies, write the report and return its rows.
 
     Args:
-        run: a run folder, one of its snapshots, or the folder of an encoder.
-        data: a folder or URL with labeled shards in train/ and test/, or the training shards where `test` is given; that around
-            the run's own training shards unless given.
+        run: a run folder, one of its snapshots, or an encoder folder.
+        data: a folder or URL with labeled shards in train/ and test/, or the training shards if `test` is given; default: around
+            the run's own training shards.
         test: the test shards.
-        config: the probe's settings; the defaults unless given.
-        out: folder of the JSON; RUN/probes unless given.
-        level: of a stack the only level that is probed, or all for their features beside one another; each by itself and all unless
-            given. A flat encoder is its level 1.
+        config: of the probe; default: the defaults of its keys.
+        out: folder of the report; default: RUN/probes.
+        level: the only level of a stack to probe, or all levels concatenated; default: each level, and all. A single encoder has
+            level 1.
 
     Raises:
-        UserError: there is no encoder, no such level, no data, no labels, or two of these do not belong together.
+        UserError: there is no encoder, no such level, no data, no labels, or they do not belong together.
     """
-    subject = read_subject(Path(run), level)
+    frozen = load_frozen(Path(run), level)
     if data is None:
         if test is not None:
             raise UserError(f"--test names {test}, but nothing names the training shards: give them with --data")
-        data = sets_around(run_of(subject.folder))
-        said = f"probing on {without_secrets(data)}, around the shards it was trained on (--data names others)"
-        Console().print(said, soft_wrap=True, markup=False, highlight=False)
+        data = find_labeled_data(run_of(frozen.folder))
+        print_plain(None, f"probing on {redact_urls(data)}, around the shards it was trained on (change with --data)")
     config = config or ProbeConfig.model_validate({})
-    question = ask(subject, str(data), None if test is None else str(test), config, out)
-    report = answer(question)
-    show(report, question.train_set.manifest.kind, question.path)
+    job = plan_probe(frozen, str(data), None if test is None else str(test), config, out)
+    report = run_probe(job)
+    print_report(report, job.train_set.manifest.kind, job.path)
     return report.rows

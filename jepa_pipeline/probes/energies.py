@@ -1,4 +1,4 @@
-"""The energies of a joint-embedding predictive architecture, of what is true and of alternatives to it."""
+"""Energies of a JEPA: of the truth and of alternatives to it, at each level and time step."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,196 +12,219 @@ from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch, Energy, Masks
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.method import Distance
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.probes.error_maps import Shown
-from jepa_pipeline.probes.features import Lens, compute_device
-from jepa_pipeline.probes.negatives import Continuation, Cut, composed, continuations, continued, orders_within, untrue_order
-from jepa_pipeline.probes.rollout_error import Curve, Distance, constant_errors, copy_last, some_places
+from jepa_pipeline.probes.error_maps import ErrorMap
+from jepa_pipeline.probes.features import Preprocessing, compute_device
+from jepa_pipeline.probes.negatives import (
+    TimeSplit,
+    candidates,
+    derangement,
+    replace_future,
+    replace_masked,
+    shuffle_masked,
+)
+from jepa_pipeline.probes.rollout_error import RolloutErrors, constant_errors, copy_last_errors, subsample_positions
+from jepa_pipeline.results.energy_report import Candidate
 
 
 @runtime_checkable
-class Asked(Protocol):
-    """Whatever says how badly the hidden part of each sample goes with the visible one, at each level."""
+class EnergyModel(Protocol):
+    """A method that returns the energy of each sample at each token, by level."""
 
     def energy(self, batch: Batch) -> list[Energy]: ...
 
 
-Draw = Callable[[list[np.random.Generator], int], list[list[Masks]]]
-"""Masks of a batch, those of each level, from a generator a sample and the batch's number."""
+SampleMasks = Callable[[list[np.random.Generator], int], list[list[Masks]]]
+"""Return the masks of a batch by level, from a generator per sample and the number of the batch."""
 
 
-class Subject(NamedTuple):
-    """Who is asked, and what about. distances: of each level; images: what they are shown first, of so many heat maps are kept."""
+class Evaluation(NamedTuple):
+    """A model and the settings of its evaluation.
 
-    asked: Asked
-    draw: Draw
-    lens: Lens
-    distances: Sequence[Distance]
-    seed: int
-    pictures: int
-
-
-class Measured(NamedTuple):
-    """What was found. energies: by continuation, of each level, of every sample at every time step after the cut, of images at the
-    one there is; curves: of each level, of clips; constants: of each level, the errors at these steps of the best constant of each
-    place; places: of each level, of how many places of how many.
+    Attributes:
+        model: on the device.
+        sample_masks: the masks of a batch.
+        preprocessing: of pixels.
+        distances: of each level.
+        seed: of the masks and of shuffled alternatives.
+        maps: number of samples whose error maps are kept.
     """
 
-    energies: dict[Continuation, list[Float[Tensor, "S _"]]]
-    curves: list[Curve]
+    model: EnergyModel
+    sample_masks: SampleMasks
+    preprocessing: Preprocessing
+    distances: Sequence[Distance]
+    seed: int
+    maps: int
+
+
+class Measurements(NamedTuple):
+    """Results of an evaluation.
+
+    Attributes:
+        energies: by candidate and level, of every sample at every future time step; images have one.
+        rollouts: by level, for clips.
+        constants: by level, the error of the best constant of each position at every future time step.
+        positions: by level, how many positions these constants are fitted to, and of how many.
+        maps: error maps of the first samples.
+    """
+
+    energies: dict[Candidate, list[Float[Tensor, "S _"]]]
+    rollouts: list[RolloutErrors]
     constants: list[Float[Tensor, "_"]]
-    places: list[tuple[int, int]]
-    shown: list[Shown]
+    positions: list[tuple[int, int]]
+    maps: list[ErrorMap]
 
 
-class Kept:
-    """What is gathered batch by batch of each level."""
+class Collector:
+    """Collects the results of the batches by level."""
 
     def __init__(self, distances: Sequence[Distance]) -> None:
         self.distances = distances
-        self.energies: dict[Continuation, list[list[Tensor]]] = {}
+        self.energies: dict[Candidate, list[list[Tensor]]] = {}
         self.copied: list[list[Tensor]] = [[] for _ in distances]
         self.targets: list[list[Tensor]] = [[] for _ in distances]
-        self.asked: list[list[Tensor]] = [[] for _ in distances]
-        self.places: list[tuple[int, int]] = [(0, 0) for _ in distances]
-        self.shown: list[Shown] = []
+        self.masked: list[list[Tensor]] = [[] for _ in distances]
+        self.positions: list[tuple[int, int]] = [(0, 0) for _ in distances]
+        self.maps: list[ErrorMap] = []
 
-    def add(self, name: Continuation, level: int, energies: Float[Tensor, "B F"]) -> None:
+    def add(self, name: Candidate, level: int, energies: Float[Tensor, "B F"]) -> None:
         levels = self.energies.setdefault(name, [[] for _ in self.distances])
         levels[level].append(energies.double().cpu())
 
-    def add_targets(self, level: int, targets: Float[Tensor, "B F H W D"], asked: Bool[Tensor, "B H W"], samples: int) -> None:
-        """Keep the representations in some places, and in which of these they are asked for. samples: how many there will be."""
+    def add_targets(self, level: int, targets: Float[Tensor, "B F H W D"], masked: Bool[Tensor, "B H W"], samples: int) -> None:
+        """Keep the targets at some positions, and which of these are predicted. samples: total number of samples."""
         flat = targets.flatten(2, 3)
-        chosen = some_places(flat.shape[2], samples * flat.shape[1] * flat.shape[3])
-        self.targets[level].append(flat[:, :, chosen.to(flat.device)].float().cpu())
-        self.asked[level].append(asked.flatten(1)[:, chosen])
-        self.places[level] = (len(chosen), flat.shape[2])
+        positions = subsample_positions(flat.shape[2], samples * flat.shape[1] * flat.shape[3])
+        self.targets[level].append(flat[:, :, positions.to(flat.device)].float().cpu())
+        self.masked[level].append(masked.flatten(1)[:, positions])
+        self.positions[level] = (len(positions), flat.shape[2])
 
-    def show(self, pixels: Num[Tensor, "B C *T H W"], errors: Sequence[Float[Tensor, "B _ _ _"]], most: int) -> None:
-        """Keep the first samples' pixels with their errors, as long as there are fewer than so many."""
-        for row in range(min(len(pixels), most - len(self.shown))):
+    def add_maps(self, pixels: Num[Tensor, "B C *T H W"], errors: Sequence[Float[Tensor, "B _ _ _"]], limit: int) -> None:
+        """Keep the error maps of the first samples, at most `limit` in total."""
+        for row in range(min(len(pixels), limit - len(self.maps))):
             clip = pixels[row].unsqueeze(1) if pixels.ndim == 4 else pixels[row]
-            self.shown.append(Shown(clip.permute(1, 2, 3, 0).numpy(), [error[row].float().cpu().numpy() for error in errors]))
+            self.maps.append(ErrorMap(clip.permute(1, 2, 3, 0).numpy(), [error[row].float().cpu().numpy() for error in errors]))
 
-    def finish(self, frames: Sequence[int]) -> Measured:
-        """All of it. frames: how many a time step of each level spans; none for images.
+    def finish(self, frames_per_step: Sequence[int]) -> Measurements:
+        """Return the results of all batches. frames_per_step: of each level; empty for images.
 
         Raises:
             RuntimeError: an energy is not finite.
         """
-        energies: dict[Continuation, list[Tensor]] = {}
+        energies: dict[Candidate, list[Tensor]] = {}
         for name, levels in self.energies.items():
             energies[name] = [torch.cat(parts) for parts in levels]
-        for name, levels in energies.items():
-            for number, found in enumerate(levels, start=1):
-                if not found.isfinite().all():
-                    raise RuntimeError(f"level {number} has energies that are not finite ({name}): it is asked for other tokens")
+            for number, values in enumerate(energies[name], start=1):
+                if not values.isfinite().all():
+                    raise RuntimeError(f"level {number} has energies that are not finite ({name}): other tokens are predicted")
         constants = [self.constants(level) for level in range(len(self.distances))]
-        curves = [
-            Curve(error, torch.cat(copied), constant, span)
-            for error, copied, constant, span in zip(energies["true"], self.copied, constants, frames, strict=False)
+        rollouts = [
+            RolloutErrors(error, torch.cat(copied), constant, span)
+            for error, copied, constant, span in zip(energies["true"], self.copied, constants, frames_per_step, strict=False)
         ]
-        return Measured(energies, curves, constants, self.places, self.shown)
+        return Measurements(energies, rollouts, constants, self.positions, self.maps)
 
     def constants(self, level: int) -> Float[Tensor, "F"]:
-        """At each time step, the error of the best constant of each place: of every sample the mean where it is asked for."""
-        asked = torch.cat(self.asked[level]).double()
-        shares = asked / asked.sum(1, keepdim=True).clamp(min=1)
-        found = []
+        """Return the error of the best constant of each position at each time step, averaged over each sample's predictions."""
+        masked = torch.cat(self.masked[level]).double()
+        weights = masked / masked.sum(1, keepdim=True).clamp(min=1)
+        means = []
         for step in range(self.targets[level][0].shape[1]):
             errors = constant_errors(torch.cat([part[:, step] for part in self.targets[level]]), self.distances[level])
-            found.append((errors * shares).sum() / shares.sum())
-        return torch.stack(found)
+            means.append((errors * weights).sum() / weights.sum())
+        return torch.stack(means)
 
 
-def measure_clips(subject: Subject, loader: DataLoader[Batch], passes: list[list[int]], cut: Cut) -> Measured:
-    """The energies of clips' futures from their pasts."""
-    kept, device, samples = Kept(subject.distances), compute_device(), sum(map(len, passes))
+def measure_clips(evaluation: Evaluation, loader: DataLoader[Batch], batches: list[list[int]], split: TimeSplit) -> Measurements:
+    """Return the energies of the futures of clips, given their pasts. batches: numbers of the samples that the loader returns."""
+    collector, device, samples = Collector(evaluation.distances), compute_device(), sum(map(len, batches))
     spans: list[int] = []
-    for number, (rows, batch) in enumerate(zip(passes, track(loader, "energies", len(passes)), strict=True)):
-        clips, masks = batch.views[0], drawn(subject, rows, number)
-        future = clips.shape[2] - cut.frames
-        orders = [untrue_order(future, keyed_generator(subject.seed, Stream.VIEW, 0, row)) for row in rows]
-        for name in continuations(future):
-            others = continued(name, clips, cut.frames, torch.from_numpy(np.stack(orders)))
-            found = ask(subject, others, masks, device)[: len(cut.steps)]
-            for level, (energy, past) in enumerate(zip(found, cut.steps, strict=True)):
-                kept.add(name, level, energy.error[:, past:].mean((2, 3)))
+    for number, (rows, batch) in enumerate(zip(batches, track(loader, "energies", len(batches)), strict=True)):
+        clips, masks = batch.views[0], keyed_masks(evaluation, rows, number)
+        future = clips.shape[2] - split.frames
+        orders = [derangement(future, keyed_generator(evaluation.seed, Stream.VIEW, 0, row)) for row in rows]
+        for name in candidates(future):
+            replaced = replace_future(name, clips, split.frames, torch.from_numpy(np.stack(orders)))
+            energies = compute_energies(evaluation, replaced, masks, device)[: len(split.steps)]
+            for level, (energy, past) in enumerate(zip(energies, split.steps, strict=True)):
+                collector.add(name, level, energy.error[:, past:].mean((2, 3)))
                 if name == "true":
-                    distance = subject.distances[level]
-                    kept.copied[level].append(copy_last(energy.targets, past, distance).double().cpu())
+                    distance = evaluation.distances[level]
+                    collector.copied[level].append(copy_last_errors(energy.targets, past, distance).double().cpu())
                     everywhere = torch.ones(len(rows), *energy.targets.shape[2:4], dtype=torch.bool)
-                    kept.add_targets(level, energy.targets[:, past:], everywhere, samples)
+                    collector.add_targets(level, energy.targets[:, past:], everywhere, samples)
             if name == "true":
-                kept.show(clips, [energy.error for energy in found], subject.pictures)
-                spans = [clips.shape[2] // energy.error.shape[1] for energy in found]
-    return kept.finish(spans)
+                collector.add_maps(clips, [energy.error for energy in energies], evaluation.maps)
+                spans = [clips.shape[2] // energy.error.shape[1] for energy in energies]
+    return collector.finish(spans)
 
 
-def measure_images(subject: Subject, loader: DataLoader[Batch], passes: list[list[int]]) -> Measured:
-    """The energies of what images hide; at each level of what that level hides, on its own grid.
+def measure_images(evaluation: Evaluation, loader: DataLoader[Batch], batches: list[list[int]]) -> Measurements:
+    """Return the energies of the masked patches of images, at each level on its own grid.
 
     Raises:
-        UserError: a level's masks hide nothing of an image.
+        UserError: the masks of a level mask nothing of an image.
     """
-    kept, device, samples = Kept(subject.distances), compute_device(), sum(map(len, passes))
-    for number, (rows, batch) in enumerate(zip(passes, track(loader, "energies", len(passes)), strict=True)):
-        images, masks = batch.views[0], drawn(subject, rows, number)
-        found = ask(subject, images, masks, device)
-        kept.show(images, [energy.error for energy in found], subject.pictures)
-        for level, truth in enumerate(found):
-            hidden = hidden_cells(masks[level], truth.error.shape[2:])
-            check_hidden(hidden, level + 1, len(masks[level]), rows)
-            kept.add("true", level, mean_within(truth.error, hidden))
-            kept.add_targets(level, truth.targets, hidden, samples)
-            generators = [keyed_generator(subject.seed, Stream.VIEW, 0, row, view=level) for row in rows]
-            orders = orders_within(hidden, generators)
+    collector, device, samples = Collector(evaluation.distances), compute_device(), sum(map(len, batches))
+    for number, (rows, batch) in enumerate(zip(batches, track(loader, "energies", len(batches)), strict=True)):
+        images, masks = batch.views[0], keyed_masks(evaluation, rows, number)
+        true_energies = compute_energies(evaluation, images, masks, device)
+        collector.add_maps(images, [energy.error for energy in true_energies], evaluation.maps)
+        for level, true in enumerate(true_energies):
+            masked = masked_patches(masks[level], true.error.shape[2:])
+            check_masked(masked, level + 1, len(masks[level]), rows)
+            collector.add("true", level, masked_mean(true.error, masked))
+            collector.add_targets(level, true.targets, masked, samples)
+            generators = [keyed_generator(evaluation.seed, Stream.VIEW, 0, row, view=level) for row in rows]
+            orders = shuffle_masked(masked, generators)
             for name in ("other", "shuffled"):
-                energies = ask(subject, composed(name, images, hidden, orders), masks, device)
-                kept.add(name, level, mean_within(energies[level].error, hidden))
-    return kept.finish(frames=[])
+                energies = compute_energies(evaluation, replace_masked(name, images, masked, orders), masks, device)
+                collector.add(name, level, masked_mean(energies[level].error, masked))
+    return collector.finish(frames_per_step=[])
 
 
-def drawn(subject: Subject, rows: Sequence[int], number: int) -> list[list[Masks]]:
-    """The masks of these samples, keyed by each of them."""
-    return subject.draw([keyed_generator(subject.seed, Stream.MASK, 0, row) for row in rows], number)
+def keyed_masks(evaluation: Evaluation, rows: Sequence[int], number: int) -> list[list[Masks]]:
+    """Return the masks of the samples with these numbers, each from its own generator, so that batching changes nothing."""
+    return evaluation.sample_masks([keyed_generator(evaluation.seed, Stream.MASK, 0, row) for row in rows], number)
 
 
-def ask(subject: Subject, pixels: Num[Tensor, "B C *T H W"], masks: list[list[Masks]], device: torch.device) -> list[Energy]:
-    seen = normalize(pixels.to(device), subject.lens.mean, subject.lens.std)
-    there = [Masks(one.context.to(device), one.targets.to(device)) for level in masks for one in level]
-    return subject.asked.energy(Batch([seen], there, None, [], []))
+def compute_energies(
+    evaluation: Evaluation, pixels: Num[Tensor, "B C *T H W"], masks: list[list[Masks]], device: torch.device
+) -> list[Energy]:
+    """Return the energies of each level."""
+    mean, std, _ = evaluation.preprocessing
+    views = [normalize(pixels.to(device), mean, std)]
+    flat = [Masks(mask.context.to(device), mask.targets.to(device)) for level in masks for mask in level]
+    return evaluation.model.energy(Batch(views, flat, None, [], []))
 
 
-def hidden_cells(masks: Sequence[Masks], grid: Sequence[int]) -> Bool[Tensor, "B _ _"]:
-    """Which cells of an image are asked for by a question, and seen by none."""
+def masked_patches(masks: Sequence[Masks], grid: Sequence[int]) -> Bool[Tensor, "B _ _"]:
+    """Return which patches of an image are targets of a mask set, and context of none."""
     rows, columns = grid
-    hidden = torch.zeros(len(masks[0].context), rows * columns, dtype=torch.bool)
-    for one in masks:
-        hidden.scatter_(1, one.targets.flatten(1).long(), True)
-    for one in masks:
-        hidden.scatter_(1, one.context.long(), False)
-    return hidden.unflatten(1, (rows, columns))
+    masked = torch.zeros(len(masks[0].context), rows * columns, dtype=torch.bool)
+    for mask in masks:
+        masked.scatter_(1, mask.targets.flatten(1).long(), True)
+    for mask in masks:
+        masked.scatter_(1, mask.context.long(), False)
+    return masked.unflatten(1, (rows, columns))
 
 
-def check_hidden(hidden: Bool[Tensor, "B _ _"], level: int, questions: int, rows: Sequence[int]) -> None:
-    """Refuse an image of which nothing is hidden.
-
-    Raises:
-        UserError: there is one.
-    """
-    for row, cells in zip(rows, hidden.flatten(1).sum(1).tolist(), strict=True):
-        if not cells:
+def check_masked(masked: Bool[Tensor, "B _ _"], level: int, sets: int, rows: Sequence[int]) -> None:
+    """Raise UserError if an image has no masked patch. sets: number of mask sets; rows: numbers of the samples."""
+    for row, count in zip(rows, masked.flatten(1).sum(1).tolist(), strict=True):
+        if not count:
             raise UserError(
-                f"level {level}'s masks (sets: {questions}) hide nothing of image {row}, for one of them shows whatever another "
-                "asks for: give fewer samples or another seed, or train with sets of masks that together hide something"
+                f"the masks of level {level} ({sets} sets) mask nothing of image {row}, because every target of one set is context "
+                "of another: give fewer samples or another seed, or train with mask sets that share masked patches"
             )
 
 
-def mean_within(error: Float[Tensor, "B 1 _ _"], hidden: Bool[Tensor, "B _ _"]) -> Float[Tensor, "B 1"]:
-    """The mean error of the hidden cells of every image."""
-    places = hidden.to(error.device)
-    inside = torch.where(places, error[:, 0].double(), 0.0)
-    return inside.sum((1, 2))[:, None] / places.sum((1, 2))[:, None]
+def masked_mean(error: Float[Tensor, "B 1 _ _"], masked: Bool[Tensor, "B _ _"]) -> Float[Tensor, "B 1"]:
+    """Return the mean error of the masked patches of each image."""
+    masked = masked.to(error.device)
+    # not error * masked: the error is NaN where nothing is predicted
+    inside = torch.where(masked, error[:, 0].double(), 0.0)
+    return inside.sum((1, 2))[:, None] / masked.sum((1, 2))[:, None]

@@ -1,32 +1,37 @@
-"""All samples of a data set, on their way to frozen encoders."""
+"""Loading of all samples of a data set for frozen encoders."""
 
 from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.data.loader import loader
+from jepa_pipeline.data.loader import build_loader
 
 
-class Feed(NamedTuple):
-    """A data set by numbers 0 to samples - 1.
+class EvalLoader(NamedTuple):
+    """A data set, and how it is loaded.
 
-    A batch of it holds tensors in order of segments, `views` of each. samples_per_pass: how many an encoder is given at once, at
-    most; workers: decoding processes; first: what readers call sample 0, so that those of two sets have numbers of their own.
+    Attributes:
+        dataset: by numbers 0 to samples - 1; the views of its batches are in order of segments, `views` of each.
+        samples: number of samples.
+        views: crops per clip.
+        batch_size: samples per forward pass, at most.
+        workers: decoding processes.
+        first: number of sample 0 for the extractors, so that samples of two sets have different numbers.
     """
 
     dataset: Dataset[Batch]
     samples: int
     views: int
-    samples_per_pass: int
+    batch_size: int
     workers: int
     first: int = 0
 
-    def passes(self) -> list[list[int]]:
-        """The numbers of all samples in order, as many as are given at once; the last may be fewer."""
-        numbers, rows = range(self.samples), self.samples_per_pass
-        return [list(numbers[start : start + rows]) for start in range(0, self.samples, rows)]
+    def batches(self) -> list[list[int]]:
+        """Return the numbers of all samples in order, in batches; the last may be smaller."""
+        numbers, size = range(self.samples), self.batch_size
+        return [list(numbers[start : start + size]) for start in range(0, self.samples, size)]
 
-    def load(self, passes: list[list[int]]) -> DataLoader[Batch]:
-        """The batches of these numbers."""
-        return loader(self.dataset, passes, self.workers)
+    def load(self, batches: list[list[int]]) -> DataLoader[Batch]:
+        """Return a loader of the batches with these numbers."""
+        return build_loader(self.dataset, batches, self.workers)

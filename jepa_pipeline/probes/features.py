@@ -1,4 +1,4 @@
-"""Features of frozen encoders, and of the raw pixels beside them, in one pass over the images or videos."""
+"""Pooled features of frozen encoders, and the raw pixels as a baseline, in one pass over the images or videos."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -14,19 +14,19 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.probes.feature_extractors import Kinds, Reader, names_of
+from jepa_pipeline.probes.feature_extractors import FeatureExtractor, FeatureSet, feature_names
 
 PIXELS = "pixels"
 PIXELS_SIDE = 32
-"""Larger images are shrunk to this many pixels a side for the baseline: it would not fit into memory else."""
+"""Height and width to which larger images are shrunk for the pixels baseline, to limit memory."""
 PIXELS_FRAMES, PIXELS_CLIP_SIDE = 4, 16
-"""Of a clip, so many frames at most, evenly spaced, shrunk to so many pixels a side: no more values than an image has."""
+"""Evenly spaced frames of a clip, at most, and their height and width: no more values than of an image."""
 
 Precision = Literal["fp32", "bf16"]
 
 
-class Lens(NamedTuple):
-    """How pixels come before encoders: mean and std of the channels as they were trained with, and their arithmetic."""
+class Preprocessing(NamedTuple):
+    """Mean and standard deviation of the channels in training, and the precision of the encoders."""
 
     mean: RGB
     std: RGB
@@ -34,15 +34,15 @@ class Lens(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the probes are given: by encoder, the kinds of its feature vectors, in the CPU's memory; and the labels."""
+    """Features of a data set in CPU memory: by encoder and kind, with the labels and keys of the samples."""
 
-    encoders: dict[str, Kinds]
+    encoders: dict[str, FeatureSet]
     labels: Int[Tensor, "S"]
     keys: list[str]
 
 
 def compute_device() -> torch.device:
-    """The CUDA GPU if there is one."""
+    """Return the CUDA GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -50,62 +50,63 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-@torch.no_grad()  # and not inference_mode, whose tensors no head could be trained on
+@torch.no_grad()  # and not inference_mode: heads could not be trained on its tensors
 def extract(
-    readers: Mapping[str, Reader],
+    extractors: Mapping[str, FeatureExtractor],
     loader: DataLoader[Batch],
     samples: int,
-    lens: Lens,
+    preprocessing: Preprocessing,
     title: str = "features",
     first: int = 0,
-    stills: bool = False,
+    still_clips: bool = False,
 ) -> Features:
-    """Pass all samples through all encoders, decoding each once; "pixels" is added as if it were an encoder. Features are fp32.
+    """Return the fp32 features of all samples from all extractors, decoding each sample once, with the pixels as an encoder.
 
     Args:
-        readers: by name, of stacks the names of their levels count; their encoders are moved to the device available.
-        loader: gives each of `samples` samples exactly once, in order; its views are a sample's clips.
-        samples: how many there are.
-        lens: how the encoders see pixels.
-        title: what the progress bar calls the samples.
-        first: what readers call the first one.
-        stills: whether clips are images that stand still, of which one frame is all there is to the pixels.
+        extractors: by name; their encoders are moved to the compute device.
+        loader: yields each of `samples` samples exactly once, in order; its views are the clips of a sample.
+        samples: number of samples.
+        preprocessing: of the pixels.
+        title: of the progress bar.
+        first: number of the first sample for the extractors.
+        still_clips: whether clips are repeated images, of which the pixels baseline takes one frame.
 
     Raises:
         UserError: a sample has no label.
     """
     device = compute_device()
-    for reader in readers.values():
-        reader.encoder.to(device).eval()
-    found: dict[str, Kinds] = {name: {} for name in [*names_of(readers), PIXELS]}
+    for extractor in extractors.values():
+        extractor.encoder.to(device).eval()
+    encoders: dict[str, FeatureSet] = {name: {} for name in [*feature_names(extractors), PIXELS]}
     labels, keys = torch.empty(samples, dtype=torch.long), []
     for batch in track(loader, title, len(loader)):
         rows = slice(len(keys), len(keys) + len(batch.keys))
         numbers = range(first + rows.start, first + rows.stop)
-        labels[rows] = labels_of(batch)
+        labels[rows] = batch_labels(batch)
         keys += batch.keys
         for segment, view in enumerate(batch.views):
             pixels = view.to(device, non_blocking=True)
-            normalized = normalize(pixels, lens.mean, lens.std)
-            for name, reader in readers.items():
-                with autocast(device, lens.precision):
-                    vectors = reader.vectors(name, normalized, numbers, segment)
-                for part, kinds in vectors.items():
-                    add_share(found[part], rows, samples, kinds, len(batch.views))
-            add_share(found[PIXELS], rows, samples, {PIXELS: flat_pixels(pixels[:, :, 0] if stills else pixels)}, len(batch.views))
+            normalized = normalize(pixels, preprocessing.mean, preprocessing.std)
+            for name, extractor in extractors.items():
+                with autocast(device, preprocessing.precision):
+                    by_name = extractor.pooled_features(name, normalized, numbers, segment)
+                for part, features in by_name.items():
+                    add_mean(encoders[part], rows, samples, features, len(batch.views))
+            flat = {PIXELS: flatten_pixels(pixels[:, :, 0] if still_clips else pixels)}
+            add_mean(encoders[PIXELS], rows, samples, flat, len(batch.views))
     if len(keys) != samples:
-        raise RuntimeError(f"the loader gave {len(keys)} of {samples} samples")
-    return Features(found, labels, keys)
+        raise RuntimeError(f"the loader yielded {len(keys)} of {samples} samples")
+    return Features(encoders, labels, keys)
 
 
-def labels_of(batch: Batch) -> Int[Tensor, "B"]:
+def batch_labels(batch: Batch) -> Int[Tensor, "B"]:
     if batch.labels is None:
         raise UserError(f"not every sample from {batch.keys[0]} to {batch.keys[-1]} has a label: probes need labeled shards")
     return batch.labels
 
 
-def flat_pixels(pixels: Num[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
-    """The image or clip itself as a vector of values in 0..1, of PIXELS_SIDE² * 3 = 3072 at most."""
+def flatten_pixels(pixels: Num[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
+    """Return the image or clip, shrunk if it is large, as a vector of at most 3072 values in 0..1."""
     side = PIXELS_SIDE
     if pixels.ndim == 5:
         frames = torch.linspace(0, pixels.shape[2] - 1, min(PIXELS_FRAMES, pixels.shape[2])).round().long()
@@ -116,9 +117,9 @@ def flat_pixels(pixels: Num[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
     return scaled.flatten(1)
 
 
-def add_share(found: Kinds, rows: slice, samples: int, kinds: Kinds, shares: int) -> None:
-    """Add one clip's part to the mean over a sample's clips."""
-    for kind, vectors in kinds.items():
-        if kind not in found:
-            found[kind] = torch.zeros(samples, vectors.shape[1])
-        found[kind][rows] += vectors.cpu() / shares
+def add_mean(total: FeatureSet, rows: slice, samples: int, features: FeatureSet, count: int) -> None:
+    """Add the features of one of `count` clips to the means over the clips of each sample."""
+    for kind, vectors in features.items():
+        if kind not in total:
+            total[kind] = torch.zeros(samples, vectors.shape[1])
+        total[kind][rows] += vectors.cpu() / count

@@ -1,4 +1,4 @@
-"""Nearest neighbors: exact, by cosine similarity of the features as they are, every neighbor with one vote."""
+"""k-nearest-neighbor classification: exact, by cosine similarity, one vote per neighbor."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def knn_probe(
     classes: int,
     ks: Sequence[int],
 ) -> dict[int, int]:
-    """Count of right answers on the test set for each k, from one search.
+    """Return the number of correct predictions on the test set for each k, from one search.
 
     Raises:
         UserError: there are fewer training samples than neighbors.
@@ -33,22 +33,22 @@ def knn_probe(
     keys, labels = F.normalize(train.to(device), dim=1), train_labels.to(device)
     correct = dict.fromkeys(ks, 0)
     rows = max(1, SIMILARITIES // len(train))
-    for queries, answers in zip(test.split(rows), test_labels.split(rows), strict=True):
+    for queries, expected in zip(test.split(rows), test_labels.split(rows), strict=True):
         similarity, index = (F.normalize(queries.to(device), dim=1) @ keys.T).topk(max(ks), dim=1)
         for k in correct:
-            voted = vote(labels[index[:, :k]], similarity[:, :k], classes)
-            correct[k] += int((voted.cpu() == answers.cpu()).sum())
+            predicted = vote(labels[index[:, :k]], similarity[:, :k], classes)
+            correct[k] += int((predicted.cpu() == expected.cpu()).sum())
     return correct
 
 
 def check_neighbors(ks: Sequence[int], samples: int) -> None:
-    """Refuse to look for more neighbors than there are training samples."""
+    """Raise UserError if there are fewer training samples than neighbors."""
     if max(ks) > samples:
         raise UserError(f"k is {max(ks)} but there are {samples} training samples: give k no larger than that")
 
 
 def vote(labels: Int[Tensor, "Q K"], similarity: Float[Tensor, "Q K"], classes: int) -> Int[Tensor, "Q"]:
-    """The class most neighbors have; between equals, that of the larger sum of similarities."""
-    # k similarities lie within k of 0, so that a vote of 2k + 1 outweighs any difference of their sums
+    """Return the class of most neighbors; of equal counts, that with the larger sum of similarities."""
+    # k similarities sum to at most k in size, so a vote of 2k + 1 outweighs any difference of their sums
     ballots = similarity.double() + (2 * labels.shape[1] + 1)
     return ballots.new_zeros(len(labels), classes).scatter_add_(1, labels, ballots).argmax(1)

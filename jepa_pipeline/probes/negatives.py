@@ -1,7 +1,7 @@
-"""What might come next, or be hidden: the truth, and alternatives that an energy should tell from it."""
+"""Alternatives to the truth, whose energy should be higher: other futures of a clip, other masked patches of an image."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -10,68 +10,74 @@ from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.results.energy_report import Candidate
 
-Continuation = Literal["true", "other", "shuffled", "reversed", "frozen"]
-"""Of a clip's past, its own future; another clip's; its own with every frame in another place; backwards; or its last frame, still.
-Of an image's visible part, what it hides; another image's pixels there; or its own patches there, each in another place."""
 Clips = Num[Tensor, "B C T H W"]
 Images = Num[Tensor, "B C H W"]
 
 
-class Cut(NamedTuple):
-    """Where the future begins. frames: how many are past; steps: of each level that is looked at, how many time steps are.
+class TimeSplit(NamedTuple):
+    """The split of clips into past and future.
 
-    share: of a clip, what is past; left_out: why the levels above these are not looked at, in one sentence.
+    Attributes:
+        frames: number of past frames.
+        steps: past time steps of each level, from the first up, without the levels that have a single time step.
+        share: of the clip that is past.
+        note: which levels are left out and why, in one sentence; None: none.
     """
 
     frames: int
     steps: tuple[int, ...]
     share: float
-    left_out: str | None = None
+    note: str | None = None
 
 
-def cut_at(past: float, encoders: Sequence[EncoderConfig]) -> Cut:
-    """The cut nearest to a share of the clip that lies between two time steps of every level that has two, from the pixels up.
+def split_time(past: float, encoders: Sequence[EncoderConfig]) -> TimeSplit:
+    """Return the split nearest to a share of the clip that lies between two time steps of every level with two or more.
 
     Raises:
-        UserError: clips have no future at the first level.
+        UserError: the first level has a single time step.
     """
     times = [encoder.clip_grid[0] for encoder in encoders if encoder.clip_grid[0] > 1]
     if not times:
-        raise UserError("level 1 has one time step for a whole clip, so that nothing is past: give it two or more")
-    top, frames = times[-1], encoders[0].frames
+        raise UserError("level 1 has one time step per clip, so nothing is past: give it two or more")
+    top, frames = times[-1], encoders[0].frames  # the steps of the top level are multiples of those below
     steps = min(max(1, round(past * top)), top - 1)
-    without = f"level {len(times) + 1}" + (f" to level {len(encoders)}" if len(encoders) > len(times) + 1 else "")
-    why = f"{without} left out: one time step for a whole clip, so that nothing is past" if len(encoders) > len(times) else None
-    return Cut(frames * steps // top, tuple(time * steps // top for time in times), steps / top, why)
+    skipped = f"level {len(times) + 1}" + (f" to level {len(encoders)}" if len(encoders) > len(times) + 1 else "")
+    note = f"{skipped} left out: one time step per clip, so nothing is past" if len(encoders) > len(times) else None
+    return TimeSplit(frames * steps // top, tuple(time * steps // top for time in times), steps / top, note)
 
 
-def continuations(future: int) -> tuple[Continuation, ...]:
-    """The truth, and what there is beside it of so many frames: one alone has no order, and two only one other, backwards."""
-    names: tuple[Continuation, ...] = get_args(Continuation)
+def candidates(future: int) -> tuple[Candidate, ...]:
+    """Return the candidates for a future of `future` frames: one frame has no order, and two have only one other, reversed."""
+    names: tuple[Candidate, ...] = get_args(Candidate)
     fewest = {"shuffled": 3, "reversed": 2}
     return tuple(name for name in names if future >= fewest.get(name, 1))
 
 
-def stays_true(name: Continuation, first: int, last: int, future: int) -> bool:
-    """Whether the frames from first to before last of a future of so many are the true ones: backwards, only the middle one is."""
+def is_unchanged(name: Candidate, first: int, last: int, future: int) -> bool:
+    """Return whether frames `first` to `last` - 1 of a future are the true ones: reversed, the middle one of an odd number is."""
     return name == "reversed" and (first, last) == (future // 2, future // 2 + 1) and future % 2 == 1
 
 
-def continued(name: Continuation, clips: Clips, past: int, orders: Int[Tensor, "B F"]) -> Clips:
-    """Clips whose first `past` frames are as they were, and what follows them is another thing.
+def replace_future(name: Candidate, clips: Clips, past: int, orders: Int[Tensor, "B F"]) -> Clips:
+    """Return clips with their past and the future of a candidate.
 
-    orders: of every clip, the order of the shuffled future's frames, counted from its first.
+    Args:
+        name: of the candidate.
+        clips: the true ones.
+        past: number of past frames.
+        orders: for each clip, the order of the frames of the shuffled future, counted from its first frame.
 
     Raises:
-        UserError: there is one clip alone, and another one's future is asked for.
+        UserError: another clip's future is needed, but there is a single clip.
     """
     before, future = clips[:, :, :past], clips[:, :, past:]
     match name:
         case "true":
             return clips
         case "other":
-            future = deranged(future)
+            future = roll_samples(future)
         case "shuffled":
             future = future[torch.arange(len(clips))[:, None], :, orders].transpose(1, 2)
         case "reversed":
@@ -81,21 +87,21 @@ def continued(name: Continuation, clips: Clips, past: int, orders: Int[Tensor, "
     return torch.cat([before, future], 2)
 
 
-def deranged(samples: Num[Tensor, "B ..."]) -> Num[Tensor, "B ..."]:
-    """Every sample's place is taken by the one before it, none by itself.
+def roll_samples(samples: Num[Tensor, "B ..."]) -> Num[Tensor, "B ..."]:
+    """Return the samples with each replaced by the previous one.
 
     Raises:
-        UserError: there is one alone.
+        UserError: there is a single sample.
     """
     if len(samples) < 2:
-        raise UserError("1 sample has no other one beside it to be told from: give 2 or more")
+        raise UserError("1 sample has no other sample to be compared with: give 2 or more")
     return samples.roll(1, 0)
 
 
-def untrue_order(count: int, generator: np.random.Generator) -> Int[np.ndarray, " F"]:
-    """A random order of so many things in which none has its own place, and which is not backwards if there are three or more.
+def derangement(count: int, generator: np.random.Generator) -> Int[np.ndarray, " F"]:
+    """Return a random order in which no element keeps its position, and which is not the reverse of three or more.
 
-    One thing alone keeps its place.
+    A single element keeps its position.
     """
     true = np.arange(count)
     order = true
@@ -104,43 +110,47 @@ def untrue_order(count: int, generator: np.random.Generator) -> Int[np.ndarray, 
     return order
 
 
-def composed(name: Continuation, images: Images, hidden: Bool[Tensor, "B _ _"], orders: Int[Tensor, "B _"]) -> Images:
-    """Images whose visible patches are as they were, and the hidden ones are another thing.
+def replace_masked(name: Candidate, images: Images, masked: Bool[Tensor, "B _ _"], orders: Int[Tensor, "B _"]) -> Images:
+    """Return images with their visible patches, and masked patches of a candidate.
 
-    hidden: on a grid of patches; orders: of every image, which patch is put into each place.
+    Args:
+        name: of the candidate: true, other or shuffled.
+        images: the true ones.
+        masked: on a grid of patches.
+        orders: for each image, the patch that is moved to each position, see shuffle_masked.
 
     Raises:
-        UserError: there is one image alone, and another one's pixels are asked for.
+        UserError: another image's pixels are needed, but there is a single image.
     """
     if name == "true":
         return images
     if name == "shuffled":
-        cells = as_cells(images, hidden.shape[1:])
-        moved = cells.gather(1, orders[..., None].expand_as(cells))
-        return as_images(moved, hidden.shape[1:], images.shape)
-    rows, columns = (side // cells for side, cells in zip(images.shape[2:], hidden.shape[1:], strict=True))
-    places = hidden.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
-    return torch.where(places[:, None], deranged(images), images)
+        patches = patchify(images, masked.shape[1:])
+        moved = patches.gather(1, orders[..., None].expand_as(patches))
+        return unpatchify(moved, masked.shape[1:], images.shape)
+    rows, columns = (side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True))
+    pixels = masked.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
+    return torch.where(pixels[:, None], roll_samples(images), images)
 
 
-def orders_within(hidden: Bool[Tensor, "B _ _"], generators: Sequence[np.random.Generator]) -> Int[Tensor, "B _"]:
-    """Of every image, which patch is put into each place: the hidden ones into one another's, all others into their own."""
-    orders = np.tile(np.arange(hidden[0].numel()), (len(hidden), 1))
-    for order, places, generator in zip(orders, hidden.flatten(1).numpy(), generators, strict=True):
-        (own,) = np.nonzero(places)
-        order[own] = own[untrue_order(len(own), generator)]
+def shuffle_masked(masked: Bool[Tensor, "B _ _"], generators: Sequence[np.random.Generator]) -> Int[Tensor, "B _"]:
+    """Return for each image a permutation of its patches that moves every masked one to the position of another masked one."""
+    orders = np.tile(np.arange(masked[0].numel()), (len(masked), 1))
+    for order, is_masked, generator in zip(orders, masked.flatten(1).numpy(), generators, strict=True):
+        (positions,) = np.nonzero(is_masked)
+        order[positions] = positions[derangement(len(positions), generator)]
     return torch.from_numpy(orders)
 
 
-def as_cells(images: Images, grid: Sequence[int]) -> Num[Tensor, "B _ _"]:
-    """The pixels of every patch of a grid, row by row."""
+def patchify(images: Images, grid: Sequence[int]) -> Num[Tensor, "B _ _"]:
+    """Return the pixels of every patch of a grid, row by row."""
     rows, columns = grid
     return images.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def as_images(cells: Num[Tensor, "B _ _"], grid: Sequence[int], shape: Sequence[int]) -> Images:
-    """The images of a shape that these patches make up."""
+def unpatchify(patches: Num[Tensor, "B _ _"], grid: Sequence[int], shape: Sequence[int]) -> Images:
+    """Return the images of `shape` that have these patches; the inverse of patchify."""
     channels, height, width = shape[1:]
     rows, columns = grid
-    parts = cells.unflatten(2, (channels, height // rows, width // columns)).unflatten(1, (rows, columns))
+    parts = patches.unflatten(2, (channels, height // rows, width // columns)).unflatten(1, (rows, columns))
     return parts.permute(0, 3, 1, 4, 2, 5).reshape(shape[0], channels, height, width)

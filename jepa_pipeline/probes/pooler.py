@@ -9,25 +9,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 STD = 0.02
-"""Of the first weights, as published; the classifier has torch's own, as published too."""
+"""Standard deviation of the initial weights, as published; the classifier keeps torch's default, as published too."""
 SELF_ATTENTION = {"vjepa": 0, "vjepa2": 3}
-"""Transformer blocks on the tokens before the query sees them."""
+"""Transformer blocks before the query attends to the tokens."""
 
 
 class AttentivePooler(nn.Module):
     """One learned query that attends to all tokens, then an MLP and a linear classifier.
 
-    The query is not normed, keys and values are of the normed tokens, and nothing projects what attention gives: both releases
-    have a projection's weights or had them, and use none. There is no bias of the keys, which no softmax could feel.
+    The query is not normalized, keys and values are computed from the normalized tokens, and the output of attention is not
+    projected, as in both releases. Keys have no bias, because softmax does not depend on it.
 
     Raises:
-        ValueError: width is no multiple of heads.
+        ValueError: width is not a multiple of heads.
     """
 
     def __init__(self, width: int, classes: int, heads: int, form: Literal["vjepa", "vjepa2"]) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"tokens of width {width} cannot be shared by {heads} heads")
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
         self.split = (heads, width // heads)
         self.query = nn.Parameter(torch.empty(1, width))
         self.blocks = nn.Sequential(*(transformer_block(width, heads) for _ in range(SELF_ATTENTION[form])))
@@ -40,7 +40,7 @@ class AttentivePooler(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Normal matrices, zero biases; residual projections are scaled down by depth, the last as those of the block before it."""
+        """Initialize matrices as normal, biases as zero; scale residual projections down by depth, the last as the block before."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=STD)
@@ -55,16 +55,16 @@ class AttentivePooler(nn.Module):
         last.weight.div_(math.sqrt(2 * max(1, len(self.blocks))))
 
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
-        """Logits of the classes."""
+        """Return the logits of the classes."""
         pooled = self.query + self.attend(self.blocks(tokens.float()))
         return self.classifier(pooled + self.mlp(pooled))
 
     def attend(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
-        """What the query finds.
+        """Return the output of attention.
 
-        With a single query there is no need to project every token: its scalar product with a token's key is that of the token
-        with the query carried back through the keys' weights, and the mean of values is the value of a mean of tokens. The norm's
-        scale and shift are carried along, so that the normed tokens are the same whatever the weights.
+        With a single query no token has to be projected: the product of query and key is that of the token and the query
+        multiplied by the key weights, and the mean of values is the value of a mean of tokens. Scale and shift of the norm are
+        applied there too, so the normalized tokens do not depend on the weights.
         """
         plain = F.layer_norm(tokens, tokens.shape[-1:], eps=self.norm.eps)
         query = self.to_query(self.query).view(self.split)
@@ -80,5 +80,5 @@ def transformer_block(width: int, heads: int) -> nn.Module:
 
 
 def largest_divisor(width: int, limit: int) -> int:
-    """The largest number up to a limit that divides the width."""
+    """Return the largest number up to `limit` that divides `width`."""
     return next(number for number in range(min(limit, width), 0, -1) if width % number == 0)

@@ -13,23 +13,23 @@ from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.probes.attentive import (
-    attention_heads,
     attentive_probe,
     count_correct,
+    max_heads,
     new_heads,
     parameter_groups,
     rate_factor,
     shuffled_batches,
     train_heads,
 )
-from jepa_pipeline.probes.eval_loader import Feed
-from jepa_pipeline.probes.feature_extractors import Reader
-from jepa_pipeline.probes.features import Lens
+from jepa_pipeline.probes.eval_loader import EvalLoader
+from jepa_pipeline.probes.feature_extractors import FeatureExtractor
+from jepa_pipeline.probes.features import Preprocessing
 from jepa_pipeline.probes.pooler import AttentivePooler, largest_divisor
-from jepa_pipeline.probes.tokens import FreshTokens, KeptTokens, kept_if_small
+from jepa_pipeline.probes.tokens import CachedTokens, ComputedTokens, cache_tokens
 
 FORMS = pytest.mark.parametrize("form", ["vjepa", "vjepa2"])
-LENS = Lens((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+LENS = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 ENCODER = EncoderConfig(image_size=16, patch_size=8, frames=4, tubelet_size=2, embed_dim=24, depth=2, num_heads=2)
 
 
@@ -111,9 +111,9 @@ def test_first_weights_are_those_published():
 def test_heads_are_the_encoders_and_divide_the_width():
     backbone = BackboneConfig(timm="resnet18")
     of = AttentiveConfig.model_validate
-    assert attention_heads(ENCODER, of({})) == 2
-    assert attention_heads(ENCODER, of({"form": "vjepa2"})) == attention_heads(backbone, of({})) == 16
-    assert attention_heads(backbone, of({"heads": 6})) == 6
+    assert max_heads(ENCODER, of({})) == 2
+    assert max_heads(ENCODER, of({"form": "vjepa2"})) == max_heads(backbone, of({})) == 16
+    assert max_heads(backbone, of({"heads": 6})) == 6
     assert [largest_divisor(width, 16) for width in (384, 24, 17, 6)] == [16, 12, 1, 6]
     with pytest.raises(ValueError, match="12 cannot be shared by 5"):
         AttentivePooler(12, 2, 5, "vjepa")
@@ -148,7 +148,7 @@ def hidden(samples, views=1, seed=0, noise=0.5):
     tokens = noise * normal(samples, views, 12, 8, seed=seed)
     places = torch.randint(12, (samples, views), generator=torch.Generator().manual_seed(seed))
     tokens[torch.arange(samples)[:, None], torch.arange(views), places] += 4 * torch.eye(8)[labels][:, None]
-    return KeptTokens({"x": tokens.bfloat16()}, labels), labels
+    return CachedTokens({"x": tokens.bfloat16()}, labels), labels
 
 
 @FORMS
@@ -178,14 +178,14 @@ def test_a_head_is_the_same_alone_and_in_company(form):
 def test_the_choice_does_not_hear_of_the_test_set():
     (train, labels), (test, answers) = hidden(140, noise=1.5), hidden(60, views=3, seed=1, noise=1.5)
     honest = attentive_probe(train, labels, test, 3, {"x": 2}, settings(epochs=6))["x"]
-    spoilt = attentive_probe(train, labels, KeptTokens(test.tokens, answers.roll(1)), 3, {"x": 2}, settings(epochs=6))["x"]
+    spoilt = attentive_probe(train, labels, CachedTokens(test.tokens, answers.roll(1)), 3, {"x": 2}, settings(epochs=6))["x"]
     assert (honest.chosen, honest.trials) == (spoilt.chosen, spoilt.trials)
     assert honest.correct != spoilt.correct
     assert honest.chosen.selection_top1 == max(trial.selection_top1 for trial in honest.trials)
 
 
 class Clips(Dataset):
-    """Random clips of 4 frames in several segments and views, in the order in which ClipList has them."""
+    """Random clips of 4 frames in several segments and views, in the order in which EvalClips has them."""
 
     def __init__(self, samples, segments, views):
         self.labels = torch.arange(samples) % 2
@@ -205,7 +205,9 @@ def clip_encoder():
 
 
 def fresh(dataset, views, rows, readers=None):
-    return FreshTokens(readers or {"x": Reader(clip_encoder())}, Feed(dataset, len(dataset.labels), views, rows, 0), LENS)
+    return ComputedTokens(
+        readers or {"x": FeatureExtractor(clip_encoder())}, EvalLoader(dataset, len(dataset.labels), views, rows, 0), LENS
+    )
 
 
 def test_tokens_are_the_encoders_by_view_and_then_by_segment():
@@ -252,18 +254,18 @@ def test_counts_stay_on_the_device_until_the_end(monkeypatch):
 
 def test_tokens_in_memory_and_tokens_computed_anew_give_the_same():
     train, test = Clips(31, segments=2, views=1), Clips(14, segments=2, views=3)
-    readers = {name: Reader(clip_encoder(), name, seed=1) for name in ("in_order", "shuffled", "apart")}
+    readers = {name: FeatureExtractor(clip_encoder(), name, seed=1) for name in ("in_order", "shuffled", "apart")}
     results = []
     for memory_gb in (1.0, 0.0):
-        tokens = kept_if_small(fresh(train, 1, 5, readers), memory_gb)
-        assert isinstance(tokens, KeptTokens if memory_gb else FreshTokens)
+        tokens = cache_tokens(fresh(train, 1, 5, readers), memory_gb)
+        assert isinstance(tokens, CachedTokens if memory_gb else ComputedTokens)
         results.append(attentive_probe(tokens, train.labels, fresh(test, 3, 4, readers), 2, dict.fromkeys(readers, 2), settings()))
     assert results[0] == results[1] and list(results[0]) == list(readers)
 
 
 def test_an_encoder_is_judged_alike_alone_and_beside_others():
     train, test = Clips(31, segments=1, views=1), Clips(14, segments=1, views=1)
-    readers = {name: Reader(clip_encoder(), name) for name in ("in_order", "apart")}
+    readers = {name: FeatureExtractor(clip_encoder(), name) for name in ("in_order", "apart")}
     limits = dict.fromkeys(readers, 2)
     both = attentive_probe(fresh(train, 1, 8, readers), train.labels, fresh(test, 1, 8, readers), 2, limits, settings())
     for name, reader in readers.items():
@@ -272,18 +274,18 @@ def test_an_encoder_is_judged_alike_alone_and_beside_others():
 
 
 def test_the_tokens_of_two_sets_are_shuffled_differently():
-    dataset, readers = Clips(9, segments=1, views=1), {"x": Reader(clip_encoder(), "shuffled")}
-    feed = Feed(dataset, 9, 1, 4, 0)
-    ((ours, _),) = FreshTokens(readers, feed, LENS).batches([list(range(9))])
-    ((same, _),) = FreshTokens(readers, feed._replace(first=0), LENS).batches([list(range(9))])
-    ((theirs, _),) = FreshTokens(readers, feed._replace(first=9), LENS).batches([list(range(9))])
+    dataset, readers = Clips(9, segments=1, views=1), {"x": FeatureExtractor(clip_encoder(), "shuffled")}
+    feed = EvalLoader(dataset, 9, 1, 4, 0)
+    ((ours, _),) = ComputedTokens(readers, feed, LENS).batches([list(range(9))])
+    ((same, _),) = ComputedTokens(readers, feed._replace(first=0), LENS).batches([list(range(9))])
+    ((theirs, _),) = ComputedTokens(readers, feed._replace(first=9), LENS).batches([list(range(9))])
     assert torch.equal(ours["x"], same["x"]) and not torch.equal(ours["x"], theirs["x"])
 
 
 def test_frozen_encoders_stay_frozen():
     train, encoder = Clips(20, segments=1, views=1), clip_encoder()
     before = [parameter.clone() for parameter in encoder.parameters()]
-    tokens = fresh(train, 1, 5, {"x": Reader(encoder)})
+    tokens = fresh(train, 1, 5, {"x": FeatureExtractor(encoder)})
     attentive_probe(tokens, train.labels, tokens, 2, {"x": 2}, settings())
     assert all(torch.equal(ours, theirs.cpu()) for ours, theirs in zip(before, encoder.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in encoder.parameters())

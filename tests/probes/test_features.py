@@ -10,12 +10,12 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.encoder import Encoder
-from jepa_pipeline.probes.feature_extractors import Reader
-from jepa_pipeline.probes.features import Lens, extract, flat_pixels
+from jepa_pipeline.probes.feature_extractors import FeatureExtractor
+from jepa_pipeline.probes.features import Preprocessing, extract, flatten_pixels
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, embed_dim=24, depth=5, num_heads=2)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-LENS = Lens(MEAN, STD)
+LENS = Preprocessing(MEAN, STD)
 
 
 class Loader(DataLoader):
@@ -38,7 +38,7 @@ def encoder(seed):
 
 def test_features_are_means_of_normed_tokens_for_every_encoder():
     loader, encoders = Loader([4, 4, 3]), {"target": encoder(0), "random_init": encoder(1)}
-    found = extract({name: Reader(network) for name, network in encoders.items()}, loader, 11, LENS)
+    found = extract({name: FeatureExtractor(network) for name, network in encoders.items()}, loader, 11, LENS)
     for name, network in encoders.items():
         blocks = network.cpu().intermediates(normalize(loader.pixels, MEAN, STD), last=4)
         assert torch.allclose(found.encoders[name]["last"], network(normalize(loader.pixels, MEAN, STD)).mean(1), atol=1e-5)
@@ -52,7 +52,7 @@ def test_features_of_timms_networks_are_their_own_pooling_and_their_stages():
     torch.manual_seed(0)
     network = Backbone(BackboneConfig(timm="resnet18", image_size=64, args={"channels": (8, 8, 12, 16)})).eval()
     loader = Loader([3, 2], side=64)
-    found = extract({"online": Reader(network)}, loader, 5, LENS).encoders["online"]
+    found = extract({"online": FeatureExtractor(network)}, loader, 5, LENS).encoders["online"]
     pixels = normalize(loader.pixels, MEAN, STD)
     assert torch.allclose(found["last"], network(pixels), atol=1e-5)
     stages = network.intermediates(pixels, last=4)
@@ -61,7 +61,7 @@ def test_features_of_timms_networks_are_their_own_pooling_and_their_stages():
 
 
 def test_batches_do_not_matter():
-    whole, parts = (extract({"target": Reader(encoder(0))}, Loader(sizes), 7, LENS) for sizes in ([7], [3, 3, 1]))
+    whole, parts = (extract({"target": FeatureExtractor(encoder(0))}, Loader(sizes), 7, LENS) for sizes in ([7], [3, 3, 1]))
     assert torch.allclose(whole.encoders["target"]["last4"], parts.encoders["target"]["last4"], atol=1e-5)
 
 
@@ -73,9 +73,9 @@ def test_large_images_are_shrunk_for_the_pixel_baseline_only():
 def test_clips_as_pixels_keep_their_order_and_have_no_more_values_than_images():
     clips = torch.zeros(2, 3, 9, 64, 64, dtype=torch.uint8)
     clips[:, :, 8] = 255
-    vectors = flat_pixels(clips).unflatten(1, (3, 4, 16, 16))
+    vectors = flatten_pixels(clips).unflatten(1, (3, 4, 16, 16))
     assert vectors[:, :, :3].max() == 0 and vectors[:, :, 3].min() == 1
-    assert flat_pixels(clips[:, :, :2, :8, :8]).shape == (2, 3 * 2 * 8 * 8)
+    assert flatten_pixels(clips[:, :, :2, :8, :8]).shape == (2, 3 * 2 * 8 * 8)
 
 
 def test_stills_are_as_pixels_the_image_itself():
@@ -88,7 +88,7 @@ def test_stills_are_as_pixels_the_image_itself():
 
 def test_bf16_is_close_and_kept_in_fp32():
     lenses = LENS, LENS._replace(precision="bf16")
-    exact, rounded = (extract({"target": Reader(encoder(0))}, Loader([5]), 5, lens) for lens in lenses)
+    exact, rounded = (extract({"target": FeatureExtractor(encoder(0))}, Loader([5]), 5, lens) for lens in lenses)
     assert rounded.encoders["target"]["last"].dtype == torch.float32
     assert torch.allclose(exact.encoders["target"]["last"], rounded.encoders["target"]["last"], atol=0.05)
 

@@ -6,20 +6,19 @@ import pytest
 import torch
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.level import read_level
+from jepa_pipeline.config.level import parse_level
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig
 from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard
-from jepa_pipeline.probes.attentive import attention_heads
-from jepa_pipeline.probes.evaluate import readers_of
-from jepa_pipeline.probes.feature_extractors import Reader, names_of
-from jepa_pipeline.probes.levels import check_level, is_trained_whole, is_untrained, level_of, up_to, wanted_levels
-from jepa_pipeline.probes.report import Row
-from jepa_pipeline.probes.results_table import Entry, identity, title
-from jepa_pipeline.probes.table import due_to_time
-from jepa_pipeline.probes.untrained import describe
+from jepa_pipeline.probes.attentive import max_heads
+from jepa_pipeline.probes.evaluate import build_extractors
+from jepa_pipeline.probes.feature_extractors import FeatureExtractor, feature_names
+from jepa_pipeline.results.benchmark_table import ProbedRun, identity, label
+from jepa_pipeline.results.levels import choose_level, is_baseline, is_untrained, level_of, levels_to_probe
+from jepa_pipeline.results.probe_report import ProbeRow
+from jepa_pipeline.results.probe_table import attribute_to_time
 
 VIT = {"embed_dim": 24, "depth": 5, "num_heads": 2}
 ABOVE = [
@@ -49,59 +48,63 @@ def card(config=CLIPS):
 @pytest.mark.parametrize("frames", ["in_order", "shuffled", "apart"])
 def test_one_pass_gives_every_level_as_it_is_by_itself(frames):
     network = stack()
-    together = Reader(network, frames, 5, NAMES)
-    vectors, tokens = together.vectors("s", PIXELS, range(3), 0), together.tokens("s", PIXELS, range(3), 0)
-    assert [*vectors] == [*tokens] == names_of({"s": together}) == [*NAMES]
+    together = FeatureExtractor(network, frames, 5, NAMES)
+    vectors, tokens = together.pooled_features("s", PIXELS, range(3), 0), together.last_tokens("s", PIXELS, range(3), 0)
+    assert [*vectors] == [*tokens] == feature_names({"s": together}) == [*NAMES]
     for name, level in list(NAMES.items())[:3]:
-        alone = Reader(network.reading(level), frames, 5)
-        assert all(torch.equal(found, vectors[name][kind]) for kind, found in alone.vectors("x", PIXELS, range(3), 0)["x"].items())
-        assert torch.equal(alone.tokens("x", PIXELS, range(3), 0)["x"], tokens[name])
+        alone = FeatureExtractor(network.read_level(level), frames, 5)
+        assert all(
+            torch.equal(found, vectors[name][kind]) for kind, found in alone.pooled_features("x", PIXELS, range(3), 0)["x"].items()
+        )
+        assert torch.equal(alone.last_tokens("x", PIXELS, range(3), 0)["x"], tokens[name])
     for kind in ("last", "last4"):
         assert torch.equal(vectors["levels"][kind], torch.cat([vectors[f"level{level}"][kind] for level in (1, 2, 3)], 1))
     assert [found["last4"].shape[1] for found in vectors.values()] == [4 * 24, 2 * 16, 4 * 8, 4 * 24 + 2 * 16 + 4 * 8]
-    alone = Reader(network, frames, 5)
-    assert torch.equal(alone.tokens("x", PIXELS, range(3), 0)["x"], tokens["levels"])
-    assert torch.allclose(alone.vectors("x", PIXELS, range(3), 0)["x"]["last"], vectors["levels"]["last"], atol=1e-5)
+    alone = FeatureExtractor(network, frames, 5)
+    assert torch.equal(alone.last_tokens("x", PIXELS, range(3), 0)["x"], tokens["levels"])
+    assert torch.allclose(alone.pooled_features("x", PIXELS, range(3), 0)["x"]["last"], vectors["levels"]["last"], atol=1e-5)
 
 
 def test_no_level_passes_twice(monkeypatch):
     network, passes = stack(), []
     for number, encoder in enumerate(network.encoders, start=1):
         monkeypatch.setattr(
-            encoder, "embed", lambda *given, number=number, embed=encoder.embed: (passes.append(number), embed(*given))[1]
+            encoder,
+            "prepare_tokens",
+            lambda *given, number=number, prepare=encoder.prepare_tokens: (passes.append(number), prepare(*given))[1],
         )
-    Reader(network, levels=NAMES).vectors("s", PIXELS, range(3), 0)
+    FeatureExtractor(network, levels=NAMES).pooled_features("s", PIXELS, range(3), 0)
     assert passes == [1, 2, 3]
     passes.clear()
-    Reader(network.reading(2), levels={"level2": 2}).tokens("s", PIXELS, range(3), 0)
+    FeatureExtractor(network.read_level(2), levels={"level2": 2}).last_tokens("s", PIXELS, range(3), 0)
     assert passes == [1, 2]
 
 
 def test_the_untrained_first_level_is_that_of_a_flat_encoder():
-    readers = readers_of(card(), stack(), None, seed=4, clips=False)
-    flat = readers_of(card(CLIPS.first), build_encoder(CLIPS.first).eval(), None, seed=4, clips=False)
-    ours = readers["random_init"].vectors("x", PIXELS, range(3), 0)["random_init_level1"]
-    assert torch.equal(ours["last4"], flat["random_init"].vectors("x", PIXELS, range(3), 0)["x"]["last4"])
+    readers = build_extractors(card(), stack(), None, seed=4, clips=False)
+    flat = build_extractors(card(CLIPS.first), build_encoder(CLIPS.first).eval(), None, seed=4, clips=False)
+    ours = readers["random_init"].pooled_features("x", PIXELS, range(3), 0)["random_init_level1"]
+    assert torch.equal(ours["last4"], flat["random_init"].pooled_features("x", PIXELS, range(3), 0)["x"]["last4"])
 
 
 @pytest.mark.parametrize(
     ("level", "own"), [(None, [*NAMES]), (2, ["level2"]), ("all", ["levels"]), (3, ["level3"])], ids=["unsaid", "2", "all", "3"]
 )
 def test_the_names_of_what_is_read(level, own):
-    readers = readers_of(card(), stack(), level, seed=0, clips=True)
+    readers = build_extractors(card(), stack(), level, seed=0, clips=True)
     twins = [f"random_init_{name}" for name in own]
-    assert names_of(readers) == [*own, *twins, "frames_shuffled", "frames_apart"]
+    assert feature_names(readers) == [*own, *twins, "frames_shuffled", "frames_apart"]
     assert readers["frames_apart"].levels == {"frames_apart": NAMES[own[-1]]}
     for name in own + twins:
-        assert Row.model_validate(row(name, 1)).encoder == name
+        assert ProbeRow.model_validate(row(name, 1)).encoder == name
         assert level_of(name) == NAMES[name.removeprefix("random_init_")]
-        assert is_untrained(name) == (name in twins) == (not is_trained_whole(name))
+        assert is_untrained(name) == (name in twins) == is_baseline(name)
 
 
 @pytest.mark.parametrize("name", ["level0", "level", "level01", "levels2", "random_init_level", "frames_level1"])
 def test_other_names_are_none(name):
     with pytest.raises(ValueError, match="encoder"):
-        Row.model_validate(row(name, 1))
+        ProbeRow.model_validate(row(name, 1))
 
 
 def row(name, right, total=100):
@@ -121,53 +124,53 @@ def row(name, right, total=100):
 def test_what_is_due_to_time_is_said_of_all_levels_or_the_one_asked():
     blinded = [row("frames_shuffled", 40), row("frames_apart", 30)]
     every = [row("level1", 80), row("level2", 70), row("levels", 90), row("random_init_levels", 20), *blinded, row("pixels", 10)]
-    said = due_to_time([Row.model_validate(one) for one in every])
+    said = attribute_to_time([ProbeRow.model_validate(one) for one in every])
     assert len(said) == 2 and all(sentence.startswith("of levels' linear 90.0, ") for sentence in said)
-    said = due_to_time([Row.model_validate(one) for one in [row("level2", 70), row("random_init_level2", 9), *blinded]])
+    said = attribute_to_time([ProbeRow.model_validate(one) for one in [row("level2", 70), row("random_init_level2", 9), *blinded]])
     assert len(said) == 2 and all(sentence.startswith("of level2's linear 70.0, ") for sentence in said)
 
 
 def test_levels_are_asked_for_by_number():
     flat = CLIPS.first
-    assert [check_level(flat, level, Path("runs/x")) for level in (None, 1, "all")] == [None] * 3
-    assert [check_level(CLIPS, level, Path("runs/x")) for level in (None, 1, 3, "all")] == [None, 1, 3, "all"]
+    assert [choose_level(flat, level, Path("runs/x")) for level in (None, 1, "all")] == [None] * 3
+    assert [choose_level(CLIPS, level, Path("runs/x")) for level in (None, 1, 3, "all")] == [None, 1, 3, "all"]
     second = CLIPS.model_copy(update={"level": 2})
-    assert [check_level(second, level, Path("runs/x")) for level in (None, 1)] == [2, 1]
-    with pytest.raises(UserError, match=r"^--level 2: the encoder of runs/x has 1 level: give 1, or nothing$"):
-        check_level(flat, 2, Path("runs/x"))
+    assert [choose_level(second, level, Path("runs/x")) for level in (None, 1)] == [2, 1]
+    with pytest.raises(UserError, match=r"^--level 2: the encoder of runs/x has 1 level: give 1, or omit it$"):
+        choose_level(flat, 2, Path("runs/x"))
     with pytest.raises(UserError, match=r"^--level 4: the encoder of runs/x has 3 levels: give a number from 1 to 3, or all$"):
-        check_level(CLIPS, 4, Path("runs/x"))
-    assert wanted_levels(CLIPS, None) == (1, 2, 3, "all") and wanted_levels(CLIPS, 2) == (2,)
+        choose_level(CLIPS, 4, Path("runs/x"))
+    assert levels_to_probe(CLIPS, None) == (1, 2, 3, "all") and levels_to_probe(CLIPS, 2) == (2,)
     alone = CLIPS.model_copy(update={"above": ()})
-    assert wanted_levels(alone, None) == (1,)
-    assert [read_level(text) for text in ("all", "1", "12")] == ["all", 1, 12]
+    assert levels_to_probe(alone, None) == (1,)
+    assert [parse_level(text) for text in ("all", "1", "12")] == ["all", 1, 12]
     for text in ("0", "-1", "two", "1.5", ""):
         with pytest.raises(UserError, match="levels are counted from 1: give a number such as 1, or all"):
-            read_level(text)
+            parse_level(text)
 
 
 def test_a_level_without_those_above_it():
-    assert up_to(CLIPS, 1) == CLIPS.first and type(up_to(CLIPS, 1)) is EncoderConfig
-    second = up_to(CLIPS, 2)
+    assert CLIPS.up_to_level(1) == CLIPS.first and type(CLIPS.up_to_level(1)) is EncoderConfig
+    second = CLIPS.up_to_level(2)
     assert isinstance(second, StackConfig) and (second.above, second.level) == (CLIPS.above[:1], 2)
-    assert up_to(CLIPS, "all") == CLIPS and up_to(CLIPS.first, 1) == CLIPS.first
+    assert CLIPS.up_to_level("all") == CLIPS and CLIPS.first.up_to_level(1) == CLIPS.first
 
 
 def test_a_stack_is_called_by_the_shapes_of_its_levels():
-    assert describe(CLIPS) == "ViT 24 x 5 + 16 x 2 (stride 2x2x2) + 8 x 4 (stride 2x1x1), patches of 2x4x4, 8x16x16"
-    assert describe(IMAGES) == "ViT 24 x 5 + 16 x 2 (stride 2x2), patches of 4, 16x16"
-    entry = Entry("s", Path(), card(), {})
-    assert title("level2", entry) == "s"
-    assert title("random_init_level1", entry) == "untrained ViT 24 x 5, patches of 2x4x4, 8x16x16"
-    assert title("random_init_levels", entry) == f"untrained {describe(CLIPS)}"
-    lower = Entry("t", Path(), card(up_to(CLIPS, 2)), {})
+    assert CLIPS.describe() == "ViT 24 x 5 + 16 x 2 (stride 2x2x2) + 8 x 4 (stride 2x1x1), patches of 2x4x4, 8x16x16"
+    assert IMAGES.describe() == "ViT 24 x 5 + 16 x 2 (stride 2x2), patches of 4, 16x16"
+    entry = ProbedRun("s", Path(), card(), {})
+    assert label("level2", entry) == "s"
+    assert label("random_init_level1", entry) == "untrained ViT 24 x 5, patches of 2x4x4, 8x16x16"
+    assert label("random_init_levels", entry) == f"untrained {CLIPS.describe()}"
+    lower = ProbedRun("t", Path(), card(CLIPS.up_to_level(2)), {})
     shared = [identity(name, entry) == identity(name, lower) for name in ("random_init_level1", "random_init_level2", "pixels")]
     assert all(shared) and identity("random_init_levels", entry) != identity("random_init_levels", lower)
 
 
 def test_heads_are_those_of_the_levels_own_encoder():
     settings = AttentiveConfig.model_validate({})
-    assert [attention_heads(CLIPS, settings, level) for level in (1, 2, 3, "all")] == [2, 4, 1, 4]
-    assert attention_heads(CLIPS, AttentiveConfig.model_validate({"heads": 8}), 2) == 8
-    assert attention_heads(up_to(CLIPS, 2), settings) == 4, "frames_shuffled, which is of no level by its name, where one is read"
-    assert attention_heads(CLIPS, AttentiveConfig.model_validate({"form": "vjepa2"}), 2) == 16
+    assert [max_heads(CLIPS, settings, level) for level in (1, 2, 3, "all")] == [2, 4, 1, 4]
+    assert max_heads(CLIPS, AttentiveConfig.model_validate({"heads": 8}), 2) == 8
+    assert max_heads(CLIPS.up_to_level(2), settings) == 4, "frames_shuffled, which is of no level by its name, where one is read"
+    assert max_heads(CLIPS, AttentiveConfig.model_validate({"form": "vjepa2"}), 2) == 16

@@ -10,17 +10,17 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.clips import eval_clips
-from jepa_pipeline.data.eval_clips import ClipList
+from jepa_pipeline.data.clips import extract_eval_clips
+from jepa_pipeline.data.eval_clips import EvalClips
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import encode_video, open_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
-from jepa_pipeline.probes.feature_extractors import Reader, frame_orders, shuffle_frames
-from jepa_pipeline.probes.features import Lens, extract
+from jepa_pipeline.probes.feature_extractors import FeatureExtractor, frame_orders, shuffle_frames
+from jepa_pipeline.probes.features import Preprocessing, extract
 from jepa_pipeline.probes.linear import linear_probe
 
-LENS = Lens((0.5,) * 3, (0.25,) * 3)
+LENS = Preprocessing((0.5,) * 3, (0.25,) * 3)
 ENCODER = EncoderConfig(image_size=16, patch_size=8, frames=8, tubelet_size=2, embed_dim=24, depth=2, num_heads=2)
 
 
@@ -70,23 +70,23 @@ def test_shuffled_clips_are_the_same_frames():
 @pytest.mark.parametrize("positions", ["sincos", "rope"])
 def test_frames_apart_are_read_one_by_one(positions):
     network, pixels = encoder(positions), torch.randn(3, 3, 8, 16, 16)
-    pooled = Reader(network, "apart").vectors("x", pixels, range(3), 0)["x"]["last"]
-    tokens = Reader(network, "apart").tokens("x", pixels, range(3), 0)["x"]
+    pooled = FeatureExtractor(network, "apart").pooled_features("x", pixels, range(3), 0)["x"]["last"]
+    tokens = FeatureExtractor(network, "apart").last_tokens("x", pixels, range(3), 0)["x"]
     frames = [network(pixels[:, :, [frame, frame]]) for frame in range(8)]
     assert torch.allclose(tokens, torch.cat(frames, 1), atol=1e-5)
     assert torch.allclose(pooled, torch.stack([tokens.mean(1) for tokens in frames]).mean(0), atol=1e-5)
-    backwards = Reader(network, "apart").vectors("x", pixels.flip(2), range(3), 0)["x"]["last"]
+    backwards = FeatureExtractor(network, "apart").pooled_features("x", pixels.flip(2), range(3), 0)["x"]["last"]
     assert torch.allclose(pooled, backwards, atol=1e-5)
 
 
 def test_features_are_means_over_a_videos_clips():
     pixels, labels = clips(9)
-    readers = {name: Reader(encoder(), name, seed=2) for name in ("in_order", "shuffled", "apart")}
+    readers = {name: FeatureExtractor(encoder(), name, seed=2) for name in ("in_order", "shuffled", "apart")}
     found = extract(readers, Loader(pixels, labels), 9, LENS)
     for name, reader in readers.items():
         reader.encoder.cpu()
         both = [
-            reader.vectors(name, (view / 255 - 0.5) / 0.25, range(9), segment)[name]["last"]
+            reader.pooled_features(name, (view / 255 - 0.5) / 0.25, range(9), segment)[name]["last"]
             for segment, view in enumerate((pixels, pixels.flip(3)))
         ]
         assert torch.allclose(found.encoders[name]["last"], (both[0] + both[1]) / 2, atol=1e-5)
@@ -95,7 +95,7 @@ def test_features_are_means_over_a_videos_clips():
 
 def test_test_samples_are_not_shuffled_as_training_samples_are():
     pixels, labels = clips(9)
-    readers = {"shuffled": Reader(encoder(), "shuffled")}
+    readers = {"shuffled": FeatureExtractor(encoder(), "shuffled")}
     whole = extract(readers, Loader(pixels, labels), 9, LENS).encoders["shuffled"]["last"]
     rest = extract(readers, Loader(pixels[5:], labels[5:]), 4, LENS, first=5).encoders["shuffled"]["last"]
     again = extract(readers, Loader(pixels[5:], labels[5:]), 4, LENS).encoders["shuffled"]["last"]
@@ -105,7 +105,7 @@ def test_test_samples_are_not_shuffled_as_training_samples_are():
 def test_only_who_knows_the_order_of_frames_tells_brighter_from_darker():
     config = ProbeConfig.model_validate({"weight_decay": (1e-1, 1e-2)})
     (pixels, labels), (unseen, answers) = clips(160), clips(100, seed=1)
-    readers = {name: Reader(encoder(), name) for name in ("in_order", "shuffled", "apart")}
+    readers = {name: FeatureExtractor(encoder(), name) for name in ("in_order", "shuffled", "apart")}
     train = extract(readers, Loader(pixels, labels), 160, LENS).encoders
     test = extract(readers, Loader(unseen, answers), 100, LENS, first=160).encoders
     right = {name: linear_probe(train[name], labels, test[name], answers, 2, config).correct for name in train}
@@ -128,11 +128,11 @@ def videos(tmp_path_factory):
 
 def test_clip_lists_give_any_sample_by_segment_and_view(videos):
     clip = ClipConfig.model_validate({"stride": 2})
-    batch = ClipList(videos, 4, clip, segments=2, views=3, image_size=16).__getitems__([4, 0, 2])
+    batch = EvalClips(videos, 4, clip, segments=2, views=3, image_size=16).__getitems__([4, 0, 2])
     assert [tuple(view.shape) for view in batch.views] == [(3, 3, 4, 16, 16)] * 6
     assert batch.views[0].dtype == torch.uint8 and batch.labels.tolist() == [0, 0, 0] and batch.keys == ["004", "000", "002"]
     for row, number in enumerate((4, 0, 2)):
-        expected = eval_clips(open_video(videos.read(0, number).media), 4, clip, 2, 3, 16)
+        expected = extract_eval_clips(open_video(videos.read(0, number).media), 4, clip, 2, 3, 16)
         for segment in range(2):
             for view in range(3):
                 assert np.array_equal(batch.views[3 * segment + view][row], expected[segment, view])
@@ -141,7 +141,7 @@ def test_clip_lists_give_any_sample_by_segment_and_view(videos):
 def test_images_are_clips_that_stand_still(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
     write_shards([png_record("a", image, 0)], tmp_path / "set", classes=("x",), made={})
-    (clip,) = ClipList(Shards(tmp_path / "set"), 4, ClipConfig.model_validate({}), 1, 1, 16).__getitems__([0]).views
+    (clip,) = EvalClips(Shards(tmp_path / "set"), 4, ClipConfig.model_validate({}), 1, 1, 16).__getitems__([0]).views
     assert clip.shape == (1, 3, 4, 16, 16) and (clip == clip[:, :, :1]).all()
 
 
@@ -149,4 +149,4 @@ def test_a_damaged_video_is_named(videos, monkeypatch):
     sample = videos.read(0, 1)
     monkeypatch.setattr(videos, "read", lambda *_: sample._replace(media=sample.media[:200]))
     with pytest.raises(SampleError, match=r"sample 001 of .* cannot be used"):
-        ClipList(videos, 4, ClipConfig.model_validate({}), 1, 1, 16).__getitems__([1])
+        EvalClips(videos, 4, ClipConfig.model_validate({}), 1, 1, 16).__getitems__([1])

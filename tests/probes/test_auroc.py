@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from jepa_pipeline.probes.auroc import auroc, auroc_interval, margin, separate
-from jepa_pipeline.probes.confidence_interval import Z95, wilson_interval
+from jepa_pipeline.results.confidence_interval import Z95, wilson_interval
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])

@@ -5,16 +5,16 @@ import torch
 import torch.nn.functional as F
 
 from jepa_pipeline.probes.rollout_error import (
-    VALUES,
-    Curve,
-    ahead,
+    MAX_VALUES,
+    RolloutErrors,
     best_constant,
-    better_from,
+    comparison_sentences,
     constant_errors,
-    copy_last,
-    draw_horizons,
-    sentences,
-    some_places,
+    copy_last_errors,
+    first_better_horizon,
+    frames_ahead,
+    plot_horizons,
+    subsample_positions,
 )
 
 
@@ -64,29 +64,29 @@ def test_no_sample_has_seen_the_constant_it_is_compared_with():
 
 def test_copying_the_last_step_is_right_where_nothing_moves_and_as_wrong_as_things_move():
     still = random(2, 1, 3, 3, 8).expand(2, 6, 3, 3, 8)
-    assert copy_last(still, 2, "l1").abs().max() == 0
+    assert copy_last_errors(still, 2, "l1").abs().max() == 0
     moving = still + torch.arange(6.0).view(1, 6, 1, 1, 1)
-    assert torch.allclose(copy_last(moving, 2, "l1"), torch.tensor([1.0, 2, 3, 4]).expand(2, 4), atol=1e-5)
-    assert torch.allclose(copy_last(moving, 2, "smooth_l1"), torch.tensor([0.5, 1.5, 2.5, 3.5]).expand(2, 4), atol=1e-5)
+    assert torch.allclose(copy_last_errors(moving, 2, "l1"), torch.tensor([1.0, 2, 3, 4]).expand(2, 4), atol=1e-5)
+    assert torch.allclose(copy_last_errors(moving, 2, "smooth_l1"), torch.tensor([0.5, 1.5, 2.5, 3.5]).expand(2, 4), atol=1e-5)
 
 
 def test_targets_are_kept_of_evenly_spaced_places_within_bounds():
-    assert some_places(16, 10).tolist() == list(range(16))
-    few = some_places(196, VALUES // 14)
+    assert subsample_positions(16, 10).tolist() == list(range(16))
+    few = subsample_positions(196, MAX_VALUES // 14)
     assert few.tolist() == list(range(7, 196, 14))
-    assert some_places(196, 10 * VALUES).tolist() == [98]
+    assert subsample_positions(196, 10 * MAX_VALUES).tolist() == [98]
 
 
 def test_better_means_better_from_there_on_and_beyond_chance():
     noise = random(100, 4)
-    assert better_from(noise - torch.tensor([0.0, 2, 2, 2])) == 1
-    assert better_from(noise - torch.tensor([2.0, 2, 0, 2])) == 3
-    assert better_from(noise - 2) == 0
-    assert better_from(noise) is None and better_from(noise + 2) is None
+    assert first_better_horizon(noise - torch.tensor([0.0, 2, 2, 2])) == 1
+    assert first_better_horizon(noise - torch.tensor([2.0, 2, 0, 2])) == 3
+    assert first_better_horizon(noise - 2) == 0
+    assert first_better_horizon(noise) is None and first_better_horizon(noise + 2) is None
 
 
 def curve(error, copied, frames):
-    return Curve(error.double(), copied.double(), torch.ones(error.shape[1]).double(), frames)
+    return RolloutErrors(error.double(), copied.double(), torch.ones(error.shape[1]).double(), frames)
 
 
 def test_what_is_said_names_the_first_frame():
@@ -94,17 +94,17 @@ def test_what_is_said_names_the_first_frame():
     copied = torch.tensor([0.3, 0.4, 0.6, 0.8]).expand(50, 4)
     first = curve(noise + 0.5, copied, 2)
     second = curve(noise[:, :2] + torch.tensor([0.6, 0.4]), copied[:, :2] - 0.1, 4)
-    assert sentences([first, second]) == [
+    assert comparison_sentences([first, second]) == [
         "level 1 predicts better than copying the last past step from 5 frames ahead on (95 %)",
         "level 2 has no horizon from which on it predicts better than copying the last past step beyond chance",
-        "level 2 predicts better than level 1, each in shares of the error of the best constant of each place, from 5 frames ahead on (95 %)",
+        "level 2 predicts better than level 1, each relative to the error of the best constant of each position, from 5 frames ahead on (95 %)",
     ]
-    assert "at every horizon" in sentences([curve(noise, copied, 2)])[0]
+    assert "at every horizon" in comparison_sentences([curve(noise, copied, 2)])[0]
 
 
 def test_levels_are_drawn_over_the_frames_they_are_of():
     fine, coarse = (curve(random(9, steps) + 3, random(9, steps) + 3, 8 // steps) for steps in (4, 2))
-    assert ahead(fine) == [1.5, 3.5, 5.5, 7.5] and ahead(coarse) == [2.5, 6.5]
-    lines = draw_horizons([fine, coarse], "drawn").axes[0].get_lines()
+    assert frames_ahead(fine) == [1.5, 3.5, 5.5, 7.5] and frames_ahead(coarse) == [2.5, 6.5]
+    lines = plot_horizons([fine, coarse], "drawn").axes[0].get_lines()
     assert [line.get_label() for line in lines[:4]] == ["level 1", "level 1, copy last", "level 2", "level 2, copy last"]
-    assert torch.allclose(torch.as_tensor(lines[2].get_ydata()), coarse.share.mean(0))
+    assert torch.allclose(torch.as_tensor(lines[2].get_ydata()), coarse.relative.mean(0))

@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.probes.report import ProbeReport, Row
-from jepa_pipeline.probes.table import best_neighbors, due_to_time, show
+from jepa_pipeline.results.probe_report import ProbeReport, ProbeRow
+from jepa_pipeline.results.probe_table import attribute_to_time, best_knn_rows, print_report
 
 
 def accuracy(name, protocol, right, total=1000, **settings):
     rest = {"ci95": (right / total - 0.001, right / total), "n_test": total, "seed": 0, "seconds": 1234.5}
-    return Row(encoder=name, protocol=protocol, top1=right / total, settings=settings, **rest)
+    return ProbeRow(encoder=name, protocol=protocol, top1=right / total, settings=settings, **rest)
 
 
 def test_what_time_is_worth_is_said_in_words_with_its_interval():
     rows = [accuracy(name, "linear", right) for name, right in (("target", 912), ("random_init", 300), ("pixels", 200))]
-    assert due_to_time(rows) == []
+    assert attribute_to_time(rows) == []
     rows += [accuracy("frames_shuffled", "linear", 528), accuracy("frames_apart", "linear", 410)]
-    assert due_to_time([*rows, accuracy("target", "knn", 500), accuracy("target", "attentive", 950)]) == [
+    assert attribute_to_time([*rows, accuracy("target", "knn", 500), accuracy("target", "attentive", 950)]) == [
         "of target's linear 91.2, 38.4 points (95 %: 34.8 to 41.9) are due to the order of frames (52.8 with frames shuffled)",
         "of target's linear 91.2, 50.2 points (95 %: 46.6 to 53.6) are due to more than single frames (41.0 with frames apart)",
     ]
@@ -27,7 +27,7 @@ def test_what_time_is_worth_is_said_in_words_with_its_interval():
 @pytest.mark.parametrize(("whole", "shuffled"), [(56, 50), (50, 50), (50, 53)])
 def test_noise_is_not_due_to_the_order_of_frames(whole, shuffled):
     rows = [accuracy("online", "attentive", whole, 100), accuracy("frames_shuffled", "attentive", shuffled, 100)]
-    (sentence,) = due_to_time(rows)
+    (sentence,) = attribute_to_time(rows)
     assert sentence.startswith(
         f"no difference beyond chance between online's attentive {whole:.1f} and {shuffled:.1f} with frames shuffled (95 %: -"
     )
@@ -41,7 +41,7 @@ def test_of_k_nn_only_the_best_k_of_each_kind_is_printed():
     linear = accuracy("target", "linear", 7, features="last", weight_decay=0.1)
     rows = [linear, *neighbors("target", "last", 5, 6, 6), *neighbors("target", "last4", 3, 1, 4)]
     rows += neighbors("random_init", "last", 0, 0, 0)
-    assert best_neighbors(rows) == [linear, rows[2], rows[6], rows[7]]
+    assert best_knn_rows(rows) == [linear, rows[2], rows[6], rows[7]]
 
 
 def test_the_table_fits_80_columns_with_every_name_whole(capsys, monkeypatch):
@@ -52,7 +52,7 @@ def test_the_table_fits_80_columns_with_every_name_whole(capsys, monkeypatch):
     rows += [accuracy(name, "attentive", 900, form="vjepa2", lr=3e-4, weight_decay=0.01) for name in names]
     rows += [accuracy("pixels", "linear", 900, features="pixels", weight_decay=1e-6, frames=4, side=16)]
     made = {"data": "x", "data_hash": {}, "config_hash": "c", "weights_hash": "w", "step": 1, "version": "0", "selection": {}}
-    show(ProbeReport(probe=ProbeConfig.model_validate({}), rows=rows, **made), "videos", Path("x.json"))
+    print_report(ProbeReport(probe=ProbeConfig.model_validate({}), rows=rows, **made), "videos", Path("x.json"))
     lines = capsys.readouterr().out.splitlines()
     table = lines[: lines.index(next(line for line in lines if line.startswith(("of ", "no difference"))))]
     assert max(map(len, table)) <= 80 and "…" not in "".join(table) and "RankMe" not in "".join(table)

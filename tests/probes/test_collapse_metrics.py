@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jepa_pipeline.probes.collapse_metrics import constant_loss, health, mean_cosine, predictor_r2, rankme
+from jepa_pipeline.probes.collapse_metrics import collapse_metrics, constant_loss, mean_cosine, predictor_r2, rankme
 
 
 def normal(*shape, seed=0):
@@ -14,7 +14,7 @@ def normal(*shape, seed=0):
 
 
 def test_isotropic_vectors_are_healthy():
-    meters = health(normal(4096, 32))
+    meters = collapse_metrics(normal(4096, 32))
     assert meters["std_mean"] == pytest.approx(1, abs=0.02)
     assert meters["std_min"] > 0.95
     assert meters["cosine"].abs() < 0.01
@@ -24,7 +24,7 @@ def test_isotropic_vectors_are_healthy():
 
 @pytest.mark.parametrize("vector", [torch.zeros(16), torch.linspace(1, 2, 16)])
 def test_a_constant_is_collapsed(vector):
-    meters = health(vector.expand(200, 16))
+    meters = collapse_metrics(vector.expand(200, 16))
     assert meters["std_mean"] < 1e-6
     assert meters["rankme"] == pytest.approx(1, abs=1e-3)
     assert meters["cosine"] == pytest.approx(float(vector.any()), abs=1e-5)
@@ -65,7 +65,7 @@ def test_r2_is_zero_for_the_constant_and_one_for_the_truth():
 
 def test_the_largest_buffer_is_measured_quickly():
     vectors = normal(2048, 1408)
-    health(vectors), constant_loss(vectors)
+    collapse_metrics(vectors), constant_loss(vectors)
     started = time.process_time()
-    health(vectors), constant_loss(vectors)
+    collapse_metrics(vectors), constant_loss(vectors)
     assert time.process_time() - started < 3

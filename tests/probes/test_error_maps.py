@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.probes.error_maps import CAPTION, PANEL, Shown, animate, draw_sheet, overlay, spans
+from jepa_pipeline.probes.error_maps import CAPTION, PANEL, ErrorMap, color_ranges, overlay, plot_error_maps, save_animation
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def shown():
     generator = np.random.default_rng(0)
     fine, coarse = np.full((4, 4, 4), np.nan, np.float32), np.full((2, 2, 2), np.nan, np.float32)
     fine[2:], coarse[1:] = generator.random((2, 4, 4)), 5 + generator.random((2, 2))
-    return Shown(generator.integers(0, 256, (8, 24, 24, 3), np.uint8), [fine, coarse])
+    return ErrorMap(generator.integers(0, 256, (8, 24, 24, 3), np.uint8), [fine, coarse])
 
 
 def test_what_was_not_asked_for_is_the_plain_input(shown):
@@ -32,13 +32,13 @@ def test_every_pixel_has_its_tokens_color():
 
 
 def test_a_levels_colors_are_alike_in_all_pictures(shown):
-    brighter = Shown(shown.frames, [error + 1 for error in shown.errors])
-    (low, high), coarse = spans([shown, brighter])
+    brighter = ErrorMap(shown.frames, [error + 1 for error in shown.errors])
+    (low, high), coarse = color_ranges([shown, brighter])
     assert 0 <= low < 0.3 and 1.7 < high <= 2 and 5 <= coarse[0] < coarse[1] <= 7
 
 
 def test_a_clip_moves_beside_its_errors(tmp_path, shown):
-    animate(tmp_path / "clip.gif", shown, spans([shown]), past=4, fps=10.0)
+    save_animation(tmp_path / "clip.gif", shown, color_ranges([shown]), past=4, fps=10.0)
     with Image.open(tmp_path / "clip.gif") as picture:
         scale = -(-PANEL // 24)
         assert picture.n_frames == 8 and picture.size == (3 * 24 * scale, 24 * scale + CAPTION)
@@ -46,7 +46,7 @@ def test_a_clip_moves_beside_its_errors(tmp_path, shown):
 
 
 def test_a_sheet_has_a_row_an_image_and_a_column_a_level(shown):
-    image = Shown(shown.frames[:1], [error[-1:] for error in shown.errors])
-    figure = draw_sheet([image, image], spans([image]), "drawn")
+    image = ErrorMap(shown.frames[:1], [error[-1:] for error in shown.errors])
+    figure = plot_error_maps([image, image], color_ranges([image]), "drawn")
     assert len([axes for axes in figure.axes if axes.images]) == 6
     assert figure.axes[1].get_title().startswith("level 1: ")

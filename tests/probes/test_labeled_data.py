@@ -7,7 +7,7 @@ from PIL import Image
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.writer import png_record, write_shards
-from jepa_pipeline.probes.labels import read_labels
+from jepa_pipeline.probes.labeled_data import read_labels
 
 LABELS = [number * 7 % 3 for number in range(11)]
 

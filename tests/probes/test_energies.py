@@ -11,42 +11,35 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.video_masks import CausalConfig
-from jepa_pipeline.data.loader import loader
+from jepa_pipeline.data.loader import build_loader
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.masks.causal import Causal
 from jepa_pipeline.masks.multiblock import MultiBlock
-from jepa_pipeline.probes import rollout_error as horizons
+from jepa_pipeline.probes import rollout_error
 from jepa_pipeline.probes.energies import (
-    Asked,
-    Kept,
-    Measured,
-    Subject,
-    check_hidden,
-    hidden_cells,
-    mean_within,
+    Collector,
+    EnergyModel,
+    Evaluation,
+    Measurements,
+    check_masked,
+    masked_mean,
+    masked_patches,
     measure_clips,
     measure_images,
 )
-from jepa_pipeline.probes.energy_report import (
-    cell,
-    error_rows,
-    error_table,
-    own_sentences,
-    place_sentences,
-    separation_rows,
-    separation_table,
-)
-from jepa_pipeline.probes.features import Lens
-from jepa_pipeline.probes.negatives import continuations, cut_at
-from jepa_pipeline.probes.rollout_error import Curve
+from jepa_pipeline.probes.energy_rows import error_rows, position_sentences, separation_rows
+from jepa_pipeline.probes.features import Preprocessing
+from jepa_pipeline.probes.negatives import candidates, split_time
+from jepa_pipeline.probes.rollout_error import RolloutErrors
+from jepa_pipeline.results.energy_report import error_table, own_sentences, separation_cell, separation_table
 
-LENS = Lens((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-PASSES = [[3, 0, 1], [2, 4]]
+LENS = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+BATCHES = [[3, 0, 1], [2, 4]]
 ENCODERS = [
     EncoderConfig(image_size=16, patch_size=4, frames=8, tubelet_size=2, embed_dim=24, depth=1, num_heads=2),
     EncoderConfig(image_size=4, patch_size=2, frames=4, tubelet_size=2, embed_dim=24, depth=1, num_heads=2),
 ]
-CUT = cut_at(0.5, ENCODERS)
+SPLIT = split_time(0.5, ENCODERS)
 GRID = (4, 4)
 
 
@@ -83,7 +76,7 @@ class Oracle:
 
 
 def past(batch):
-    return (torch.arange(8) < CUT.frames).view(1, 1, 8, 1, 1)
+    return (torch.arange(8) < SPLIT.frames).view(1, 1, 8, 1, 1)
 
 
 def context(batch):
@@ -92,16 +85,16 @@ def context(batch):
 
 
 def clip_masks(generators, number):
-    masks = [Causal(CausalConfig(name="causal", context_time=CUT.share), encoder.clip_grid) for encoder in ENCODERS]
+    masks = [Causal(CausalConfig(name="causal", context_time=SPLIT.share), encoder.clip_grid) for encoder in ENCODERS]
     return [[one(generators, number)] for one in masks]
 
 
 def look_at_clips(blind=False, pictures=3):
     clips, grids = Pixels(8, 16, 16), [encoder.clip_grid for encoder in ENCODERS]
     oracle = Oracle(clips.pixels, grids, past, blind)
-    assert isinstance(oracle, Asked)
-    subject = Subject(oracle, clip_masks, LENS, ["l1", "smooth_l1"], 0, pictures)
-    return measure_clips(subject, loader(clips, PASSES, 0), PASSES, CUT)
+    assert isinstance(oracle, EnergyModel)
+    subject = Evaluation(oracle, clip_masks, LENS, ["l1", "smooth_l1"], 0, pictures)
+    return measure_clips(subject, build_loader(clips, BATCHES, 0), BATCHES, SPLIT)
 
 
 def test_who_knows_the_truth_tells_it_from_everything_at_every_level_and_horizon():
@@ -121,7 +114,7 @@ def test_who_knows_nothing_tells_nothing():
     measured = look_at_clips(blind=True, pictures=0)
     rows = separation_rows(measured, fps=None)
     assert all(row.auroc == 0.5 and row.own == 0.5 and row.margin is None and row.seconds is None for row in rows)
-    assert cell(rows[0]).startswith("50.0 ") and measured.shown == []
+    assert separation_cell(rows[0]).startswith("50.0 ") and measured.maps == []
 
 
 def test_a_table_has_a_line_a_horizon_within_a_hundred_columns():
@@ -136,20 +129,20 @@ def test_tables_of_many_frames_and_wild_margins_are_within_a_hundred_columns():
     errors = [row.model_copy(update={"frames": (113, 128), "seconds": 12.75}) for row in error_rows(look_at_clips(), fps=10.0)]
     for table in (separation_table(wild, 5), error_table(errors, flattered=True)):
         assert Console(width=200).measure(table).maximum <= 100
-    assert cell(wild[0]).endswith(" >99")
+    assert separation_cell(wild[0]).endswith(" >99")
 
 
 def test_copying_is_called_flattered_where_targets_see_the_whole_clip_alone():
     rows = error_rows(look_at_clips(), None)
     said = [str(error_table(rows, flattered).caption) for flattered in (True, False)]
-    assert ["flattered" in caption for caption in said] == [True, False] and all("of each place" in caption for caption in said)
+    assert ["flattered" in caption for caption in said] == [True, False] and all("of each position" in caption for caption in said)
 
 
 def test_a_horizon_that_is_the_same_backwards_is_no_alternative():
     """Of seven frames, a step each, the fourth stays where it is."""
-    energies = {name: [torch.rand(5, 7)] for name in continuations(7)}
-    curve = Curve(energies["true"][0], energies["true"][0], torch.ones(7), frames=1)
-    measured = Measured(energies, [curve], [torch.ones(7)], [(4, 4)], [])
+    energies = {name: [torch.rand(5, 7)] for name in candidates(7)}
+    curve = RolloutErrors(energies["true"][0], energies["true"][0], torch.ones(7), frames=1)
+    measured = Measurements(energies, [curve], [torch.ones(7)], [(4, 4)], [])
     rows = separation_rows(measured, None)
     assert {row.horizon for row in rows if row.alternative == "reversed"} == {1, 2, 3, 5, 6, 7, None}
     assert {row.horizon for row in rows if row.alternative == "shuffled"} == {1, 2, 3, 4, 5, 6, 7, None}
@@ -160,25 +153,25 @@ def test_a_horizon_that_is_the_same_backwards_is_no_alternative():
 
 def test_a_level_that_is_left_out_is_asked_and_not_looked_at():
     clips, grids = Pixels(8, 16, 16), [*(encoder.clip_grid for encoder in ENCODERS), (1, 2, 2)]
-    subject = Subject(Oracle(clips.pixels, grids, past), clip_masks, LENS, ["l1", "smooth_l1"], 0, 2)
-    measured = measure_clips(subject, loader(clips, PASSES, 0), PASSES, CUT)
-    assert len(measured.curves) == len(measured.constants) == len(measured.shown[0].errors) == 2
+    subject = Evaluation(Oracle(clips.pixels, grids, past), clip_masks, LENS, ["l1", "smooth_l1"], 0, 2)
+    measured = measure_clips(subject, build_loader(clips, BATCHES, 0), BATCHES, SPLIT)
+    assert len(measured.rollouts) == len(measured.constants) == len(measured.maps[0].errors) == 2
 
 
 def test_it_is_said_where_places_are_left_out(monkeypatch: pytest.MonkeyPatch):
-    assert place_sentences(look_at_clips()) == []
-    monkeypatch.setattr(horizons, "VALUES", 5 * 2 * 3 * 4)
-    assert place_sentences(look_at_clips()) == [
-        "level 1: the best constants are of 4 of its 16 places, evenly spaced, which is what memory is kept for"
+    assert position_sentences(look_at_clips()) == []
+    monkeypatch.setattr(rollout_error, "MAX_VALUES", 5 * 2 * 3 * 4)
+    assert position_sentences(look_at_clips()) == [
+        "level 1: the best constants are of 4 of its 16 positions, evenly spaced, to limit memory"
     ]
 
 
 def test_pictures_are_of_the_first_samples_with_errors_in_the_future_alone():
-    shown = look_at_clips().shown
+    shown = look_at_clips().maps
     assert len(shown) == 3
-    for one, number in zip(shown, PASSES[0], strict=True):
+    for one, number in zip(shown, BATCHES[0], strict=True):
         assert (torch.from_numpy(one.frames) == Pixels(8, 16, 16).pixels[number].permute(1, 2, 3, 0)).all()
-        for error, steps in zip(one.errors, CUT.steps, strict=True):
+        for error, steps in zip(one.errors, SPLIT.steps, strict=True):
             known = torch.from_numpy(error).isfinite()
             assert known[steps:].all() and not known[:steps].any()
 
@@ -186,9 +179,9 @@ def test_pictures_are_of_the_first_samples_with_errors_in_the_future_alone():
 def test_energies_of_other_tokens_than_those_asked_for_are_no_result():
     clips = Pixels(8, 16, 16)
     oracle = Oracle(clips.pixels, [encoder.clip_grid for encoder in ENCODERS], past)
-    subject = Subject(oracle, clip_masks, LENS, ["l1", "l1"], 0, 0)
+    subject = Evaluation(oracle, clip_masks, LENS, ["l1", "l1"], 0, 0)
     with pytest.raises(RuntimeError, match="level 1 has energies that are not finite"):
-        measure_clips(subject, loader(clips, PASSES, 0), PASSES, CUT._replace(steps=(1, 1)))
+        measure_clips(subject, build_loader(clips, BATCHES, 0), BATCHES, SPLIT._replace(steps=(1, 1)))
 
 
 def look_at_images(blind=False):
@@ -199,8 +192,8 @@ def look_at_images(blind=False):
         drawn.append(masks(generators, number))
         return [[drawn[-1]]]
 
-    subject = Subject(Oracle(images.pixels, [(1, *GRID)], context, blind), draw, LENS, ["smooth_l1"], 0, 2)
-    return measure_images(subject, loader(images, PASSES, 0), PASSES), drawn
+    subject = Evaluation(Oracle(images.pixels, [(1, *GRID)], context, blind), draw, LENS, ["smooth_l1"], 0, 2)
+    return measure_images(subject, build_loader(images, BATCHES, 0), BATCHES), drawn
 
 
 def test_images_are_told_from_others_behind_the_masks():
@@ -210,17 +203,17 @@ def test_images_are_told_from_others_behind_the_masks():
         (1, None, None, "other", 1.0), (1, None, None, "shuffled", 1.0),
     ]  # fmt: skip
     (error,) = error_rows(measured, None)
-    assert error.copy_last is None and measured.curves == [] and len(measured.shown) == 2
+    assert error.copy_last is None and measured.rollouts == [] and len(measured.maps) == 2
     assert all(row.auroc == 0.5 for row in separation_rows(look_at_images(blind=True)[0], None))
 
 
 def test_hidden_is_what_is_asked_for_and_never_seen():
     masks = look_at_images()[1][0]
-    hidden = hidden_cells([masks], GRID)
+    hidden = masked_patches([masks], GRID)
     assert hidden.flatten(1)[0].nonzero().flatten().tolist() == sorted(set(masks.targets[0].flatten().tolist()))
     assert not hidden.flatten(1).gather(1, masks.context).any()
     error = torch.where(hidden, 2.0, torch.nan)[:, None]
-    assert torch.equal(mean_within(error, hidden), torch.full((3, 1), 2.0, dtype=torch.float64))
+    assert torch.equal(masked_mean(error, hidden), torch.full((3, 1), 2.0, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("distance", ["l1", "smooth_l1"])
@@ -231,26 +224,26 @@ def test_an_images_constant_is_that_of_the_places_it_hides(distance):
     targets = spread * torch.randn(400, 1, 2, 2, 8, generator=generator)
     hidden = torch.tensor([[True, False], [False, False]]).repeat(400, 1, 1)
     hidden[::4, 0, 1] = True
-    kept = Kept([distance])
+    kept = Collector([distance])
     for part in (slice(0, 150), slice(150, 400)):
         kept.add_targets(0, targets[part], hidden[part], 400)
     zero = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[distance](torch.zeros_like(targets), targets, reduction="none").mean(4)
-    assert float(kept.constants(0)) == pytest.approx(float(mean_within(zero, hidden).mean()), rel=0.02)
+    assert float(kept.constants(0)) == pytest.approx(float(masked_mean(zero, hidden).mean()), rel=0.02)
 
 
 def test_masks_that_hide_nothing_are_a_users_mistake():
     seen, asked = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[[2, 3]], [[2, 3]]])
     masks = [Masks(seen, asked), Masks(asked[:, 0], seen[:, None])]
     with pytest.raises(
-        UserError, match=r"^level 2's masks \(sets: 2\) hide nothing of image 7, for one of them shows whatever another"
+        UserError, match=r"^the masks of level 2 \(2 sets\) mask nothing of image 7, because every target of one set is context"
     ):
-        check_hidden(hidden_cells(masks, (2, 2)), 2, len(masks), [7, 8])
-    check_hidden(hidden_cells(masks[:1], (2, 2)), 2, 1, [7, 8])
+        check_masked(masked_patches(masks, (2, 2)), 2, len(masks), [7, 8])
+    check_masked(masked_patches(masks[:1], (2, 2)), 2, 1, [7, 8])
     images = Pixels(8, 8)
     oracle = Oracle(images.pixels, [(1, 2, 2)], lambda batch: torch.ones(1, 1, 8, 8))
 
     def draw(generators, number):
         return [[Masks(*(part[:1].expand(len(generators), *part.shape[1:]) for part in one)) for one in masks]]
 
-    with pytest.raises(UserError, match=r"^level 1's masks \(sets: 2\) hide nothing of image 3"):
-        measure_images(Subject(oracle, draw, LENS, ["l1"], 0, 0), loader(images, PASSES, 0), PASSES)
+    with pytest.raises(UserError, match=r"^the masks of level 1 \(2 sets\) mask nothing of image 3"):
+        measure_images(Evaluation(oracle, draw, LENS, ["l1"], 0, 0), build_loader(images, BATCHES, 0), BATCHES)

@@ -7,18 +7,18 @@ import torch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.masks.build import future_masks
+from jepa_pipeline.masks.build import build_future_samplers
 from jepa_pipeline.probes.negatives import (
-    as_cells,
-    as_images,
-    composed,
-    continuations,
-    continued,
-    cut_at,
-    deranged,
-    orders_within,
-    stays_true,
-    untrue_order,
+    candidates,
+    derangement,
+    is_unchanged,
+    patchify,
+    replace_future,
+    replace_masked,
+    roll_samples,
+    shuffle_masked,
+    split_time,
+    unpatchify,
 )
 
 
@@ -33,11 +33,11 @@ def clips():
 
 @pytest.fixture
 def orders():
-    return torch.from_numpy(np.stack([untrue_order(5, generator(seed)) for seed in range(5)]))
+    return torch.from_numpy(np.stack([derangement(5, generator(seed)) for seed in range(5)]))
 
 
 def test_the_past_is_kept_bit_for_bit_and_the_future_is_what_it_says(clips, orders):
-    found = {name: continued(name, clips, 3, orders) for name in continuations(5)}
+    found = {name: replace_future(name, clips, 3, orders) for name in candidates(5)}
     assert list(found) == ["true", "other", "shuffled", "reversed", "frozen"]
     for name, one in found.items():
         assert one.dtype == clips.dtype and one.shape == clips.shape and torch.equal(one[:, :, :3], clips[:, :, :3])
@@ -51,51 +51,51 @@ def test_the_past_is_kept_bit_for_bit_and_the_future_is_what_it_says(clips, orde
 
 
 def test_one_frame_has_no_order_and_two_only_one_other():
-    assert continuations(1) == ("true", "other", "frozen")
-    assert continuations(2) == ("true", "other", "reversed", "frozen")
-    assert continuations(3) == ("true", "other", "shuffled", "reversed", "frozen")
+    assert candidates(1) == ("true", "other", "frozen")
+    assert candidates(2) == ("true", "other", "reversed", "frozen")
+    assert candidates(3) == ("true", "other", "shuffled", "reversed", "frozen")
 
 
 @pytest.mark.parametrize("future", [2, 3, 4, 7])
 def test_backwards_only_the_middle_frame_of_an_odd_number_stays_true(future):
     clips = torch.arange(2 * (1 + future)).view(2, 1, -1, 1, 1)
     orders = torch.arange(future).expand(2, -1)
-    for name in continuations(future):
-        kept = (continued(name, clips, 1, orders) == clips)[0].flatten()[1:]
+    for name in candidates(future):
+        kept = (replace_future(name, clips, 1, orders) == clips)[0].flatten()[1:]
         for first in range(future):
             for last in range(first + 1, future + 1):
                 if name == "reversed":
-                    assert stays_true(name, first, last, future) == bool(kept[first:last].all())
+                    assert is_unchanged(name, first, last, future) == bool(kept[first:last].all())
                 else:
-                    assert not stays_true(name, first, last, future)
+                    assert not is_unchanged(name, first, last, future)
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
 def test_a_derangement_has_no_fixed_point_and_leaves_nobody_out(count):
-    numbers = deranged(torch.arange(count))
+    numbers = roll_samples(torch.arange(count))
     assert not (numbers == torch.arange(count)).any() and sorted(numbers.tolist()) == list(range(count))
 
 
 def test_one_sample_alone_is_refused(clips, orders):
-    with pytest.raises(UserError, match=r"^1 sample has no other one beside it to be told from: give 2 or more$"):
-        continued("other", clips[:1], 3, orders[:1])
+    with pytest.raises(UserError, match=r"^1 sample has no other sample to be compared with: give 2 or more$"):
+        replace_future("other", clips[:1], 3, orders[:1])
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
 def test_a_shuffled_order_leaves_nothing_in_its_place_is_not_backwards_and_belongs_to_its_key(count):
     for seed in range(100):
-        order = untrue_order(count, generator(seed))
+        order = derangement(count, generator(seed))
         assert sorted(order) == list(range(count)) and not (order == np.arange(count)).any()
         assert count == 2 or not (order == np.arange(count)[::-1]).all()
-        assert (order == untrue_order(count, generator(seed))).all()
-    assert untrue_order(1, generator()).tolist() == [0]
+        assert (order == derangement(count, generator(seed))).all()
+    assert derangement(1, generator()).tolist() == [0]
 
 
 def test_patches_and_images_are_one_another():
     images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8)
-    cells = as_cells(images, (2, 3))
+    cells = patchify(images, (2, 3))
     assert cells.shape == (2, 6, 48) and torch.equal(cells[1, 4], images[1, :, 4:, 4:8].flatten())
-    assert torch.equal(as_images(cells, (2, 3), images.shape), images)
+    assert torch.equal(unpatchify(cells, (2, 3), images.shape), images)
 
 
 def test_what_an_image_shows_is_kept_and_what_it_hides_is_not():
@@ -103,17 +103,17 @@ def test_what_an_image_shows_is_kept_and_what_it_hides_is_not():
     hidden = torch.zeros(3, 4, 4, dtype=torch.bool)
     hidden[:, 1:3, 2:] = True
     hidden[2, 3, 3] = True
-    orders = orders_within(hidden, [generator(row) for row in range(3)])
+    orders = shuffle_masked(hidden, [generator(row) for row in range(3)])
     places = hidden.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None].expand_as(images)
     for name in ("other", "shuffled"):
-        one = composed(name, images, hidden, orders)
+        one = replace_masked(name, images, hidden, orders)
         assert torch.equal(one[~places], images[~places]) and not torch.equal(one[places], images[places])
-    other, shuffled = (composed(name, images, hidden, orders) for name in ("other", "shuffled"))
+    other, shuffled = (replace_masked(name, images, hidden, orders) for name in ("other", "shuffled"))
     assert torch.equal(other[places], images.roll(1, 0)[places])
-    before, after = as_cells(images, (4, 4)), as_cells(shuffled, (4, 4))
+    before, after = patchify(images, (4, 4)), patchify(shuffled, (4, 4))
     for row, cells in enumerate(hidden.flatten(1)):
         assert sorted(before[row, cells, 0].tolist()) == sorted(after[row, cells, 0].tolist())
-    assert torch.equal(composed("true", images, hidden, orders), images)
+    assert torch.equal(replace_masked("true", images, hidden, orders), images)
 
 
 LEVELS = HJepaConfig.model_validate(
@@ -125,13 +125,13 @@ LEVELS = HJepaConfig.model_validate(
                     "image_size": 16, "patch_size": 4, "frames": 16, "tubelet_size": 2, "embed_dim": 24, "depth": 1, "num_heads": 2,
                 },
                 "predictor": {"embed_dim": 16, "depth": 1, "num_heads": 2},
-                "question": {"name": "masked", "masks": [{"name": "causal"}]},
+                "task": {"name": "masked", "masks": [{"name": "causal"}]},
             },
             *[
                 {
                     "encoder": {"stride": {"time": 2, "space": space}, "embed_dim": 24, "depth": 1, "num_heads": 2},
                     "predictor": {"embed_dim": 16, "depth": 1, "num_heads": 2},
-                    "question": {"name": "masked", "masks": [{"name": "causal"}]},
+                    "task": {"name": "masked", "masks": [{"name": "causal"}]},
                 }
                 for space in (2, 1)
             ],
@@ -143,19 +143,19 @@ LEVELS = HJepaConfig.model_validate(
 @pytest.mark.parametrize(("past", "frames"), [(0.01, 8), (0.5, 8), (0.7, 8), (0.99, 8)])
 def test_all_levels_are_cut_at_the_same_frame_as_their_masks(past, frames):
     encoders = LEVELS.encoders
-    cut = cut_at(past, encoders)
-    assert cut == (frames, (4, 2, 1), 0.5, None)
-    for (sampler,), encoder, steps in zip(future_masks(LEVELS, cut.share), encoders, cut.steps, strict=True):
+    split = split_time(past, encoders)
+    assert split == (frames, (4, 2, 1), 0.5, None)
+    for (sampler,), encoder, steps in zip(build_future_samplers(LEVELS, split.share), encoders, split.steps, strict=True):
         time, rows, columns = encoder.clip_grid
         masks = sampler([generator()], 0)
         assert masks.context.flatten().tolist() == list(range(steps * rows * columns))
         assert masks.targets.flatten().tolist() == list(range(steps * rows * columns, time * rows * columns))
-        assert steps * 16 // time == cut.frames
+        assert steps * 16 // time == split.frames
 
 
 def test_a_cut_is_nearest_to_the_share_and_leaves_past_and_future():
     first = EncoderConfig(image_size=8, patch_size=4, frames=12, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
-    assert [cut_at(past, [first])[:2] for past in (0.01, 0.5, 0.7, 0.99)] == [(2, (1,)), (6, (3,)), (8, (4,)), (10, (5,))]
+    assert [split_time(past, [first])[:2] for past in (0.01, 0.5, 0.7, 0.99)] == [(2, (1,)), (6, (3,)), (8, (4,)), (10, (5,))]
 
 
 def test_levels_of_one_time_step_are_left_out_and_it_is_said_which():
@@ -163,13 +163,13 @@ def test_levels_of_one_time_step_are_left_out_and_it_is_said_which():
         EncoderConfig(image_size=8, patch_size=4, frames=frames, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
         for frames in (16, 8, 2, 2)
     ]
-    assert cut_at(0.5, levels[:2]) == (8, (4, 2), 0.5, None)
-    reason = "left out: one time step for a whole clip, so that nothing is past"
-    assert cut_at(0.3, levels[:3]) == (4, (2, 1), 0.25, f"level 3 {reason}")
-    assert cut_at(0.5, levels).left_out == f"level 3 to level 4 {reason}"
+    assert split_time(0.5, levels[:2]) == (8, (4, 2), 0.5, None)
+    reason = "left out: one time step per clip, so nothing is past"
+    assert split_time(0.3, levels[:3]) == (4, (2, 1), 0.25, f"level 3 {reason}")
+    assert split_time(0.5, levels).note == f"level 3 to level 4 {reason}"
 
 
 def test_a_first_level_without_time_is_refused():
     image = EncoderConfig(image_size=8, patch_size=4, frames=2, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
-    with pytest.raises(UserError, match=r"^level 1 has one time step for a whole clip"):
-        cut_at(0.5, [image])
+    with pytest.raises(UserError, match=r"^level 1 has one time step per clip, so nothing is past"):
+        split_time(0.5, [image])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jepa_pipeline.probes.confidence_interval import Z95, difference_interval, wilson_interval
+from jepa_pipeline.results.confidence_interval import Z95, difference_interval, wilson_interval
 
 
 def test_known_values():

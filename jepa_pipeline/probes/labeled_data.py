@@ -1,0 +1,151 @@
+"""Labeled data sets for probes: finding, opening and checking them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from jepa_pipeline.config.encoder_card import EncoderCard
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.data.manifest import MANIFEST, read_manifest
+from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
+from jepa_pipeline.data.shards import NO_LABEL, SampleError, Shards
+from jepa_pipeline.probes.knn import check_neighbors
+from jepa_pipeline.probes.linear import check_pairs
+
+PARTS = ("train", "test")
+
+
+def find_labeled_data(run: Path) -> str:
+    """Return the folder or URL around a run's first training shards, if it has labeled shards in train/ and test/.
+
+    Raises:
+        UserError: it has none, or the run has no configuration.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} holds no config.yaml that names its training data: name labeled shards with --data")
+    parent = parent_location(load_config(run).data.train[0].path)
+    for part in PARTS:
+        if not has_labels(join_url(parent, part) if is_remote(parent) else f"{parent}/{part}"):
+            raise UserError(
+                f"looked for labeled shards in {redact_urls(parent)}/train and /test, because {run} was trained on shards "
+                f"there, but {part}/ has none: name labeled shards with --data"
+            )
+    return parent
+
+
+def parent_location(location: str) -> str:
+    """Return the parent of a folder or URL."""
+    if not is_remote(location):
+        return str(Path(location).parent)
+    parts = urlsplit(location)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/").rpartition("/")[0]))
+
+
+def has_labels(location: str) -> bool:
+    if not is_remote(location) and not (Path(location) / MANIFEST).is_file():
+        return False
+    return bool(read_manifest(location).classes)
+
+
+def set_name(location: str) -> str:
+    """Return the name of a data set in reports: the last part of its folder or URL."""
+    return redact_urls(location).rstrip("/").rpartition("/")[2] if is_remote(location) else Path(location).resolve().name
+
+
+def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
+    """Open the labeled training and test shards; see plan_probe.
+
+    Raises:
+        UserError: there are none, they have no labels, or they do not belong together.
+    """
+    if test is None:
+        folder = Path(data)
+        if not is_remote(data) and not all((folder / part / MANIFEST).is_file() for part in PARTS):
+            raise UserError(
+                f"{data} does not hold train/ and test/ shards: build them with `jepa shards build IMAGES {data} --split 0.1`, "
+                "or name the test shards with --test"
+            )
+        data, test = (join_url(data, part) if is_remote(data) else str(folder / part) for part in PARTS)
+    train_set, test_set = Shards(data), Shards(test)
+    for location, shards in ((data, train_set), (test, test_set)):
+        if not shards.manifest.classes:
+            raise UserError(f"{location} has no classes, but a probe needs labels: build its shards from one folder per class")
+    classes, test_classes = train_set.manifest.classes, test_set.manifest.classes
+    if classes != test_classes:
+        raise UserError(
+            f"{data} has the classes {first_few(classes)} but {test} has {first_few(test_classes)}: build both from one folder"
+        )
+    if {shard.sha256 for shard in train_set.manifest.shards} & {shard.sha256 for shard in test_set.manifest.shards}:
+        raise UserError(f"{data} and {test} share shards: a test set must not hold training samples")
+    return train_set, test_set
+
+
+def first_few(classes: tuple[str, ...] | None) -> str:
+    names = classes or ()
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def read_labels(shards: Shards) -> Int64[Tensor, "S"]:
+    """Return the labels of all samples from the indexes of the shards, without decoding any sample.
+
+    Raises:
+        SampleError: a shard, its index or its first sample is missing or damaged.
+        UserError: a sample has no label, or a shard could not be fetched or read.
+    """
+    numbers = range(len(shards.counts))
+    shards.fetch_ahead(numbers)
+    labels = np.concatenate([read_shard_labels(shards, number) for number in numbers])
+    if unlabeled := int((labels == NO_LABEL).sum()):
+        location = redact_urls(shards.location)
+        raise UserError(f"{unlabeled} of {len(labels)} samples of {location} have no label: probes need labeled shards")
+    return torch.from_numpy(labels)
+
+
+def read_shard_labels(shards: Shards, number: int) -> np.ndarray:
+    shards.read(number, 0)  # reports a damaged shard, which opening it does not
+    return shards.open(number).labels
+
+
+def check_set_size(train_set: Shards, config: ProbeConfig) -> None:
+    """Raise UserError, before anything is decoded, if the training set is too small for the protocols."""
+    samples, classes = train_set.manifest.samples, train_set.manifest.classes or ()
+    if "knn" in config.protocols:
+        check_neighbors(config.k, samples)
+    if {"linear", "attentive"} & {*config.protocols} and samples <= len(classes):  # with more, some class has two
+        check_pairs(read_labels(train_set))
+
+
+@contextmanager
+def explain_damage(kind: DataKind) -> Iterator[None]:
+    """Add the cure to the error of a damaged sample: a probe skips none, because its accuracy is that of the whole set.
+
+    Raises:
+        UserError: a sample cannot be used.
+    """
+    try:
+        yield
+    except SampleError as error:
+        omitted = " (with --reencode such are left out)" if kind == "videos" else ""
+        raise UserError(f"{error}; remove it from the {kind} and build the shards anew{omitted}") from error
+
+
+def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
+    """Raise UserError for videos with an encoder of images, and for one set of videos and one of images."""
+    kind, test_kind = train_set.manifest.kind, test_set.manifest.kind
+    train, test = redact_urls(train_set.location), redact_urls(test_set.location)
+    if kind != test_kind:
+        raise UserError(f"{train} holds {kind} but {test} holds {test_kind}: name two sets of the same kind")
+    if kind not in card.encoder.modality.data_kinds:
+        unit = card.encoder.modality.unit
+        raise UserError(f"{card.name} takes {unit}, but {train} holds {kind}: probe it on {unit}, or probe an encoder of clips")
+    if kind == "videos" and card.clip is None:
+        raise UserError(f"the card of {card.name} does not define the frames of a clip: add `clip` to it, as in ClipConfig")
