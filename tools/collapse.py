@@ -1,8 +1,8 @@
-"""Is collapse punished, and seen? python tools/collapse.py [METHOD ...] [--steps 300]
+"""Check that collapse prevention works, and that the health meters detect its absence: python tools/collapse.py [METHOD ...].
 
-Every method trains twice on drawn shapes from its recipe in configs/debug: as it is, and without what keeps it from collapsing. The
-table shows the health meters of both at the end (of a stack those of every level): the effective rank of the embeddings, the mean
-cosine of different ones and the deviation of a dimension; and which of them tell the two runs apart.
+Each method trains twice on synthetic shapes from its recipe in configs/debug, with and without its collapse prevention. The table
+shows the health meters of both runs at the end, for every level of a stack: the effective rank of the embeddings, the mean cosine
+of different ones and the standard deviation of a dimension; and the meters that detect the collapse.
 """
 
 import sys
@@ -28,8 +28,10 @@ from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.losses.prediction import cosine
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.methods.hjepa import HJEPA
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import Regularizer
+from jepa_pipeline.methods.targets import SharedTarget
 from jepa_pipeline.training.callbacks import measure_health
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.optim import set_rates
@@ -40,36 +42,31 @@ BATCH = 64
 training_module.HEALTH_VECTORS = 16 * BATCH  # the runs are too short for the 2048 of training
 IMAGES = 1000
 Health = dict[str, float]
-"""Meters by name."""
+"""Health meters by name."""
 
 
-def unregularized(method: Method) -> None:
+def remove_regularizer(method: Method) -> None:
     method.regularizer = Regularizer()
 
 
-def unopposed(method: Method) -> None:
-    """Views of one image attract each other, and nothing else happens."""
+def remove_negatives(method: Method) -> None:
+    """Replace the loss by the distance between the views of an image."""
     method.objective = lambda embeddings, **_: cosine(*embeddings)  # pyright: ignore[reportArgumentType]
 
 
-def with_gradient(method: Method) -> None:
-    """The gradient of the target is not stopped."""
-    method.look = lambda views, projections: projections  # pyright: ignore[reportArgumentType]
+def remove_stop_gradient(method: Method) -> None:
+    """Predict the other view's projection with its gradient."""
+    method.teacher_output = lambda views, projections: projections  # pyright: ignore[reportArgumentType]
 
 
-def without_average(method: Method) -> None:
-    """The target is the encoder itself, with its gradient."""
-    method.represent = lambda pixels: method.encoder(pixels)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def without_averages(method: Method) -> None:
-    """The same at every level of a stack."""
-    for level in method.jepas:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues, reportCallIssue, reportArgumentType]
-        without_average(level)
+def share_target(method: Method) -> None:
+    """Make the encoder itself, with its gradient, the target; at every level of a stack."""
+    for level in method.jepas if isinstance(method, HJEPA) else [method]:
+        level.target_encoder = SharedTarget(level.encoder)  # pyright: ignore[reportArgumentType]
 
 
 class Removal(NamedTuple):
-    """What keeps a method from collapsing, and how it is taken away: by overrides of its recipe, or from the method."""
+    """How to disable a method's collapse prevention: by overrides of its recipe, or by a change of the built method."""
 
     what: str
     overrides: tuple[str, ...] = ()
@@ -80,18 +77,18 @@ REMOVALS = {
     "vicreg": Removal("variance and covariance", ("method.variance=0", "method.covariance=0")),
     "barlow_twins": Removal("decorrelation", ("method.off_diagonal=0",)),
     "lejepa": Removal("SIGReg", ("method.weight=0",)),
-    "simclr": Removal("negatives", change=unopposed),
-    "info_nce": Removal("negatives", change=unopposed),
-    "square_square": Removal("negatives", change=unopposed),
+    "simclr": Removal("negatives", change=remove_negatives),
+    "info_nce": Removal("negatives", change=remove_negatives),
+    "square_square": Removal("negatives", change=remove_negatives),
     "swav": Removal("Sinkhorn", ("method.sinkhorn_iterations=0",)),
-    "byol": Removal("EMA, stop-gradient", change=with_gradient),
-    "simsiam": Removal("stop-gradient", change=with_gradient),
-    "ijepa": Removal("EMA, stop-gradient", change=without_average),
-    "vjepa": Removal("EMA, stop-gradient", change=without_average),
-    "vjepa2": Removal("EMA, stop-gradient", change=without_average),
-    "hjepa": Removal("EMA, stop-gradient", change=without_averages),
-    "ijepa_vicreg": Removal("VICReg", change=unregularized),
-    "ijepa_sigreg": Removal("SIGReg", change=unregularized),
+    "byol": Removal("EMA, stop-gradient", change=remove_stop_gradient),
+    "simsiam": Removal("stop-gradient", change=remove_stop_gradient),
+    "ijepa": Removal("EMA, stop-gradient", change=share_target),
+    "vjepa": Removal("EMA, stop-gradient", change=share_target),
+    "vjepa2": Removal("EMA, stop-gradient", change=share_target),
+    "hjepa": Removal("EMA, stop-gradient", change=share_target),
+    "ijepa_vicreg": Removal("VICReg", change=remove_regularizer),
+    "ijepa_sigreg": Removal("SIGReg", change=remove_regularizer),
 }
 
 
@@ -107,18 +104,18 @@ def make_config(method: str, removal: Removal | None, data: Path, steps: int) ->
 
 
 def read_batches(config: RunConfig, passes: int) -> list[Batch]:
-    """The batches of a few passes over the images, to be gone through again and again."""
+    """Return the batches of a few passes over the images."""
     masks, sampler = build_mask_samplers(config.method), build_batch_sampler(config.optim)
     loader = train_loader(config.data, config.views, config.method, masks, sampler, seed=config.seed)
     return list(islice(loader, passes * IMAGES // config.optim.batch_size_global))
 
 
 def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], None]) -> list[Health]:
-    """So many steps, and the health of every level at the end."""
+    """Train for the configured steps, and return the health of every level at the end."""
     torch.manual_seed(config.seed)
     method = build_method(config.method)
     change(method)
-    module = Pretraining(method, config.optim, config.views, config.health, config.seed)
+    module = Pretraining(method, config.optim, config.views, config.seed)
     optimizer = module.configure_optimizers()
     for batch in islice(cycle(batches), config.optim.total_steps):
         module.on_train_batch_start(batch, 0)
@@ -133,47 +130,47 @@ def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], No
 
 
 def compare(method: str, data: Path, steps: int) -> list[tuple[Health, Health]]:
-    """Of every level the health of a method as it is, and without what keeps it from collapsing."""
-    whole, removed = make_config(method, None, data, steps), make_config(method, REMOVALS[method], data, steps)
-    batches = read_batches(whole, passes=4)
-    trained = train(whole, batches, lambda method: None), train(removed, batches, REMOVALS[method].change)
+    """Return the health of every level with and without collapse prevention."""
+    intact, removed = make_config(method, None, data, steps), make_config(method, REMOVALS[method], data, steps)
+    batches = read_batches(intact, passes=4)
+    trained = train(intact, batches, lambda method: None), train(removed, batches, REMOVALS[method].change)
     return [*zip(*trained, strict=True)]
 
 
 SHOWN = {"rank": "health/target_rankme", "cosine": "health/target_cosine", "deviation": "health/target_std_mean"}
 
 
-def told_by(whole: Health, removed: Health) -> list[str]:
-    """The meters by which the second run has collapsed beside the first."""
+def detected_by(intact: Health, removed: Health) -> list[str]:
+    """Return the meters by which the second run has collapsed compared with the first."""
     (rank, cosine, deviation), (low_rank, high_cosine, low_deviation) = (
-        [run[key] for key in SHOWN.values()] for run in (whole, removed)
+        [run[key] for key in SHOWN.values()] for run in (intact, removed)
     )
-    tells = {
+    detected = {
         "rank": low_rank < rank / 2,
         "cosine": high_cosine > 0.7 > cosine + 0.1,
         "deviation": low_deviation < deviation / 2,
     }
-    return [name for name, tells_apart in tells.items() if tells_apart]
+    return [name for name, collapsed in detected.items() if collapsed]
 
 
 def main(
-    methods: Annotated[list[str] | None, typer.Argument(help="Some of them; all unless said.")] = None,
+    methods: Annotated[list[str] | None, typer.Argument(help="Names of methods; default: all.")] = None,
     steps: Annotated[int, typer.Option(min=20, help="Optimizer steps of each run.")] = 300,
 ) -> None:
-    """Train every method with and without what keeps it from collapsing, and show the health meters of both."""
+    """Train each method with and without its collapse prevention, and show the health meters of both runs."""
     chosen = methods or list(REMOVALS)
     if unknown := [name for name in chosen if name not in REMOVALS]:
-        raise UserError(f"'{unknown[0]}' is none of the methods {', '.join(REMOVALS)}")
+        raise UserError(f"'{unknown[0]}' is not a method: choose from {', '.join(REMOVALS)}")
     console = Console()
-    table = Table("method", *SHOWN, "without", *SHOWN, "told by", title=f"embeddings after {steps} steps")
+    table = Table("method", *SHOWN, "without", *SHOWN, "detected by", title=f"embeddings after {steps} steps")
     with TemporaryDirectory() as folder:
         demo(Path(folder) / "shapes", images=IMAGES)
         for name in track(chosen, "training", console=console):
             pairs = compare(name, Path(folder) / "shapes" / "train", steps)
             for level, pair in enumerate(pairs, start=1):
-                whole, removed = ([f"{health[key]:.3g}" for key in SHOWN.values()] for health in pair)
-                which = f"{name}, level {level}" if len(pairs) > 1 else name
-                table.add_row(which, *whole, REMOVALS[name].what, *removed, ", ".join(told_by(*pair)))
+                intact, removed = ([f"{health[key]:.3g}" for key in SHOWN.values()] for health in pair)
+                label = f"{name}, level {level}" if len(pairs) > 1 else name
+                table.add_row(label, *intact, REMOVALS[name].what, *removed, ", ".join(detected_by(*pair)))
     console.print(table)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from jepa_pipeline.batch import Batch, Output
 from jepa_pipeline.config.methods import SwAVConfig
-from jepa_pipeline.distributed import gather, local
+from jepa_pipeline.distributed import gather, to_local
 from jepa_pipeline.losses.arithmetic import unit
 from jepa_pipeline.losses.swapped import sinkhorn, swapped_prediction
 from jepa_pipeline.methods.method import Method
@@ -60,7 +60,7 @@ class SwAV(Method):
     @torch.no_grad()
     def normalize_prototypes(self) -> None:
         """Project the prototypes back onto the unit sphere in place; each process its own rows of sharded ones."""
-        rows = local(self.prototypes.weight)
+        rows = to_local(self.prototypes.weight)
         rows.copy_(unit(rows))
 
     def after_optimizer_step(self, step: int, schedule_steps: int) -> None:

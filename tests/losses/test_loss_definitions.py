@@ -1,4 +1,4 @@
-"""Every loss is its paper's formula, written here with sums over samples and pairs, in value and in gradient."""
+"""Every loss equals its paper's formula, written here as sums over samples and pairs, in value and gradient."""
 
 import math
 from itertools import combinations
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jepa_pipeline.losses.barlow_twins import barlow_twins
-from jepa_pipeline.losses.contrastive import energies, info_nce, nt_xent, pairwise_hinge, square_square
+from jepa_pipeline.losses.contrastive import energies, info_nce, nt_xent, square_square
 from jepa_pipeline.losses.prediction import cosine
 from jepa_pipeline.losses.sigreg import lejepa, sigreg
 from jepa_pipeline.losses.swapped import sinkhorn, swapped_prediction
@@ -32,8 +32,8 @@ def slow_cosine(predictions, targets):
     return {"cosine": mean(2 - 2 * angle(p, t) for p, t in pairs)}
 
 
-def slow_moments(x):
-    """The covariance matrix as a list of rows, each entry a sum over samples."""
+def slow_covariance_matrix(x):
+    """Return the covariance matrix as a list of rows, each entry a sum over samples."""
     samples, width = x.shape
     center = mean(x)
     return [
@@ -43,12 +43,12 @@ def slow_moments(x):
 
 
 def slow_hinge(x):
-    c = slow_moments(x)
+    c = slow_covariance_matrix(x)
     return mean((1 - (c[i][i] + 1e-4).sqrt()).clamp_min(0) for i in range(len(c)))
 
 
 def slow_covariance(x):
-    c = slow_moments(x)
+    c = slow_covariance_matrix(x)
     return sum(c[i][j] ** 2 for i in range(len(c)) for j in range(len(c)) if i != j) / len(c)
 
 
@@ -94,7 +94,7 @@ def slow_lejepa(views, slices):
 
 
 def slow_sinkhorn(scores, epsilon=0.05, iterations=3):
-    """As the paper has it: Q is prototypes by samples, of total mass 1."""
+    """Return the codes as in the paper, where Q is prototypes by samples, with total mass 1."""
     q = torch.exp(scores / epsilon).T
     q = q / q.sum()
     for _ in range(iterations):
@@ -150,15 +150,11 @@ def slow_square_square(f, margin=1.0):
     }
 
 
-def slow_pairwise_hinge(f, margin=1.0):
-    return {"pairwise_hinge": mean((f[i, i] - f[i, j] + margin).clamp_min(0) for i, j in others(f))}
-
-
 def pair_energies():
     return energies(normal(7, 5), normal(7, 5, seed=1))
 
 
-# name: the loss, its slow form, what it is given
+# name: the loss, its slow form, and their inputs
 LOSSES = {
     "cosine": (cosine, slow_cosine, [normal(3, 4, 5), normal(3, 4, 5, seed=1)]),
     "vicreg": (vicreg, slow_vicreg, [0.7 * normal(2, 9, 5) + 1]),
@@ -185,12 +181,11 @@ LOSSES = {
     ),
     "info_nce": (info_nce, slow_info_nce, [pair_energies()]),
     "square_square": (square_square, slow_square_square, [pair_energies() / 2]),
-    "pairwise_hinge": (pairwise_hinge, slow_pairwise_hinge, [pair_energies()]),
 }
 
 
 def run(loss, inputs, autocast=False):
-    """The loss's terms, and the gradients of their sum."""
+    """Return the loss's terms, and the gradients of their sum."""
     inputs = [x.clone().requires_grad_() for x in inputs]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         terms = loss(*inputs)
@@ -198,7 +193,7 @@ def run(loss, inputs, autocast=False):
 
 
 @pytest.mark.parametrize("fast, slow, inputs", LOSSES.values(), ids=LOSSES.keys())
-def test_a_loss_is_its_formula(fast, slow, inputs):
+def test_a_loss_equals_its_formula(fast, slow, inputs):
     (terms, gradients), (expected, expected_gradients) = run(fast, inputs), run(slow, inputs)
     assert terms.keys() == expected.keys()
     assert all(term.shape == () and term.dtype == torch.float64 for term in terms.values())
@@ -209,8 +204,8 @@ def test_a_loss_is_its_formula(fast, slow, inputs):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("fast, _, inputs", LOSSES.values(), ids=LOSSES.keys())
-def test_half_precision_is_only_that_of_the_inputs(fast, _, inputs, autocast, dtype):
-    """Also inside autocast, which would have matrices multiplied in half."""
+def test_half_precision_inputs_are_computed_in_fp32(fast, _, inputs, autocast, dtype):
+    """Under autocast as well, which would multiply matrices in half precision."""
     rounded = [x.to(dtype) for x in inputs]
     terms, gradients = run(fast, rounded, autocast)
     expected, expected_gradients = run(fast, [x.double() for x in rounded])
@@ -221,7 +216,7 @@ def test_half_precision_is_only_that_of_the_inputs(fast, _, inputs, autocast, dt
 
 
 SYMMETRIC_IN_VIEWS = ["vicreg", "vicreg of four views", "barlow_twins", "barlow_twins of three views", "nt_xent"]
-BATCHED = {"lejepa": 1, "swapped": 2}  # how many of their inputs hold samples
+BATCHED = {"lejepa": 1, "swapped": 2}  # number of inputs with a dimension of samples
 
 
 @pytest.mark.parametrize("name", [*SYMMETRIC_IN_VIEWS, *BATCHED])
@@ -239,7 +234,7 @@ def test_the_order_of_views_does_not_matter(name):
     torch.testing.assert_close(loss(views.flip(0)), loss(views))
 
 
-@pytest.mark.parametrize("loss", [info_nce, square_square, pairwise_hinge])
+@pytest.mark.parametrize("loss", [info_nce, square_square])
 def test_the_order_of_pairs_does_not_matter(loss):
     matrix, order = pair_energies(), torch.randperm(7, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(loss(matrix[order][:, order]), loss(matrix))

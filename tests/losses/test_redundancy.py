@@ -1,4 +1,4 @@
-"""VICReg and Barlow Twins see what they should and nothing else."""
+"""VICReg and Barlow Twins: their minima, and the changes that they ignore."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def normal(*shape, seed=0):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_without_the_diagonal_are_all_others_in_their_order(size):
+def test_without_diagonal_returns_all_other_entries_in_order(size):
     matrix = normal(size, size)
     others = [matrix[i, j] for i in range(size) for j in range(size) if i != j]
     assert without_diagonal(matrix).flatten().tolist() == others
@@ -29,7 +29,7 @@ def test_variance_and_covariance_ignore_a_shift():
     torch.testing.assert_close(covariance(moved), covariance(x))
 
 
-def test_the_hinge_asks_for_a_deviation_of_one_and_no_more():
+def test_the_hinge_is_zero_from_a_standard_deviation_of_one():
     x = normal(50, 6)
     x = (x - x.mean(0)) / x.std(0)
     assert variance_hinge(x) == 0
@@ -38,14 +38,14 @@ def test_the_hinge_asks_for_a_deviation_of_one_and_no_more():
     assert variance_hinge(0 * x) == pytest.approx(0.99)
 
 
-def test_copied_dimensions_covary_and_independent_ones_do_not():
+def test_copied_dimensions_have_covariance_and_orthogonal_ones_none():
     x = torch.linalg.qr(normal(50, 4) - normal(50, 4).mean(0))[0] * 7  # orthogonal columns, centered: variance 1
     assert covariance(x) == pytest.approx(0, abs=1e-20)
-    assert covariance(torch.cat([x, x], dim=1)) == pytest.approx(1, abs=1e-12)  # each dimension has one like it
+    assert covariance(torch.cat([x, x], dim=1)) == pytest.approx(1, abs=1e-12)  # each dimension has one copy
 
 
 def test_small_covariances_are_exact_beside_large_variances():
-    """Were the diagonal subtracted from the sum of all squares, fp32 would lose them."""
+    """Subtracting the diagonal from the sum of all squares would lose them in fp32."""
     x = torch.linalg.qr(normal(512, 64) - normal(512, 64).mean(0))[0] * 1e3 + 0.01 * normal(512, 64, seed=1)
     torch.testing.assert_close(covariance(x.float()), covariance(x), rtol=1e-3, atol=0, check_dtype=False)
     c = torch.cov(x.float().T)
@@ -53,7 +53,7 @@ def test_small_covariances_are_exact_beside_large_variances():
     assert (subtracted - covariance(x)).abs() > 0.5 * covariance(x)
 
 
-def test_vicreg_is_its_invariance_and_its_regularizer():
+def test_vicreg_is_invariance_plus_regularizer():
     views = 0.5 * normal(2, 20, 4)
     terms = vicreg(views, 2.0, 3.0, 4.0)
     assert terms.pop("invariance") == pytest.approx(2 * float(F.mse_loss(*views)))
@@ -71,10 +71,10 @@ def test_samples_of_different_sizes_are_regularized_together():
     assert terms["covariance"] == covariance(a) + covariance(b)
 
 
-def test_barlow_twins_ignores_the_scale_and_place_of_a_dimension():
+def test_barlow_twins_ignores_scale_and_shift_of_a_dimension():
     views = normal(2, 40, 5)
     moved = views * torch.tensor([3.0, 100, -20, 7, -5]) + torch.linspace(-9, 9, 5)
-    torch.testing.assert_close(barlow_twins(moved), barlow_twins(views), rtol=1e-3, atol=1e-4)  # as far as the eps goes
+    torch.testing.assert_close(barlow_twins(moved), barlow_twins(views), rtol=1e-3, atol=1e-4)  # up to the eps
 
 
 def test_barlow_twins_is_least_for_equal_views_without_redundancy():

@@ -1,4 +1,4 @@
-"""SIGReg is small for a standard normal sample and grows with the sample for any other."""
+"""SIGReg is small for a standard normal sample, and grows with the sample size for any other."""
 
 import math
 
@@ -8,15 +8,15 @@ import torch
 from jepa_pipeline.losses.sigreg import lejepa, random_slices, sigreg
 
 CPU = torch.device("cpu")
-NULL = math.sqrt(2 * math.pi) * (1 - 1 / math.sqrt(3))  # the integral of (1 - exp(-t²)) exp(-t²/2): expected of a normal sample
-POINT = math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + 1 / math.sqrt(3))  # of (1 - exp(-t²/2))² exp(-t²/2): that of zeros, over S
+NULL = math.sqrt(2 * math.pi) * (1 - 1 / math.sqrt(3))  # integral of (1 - exp(-t²)) exp(-t²/2): expectation for a normal sample
+POINT = math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + 1 / math.sqrt(3))  # integral of (1 - exp(-t²/2))² exp(-t²/2): value for S zeros, over S
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_slices_are_a_function_of_the_step():
+def test_slices_are_a_function_of_the_seed():
     before = torch.get_rng_state()
     slices = random_slices(16, 64, 7, CPU)
     assert torch.equal(torch.get_rng_state(), before)
@@ -24,11 +24,11 @@ def test_slices_are_a_function_of_the_step():
     assert torch.equal(random_slices(16, 64, 7, CPU), slices)
     assert (random_slices(16, 64, 8, CPU) - slices).abs().mean() > 0.1
     torch.testing.assert_close(slices.norm(dim=0), torch.ones(64))
-    torch.testing.assert_close(slices @ slices.T * 16 / 64, torch.eye(16), rtol=0, atol=0.6)  # in all directions alike
+    torch.testing.assert_close(slices @ slices.T * 16 / 64, torch.eye(16), rtol=0, atol=0.6)  # spread over all directions
 
 
 @pytest.mark.parametrize("samples", [64, 1024])
-def test_a_normal_sample_has_the_expected_value_whatever_its_size(samples):
+def test_a_normal_sample_of_any_size_has_the_expected_value(samples):
     values = [sigreg(normal(samples, 16, seed=n), random_slices(16, 32, n, CPU)) for n in range(20)]
     assert torch.stack(values).mean() == pytest.approx(NULL, rel=0.1)
 
@@ -44,20 +44,20 @@ NOT_NORMAL = {
 
 
 @pytest.mark.parametrize("change", NOT_NORMAL.values(), ids=NOT_NORMAL.keys())
-def test_other_samples_are_told_from_a_normal_one(change):
+def test_other_samples_have_a_larger_value_than_a_normal_one(change):
     x, slices = normal(2048, 16), random_slices(16, 64, 0, CPU)
     assert sigreg(change(x), slices) > 10 * sigreg(x, slices)
 
 
-def test_a_collapsed_sample_costs_in_proportion_to_its_size():
+def test_a_collapsed_sample_has_a_value_proportional_to_its_size():
     slices = random_slices(16, 8, 0, CPU)
     for samples in (10, 1000):
         assert sigreg(torch.zeros(samples, 16), slices) == pytest.approx(
             POINT * samples, rel=0.02
-        )  # beyond the last knot lies 1.7 %
+        )  # 1.7 % of the integral lie beyond the last knot
 
 
-def test_a_rotation_changes_nothing_but_the_directions():
+def test_rotating_sample_and_directions_changes_nothing():
     x, slices = normal(256, 8).double(), random_slices(8, 16, 0, CPU).double()
     skewed = x * torch.linspace(0.5, 2, 8)
     rotation = torch.linalg.qr(normal(8, 8, seed=1).double())[0]
@@ -84,6 +84,6 @@ def test_the_center_is_that_of_the_global_views():
     assert terms["invariance"] == pytest.approx(0.95 * float((views - views[0]).square().mean()))
     assert lejepa(views[:2], slices)["invariance"] == 0
     assert lejepa(views, slices, global_views=4)["invariance"] < terms["invariance"]
-    whole = lejepa(views, slices, weight=1.0)
-    assert whole["invariance"] == 0
-    assert whole["sigreg"] == pytest.approx(20 * float(terms["sigreg"]))
+    only_sigreg = lejepa(views, slices, weight=1.0)
+    assert only_sigreg["invariance"] == 0
+    assert only_sigreg["sigreg"] == pytest.approx(20 * float(terms["sigreg"]))

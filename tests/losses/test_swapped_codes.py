@@ -1,4 +1,4 @@
-"""Sinkhorn's codes are SwAV's, for scores of any size; views predict the codes of the others."""
+"""Sinkhorn's codes equal SwAV's definition for scores of any size; each view predicts the codes of the others."""
 
 import math
 
@@ -21,14 +21,14 @@ def definition(scores, epsilon=0.05, iterations=3):
     return (q * q.shape[1]).T
 
 
-def use(codes):
-    """How much each prototype is used, 1 on average."""
+def usage(codes):
+    """Return how much each prototype is used, 1 on average."""
     return codes.sum(dim=0) * codes.shape[1] / codes.shape[0]
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 10])
 @pytest.mark.parametrize("shape", [(64, 8), (8, 64), (5, 1), (1, 5)])
-def test_codes_are_those_of_the_definition(shape, iterations):
+def test_codes_equal_the_definition(shape, iterations):
     scores = normal(*shape).tanh()
     codes = sinkhorn(scores, iterations=iterations)
     torch.testing.assert_close(codes, definition(scores, iterations=iterations), rtol=1e-10, atol=1e-14)
@@ -36,23 +36,23 @@ def test_codes_are_those_of_the_definition(shape, iterations):
     torch.testing.assert_close(sinkhorn(scores.float(), iterations=iterations), codes.float(), rtol=1e-4, atol=1e-6)
 
 
-def test_three_iterations_do_not_equalize_use_and_many_do():
+def test_many_iterations_equalize_usage_and_three_do_not():
     scores = normal(64, 8).tanh() + torch.linspace(0, 0.3, 8)
-    assert use(sinkhorn(scores)).max() > 1.02
-    torch.testing.assert_close(use(sinkhorn(scores, iterations=1000)), torch.ones(8, dtype=torch.float64), rtol=1e-6, atol=0)
+    assert usage(sinkhorn(scores)).max() > 1.02
+    torch.testing.assert_close(usage(sinkhorn(scores, iterations=1000)), torch.ones(8, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_without_iterations_nothing_equalizes_use():
+def test_without_iterations_usage_is_not_equalized():
     scores = normal(64, 8).tanh() + torch.tensor([2.0] + [0] * 7)
     codes = sinkhorn(scores, iterations=0)
     torch.testing.assert_close(codes, torch.softmax(scores / 0.05, dim=1))
-    assert use(codes)[0] > 7 > 2 > use(sinkhorn(scores))[0]
+    assert usage(codes)[0] > 7 > 2 > usage(sinkhorn(scores))[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_no_score_is_too_large(size, dtype):
-    """exp(1e4 / 0.05) is not a number; in fp32 the exponent itself, 2e5, is known to 0.016."""
+    """exp(1e4 / 0.05) overflows; in fp32 the exponent itself, 2e5, has a precision of 0.016."""
     scores = (size * normal(16, 4)).to(dtype)
     codes = sinkhorn(scores)
     assert codes.isfinite().all() and codes.dtype == torch.float32
@@ -71,16 +71,16 @@ def test_equal_scores_have_uniform_codes():
 
 def test_no_view_predicts_its_own_code():
     codes = sinkhorn(normal(6, 4).tanh())[None]
-    right = 0.1 * codes.log()
-    own_right = torch.cat([right, torch.zeros(2, 6, 4)])
-    assert swapped_prediction(own_right, codes)["swapped"] == pytest.approx(math.log(4))
+    perfect = 0.1 * codes.log()
+    own_code_predicted = torch.cat([perfect, torch.zeros(2, 6, 4)])
+    assert swapped_prediction(own_code_predicted, codes)["swapped"] == pytest.approx(math.log(4))
     entropy = float(-(codes * codes.log()).sum(-1).mean())
-    others_right = torch.cat([normal(1, 6, 4), right, right])
-    assert swapped_prediction(others_right, codes)["swapped"] == pytest.approx(entropy)
+    other_codes_predicted = torch.cat([normal(1, 6, 4), perfect, perfect])
+    assert swapped_prediction(other_codes_predicted, codes)["swapped"] == pytest.approx(entropy)
 
 
-def test_small_views_only_predict():
-    """The order of the views without codes does not matter, nor that of those with."""
+def test_views_without_codes_only_predict():
+    """Views without codes can change places, and so can those with codes."""
     scores = normal(4, 6, 3).tanh()
     codes = torch.stack([sinkhorn(view) for view in scores[:2]])
     loss = swapped_prediction(scores, codes)
@@ -88,8 +88,8 @@ def test_small_views_only_predict():
     torch.testing.assert_close(swapped_prediction(torch.cat([scores[:2].flip(0), scores[2:]]), codes.flip(0)), loss)
 
 
-def test_without_equalizing_collapse_is_free():
-    """All samples on one prototype: no loss with a plain softmax, the largest with Sinkhorn's codes."""
+def test_without_equalization_collapse_has_no_loss():
+    """If all samples have one prototype, the loss is zero with a softmax and large with Sinkhorn's codes."""
     scores = torch.tensor([1.0, -1, -1, -1]).expand(2, 32, 4)
 
     def loss(iterations):

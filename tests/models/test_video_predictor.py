@@ -24,75 +24,75 @@ def clip():
     return torch.randn(2, 3, 6, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def make_predictor(config, sets=1):
+def make_predictor(config, mask_sets=1):
     torch.manual_seed(2)
-    return Predictor(PredictorConfig(embed_dim=24, depth=2, num_heads=2), config, sets).eval()
+    return Predictor(PredictorConfig(embed_dim=24, depth=2, num_heads=2), config, mask_sets).eval()
 
 
-def choices(rows, *lengths):
+def sample_indices(rows, *lengths):
     generator = torch.Generator().manual_seed(3)
     return [torch.stack([torch.randperm(N, generator=generator)[:length] for _ in range(rows)]) for length in lengths]
 
 
-def test_each_set_of_masks_has_its_own_token(encoder, clip):
-    predictor = make_predictor(encoder.config, sets=2)
+def test_each_mask_set_has_its_own_token(encoder, clip):
+    predictor = make_predictor(encoder.config, mask_sets=2)
     assert predictor.mask_token.shape == (2, 1, 24)
-    contexts = choices(2, 9, 20)
-    masks = [Masks(where, asked[:, None]) for where, asked in zip(contexts, choices(2, 12, 8), strict=True)]
-    seen = [tokens.detach() for tokens in encoder(clip, masks=contexts)]
-    first, second = predictor(seen, masks)
+    contexts = sample_indices(2, 9, 20)
+    masks = [Masks(where, target[:, None]) for where, target in zip(contexts, sample_indices(2, 12, 8), strict=True)]
+    encoded = [tokens.detach() for tokens in encoder(clip, masks=contexts)]
+    first, second = predictor(encoded, masks)
     assert first.shape == (2, 1, 12, 48) and second.shape == (2, 1, 8, 48)
     second.sum().backward()
     assert not predictor.mask_token.grad[0].any() and predictor.mask_token.grad[1].any()
     with pytest.raises(ValueError, match="zip"):
-        predictor(seen[:1], masks[:1])
+        predictor(encoded[:1], masks[:1])
 
 
-def test_predictions_follow_their_questions(encoder):
+def test_predictions_follow_the_order_of_their_masks(encoder):
     predictor = make_predictor(encoder.config)
-    context, (where,), (asked,) = torch.randn(2, 9, 48), choices(2, 9), choices(2, 12)
-    (answers,) = predictor([context], [Masks(where, asked[:, None])])
+    context, (where,), (target,) = torch.randn(2, 9, 48), sample_indices(2, 9), sample_indices(2, 12)
+    (predictions,) = predictor([context], [Masks(where, target[:, None])])
     order, shuffled = torch.randperm(12), torch.randperm(9)
-    (permuted,) = predictor([context], [Masks(where, asked[:, None, order])])
-    assert torch.allclose(permuted, answers[:, :, order], atol=1e-5)
-    (again,) = predictor([context[:, shuffled]], [Masks(where[:, shuffled], asked[:, None])])
-    assert torch.allclose(again, answers, atol=1e-5)
-    (elsewhere,) = predictor([context], [Masks(where, (asked[:, None] + 1) % N)])
-    assert not torch.allclose(elsewhere, answers, atol=1e-3)
+    (permuted,) = predictor([context], [Masks(where, target[:, None, order])])
+    assert torch.allclose(permuted, predictions[:, :, order], atol=1e-5)
+    (again,) = predictor([context[:, shuffled]], [Masks(where[:, shuffled], target[:, None])])
+    assert torch.allclose(again, predictions, atol=1e-5)
+    (elsewhere,) = predictor([context], [Masks(where, (target[:, None] + 1) % N)])
+    assert not torch.allclose(elsewhere, predictions, atol=1e-3)
 
 
-def test_target_blocks_do_not_see_one_another(encoder):
+def test_target_blocks_do_not_attend_to_each_other(encoder):
     predictor = make_predictor(encoder.config)
-    context, (where,) = torch.randn(2, 9, 48), choices(2, 9)
+    context, (where,) = torch.randn(2, 9, 48), sample_indices(2, 9)
     targets = torch.randint(N, (2, 3, 5))
-    (together,) = predictor([context], [Masks(where, targets)])
-    assert together.shape == (2, 3, 5, 48)
+    (all_blocks,) = predictor([context], [Masks(where, targets)])
+    assert all_blocks.shape == (2, 3, 5, 48)
     for block in range(3):
-        (alone,) = predictor([context], [Masks(where, targets[:, block : block + 1])])
-        assert torch.allclose(together[:, block], alone[:, 0], atol=1e-6)
+        (one_block,) = predictor([context], [Masks(where, targets[:, block : block + 1])])
+        assert torch.allclose(all_blocks[:, block], one_block[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("positions", ["rope", "rope_tiled"])
-def test_the_predictor_hears_of_distances_alone_but_not_as_released(positions):
-    """Everything one row further down."""
+def test_rope_predictions_depend_on_relative_positions_alone_but_tiled_ones_do_not(positions):
+    """Move context and target down by one row."""
     config = EncoderConfig.model_validate({**CLIPS, "positions": positions})
     predictor, context = make_predictor(config), torch.randn(2, 4, 48)
-    where, asked = torch.tensor([[0, 3, 17, 38]]).expand(2, -1), torch.tensor([[[5, 7, 34]]]).expand(2, -1, -1)
-    here, there = (predictor([context], [Masks(where + step, asked + step)])[0] for step in (0, 4))
+    where, target = torch.tensor([[0, 3, 17, 38]]).expand(2, -1), torch.tensor([[[5, 7, 34]]]).expand(2, -1, -1)
+    here, there = (predictor([context], [Masks(where + step, target + step)])[0] for step in (0, 4))
     assert torch.allclose(here, there, atol=1e-5) == (positions == "rope")
 
 
 def train_step(encoder, predictor, clip):
-    sets = choices(2, 9, 20)
+    sets = sample_indices(2, 9, 20)
     predictions = predictor(encoder(clip, masks=sets), [Masks(index, index[:, None]) for index in sets])
-    sum(answer.square().mean() for answer in predictions).backward()
+    sum(prediction.square().mean() for prediction in predictions).backward()
     return [parameter.grad for network in (encoder, predictor) for parameter in network.parameters()]
 
 
 def test_bf16_sums_in_fp32_and_steps_are_deterministic(encoder, clip):
     inside = []
     encoder.blocks[0].register_forward_hook(lambda *call: inside.append(call[2].dtype))
-    predictor = make_predictor(encoder.config, sets=2)
+    predictor = make_predictor(encoder.config, mask_sets=2)
     predictor.blocks[0].register_forward_hook(lambda *call: inside.append(call[2].dtype))
     torch.use_deterministic_algorithms(True)
     try:
@@ -109,22 +109,22 @@ def test_bf16_sums_in_fp32_and_steps_are_deterministic(encoder, clip):
 
 
 @pytest.mark.parametrize("shape", [(6, 16, 16), (4, 16, 16), (10, 24, 8), (16, 16)])
-def test_no_value_is_needed_to_know_what_to_do(encoder, shape):
-    """On the meta device there are none, so that a wait for a GPU would be an error here."""
+def test_the_host_never_waits_for_a_value(encoder, shape):
+    """Tensors on the meta device have no values, so waiting for one raises an error."""
     encoder = encoder.to("meta")
     keep = [torch.zeros(2, 5, dtype=torch.int64, device="meta"), torch.zeros(2, 7, dtype=torch.int64, device="meta")]
     pixels = torch.zeros(2, 3, *shape, device="meta")
     contexts = encoder(pixels, masks=keep)
-    predictions = make_predictor(encoder.config, sets=2).to("meta")(contexts, [Masks(index, index[:, None]) for index in keep])
-    assert [tuple(answers.shape) for answers in predictions] == [(2, 1, 5, 48), (2, 1, 7, 48)]
+    predictions = make_predictor(encoder.config, mask_sets=2).to("meta")(contexts, [Masks(index, index[:, None]) for index in keep])
+    assert [tuple(predictions.shape) for predictions in predictions] == [(2, 1, 5, 48), (2, 1, 7, 48)]
 
 
-def test_they_are_compiled_whole(encoder, clip):
-    predictor = make_predictor(encoder.config, sets=2)
+def test_encoder_and_predictor_compile_as_full_graphs(encoder, clip):
+    predictor = make_predictor(encoder.config, mask_sets=2)
     eager = [g.clone() for g in train_step(encoder, predictor, clip)]
     longer = encoder(clip.repeat(1, 1, 2, 1, 1))
     encoder.zero_grad(), predictor.zero_grad()
-    jaxtyping.config.update("jaxtyping_disable", True)  # the checks of shapes cannot be compiled
+    jaxtyping.config.update("jaxtyping_disable", True)  # shape checks cannot be compiled
     torch.compiler.reset()
     try:
         encoder.compile(backend="eager", fullgraph=True)
