@@ -27,6 +27,4 @@ def estimate_checkpoint_bytes(config: RunConfig, ranks: int = 1) -> int:
     weights = sum(value.nbytes for value in saved)
     optimizer = FLOAT_BYTES * (moments * sum(trained) + counters * len(trained))
     tensors = len(saved) + (moments + counters) * len(trained)
-    return (
-        weights + optimizer + tensors * BYTES_PER_TENSOR + ranks * (FLOAT_BYTES * vectors + BYTES_PER_FILE) + BYTES_PER_FILE
-    )
+    return weights + optimizer + tensors * BYTES_PER_TENSOR + ranks * (FLOAT_BYTES * vectors + BYTES_PER_FILE) + BYTES_PER_FILE

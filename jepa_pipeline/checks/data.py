@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, pluralize, unreadable
+from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, pluralize
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import open_media
@@ -29,48 +28,30 @@ MIN_BATCHES_PER_WINDOW = 2
 
 def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
     """Check manifest, kind, files and some samples of every source, and whether all of them together are enough."""
-    manifests, results = check_manifests(config.data, config.method)
-    for source, manifest in zip(config.data.train, manifests, strict=True):
-        if manifest is None:
-            continue
-        try:
-            results.append(check_files(source.path, manifest))
-            results.append(check_samples(source.path, config.data, FEW_SAMPLES if quick else SAMPLES, quick))
-        except UserError as error:
-            results.append(from_error("data", error))
-        except OSError as error:
-            results.append(unreadable("data", redact_urls(source.path), error))
-    complete = [manifest for manifest in manifests if manifest is not None]
-    if len(complete) == len(manifests):
-        results.append(check_amount(config.data, config.optim, complete))
-    return results
-
-
-def check_manifests(data: DataConfig, method: MethodConfig) -> tuple[list[Manifest | None], list[CheckResult]]:
-    """Return the manifest of every source, None for an unusable one, and the results of the checks that need no more."""
-    manifests: list[Manifest | None] = []
-    results: list[CheckResult] = []
-    for source in data.train:
+    results, manifests = [], []
+    for source in config.data.train:
         location = redact_urls(source.path)
-        manifests.append(None)
         try:
             manifest = load_manifest(source.path)
-            check_kind(location, manifest.kind, method)
+            check_kind(location, manifest.kind, config.method)
+            samples, shards = pluralize(manifest.samples, "sample"), pluralize(len(manifest.shards), "shard")
+            text = f"{location}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"
+            results.append(CheckResult("data", "ok", text))
+            results.append(check_files(source.path, manifest))
+            results.append(check_samples(source.path, config.data, FEW_SAMPLES if quick else SAMPLES, quick))
+            manifests.append(manifest)
         except UserError as error:
             results.append(from_error("data", error))
         except OSError as error:
-            results.append(unreadable("data", location, error))
-        else:
-            manifests[-1] = manifest
-            samples, shards = pluralize(manifest.samples, "sample"), pluralize(len(manifest.shards), "shard")
-            results.append(CheckResult("data", "ok", f"{location}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"))
-    kinds = [manifest.kind for manifest in manifests if manifest is not None]
-    if len(kinds) == len(manifests):
+            text = f"{location} cannot be read ({error.strerror})"
+            results.append(CheckResult("data", "fail", text, "check its permissions"))
+    if len(manifests) == len(config.data.train):
         try:
-            check_motion(kinds, method)
+            check_motion([manifest.kind for manifest in manifests], config.method)
         except UserError as error:
             results.append(from_error("data", error))
-    return manifests, results
+        results.append(check_amount(config.data, config.optim, manifests))
+    return results
 
 
 def check_files(location: str, manifest: Manifest) -> CheckResult:
@@ -151,7 +132,9 @@ def check_amount(data: DataConfig, optim: ScheduleConfig, manifests: Sequence[Ma
         name = redact_urls(source.path)
         if manifest.samples < per_batch:
             cure = "lower optim.batch_size_global, or add data"
-            return CheckResult("amount", "warn", f"{text}; {name} has fewer than a batch takes of it, so a batch repeats samples", cure)
+            return CheckResult(
+                "amount", "warn", f"{text}; {name} has fewer than a batch takes of it, so a batch repeats samples", cure
+            )
         if window < MIN_BATCHES_PER_WINDOW * per_batch and len(manifest.shards) > WINDOW_SHARDS:
             text += f"; {name} is shuffled in windows of {window:,.0f} samples, fewer than {MIN_BATCHES_PER_WINDOW} batches"
             return CheckResult("amount", "warn", text, "pack the samples into fewer shards, with a larger --shard-size")

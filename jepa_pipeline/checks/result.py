@@ -24,10 +24,6 @@ def from_error(name: str, error: UserError) -> CheckResult:
     return CheckResult(name, "fail", text or cure, cure if text else "")
 
 
-def unreadable(name: str, location: object, error: OSError) -> CheckResult:
-    return CheckResult(name, "fail", f"{location} cannot be read ({error.strerror})", "check its permissions")
-
-
 def format_bytes(count: float) -> str:
     """Return a number of bytes such as "10.3 GB"."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

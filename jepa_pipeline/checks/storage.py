@@ -1,4 +1,4 @@
-"""Whether the run folder's file system can be trusted with checkpoints: rights, renames, room, speed, clock."""
+"""Checks of the run folder's file system: permissions, renames, space, speed and clock."""
 
 import os
 import shutil
@@ -9,68 +9,75 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from jepa_pipeline.checks.result import Finding, size
-from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.trainer import STOP_WITHIN_S
+from jepa_pipeline.checks.result import CheckResult, format_bytes
+from jepa_pipeline.config.trainer import STOP_WITHIN_S, CheckpointConfig
 
-BLOCK, BLOCKS, FEW_BLOCKS = 4 << 20, 16, 2
-SKEW_S = 2.0
-CURE = "choose another folder with output=FOLDER, or see to its rights"
+BLOCK_BYTES, BLOCKS, FEW_BLOCKS = 4 << 20, 16, 2
+MAX_SKEW_S = 2.0
+CURE = "choose another folder with output=FOLDER, or check its permissions"
 
 
-class Disk(NamedTuple):
-    """What was found, and how long a checkpoint takes to write, where that is known."""
+class StorageReport(NamedTuple):
+    """The results, and the seconds that writing a checkpoint takes, if known."""
 
-    findings: list[Finding]
+    results: list[CheckResult]
     save_s: float | None = None
 
 
-def check_storage(folder: Path, config: RunConfig | None, checkpoint_bytes: int | None, quick: bool) -> Disk:
-    """Write, rename and measure in the run folder; nothing is left there."""
+def check_storage(folder: Path, checkpoint: CheckpointConfig | None, checkpoint_bytes: int | None, quick: bool) -> StorageReport:
+    """Write, rename and measure in a run folder, and leave it as it was.
+
+    Args:
+        folder: the run folder, which may not exist yet.
+        checkpoint: which checkpoints are kept; None: no run.
+        checkpoint_bytes: size of a checkpoint; None: unknown.
+        quick: write fewer bytes.
+    """
+    blocks = FEW_BLOCKS if quick else BLOCKS
     try:
-        with scratch(folder) as place:
-            started = time.perf_counter()
-            skew = write_file(place / "data", FEW_BLOCKS if quick else BLOCKS)
-            speed = (FEW_BLOCKS if quick else BLOCKS) * BLOCK / (time.perf_counter() - started)
-            findings = [Finding("run folder", "ok", f"{folder} can be written"), check_renames(place), check_clock(folder, skew)]
+        with temporary_folder(folder) as temporary:
+            start = time.perf_counter()
+            skew = write_file(temporary / "data", blocks)
+            speed = blocks * BLOCK_BYTES / (time.perf_counter() - start)
+            writable = CheckResult("run folder", "ok", f"{folder} can be written")
+            results = [writable, check_renames(temporary), check_clock(folder, skew)]
     except OSError as error:
-        return Disk([Finding("run folder", "fail", f"{folder} cannot be written ({error.strerror})", CURE)])
-    if config is None or checkpoint_bytes is None:
-        return Disk([*findings, Finding("write speed", "ok", f"{size(speed)}/s")])
-    save_s = checkpoint_bytes / speed
-    space = check_space(config, checkpoint_bytes)
-    return Disk([*findings, space, check_speed(checkpoint_bytes, speed)], save_s)
+        return StorageReport([CheckResult("run folder", "fail", f"{folder} cannot be written ({error.strerror})", CURE)])
+    if checkpoint is None or checkpoint_bytes is None:
+        return StorageReport([*results, CheckResult("write speed", "ok", f"{format_bytes(speed)}/s")])
+    results += [check_space(folder, checkpoint, checkpoint_bytes), check_speed(checkpoint_bytes, speed)]
+    return StorageReport(results, checkpoint_bytes / speed)
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """An empty folder in one that may not be there yet; afterwards all is as before.
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder inside one that may not exist yet, and remove all that was created.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    place = None
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=".doctor-", dir=folder))
-        yield place
+        temporary = Path(tempfile.mkdtemp(prefix=".doctor-", dir=folder))
+        yield temporary
     finally:
-        if place is not None:
-            shutil.rmtree(place, ignore_errors=True)
-        remove_empty(made)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        remove_if_empty(created)
 
 
-def remove_empty(folders: list[Path]) -> None:
-    """Remove those that are empty, innermost first."""
+def remove_if_empty(folders: list[Path]) -> None:
+    """Remove nested folders, innermost first, up to one that is not empty."""
     with suppress(OSError):
         for path in folders:
             path.rmdir()
 
 
 def write_file(path: Path, blocks: int) -> float:
-    """Write and sync a file. Returns by how many seconds the file system's clock is ahead of this machine's."""
-    block = os.urandom(BLOCK)
+    """Write and sync a file, and return by how many seconds the file system's clock is ahead of this machine's."""
+    block = os.urandom(BLOCK_BYTES)  # random, because file systems may compress
     with path.open("wb", buffering=0) as file:
         for _ in range(blocks):
             file.write(block)
@@ -79,69 +86,72 @@ def write_file(path: Path, blocks: int) -> float:
     return (path.parent / "clock").stat().st_mtime - time.time()
 
 
-def check_renames(place: Path) -> Finding:
-    """Whether a file, a folder and a link can take the place of what was there, as checkpoints need it."""
+def check_renames(folder: Path) -> CheckResult:
+    """Check that a file, a folder and a link can be renamed, and replace existing ones, as checkpoints need."""
     try:
-        (place / "old").write_text("old")
-        (place / "new").write_text("new")
-        (place / "new").replace(place / "old")
-        (place / "step.partial").mkdir()
-        (place / "step.partial" / "state").write_text("state")
-        (place / "step.partial").rename(place / "step")
-        for name in ("a", "b"):
-            (place / ".last").symlink_to(name)
-            (place / ".last").replace(place / "last")
+        (folder / "old").write_text("old")
+        (folder / "new").write_text("new")
+        (folder / "new").replace(folder / "old")
+        (folder / "step.partial").mkdir()
+        (folder / "step.partial" / "state").write_text("state")
+        (folder / "step.partial").rename(folder / "step")
+        for target in ("a", "b"):
+            (folder / ".last").symlink_to(target)
+            (folder / ".last").replace(folder / "last")
     except OSError as error:
-        return unfit(f"renaming failed ({error.strerror})")
-    seen = sorted(path.name for path in place.iterdir())
-    if (place / "old").read_text() != "new" or (place / "last").readlink() != Path("b") or {"new", ".last"} & set(seen):
-        return unfit("a renamed file did not take the place of the one before")
-    if (place / "step" / "state").read_text() != "state":
-        return unfit("a renamed folder lost its file")
-    return Finding("renames", "ok", "files, folders and links can be renamed, as whole checkpoints need it")
+        return rename_failure(f"renaming failed ({error.strerror})")
+    left = {path.name for path in folder.iterdir()} & {"new", ".last"}
+    if (folder / "old").read_text() != "new" or (folder / "last").readlink() != Path("b") or left:
+        return rename_failure("a renamed file did not replace the existing one")
+    if (folder / "step" / "state").read_text() != "state":
+        return rename_failure("a renamed folder lost its file")
+    return CheckResult("renames", "ok", "files, folders and links can be renamed, as checkpoints need")
 
 
-def unfit(text: str) -> Finding:
-    return Finding("renames", "fail", text, "choose an output on a POSIX file system, such as NFS, Lustre, ext4 or XFS")
+def rename_failure(text: str) -> CheckResult:
+    return CheckResult("renames", "fail", text, "choose an output on a POSIX file system, such as NFS, Lustre, ext4 or XFS")
 
 
-def check_clock(folder: Path, skew_s: float) -> Finding:
-    """The file system's clock against this machine's."""
-    if abs(skew_s) <= SKEW_S:
-        return Finding("clock", "ok", f"the clock of {folder} is within {SKEW_S:g} s of this machine's")
-    word = "ahead of" if skew_s > 0 else "behind"
-    text = f"the clock of {folder} is {abs(skew_s):.0f} s {word} this machine's, so that times of files mislead"
-    return Finding("clock", "warn", text, "ask an administrator to synchronize the clocks (NTP)")
+def check_clock(folder: Path, skew_s: float) -> CheckResult:
+    """Compare the file system's clock with this machine's."""
+    if abs(skew_s) <= MAX_SKEW_S:
+        return CheckResult("clock", "ok", f"the clock of {folder} is within {MAX_SKEW_S:g} s of this machine's")
+    direction = "ahead of" if skew_s > 0 else "behind"
+    text = f"the clock of {folder} is {abs(skew_s):.0f} s {direction} this machine's, so file times are misleading"
+    return CheckResult("clock", "warn", text, "ask an administrator to synchronize the clocks (NTP)")
 
 
-def check_space(config: RunConfig, checkpoint_bytes: int) -> Finding:
-    """Free room against the checkpoints that are kept, and the one that is being written. Quotas are not asked."""
-    folder = config.folder
-    present = sum(path.stat().st_size for path in folder.glob("checkpoints/step-*/**/*") if path.is_file())
-    free = free_bytes(folder) + present
-    everything = checkpoints_kept(config) * checkpoint_bytes
-    each = f"a checkpoint has about {size(checkpoint_bytes)}"
-    text = f"{size(free)} free in {folder}; {each}, and up to {checkpoints_kept(config)} lie there: {size(everything)}"
-    if free >= everything:
-        return Finding("space", "ok", text)
-    return Finding("space", "fail", text, "make room, choose another folder with output=FOLDER, or lower checkpoint.keep_last")
+def check_space(folder: Path, checkpoint: CheckpointConfig, checkpoint_bytes: int) -> CheckResult:
+    """Check that the checkpoints that are kept, and the one being written, fit on the disk; quotas are not considered."""
+    existing = sum(path.stat().st_size for path in folder.glob("checkpoints/step-*/**/*") if path.is_file())
+    free = free_bytes(folder) + existing  # existing checkpoints will be replaced
+    count = max_checkpoints(checkpoint)
+    text = (
+        f"{format_bytes(free)} are free in {folder}; up to {count} checkpoints of about {format_bytes(checkpoint_bytes)} take "
+        f"{format_bytes(count * checkpoint_bytes)}"
+    )
+    if free >= count * checkpoint_bytes:
+        return CheckResult("space", "ok", text)
+    return CheckResult(
+        "space", "fail", text, "free some space, choose another folder with output=FOLDER, or lower checkpoint.keep_last"
+    )
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk of a folder that may not be there yet."""
+    """Return the free bytes on the disk of a folder that may not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
-def checkpoints_kept(config: RunConfig) -> int:
-    """The most that ever lie there, with the one that is being written."""
-    return config.checkpoint.keep_last + 1
+def max_checkpoints(checkpoint: CheckpointConfig) -> int:
+    """Return the most checkpoints that exist at a time, including the one being written."""
+    return checkpoint.keep_last + 1
 
 
-def check_speed(checkpoint_bytes: int, speed: float) -> Finding:
-    """Bytes a second, synced, against the time that a run has to leave."""
+def check_speed(checkpoint_bytes: int, speed: float) -> CheckResult:
+    """Compare the time to write a checkpoint, at `speed` bytes per second, with the time a stopped run has."""
     save_s = checkpoint_bytes / speed
-    text = f"{size(speed)}/s; a checkpoint of {size(checkpoint_bytes)} takes about {save_s:.1f} s"
+    text = f"{format_bytes(speed)}/s; a checkpoint of {format_bytes(checkpoint_bytes)} takes about {save_s:.1f} s"
     if save_s > STOP_WITHIN_S:
         text += f", but a run is killed {STOP_WITHIN_S:g} s after a stop signal"
-        return Finding("write speed", "fail", text, "choose a faster disk with output=FOLDER")
-    return Finding("write speed", "ok", text)
+        return CheckResult("write speed", "fail", text, "choose a faster disk with output=FOLDER")
+    return CheckResult("write speed", "ok", text)

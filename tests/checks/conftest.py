@@ -1,4 +1,4 @@
-"""A cluster that is only pretended: programs of Slurm's names on PATH, which print what is put into files."""
+"""A fake cluster: programs with Slurm's names on PATH, which print the contents of files."""
 
 import pytest
 

@@ -14,8 +14,8 @@ def copied(shards, tmp_path):
     return shutil.copytree(shards / "train", tmp_path / "copied")
 
 
-def found(config, quick=False):
-    return {finding.name: finding for finding in check_data(config, quick)}
+def run(config, quick=False):
+    return {result.name: result for result in check_data(config, quick)}
 
 
 def first_tar(folder):
@@ -23,53 +23,53 @@ def first_tar(folder):
 
 
 def test_whole_data_is_fine(tiny):
-    findings = found(tiny())
-    assert list(findings) == ["data", "shards", "samples", "amount"]
-    assert {finding.level for finding in findings.values()} == {"ok"}, findings
-    assert "200 samples (images)" in findings["data"].text and "200 of 200 decoded" in findings["samples"].text
-    assert "20 of 200 decoded" in found(tiny(), quick=True)["samples"].text
+    results = run(tiny())
+    assert list(results) == ["data", "shards", "samples", "amount"]
+    assert {result.level for result in results.values()} == {"ok"}, results
+    assert "200 samples (images)" in results["data"].text and "200 of 200 decoded" in results["samples"].text
+    assert "20 of 200 decoded" in run(tiny(), quick=True)["samples"].text
 
 
 def test_videos_are_decoded_too(tiny, videos):
     clips = ["method.encoder.frames=4", "method.encoder.tubelet_size=2", "method.encoder.embed_dim=48"]
     config = tiny("method={name: vjepa, encoder: {image_size: 16, patch_size: 4}}", *clips, f"data.train={videos / 'train'}")
-    assert "24 of 24 decoded" in found(config)["samples"].text
+    assert "24 of 24 decoded" in run(config)["samples"].text
 
 
 def test_videos_for_an_encoder_of_images_are_a_failure(tiny, videos):
-    findings = found(tiny(f"data.train={videos / 'train'}"))
-    assert findings["data"].level == "fail" and "holds videos" in findings["data"].text and len(findings) == 1
+    results = run(tiny(f"data.train={videos / 'train'}"))
+    assert results["data"].level == "fail" and "holds videos" in results["data"].text and len(results) == 1
 
 
 def test_a_missing_shard_is_a_failure(tiny, copied):
     first_tar(copied).unlink()
-    finding = found(tiny(f"data.train={copied}"))["data"]
-    assert finding.level == "fail" and "lacks" in finding.text and "copy the folder again" in finding.cure
+    result = run(tiny(f"data.train={copied}"))["data"]
+    assert result.level == "fail" and "lacks" in result.text and "copy the folder again" in result.cure
 
 
 def test_no_folder_is_a_failure(tiny, tmp_path):
-    assert "is not a folder" in found(tiny(f"data.train={tmp_path / 'none'}"))["data"].text
+    assert "is not a folder" in run(tiny(f"data.train={tmp_path / 'none'}"))["data"].text
 
 
 def test_a_damaged_manifest_is_a_failure(tiny, copied):
     manifest = copied / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"samples": 7}))
-    assert "says 7 samples" in found(tiny(f"data.train={copied}"))["data"].text
+    assert "says 7 samples" in run(tiny(f"data.train={copied}"))["data"].text
 
 
 def test_a_truncated_shard_is_a_failure(tiny, copied):
     tar = first_tar(copied)
     with tar.open("r+b") as file:
         file.truncate(tar.stat().st_size // 2)
-    findings = found(tiny(f"data.train={copied}"))
-    assert findings["shards"].level == "fail" and "bytes, the manifest says" in findings["shards"].text
-    assert findings["samples"].level == "fail" and "truncated" in findings["samples"].text
+    results = run(tiny(f"data.train={copied}"))
+    assert results["shards"].level == "fail" and "bytes, the manifest says" in results["shards"].text
+    assert results["samples"].level == "fail" and "truncated" in results["samples"].text
 
 
 def test_a_missing_index_is_a_failure(tiny, copied):
     min(copied.glob("*.index.json")).unlink()
-    finding = found(tiny(f"data.train={copied}"))["shards"]
-    assert finding.level == "fail" and "index.json is missing" in finding.text and "jepa shards check" in finding.cure
+    result = run(tiny(f"data.train={copied}"))["shards"]
+    assert result.level == "fail" and "index.json is missing" in result.text and "jepa shards check" in result.cure
 
 
 def test_few_bad_samples_are_a_warning_unless_they_stop_the_run(tiny, copied):
@@ -78,15 +78,15 @@ def test_few_bad_samples_are_a_warning_unless_they_stop_the_run(tiny, copied):
     with first_tar(copied).open("r+b") as file:
         file.seek(offset)
         file.write(b"no png!!")
-    finding = found(tiny(f"data.train={copied}"))["samples"]
-    assert finding.level == "warn" and "1 of 200 samples cannot be used" in finding.text
-    assert found(tiny(f"data.train={copied}", "data.damage.policy=stop"))["samples"].level == "fail"
-    assert found(tiny(f"data.train={copied}", "data.damage.limit=0.001"))["samples"].level == "fail"
+    result = run(tiny(f"data.train={copied}"))["samples"]
+    assert result.level == "warn" and "1 of 200 samples cannot be used" in result.text
+    assert run(tiny(f"data.train={copied}", "data.damage.policy=stop"))["samples"].level == "fail"
+    assert run(tiny(f"data.train={copied}", "data.damage.limit=0.001"))["samples"].level == "fail"
 
 
 def test_a_batch_larger_than_the_data_is_a_warning(tiny):
-    finding = found(tiny("optim.batch_size_global=256", "optim.total_samples=1024"))["amount"]
-    assert finding.level == "warn" and "a batch repeats samples" in finding.text
+    result = run(tiny("optim.batch_size_global=256", "optim.total_samples=1024"))["amount"]
+    assert result.level == "warn" and "a batch repeats samples" in result.text
 
 
 def test_a_window_smaller_than_two_batches_is_a_warning(tiny, tmp_path, monkeypatch):
@@ -100,12 +100,12 @@ def test_a_window_smaller_than_two_batches_is_a_warning(tiny, tmp_path, monkeypa
     image = Image.fromarray(np.zeros((20, 20, 3), np.uint8))
     records = (png_record(f"{n:03d}", image, 0) for n in range(32))
     write_shards(records, tmp_path / "many", classes=["a"], made={})
-    finding = found(tiny(f"data.train={tmp_path / 'many'}"))["amount"]
-    assert finding.level == "warn" and "windows of 8 samples" in finding.text and "--shard-size" in finding.cure
+    result = run(tiny(f"data.train={tmp_path / 'many'}"))["amount"]
+    assert result.level == "warn" and "windows of 8 samples" in result.text and "--shard-size" in result.cure
 
 
 def test_each_source_of_a_mixture_is_looked_at(tiny, shards, tmp_path):
-    findings = check_data(tiny(f"data.train=[{shards / 'train'}, {tmp_path / 'none'}]"), quick=True)
-    assert [(finding.name, finding.level) for finding in findings] == [
+    results = check_data(tiny(f"data.train=[{shards / 'train'}, {tmp_path / 'none'}]"), quick=True)
+    assert [(result.name, result.level) for result in results] == [
         *(("data", "ok"), ("shards", "ok"), ("samples", "ok"), ("data", "fail"))
     ]

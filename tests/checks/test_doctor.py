@@ -41,7 +41,7 @@ def test_a_run_that_can_begin_ends_with_code_0(jepa, recipe):
     result = jepa("doctor", recipe(), "--quick")
     assert result.exit_code == 0, result.output
     assert all(name in result.output for name in ("python", "run folder", "batch", "samples", "slurm"))
-    assert " 0 failures" in result.output.splitlines()[-1] and " fine, " in result.output.splitlines()[-1]
+    assert " 0 failures" in result.output.splitlines()[-1] and " ok, " in result.output.splitlines()[-1]
 
 
 def test_a_run_that_cannot_ends_with_code_1_and_the_cure(jepa, recipe):
@@ -55,24 +55,24 @@ def test_json_is_one_object(jepa, recipe):
     result = jepa("doctor", recipe(), "--quick", "--json")
     report = json.loads(result.stdout)
     assert report["ok"] and report["failures"] == 0 and report["fine"] > 10
-    assert all(set(finding) == {"name", "level", "text", "cure"} for finding in report["findings"])
-    assert all(finding["cure"] for finding in report["findings"] if finding["level"] in ("warn", "fail"))
+    assert all(set(result) == {"name", "level", "text", "cure"} for result in report["findings"])
+    assert all(result["cure"] for result in report["findings"] if result["level"] in ("warn", "fail"))
     assert not json.loads(jepa("doctor", recipe(), "data.train=/no/such", "--json").stdout)["ok"]
 
 
 def test_without_a_recipe_machine_and_disk_are_looked_at(jepa, tmp_path):
-    names = [finding["name"] for finding in json.loads(jepa("doctor", "--quick", "--json").stdout)["findings"]]
+    names = [result["name"] for result in json.loads(jepa("doctor", "--quick", "--json").stdout)["findings"]]
     assert names == ["python", "packages", "gpus", "cores", "shared memory", "open files", "slurm"]
     result = jepa("doctor", "--quick", "--json", "--out", tmp_path / "runs")
-    assert {"run folder", "write speed"} <= {finding["name"] for finding in json.loads(result.stdout)["findings"]}
+    assert {"run folder", "write speed"} <= {result["name"] for result in json.loads(result.stdout)["findings"]}
     assert not (tmp_path / "runs").exists()
 
 
 def test_out_stands_for_the_recipes_output(jepa, recipe, tmp_path):
     result = jepa("doctor", recipe(), "--quick", "--json", "--out", "/proc/none")
     assert result.exit_code == 1
-    (finding,) = [one for one in json.loads(result.stdout)["findings"] if one["level"] == "fail"]
-    assert finding["name"] == "run folder" and "/proc/none/tiny" in finding["text"]
+    (result,) = [one for one in json.loads(result.stdout)["findings"] if one["level"] == "fail"]
+    assert result["name"] == "run folder" and "/proc/none/tiny" in result["text"]
 
 
 def test_a_site_is_held_against_the_cluster_and_the_recipe(cluster, jepa, recipe, tmp_path, monkeypatch):
@@ -113,11 +113,11 @@ def test_all_mistakes_are_told_at_once(tiny, tmp_path):
 def test_a_full_disk_stops_a_submission_and_a_nearly_full_one_warns(tiny, monkeypatch, capsys):
     config = tiny("checkpoint.keep_last=1")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 1_000_000))
-    with pytest.raises(UserError, match=r"1 MB free in .* make room"):
+    with pytest.raises(UserError, match=r"1 MB are free in .* free some space"):
         check_submission(config, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 2_000_000))
     check_submission(config, 1)
-    assert "warning: 2 MB free" in capsys.readouterr().err
+    assert "warning: 2 MB are free" in capsys.readouterr().err
 
 
 def test_videos_for_an_encoder_of_images_are_not_queued(tiny, videos):

@@ -1,4 +1,4 @@
-"""What this machine lacks is said with numbers, and what to do."""
+"""What this machine lacks is reported with numbers and a cure."""
 
 import resource
 import shutil
@@ -8,46 +8,46 @@ import pytest
 import torch
 
 from jepa_pipeline.checks import machine
-from jepa_pipeline.checks.result import Finding, as_finding, gravest, size
 from jepa_pipeline.checks.machine import check_machine
+from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, merge_ranks
 from jepa_pipeline.config.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
 metadata = machine.importlib.metadata
 
 
-def found(config=None, ranks=1, sharing=1):
-    return {finding.name: finding for finding in check_machine(config, ranks, sharing)}
+def run(config=None, ranks=1, local_ranks=1):
+    return {result.name: result for result in check_machine(config, ranks, local_ranks)}
 
 
 def test_this_machine_is_fine(tiny):
     for config in (None, tiny()):
-        findings = found(config)
-        assert list(findings) == ["python", "packages", "gpus", "cores", "shared memory", "open files"]
-        assert {finding.level for finding in findings.values()} <= {"ok", "warn"}, findings
-    assert torch.__version__ in findings["packages"].text
+        results = run(config)
+        assert list(results) == ["python", "packages", "gpus", "cores", "shared memory", "open files"]
+        assert {result.level for result in results.values()} <= {"ok", "warn"}, results
+    assert torch.__version__ in results["packages"].text
 
 
 def test_versions_out_of_range_and_missing_packages_are_failures(monkeypatch):
     known, required = metadata.version, metadata.requires
     monkeypatch.setattr(metadata, "version", lambda name: "0.9.1" if name == "timm" else known(name))
     monkeypatch.setattr(metadata, "requires", lambda name: [*required(name), "no-such-thing>=2", 'absent; extra == "dev"'])
-    finding = found()["packages"]
+    result = run()["packages"]
     (needed,) = (known for known in required("jepa_pipeline") if known.startswith("timm"))
-    assert finding.level == "fail" and f"timm is 0.9.1, but {needed.removeprefix('timm')} is needed" in finding.text
-    assert "no-such-thing is missing" in finding.text and "absent" not in finding.text and "pip install" in finding.cure
+    assert result.level == "fail" and f"timm is 0.9.1, but {needed.removeprefix('timm')} is needed" in result.text
+    assert "no-such-thing is missing" in result.text and "absent" not in result.text and "pip install" in result.cure
 
 
 def test_an_old_python_is_a_failure(monkeypatch):
     monkeypatch.setattr(machine.platform, "python_version", lambda: "3.10.2")
-    finding = found()["python"]
-    assert finding.level == "fail" and "Python 3.10.2" in finding.text and ">=3.11" in finding.text
+    result = run()["python"]
+    assert result.level == "fail" and "Python 3.10.2" in result.text and ">=3.11" in result.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs")
 def test_a_recipe_for_gpus_needs_gpus(tiny):
-    finding = found(tiny("trainer.accelerator=cuda"))["gpus"]
-    assert finding.level == "fail" and "trainer.accelerator=auto" in finding.cure
+    result = run(tiny("trainer.accelerator=cuda"))["gpus"]
+    assert result.level == "fail" and "trainer.accelerator=auto" in result.cure
 
 
 def pretend_gpus(monkeypatch, taken=0.0, bf16=True):
@@ -61,8 +61,8 @@ def pretend_gpus(monkeypatch, taken=0.0, bf16=True):
 
 def test_gpus_are_counted_and_named(tiny, monkeypatch):
     pretend_gpus(monkeypatch)
-    finding = found(tiny("trainer.accelerator=cuda", "trainer.devices=2"))["gpus"]
-    assert finding.level == "ok" and "2 x NVIDIA X100, 80 GB each" in finding.text and "NCCL 2.27.3" in finding.text
+    result = run(tiny("trainer.accelerator=cuda", "trainer.devices=2"))["gpus"]
+    assert result.level == "ok" and "2 x NVIDIA X100, 80 GB each" in result.text and "NCCL 2.27.3" in result.text
 
 
 @pytest.mark.parametrize(
@@ -70,48 +70,48 @@ def test_gpus_are_counted_and_named(tiny, monkeypatch):
     [
         (["trainer.devices=4"], {}, "fail", "trainer.devices is 4"),
         (["trainer.precision=bf16"], {"bf16": False}, "warn", "no bf16"),
-        ([], {"taken": 0.5}, "warn", "of GPU 1 40 GB are taken"),
+        ([], {"taken": 0.5}, "warn", "40 GB of GPU 1 are in use"),
     ],
 )
 def test_gpus_that_do_not_suit_are_named(tiny, monkeypatch, changes, pretence, level, text):
     pretend_gpus(monkeypatch, **pretence)
-    finding = found(tiny("trainer.accelerator=auto", *changes))["gpus"]
-    assert finding.level == level and text in finding.text and finding.cure
+    result = run(tiny("trainer.accelerator=auto", *changes))["gpus"]
+    assert result.level == level and text in result.text and result.cure
 
 
 def test_too_few_cores_are_a_warning(tiny, monkeypatch):
     monkeypatch.setattr(machine, "available_cores", lambda: 16)
-    assert found(tiny("data.workers=15"))["cores"].level == "ok"
-    finding = found(tiny("data.workers=15"), sharing=4)["cores"]
-    assert finding.level == "warn" and "16 cores for 4 processes; 64 would be busy" in finding.text
-    assert "data.workers=3" in finding.cure and "--cpus-per-task=16" in finding.cure
+    assert run(tiny("data.workers=15"))["cores"].level == "ok"
+    result = run(tiny("data.workers=15"), local_ranks=4)["cores"]
+    assert result.level == "warn" and "16 cores for 4 processes; 64 would be busy" in result.text
+    assert "data.workers=3" in result.cure and "--cpus-per-task=16" in result.cure
 
 
 def test_little_shared_memory_is_a_warning(tiny, monkeypatch):
     monkeypatch.setattr(machine.Path, "is_dir", lambda _: True)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
-    assert found()["shared memory"].level == "warn" and "67.1 MB" in found()["shared memory"].text
-    assert found(tiny("data.workers=2"))["shared memory"].level == "ok"
+    assert run()["shared memory"].level == "warn" and "67.1 MB" in run()["shared memory"].text
+    assert run(tiny("data.workers=2"))["shared memory"].level == "ok"
     config = tiny("data.workers=2", "optim.batch_size_global=80000", "optim.total_samples=160000")
-    finding = found(config)["shared memory"]
-    assert finding.level == "warn" and "614 MB" in finding.text and "--shm-size" in finding.cure  # 2 x 5 x 80000 x 3 x 16 x 16
-    assert "307 MB" in found(config, ranks=4, sharing=2)["shared memory"].text
+    result = run(config)["shared memory"]
+    assert result.level == "warn" and "614 MB" in result.text and "--shm-size" in result.cure  # 2 x 5 x 80000 x 3 x 16 x 16
+    assert "307 MB" in run(config, ranks=4, local_ranks=2)["shared memory"].text
 
 
 def test_few_open_files_are_a_warning(tiny, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 4096))
-    finding = found(tiny())["open files"]
-    assert finding.level == "warn" and "100 files" in finding.text and "ulimit -n 4096" in finding.cure
-    assert found()["open files"].level == "warn"
+    result = run(tiny())["open files"]
+    assert result.level == "warn" and "100 files" in result.text and "ulimit -n 4096" in result.cure
+    assert run()["open files"].level == "warn"
 
 
-def test_of_many_ranks_the_gravest_is_told_and_whose_it_is():
-    good, bad = Finding("cores", "ok", "8 cores"), Finding("cores", "warn", "1 core", "more")
-    (merged,) = gravest([[good], [good], [bad], [bad]], ["a", "a", "b", "c"])
-    assert merged == Finding("cores", "warn", "1 core (rank 2; in all 2 of 4 ranks, on b, c)", "more")
-    assert gravest([[good], [good]], ["a", "b"]) == [good]
+def test_of_many_ranks_the_most_severe_result_is_reported_with_its_ranks():
+    good, bad = CheckResult("cores", "ok", "8 cores"), CheckResult("cores", "warn", "1 core", "more")
+    (merged,) = merge_ranks([[good], [good], [bad], [bad]], ["a", "a", "b", "c"])
+    assert merged == CheckResult("cores", "warn", "1 core (rank 2; 2 of 4 ranks, on b, c)", "more")
+    assert merge_ranks([[good], [good]], ["a", "b"]) == [good]
 
 
-def test_sizes_and_mistakes_in_words():
-    assert [size(n) for n in (12, 1234, 67.1e6, 10.31e9, 2.5e12)] == ["12 bytes", "1.23 kB", "67.1 MB", "10.3 GB", "2.5 TB"]
-    assert as_finding("x", UserError("a: b: do c")) == Finding("x", "fail", "a: b", "do c")
+def test_sizes_and_errors_in_words():
+    assert [format_bytes(n) for n in (12, 1234, 67.1e6, 10.31e9, 2.5e12)] == ["12 bytes", "1.23 kB", "67.1 MB", "10.3 GB", "2.5 TB"]
+    assert from_error("x", UserError("a: b: do c")) == CheckResult("x", "fail", "a: b", "do c")

@@ -1,4 +1,4 @@
-"""Processes that differ, or do not share a folder, are named; two that are alike are fine."""
+"""Ranks that differ, or do not share a folder, are named; ranks that are alike pass."""
 
 import multiprocessing
 import traceback
@@ -8,7 +8,7 @@ import torch
 
 from jepa_pipeline import distributed
 from jepa_pipeline.checks import ranks
-from jepa_pipeline.checks.ranks import Report, check_alike, check_clocks, check_gpus, check_shared_folder
+from jepa_pipeline.checks.ranks import RankReport, check_alike, check_clocks, check_gpus, check_shared_folder
 from jepa_pipeline.training.processes import RankInfo, process_group
 
 LIKE = {"torch": "2.13.0", "code": "abc", "data": "123"}
@@ -17,27 +17,27 @@ LIKE = {"torch": "2.13.0", "code": "abc", "data": "123"}
 def reports(count=4, **changes):
     """Two ranks a machine; changes: of rank 2."""
     return [
-        Report(f"node{number // 2 + 1}", LIKE | (changes if number == 2 else {}), "X100", f"id{number % 2}")
+        RankReport(f"node{number // 2 + 1}", LIKE | (changes if number == 2 else {}), "X100", f"id{number % 2}")
         for number in range(count)
     ]
 
 
 def test_ranks_that_are_alike_are_fine():
-    finding = check_alike(reports())
-    assert finding.level == "ok" and "4 ranks on 2 machines (node1, node2), alike in torch, code, data" in finding.text
+    result = check_alike(reports())
+    assert result.level == "ok" and "4 ranks on 2 machines (node1, node2) have the same torch, code, data" in result.text
 
 
 @pytest.mark.parametrize("name", LIKE)
 def test_a_rank_that_differs_is_named_with_its_value(name):
-    finding = check_alike(reports(**{name: "other"}))
-    assert finding.level == "fail" and finding.cure
-    assert f"{name}: {LIKE[name]} on most, other on rank 2 (node2)" in finding.text
+    result = check_alike(reports(**{name: "other"}))
+    assert result.level == "fail" and result.cure
+    assert f"{name}: {LIKE[name]} on most, other on rank 2 (node2)" in result.text
 
 
 def test_each_rank_has_a_gpu_of_its_own_and_all_are_of_a_kind():
     def level(changed):
-        (finding,) = check_gpus(changed, "cuda")
-        return finding
+        (result,) = check_gpus(changed, "cuda")
+        return result
 
     same = reports()
     assert level(same).level == "ok"
@@ -48,38 +48,38 @@ def test_each_rank_has_a_gpu_of_its_own_and_all_are_of_a_kind():
 
 
 def test_a_clock_that_is_off_is_named(monkeypatch):
-    monkeypatch.setattr(ranks, "collect", lambda _: [100.0, 100.0, 107.0, 100.0])
-    finding = check_clocks(reports())
-    assert finding.level == "warn" and "rank 2 (node2) is +7.0 s off" in finding.text
+    monkeypatch.setattr(ranks, "all_gather_object", lambda _: [100.0, 100.0, 107.0, 100.0])
+    result = check_clocks(reports())
+    assert result.level == "warn" and "rank 2 (node2) is +7.0 s off" in result.text
 
 
 def pretend(monkeypatch, change):
     """Four ranks of which this process is the first; what the others bring is what it brings, changed."""
     calls = []
 
-    def collect(value):
+    def all_gather_object(value):
         calls.append(value)
         return change(len(calls), [value] * 4)
 
-    monkeypatch.setattr(ranks, "collect", collect)
+    monkeypatch.setattr(ranks, "all_gather_object", all_gather_object)
 
 
 def test_a_folder_that_a_rank_cannot_write_or_does_not_share_is_a_failure(monkeypatch, tmp_path):
     pretend(monkeypatch, lambda call, values: [*values[:3], "Permission denied"] if call == 2 else values)
-    monkeypatch.setattr(ranks, "SIGHT_S", 0.0)
-    finding = check_shared_folder(tmp_path / "runs/new", reports())
-    assert finding.level == "fail" and "rank 3 (node2): Permission denied" in finding.text
+    monkeypatch.setattr(ranks, "VISIBLE_WITHIN_S", 0.0)
+    result = check_shared_folder(tmp_path / "runs/new", reports())
+    assert result.level == "fail" and "rank 3 (node2): Permission denied" in result.text
     assert not (tmp_path / "runs").exists()
     pretend(monkeypatch, lambda call, values: [[], [], [0, 1], [0, 1]] if call == 3 else values)
-    finding = check_shared_folder(tmp_path / "runs/new", reports())
-    assert finding.level == "fail" and "rank 2 (node2), rank 3 (node2) do not see" in finding.text
-    assert "such as rank 0 (node1)" in finding.text and "all nodes mount" in finding.cure
+    result = check_shared_folder(tmp_path / "runs/new", reports())
+    assert result.level == "fail" and "rank 2 (node2), rank 3 (node2) do not see" in result.text
+    assert "such as rank 0 (node1)" in result.text and "all nodes mount" in result.cure
 
 
 def test_a_slow_rank_is_named(monkeypatch):
     pretend(monkeypatch, lambda call, values: [1.0, 1.0, 0.5, 1.1])
-    finding = ranks.check_compute(reports(), "cpu")
-    assert finding.level == "warn" and "0.5 on rank 2 (node2)" in finding.text
+    result = ranks.check_compute(reports(), "cpu")
+    assert result.level == "warn" and "0.5 on rank 2 (node2)" in result.text
     monkeypatch.setattr(ranks, "world_size", lambda: 4)
     pretend(monkeypatch, lambda call, values: [1e9, 1e9, 0.2e9, 1e9])
     assert "slowest rank 2 (node2) with 200 MB/s" in ranks.check_bandwidth(reports(), "cpu").text
@@ -90,13 +90,13 @@ def process(number, port, config, code, folder):
         torch.set_num_threads(1)
         with process_group(RankInfo(number, 2, number, 2, "127.0.0.1", port, "torchrun"), "cpu"):
             found = ranks.check_ranks(config, config.folder, code if number else "other", "cpu")
-            torch.save([tuple(finding) for finding in found], folder / f"rank{number}.pt")
+            torch.save([tuple(result) for result in found], folder / f"rank{number}.pt")
     except BaseException:
         (folder / f"rank{number}.txt").write_text(traceback.format_exc())
         raise
 
 
-def test_two_processes_tell_each_other_what_they_are(tiny, tmp_path):
+def test_two_processes_compare_themselves(tiny, tmp_path):
     from jepa_pipeline.training.processes import free_port
 
     config, port = tiny(), free_port()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jepa_pipeline.checks.data import check_data
-from jepa_pipeline.checks.submission import check_manifests
+from jepa_pipeline.checks.submission import find_data_errors
 from jepa_pipeline.commands.pretrain import name_data
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
@@ -36,5 +36,5 @@ def test_every_check_of_the_data_refuses_it(shards):
     with pytest.raises(UserError, match=sentence):
         name_data(config)
     assert any(found.level == "fail" and sentence in found.text for found in check_data(config, quick=True))
-    (mistake,) = check_manifests(config.data, config.method)
+    (mistake,) = find_data_errors(config)
     assert sentence in mistake
