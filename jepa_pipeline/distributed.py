@@ -1,4 +1,4 @@
-"""What many processes share. Each function here is the identity in a single process."""
+"""Collectives over all processes of a run. In a single process each function here is the identity."""
 
 import os
 from collections.abc import Mapping
@@ -13,167 +13,180 @@ from torch.autograd import Function
 from torch.distributed import ProcessGroup, Store
 from torch.distributed.tensor import DTensor
 
-LEFT_TO_THE_WATCH = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
-"""Unless they are set: NCCL does not abort a process that has lost another, so that the watch can say which and give the job up."""
-LOST = ("gloo", "Application timeout", "pair closure", "Connection closed", "Connection reset", "NCCL")
-"""Words of the errors of a collective that another process has left."""
+# By default NCCL's own watchdog aborts every process some time after one of them is lost, with a stack trace that does not say
+# which one. Switched off, a collective without its peers waits, and training/watchdog.py, which knows each process's heartbeat,
+# names the lost one and gives the job back to Slurm. Defaults only: what the user has set stays.
+NCCL_DEFAULTS = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
+# torch has no exception of its own for a lost peer under gloo: the RuntimeError is known by its text alone. Where a new torch
+# words it otherwise, tests/distributed/test_runs_on_ranks.py shows a traceback in place of the watchdog's sentence.
+CONNECTION_ERRORS = ("gloo", "Application timeout", "pair closure", "Connection closed", "Connection reset", "NCCL")
 
 
-class Groups:
-    """The groups of this process: `control` for small objects and flags on the host, beside those that carry tensors."""
+class ProcessGroups:
+    """The process groups of this process."""
 
     control: ProcessGroup | None = None
+    """gloo, for small objects and flags in host memory; the default group carries the tensors."""
     timeout = timedelta(minutes=30)
-    met = False
-    """Whether this process has been one of several. Such a one is to end by os._exit: gloo's threads may abort a normal exit."""
+    initialized = False
+    """Whether this process was ever one of several: it must end by os._exit, since gloo's threads may abort a normal exit."""
 
 
-def join(store: Store, rank: int, size: int, device: str, timeout_s: float) -> None:
-    """Become one of `size` processes that meet at a store; tensors on CPUs go by gloo, those on GPUs by NCCL.
+def init_process_group(store: Store, rank: int, size: int, device: str, timeout_s: float) -> None:
+    """Join the process group of a run: gloo for tensors on CPUs, NCCL for those on GPUs.
 
-    timeout_s: seconds after which a collective gives up.
+    Args:
+        store: where the processes meet.
+        rank: of this process.
+        size: number of processes.
+        device: cpu or cuda.
+        timeout_s: seconds after which a collective gives up.
     """
-    Groups.timeout = timeout = timedelta(seconds=timeout_s)
-    for name, value in LEFT_TO_THE_WATCH.items():
+    ProcessGroups.timeout = timeout = timedelta(seconds=timeout_s)
+    for name, value in NCCL_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if device == "cuda":
-        place = torch.device("cuda", torch.cuda.current_device())
-        dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=rank, world_size=size, timeout=timeout, device_id=place)
+        gpu = torch.device("cuda", torch.cuda.current_device())
+        dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=rank, world_size=size, timeout=timeout, device_id=gpu)
     else:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
-    Groups.control, Groups.met = host_group(), True
+    ProcessGroups.control, ProcessGroups.initialized = new_gloo_group(), True
 
 
-def leave() -> None:
-    """Part from the others, at once."""
-    Groups.control = None
+def destroy_process_group() -> None:
+    """Leave the process group without waiting for the others."""
+    ProcessGroups.control = None
     dist.destroy_process_group()
 
 
-def host_group() -> ProcessGroup | None:
-    """A group of all processes of its own, on the host, such as a thread needs; None in a single process. All must call it."""
+def new_gloo_group() -> ProcessGroup | None:
+    """Create another gloo group of all processes, as a thread needs; None in a single process. All processes must call it."""
     if world_size() == 1:
         return None
-    group = dist.new_group(backend="gloo", timeout=Groups.timeout)
+    group = dist.new_group(backend="gloo", timeout=ProcessGroups.timeout)
     assert isinstance(group, ProcessGroup)
     return group
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def collect(value: Any, group: ProcessGroup | None = None) -> list[Any]:
-    """Every process's value, of any kind, in order of rank."""
+def all_gather_object(value: Any, group: ProcessGroup | None = None) -> list[Any]:
+    """Return every process's value, which may be of any type that pickles, in order of rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value, group=group or Groups.control)
+    dist.all_gather_object(values, value, group=group or ProcessGroups.control)
     return values
 
 
 def barrier(group: ProcessGroup | None = None) -> None:
     """Wait for all processes."""
     if world_size() > 1:
-        dist.barrier(group=group or Groups.control)
+        dist.barrier(group=group or ProcessGroups.control)
 
 
-def lost_contact(error: Exception) -> bool:
-    """Whether an error is no fault of this process: another one could not be reached any more."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in LOST))
+def is_connection_error(error: Exception) -> bool:
+    """Return whether a collective failed because another process could not be reached."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in CONNECTION_ERRORS)
+    )
 
 
-def is_dealt(tensor: Tensor) -> bool:
-    """Whether a tensor is dealt out to several processes."""
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether each process holds only a shard of a tensor."""
     return isinstance(tensor, DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that is dealt out to several, sharing its memory."""
+def to_local(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a tensor, which shares its memory; an unsharded tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that is dealt out to several processes, on each. All must call it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return all of a sharded tensor on each process. All must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def mean_over_ranks(values: Mapping[str, Float[Tensor, ""]]) -> dict[str, float]:
-    """The mean of each named scalar over all processes, which all name the same ones; waits for the device."""
+    """Return the mean of each scalar over all processes, which must name the same ones. Waits for the device."""
     if not values:
         return {}
-    together = torch.stack([value.double() for value in values.values()]).cpu()
+    means = torch.stack([value.double() for value in values.values()]).cpu()
     if world_size() > 1:
-        dist.all_reduce(together, group=Groups.control)
-        together /= world_size()
-    return dict(zip(values, together.tolist(), strict=True))
+        dist.all_reduce(means, group=ProcessGroups.control)
+        means /= world_size()
+    return dict(zip(values, means.tolist(), strict=True))
 
 
-class Flags:
-    """Whole numbers of which all processes learn the largest, at one call after the one that brought them.
+class AsyncFlags:
+    """The maximum over all processes of a few integers, one call late, so that no process waits for another at a step.
 
-    Nobody waits: what was brought at the last call has arrived by now. In a single process it is what is brought now.
+    In a single process it is the integers of the same call.
     """
 
     def __init__(self) -> None:
-        self.sent: tuple[Tensor, Any] | None = None
+        self.pending: tuple[Tensor, Any] | None = None
 
-    def exchange(self, mine: list[int]) -> list[int]:
-        """Bring these, and learn what all brought at the call before; zeros at the first."""
+    def exchange(self, flags: list[int]) -> list[int]:
+        """Send flags, and return the maxima of those sent at the call before; zeros at the first call."""
         if world_size() == 1:
-            return mine
-        arrived = [0] * len(mine)
-        if self.sent is not None:
-            flags, work = self.sent
+            return flags
+        maxima = [0] * len(flags)
+        if self.pending is not None:
+            sent, work = self.pending
             work.wait()
-            arrived = flags.tolist()
-        flags = torch.tensor(mine)
-        self.sent = flags, dist.all_reduce(flags, dist.ReduceOp.MAX, group=Groups.control, async_op=True)
-        return arrived
+            maxima = sent.tolist()
+        tensor = torch.tensor(flags)
+        self.pending = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, group=ProcessGroups.control, async_op=True)
+        return maxima
 
-    def settle(self) -> None:
-        """Wait for what is on its way, so that the processes may part."""
-        if self.sent is not None:
-            self.sent[1].wait()
-            self.sent = None
+    def wait(self) -> None:
+        """Complete the exchange that is under way, so that the group can be destroyed."""
+        if self.pending is not None:
+            self.pending[1].wait()
+            self.pending = None
 
 
 def gather(part: Float[Tensor, "..."], dim: int = 0) -> Float[Tensor, "..."]:
-    """Every process's part along a dimension, in order of rank; all parts are of one size.
+    """Concatenate the parts of all processes, which are of one size, along a dimension in order of rank.
 
-    Differentiable: the gradient of a part is the sum over what all processes make of it. Where each computes the same loss of
-    the whole, the mean of their parameters' gradients, which DDP takes, is then the gradient of that loss.
+    Differentiable: the gradient of a part is the sum of the gradients on all processes. Where each process computes the same
+    loss of all parts, the mean of its parameters' gradients, as DDP takes it, is the gradient of that loss.
     """
     return Gather.apply(part, dim) if world_size() > 1 else part
 
 
-def total(part: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The sum over all processes, differentiable in the same sense."""
-    return Total.apply(part) if world_size() > 1 else part
+def all_reduce(part: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return the sum over all processes, differentiable in the same sense as `gather`."""
+    return AllReduce.apply(part) if world_size() > 1 else part
 
 
-class Total(Function):
-    """All-reduce, there and back."""
+# torch's differentiable collectives have changed names with most versions (torch.distributed.nn, functional_collectives), and
+# their gradients differ in a factor of the number of processes. tests/distributed/test_methods_on_ranks.py holds ours.
+class AllReduce(Function):
+    """Sum over all processes, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
-        whole = part.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(whole)
-        return whole
+        result = part.clone(memory_format=torch.contiguous_format)  # gloo refuses strided tensors
+        dist.all_reduce(result)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return Total.forward(ctx, gradients[0])
+        return AllReduce.forward(ctx, gradients[0])
 
 
 class Gather(Function):
-    """All-gather; back, the sum of all gradients, of which each process takes its part."""
+    """All-gather; backward, this process's part of the summed gradients."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, dim: int) -> Tensor:
@@ -184,5 +197,5 @@ class Gather(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        whole = Total.forward(ctx, gradients[0])
-        return whole.narrow(ctx.dim, dist.get_rank() * ctx.size, ctx.size), None
+        summed = AllReduce.forward(ctx, gradients[0])
+        return summed.narrow(ctx.dim, dist.get_rank() * ctx.size, ctx.size), None

@@ -49,9 +49,9 @@ def test_a_mask_from_the_global_generator_is_found_and_named(tmp_path):
 
 
 FORGETFUL = """
-from jepa_pipeline.training.callbacks import Checkpoints
+from jepa_pipeline.training.checkpoint_callback import CheckpointCallback
 
-start = Checkpoints.on_train_start
+start = CheckpointCallback.on_train_start
 
 
 def forgetful(self, trainer, module):
@@ -59,7 +59,7 @@ def forgetful(self, trainer, module):
     start(self, trainer, module)
 
 
-Checkpoints.on_train_start = forgetful
+CheckpointCallback.on_train_start = forgetful
 """
 
 
@@ -85,7 +85,7 @@ def test_any_recipe_can_be_tested(tiny, tmp_path):
 @pytest.mark.parametrize("method", ["vjepa", "hjepa"])
 def test_a_video_recipe_can_be_tested(method, videos, tmp_path):
     """V-JEPA with two sets of masks, or a stack of two levels with one each, and a worker, through four epochs."""
-    from jepa_pipeline.training.loggers import read_rows
+    from jepa_pipeline.files import read_json_lines
 
     recipe = Path(__file__).parents[1] / "configs" / "debug" / f"{method}.yaml"
     small = ["optim.batch_size_global=8", "optim.warmup_samples=16", "views.crops=[{flip: 0.5}]", "trainer.accelerator=cpu"]
@@ -93,7 +93,7 @@ def test_a_video_recipe_can_be_tested(method, videos, tmp_path):
     result = selftest(recipe, *places, *small, "--steps", 12, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "12 steps of" in result.stdout and "killed after step" in result.stdout
-    hashed = read_rows(tmp_path / "out" / "killed" / "hashes.jsonl")[0]
+    hashed = read_json_lines(tmp_path / "out" / "killed" / "hashes.jsonl")[0]
     assert {"batch.0.views.0", "batch.0.masks.0.context", "batch.0.masks.1.targets", "batch.0.keys"} <= hashed.keys()
 
 

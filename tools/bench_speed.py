@@ -24,20 +24,20 @@ from timed_steps import OneBatch, lengthen, milliseconds
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.cli import leave
-from jepa_pipeline.commands.pretrain import choose_accelerator
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import JepaConfig
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.networks import Architecture
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.loader import loader
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.data.loader import build_loader
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.environment import git_state
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.parallel import parallelize
-from jepa_pipeline.training.processes import World, find_world, joined
+from jepa_pipeline.training.processes import RankInfo, process_group, read_rank_info
+from jepa_pipeline.training.setup import choose_accelerator
 from jepa_pipeline.training.trainer import build_trainer
 
 WARM_UP = 3
@@ -133,20 +133,22 @@ def image_flops(config: RunConfig) -> float:
         return cost(config).step
     if not isinstance(config.method, JepaConfig):
         raise UserError(f"method.name is {config.method.name}, but only a JEPA's arithmetic is known here: give a recipe of one")
-    return len(config.views.kinds) * step_flops(config.method, OneBatch(config, method_masks(config.method)).batch.masks)
+    return len(config.views.kinds) * step_flops(config.method, OneBatch(config, build_mask_samplers(config.method)).batch.masks)
 
 
-def measure(config: RunConfig, world: World, device: str, steps: int) -> Measurement | None:
+def measure(config: RunConfig, info: RankInfo, device: str, steps: int) -> Measurement | None:
     """Build it and take WARM_UP steps, of which nothing is kept, and then so many; None if the GPU's memory is too little."""
     config = lengthen(config, WARM_UP + steps)
     torch.manual_seed(config.seed)
     torch.compiler.reset()
     numbers = [[0]] * (WARM_UP + steps) * config.optim.accumulate_steps
-    batches = loader(OneBatch(config, method_masks(config.method)), numbers, workers=0, pin_memory=device == "cuda")
+    batches = build_loader(OneBatch(config, build_mask_samplers(config.method)), numbers, workers=0, pin_memory=device == "cuda")
     try:
-        module = Clocked(config, parallelize(build_method(config.method), config.trainer, device, world.local_size))
+        method = parallelize(build_method(config.method), config.trainer, device, info.local_world_size)
+        module = Clocked(method, config.optim, config.views, config.seed)
         module.start(device)
-        build_trainer(config, device, world, WARM_UP + steps, callbacks=[]).fit(module, batches)
+        trainer = build_trainer(config.trainer, device, info, WARM_UP + steps, config.optim.accumulate_steps, callbacks=[])
+        trainer.fit(module, batches)
         if device == "cuda":
             torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
@@ -161,12 +163,12 @@ def compare(config: RunConfig, ways: Sequence[str], device: str, steps: int, rou
         torch.set_num_threads(config.trainer.threads)
     alone = config.trainer.model_copy(update={"devices": 1, "nodes": 1})
     found: Rounds = {way: [] for way in ways}
-    with joined(find_world(alone), device, alone=True) as crew:
+    with process_group(read_rank_info(alone), device, always=True) as processes:
         for _ in range(rounds):
             for way in ways:
                 plain = {"compile": False, "checkpoint_activations": False, "strategy": "auto"}
                 trainer = alone.model_copy(update=plain | WAYS[way])
-                found[way].append(measure(config.model_copy(update={"trainer": trainer}), crew.world, device, steps))
+                found[way].append(measure(config.model_copy(update={"trainer": trainer}), processes.info, device, steps))
                 gc.collect()  # what was built holds itself
                 if device == "cuda":
                     torch.cuda.empty_cache()
@@ -232,7 +234,7 @@ def bench(
         raise UserError(f"--way {unknown[0]!r} is none: it is one of {'; '.join(WAYS)}")
     archs: list[Architecture | str | None] = [*arch] if arch else [None]
     configs = [load_config(recipe, [*(overrides or []), *([f"method.encoder.arch={name}"] if name else [])]) for name in archs]
-    device, precision = choose_accelerator(configs[0]), configs[0].trainer.precision
+    device, precision = choose_accelerator(configs[0].trainer.accelerator), configs[0].trainer.precision
     most = peak_flops(device, precision, peak)
     rows = ["| recipe | way | images/s | beside the first | MFU | peak memory |", "|---|---|---|---|---|---|"]
     for name, config in zip(archs, configs, strict=True):

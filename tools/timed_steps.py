@@ -9,15 +9,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch, Masks
-from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.processes import World
+from jepa_pipeline.training.processes import RankInfo
 from jepa_pipeline.training.trainer import build_trainer
 
-ALONE = World(rank=0, size=1, local_rank=0, local_size=1, address="127.0.0.1", port=0, started_by="hand")
+ALONE = RankInfo(0, 1, 0, 1, "127.0.0.1", 0, launcher=None)
 
 
 class Timeline:
@@ -71,6 +71,10 @@ class Timed(Pretraining):
 
     timeline: Timeline
 
+    def __init__(self, config: RunConfig, method: Method) -> None:
+        super().__init__(method, config.optim, config.views, config.seed)
+        self.config = config
+
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, *args)
         self.timeline.end_step("EMA")
@@ -83,7 +87,7 @@ class OneBatch(Dataset[Batch]):
         sizes = config.views.sizes(config.method.encoder.image_size)
         images = config.optim.batch_size_global // config.optim.accumulate_steps
         encoder = config.method.encoder
-        time = [encoder.frames] if isinstance(encoder, EncoderConfig) and encoder.clips else []
+        time = [encoder.frames] if encoder.modality.has_time else []
         views = [torch.randint(256, (images, 3, *time, size, size), dtype=torch.uint8) for size in sizes]
         self.batch = Batch(views, draw_masks(config, masks, images), None, [str(number) for number in range(images)], [])
 
@@ -107,7 +111,7 @@ def lengthen(config: RunConfig, steps: int) -> RunConfig:
 def run(module: Timed, batches: DataLoader[Batch], timeline: Timeline, steps: int, accelerator: str) -> Timeline:
     """Train for that many optimizer steps, as `jepa pretrain` does but without its log and its checkpoints."""
     config, module.timeline = module.config, timeline
-    trainer = build_trainer(config, accelerator, ALONE, steps, callbacks=[])
+    trainer = build_trainer(config.trainer, accelerator, ALONE, steps, config.optim.accumulate_steps, callbacks=[])
     trainer.fit(module, batches)
     if accelerator == "cuda":
         torch.cuda.synchronize()

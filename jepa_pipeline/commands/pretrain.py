@@ -1,6 +1,6 @@
 """`jepa pretrain`: from shards to an encoder."""
 
-import os
+import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -13,286 +13,233 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_pipeline.config.errors import Interrupted, UserError
-from jepa_pipeline.config.jepa import JepaConfig
-from jepa_pipeline.config.methods import JointEmbeddingConfig
-from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.dataset import SampleStream
-from jepa_pipeline.data.loader import train_loader
-from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.data.media import check_kind, check_moves
+from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.dataset import TrainDataset
+from jepa_pipeline.data.loader import build_batch_sampler, train_loader
+from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.distributed import barrier, rank, world_size
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.files import read_json_lines
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.backbone import Backbone
-from jepa_pipeline.models.weights import EncoderCard
-from jepa_pipeline.training.async_save import Saver
-from jepa_pipeline.training.callbacks import DataClock, HealthMeter, Meter
-from jepa_pipeline.training.checkpoint import About, State, ends_at, load_last
-from jepa_pipeline.training.checkpoint_callback import Checkpoints, Stages, places, restore
-from jepa_pipeline.training.hashes import Hashes
-from jepa_pipeline.training.init_from import begin_from, read_beginning
-from jepa_pipeline.training.launch import start_here
-from jepa_pipeline.training.loggers import RunLog, read_rows
+from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
+from jepa_pipeline.training.checkpoint import State, is_finished_at, load_latest
+from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback, restore, sharded_targets
+from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero
+from jepa_pipeline.training.hashes import HASHES, HashLogger
+from jepa_pipeline.training.init_from import init_from_run
+from jepa_pipeline.training.launch import launch_processes
+from jepa_pipeline.training.loggers import MetricsWriter, WandbRun
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.online_eval import ProbeJobs, check_probing
+from jepa_pipeline.training.online_eval import OnlineEval, check_online_eval
 from jepa_pipeline.training.parallel import SHARDED, parallelize
-from jepa_pipeline.training.processes import Crew, check_agreement, find_world, joined, one_speaks, together, watched
+from jepa_pipeline.training.processes import (
+    RankInfo,
+    Rendezvous,
+    check_same_setup,
+    process_group,
+    read_rank_info,
+    report_on_rank_zero,
+    watch_processes,
+)
 from jepa_pipeline.training.requeue import requeue_after_stop
-from jepa_pipeline.training.run_folder import check_folder, claimed, describe_run
-from jepa_pipeline.training.signals import Stop, StopSignals
-from jepa_pipeline.training.skipped_samples import DamageReport, continuation
-from jepa_pipeline.training.trainer import build_trainer
-from jepa_pipeline.training.watchdog import Watch
-from jepa_pipeline.version import __version__
+from jepa_pipeline.training.run_folder import check_same_run, lock_run_folder, write_run_files
+from jepa_pipeline.training.setup import (
+    build_card,
+    check_view_sizes,
+    choose_accelerator,
+    describe_run,
+    describe_start,
+    hash_data,
+)
+from jepa_pipeline.training.signals import StopRequested, StopSignals
+from jepa_pipeline.training.skipped_samples import SkippedSamples, describe_restart
+from jepa_pipeline.training.trainer import build_trainer, order_callbacks
+from jepa_pipeline.training.watchdog import Watchdog
 
 
 def pretrain(config: RunConfig, console: Console | None = None) -> Path:
-    """Run a configuration to its end, from the last checkpoint if its run folder holds one.
+    """Train a run to its end, from its last checkpoint if there is one.
 
-    One of the processes that torchrun or Slurm started does its share. Where nobody did and there are to be several, they are
-    started here.
+    This process is one of those that torchrun or Slurm started. If nothing started processes but several are configured, this
+    function starts them on this machine.
 
     Returns:
-        The run folder: resolved config, environment, metrics.jsonl, checkpoints and the encoder to keep.
+        The run folder: config.yaml, environment.json, metrics.jsonl, checkpoints and the encoder.
 
     Raises:
-        UserError: the shards, the devices or the run folder do not allow it, or a step was not finite.
-        SystemExit: one of the processes started here failed, and has said why.
+        UserError: shards, devices or the run folder do not fit the configuration, or a step was not finite.
+        SystemExit: one of the processes started here failed, and has printed why.
     """
-    with one_speaks():
-        world = find_world(config.trainer)
+    with report_on_rank_zero():
+        info = read_rank_info(config.trainer)
         try:
-            config.check_processes(world.size)
+            config.check_processes(info.world_size)
         except ValueError as error:
             raise UserError(str(error)) from None
-    accelerator = choose_accelerator(config)
-    if world.started_by == "hand" and world.size > 1:
-        name_data(config)  # what is wrong with it is said once, before anything is started
-        if code := start_here(config, world):
+    accelerator = choose_accelerator(config.trainer.accelerator)
+    if info.launcher is None and info.world_size > 1:
+        hash_data(config.data.train, config.method)  # so that an error is printed once, before processes are started
+        if code := launch_processes(config, info):
             raise SystemExit(code)
         return config.folder
-    console = console or Console(quiet=world.rank > 0)
+    console = console or Console(quiet=info.rank > 0)
     alone = config.trainer.strategy in SHARDED
-    with joined(world, accelerator, alone, config.trainer.stuck_s) as crew, watched(crew, config) as watch:
-        train(config, crew, watch, accelerator, console)
-    if world.rank == 0:
-        summarize(config, console)
+    stuck_s = config.trainer.stuck_s
+    with (
+        process_group(info, accelerator, alone, stuck_s) as processes,
+        watch_processes(processes, config.folder, stuck_s) as watchdog,
+    ):
+        train(config, processes, watchdog, accelerator, console)
+    if info.rank == 0:
+        print_summary(config.folder, bool(config.method.mask_sets), console)
     return config.folder
 
 
-def train(config: RunConfig, crew: Crew, watch: Watch, accelerator: str, console: Console) -> None:
-    """This process's share of a run."""
-    first, tell = crew.world.rank == 0, partial(say, console)
-    with together():
-        data = name_data(config)
-    check_agreement(crew, config, data)
+def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelerator: str, console: Console) -> None:
+    """Check the data and the run folder, build the method, resume it and fit it, in every process of the run."""
+    log, is_first = partial(print_plain, console), processes.info.rank == 0
+    with raise_on_all_ranks():
+        data_hash = hash_data(config.data.train, config.method)
+    check_same_setup(processes, config, data_hash)
+    about = describe_run(config, data_hash, accelerator)
     with ExitStack() as stack:
-        with together(named=False):
-            if first:
-                stack.enter_context(claimed(config))
-                check_folder(config, data, accelerator, tell)
-                check_probing(config.probing)
-        if ends_at(config.folder / "checkpoints", config.optim.total_steps):
-            with together(named=False):
-                if first:
-                    describe_run(config, data)
-            tell(f"{config.folder}: finished before, at step {config.optim.total_steps}; nothing to do")
+        with raise_on_all_ranks(name_ranks=False):
+            if is_first:
+                stack.enter_context(lock_run_folder(config.folder))
+                check_same_run(config.folder, about, log)
+                check_online_eval(config.probing)
+        if is_finished_at(config.folder / "checkpoints", config.optim.total_steps):
+            run_on_rank_zero(lambda: write_run_files(config, data_hash))
+            log(f"{config.folder} is already finished at step {config.optim.total_steps}; nothing to do")
             return
-        stop = stack.enter_context(StopSignals(config.checkpoint.leave_within_s))
-        with together():
+        stop = stack.enter_context(StopSignals())
+        with raise_on_all_ranks():
             torch.manual_seed(config.seed)
-            method = prepare(build_method(config.method), config, accelerator, crew.world.local_size)
-        module = Pretraining(config, method)
-        moments = begin(module, tell)
-        with together(named=False):
-            if first:
-                describe_run(config, data)
-        introduce(module, crew, accelerator, tell)
-        saver = Saver(config.folder / "checkpoints", config.checkpoint, tell)
-        card, about = make_card(module, data), make_about(config, data, accelerator)
-        checkpoints = Checkpoints(saver, card, about, moments, stop, watch)
+            method = build_method(config.method)
+            check_view_sizes(method, config.views.sizes(config.method.encoder.image_size))
+            parallelize(method, config.trainer, accelerator, processes.info.local_world_size)
+        module = Pretraining(method, config.optim, config.views, config.seed)
+        optimizer_state = resume(config, module, log)
+        run_on_rank_zero(lambda: write_run_files(config, data_hash))
+        log(describe_start(config, module, processes, accelerator))
+        checkpoint_writer = AsyncCheckpointWriter(config.folder / "checkpoints", config.checkpoint, log)
+        card = build_card(config, method, data_hash)
+        checkpoints = CheckpointCallback(checkpoint_writer, card, about, optimizer_state, stop, watchdog)
         try:
-            fit(module, checkpoints, crew, accelerator, console)
+            fit(config, module, checkpoints, processes.info, accelerator, console)
         except Interrupted:
-            if first and stop.asked is not None:
-                requeue_after_stop(config.folder, stop.asked.name, module.step, tell)
-            watch.at("end", module.step)
-            barrier()  # they end only when the job is on its way back, or Slurm would take it for ended
+            if is_first and stop.received is not None:
+                requeue_after_stop(config.folder, stop.received.name, module.step, log)
+            watchdog.set_stage("end", module.step)
+            barrier()  # Slurm takes a job whose processes have ended for finished, so they wait until it is requeued
             raise
 
 
-def begin(module: Pretraining, tell: Callable[[str], None]) -> list[State]:
-    """Put into the module what it begins with; the optimizer's state in a list, out of which it is to be taken, or an empty one."""
-    like, config = places(module), module.config
-    loaded = load_last(config.folder / "checkpoints", tell, like)
+def resume(config: RunConfig, module: Pretraining, log: Callable[[str], None]) -> list[State]:
+    """Load the last checkpoint of the run into the module, else that of the run in init_from, if any.
+
+    Returns:
+        The optimizer's state, in a list from which it is removed when it is loaded, so that it does not stay in memory; or an
+        empty list.
+    """
+    like = sharded_targets(module)
+    loaded = load_latest(config.folder / "checkpoints", log, like)
     if loaded is not None:
         return [restore(module, loaded)]
-    return [] if config.init_from is None else [begin_from(module, config.init_from, tell, like)]
+    if config.init_from is None:
+        return []
+    return [init_from_run(module, config.init_from, config.folder, config.results(), log, like)]
 
 
-def introduce(module: Pretraining, crew: Crew, accelerator: str, tell: Callable[[str], None]) -> None:
-    """Say what begins."""
-    config, optim, size = module.config, module.config.optim, crew.world.size
-    steps = f"from step {module.step} (sample {module.samples:,}) to {optim.total_steps}"
-    strategy = "ddp" if config.trainer.strategy == "auto" else config.trainer.strategy
-    machines = len(set(crew.hosts))
-    where = f"{accelerator} x {size} ({strategy}{f', {machines} machines' * (machines > 1)})" if size > 1 else accelerator
-    tell(f"{config.folder}: {steps} on {where}, {config.trainer.precision}, {optim.describe_rate()}")
-    if optim.accumulate_steps > 1 and isinstance(config.method, JointEmbeddingConfig):
-        seen = optim.batch_size_global // optim.accumulate_steps
-        tell(f"{config.method.name} and batch norm see {seen} images at a time, a part of a batch: this is another loss")
-
-
-def choose_accelerator(config: RunConfig) -> str:
-    """The device asked for, if it is there."""
-    wanted, available = config.trainer.accelerator, torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise UserError("trainer.accelerator is cuda, but torch finds no CUDA device: set it to auto or cpu")
-    if wanted == "auto" and not available and (given := os.environ.get("SLURM_GPUS_ON_NODE") or os.environ.get("SLURM_JOB_GPUS")):
-        raise UserError(
-            f"Slurm gave this job GPUs ({given}), but torch {torch.__version__} finds no CUDA device: have the site's setup load "
-            "what is missing, or set trainer.accelerator=cpu to train on CPUs all the same"
-        )
-    return "cuda" if available and wanted != "cpu" else "cpu"
-
-
-def prepare(method: Method, config: RunConfig, accelerator: str, local_size: int) -> Method:
-    """The method with its networks spread over the devices.
-
-    Raises:
-        UserError: the encoder does not take a view of a size that views.crops makes.
-    """
-    if isinstance(method.kept_encoder, Backbone):
-        for side in set(config.views.sizes(config.method.encoder.image_size)):
-            try:
-                method.kept_encoder.try_size(side)
-            except UserError as error:
-                raise UserError(f"views.crops makes views of {side} pixels, but {error}") from None
-    return parallelize(method, config.trainer, accelerator, local_size)
-
-
-def name_data(config: RunConfig) -> str:
-    """The hash of the data set; of a mixture, the hashes with their weights.
-
-    Raises:
-        UserError: one of them is no whole data set, or holds what the run cannot learn from.
-    """
-    manifests = [load_manifest(source.path) for source in config.data.train]
-    for source, manifest in zip(config.data.train, manifests, strict=True):
-        check_kind(source.path, manifest.kind, config)
-    check_moves([manifest.kind for manifest in manifests], config)
-    hashes = [manifest.hash() for manifest in manifests]
-    if len(hashes) == 1:
-        return hashes[0]
-    return " + ".join(f"{source.weight} x {name}" for source, name in zip(config.data.train, hashes, strict=True))
-
-
-def make_card(module: Pretraining, data: str) -> EncoderCard:
-    config, begun = module.config, read_beginning(module.config.folder)
-    return EncoderCard(
-        encoder=module.method.kept_encoder.config,
-        clip=config.views.clip if isinstance(config.method.encoder, EncoderConfig) and config.method.encoder.clips else None,
-        mean=config.views.mean,
-        std=config.views.std,
-        begun_from=None if begun is None else f"{begun.path} ({begun.samples:,} samples, SHA-256 {begun.sha256[:12]})",
-        name=config.name,
-        method=config.method.name,
-        kept=module.method.kept,
-        step=0,
-        samples=0,
-        config_hash=config.hash(),
-        data_hash=data,
-        version=__version__,
-    )
-
-
-def make_about(config: RunConfig, data: str, accelerator: str) -> About:
-    return About(
-        step=0,
-        samples=0,
-        version=__version__,
-        torch=torch.__version__,
-        device=accelerator,
-        data=data,
-        config_hash=config.hash(),
-        results=config.results(),
-    )
-
-
-def fit(module: Pretraining, checkpoints: Checkpoints, crew: Crew, accelerator: str, console: Console) -> None:
-    """Lightning's loop over this process's share of the stream, from the module's step to the last."""
-    config = module.config
+def fit(
+    config: RunConfig, module: Pretraining, checkpoints: CheckpointCallback, info: RankInfo, accelerator: str, console: Console
+) -> None:
+    """Train from the module's step to the last one, on this process's share of the stream."""
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    masks, encoder = method_masks(config.method), config.method.encoder
-    clips = isinstance(encoder, EncoderConfig) and encoder.clips
-    uncut = config.views.on_trainer(accelerator) and not clips
-    deal = {"start_samples": module.samples, "rank": rank(), "world_size": world_size()}
-    loader = train_loader(config, masks, **deal, uncut=uncut, pin_memory=accelerator == "cuda")
-    log, clock, damage = RunLog(config, module.step), DataClock(), DamageReport(console, checkpoints.saver.settle)
-    checkpoints.before_save.append(damage.tell)
-    callbacks = [
-        damage,
-        HealthMeter(log),
-        Meter(log, cast(SampleStream, loader.dataset).mixture, clock, console),
-        *([Hashes(config.log.hashes_every_steps)] if config.log.hashes_every_steps else []),
-        *([ProbeJobs(checkpoints.card, partial(say, console))] if config.probing.every_steps else []),
+    loader = train_loader(
+        config.data,
+        config.views,
+        config.method,
+        build_mask_samplers(config.method),
+        build_batch_sampler(config.optim, rank(), world_size(), module.samples),
+        seed=config.seed,
+        pin_memory=accelerator == "cuda",
+        crop_on_device=config.views.on_trainer(accelerator) and config.method.encoder.modality.cropped_on_device,
+    )
+    run, every_steps = config.folder, config.log.every_steps
+    sources = [redact_urls(source.path) for source in config.data.train]
+    wandb = None
+    if config.log.wandb and rank() == 0:
+        shown = json.loads(redact_urls(config.model_dump_json()))  # URLs of shards may contain passwords
+        wandb = WandbRun(run, config.name, config.log.wandb_project, shown)
+    writer, timer = MetricsWriter(run / "metrics.jsonl", module.step, wandb), DataWaitTimer()
+    skipped = SkippedSamples(run, sources, config.data.damage.limit, every_steps, console, checkpoints.writer.wait)
+    checkpoints.before_save.append(skipped.report)
+    log, hashes_every = partial(print_plain, console), config.log.hashes_every_steps
+    callbacks = order_callbacks(
+        skipped,
+        HealthMonitor(writer, config.health.every_steps),
+        MetricsLogger(writer, cast(TrainDataset, loader.dataset).mixture, sources, timer, console, every_steps),
+        HashLogger(run / HASHES, hashes_every) if hashes_every else None,
+        OnlineEval(config.probing, run, checkpoints.card, log) if config.probing.every_steps else None,
         checkpoints,
-        Stages(checkpoints.watch),
-        clock,
-    ]
-    trainer = build_trainer(config, accelerator, crew.world, config.optim.total_steps - module.step, callbacks)
-    with closing(log), checkpoints:
+        HeartbeatCallback(checkpoints.watchdog),
+        timer,
+    )
+    steps = config.optim.total_steps - module.step
+    trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks)
+    with closing(writer), checkpoints:
         try:
             trainer.fit(module, loader)
-        except Stop:  # while it waited for data between two steps
-            raise checkpoints.leave(module) from None
+        except StopRequested:  # raised by a signal while the loop waited for data between two steps
+            raise checkpoints.save_and_interrupt(module) from None
         except (RuntimeError, OSError, EOFError) as error:
             if not worker_died(error):
                 raise
             if world_size() == 1:
-                checkpoints.saver.settle()  # so that it can be named
+                checkpoints.writer.wait()  # so that the error can name the checkpoint that is being written
             raise UserError(
-                f"a decoding process died after step {module.step} ({str(error).splitlines()[0]}), mostly for want of memory or of "
-                f"/dev/shm: lower data.workers or data.prefetch_batches; {continuation(config)}"
+                f"a data worker died after step {module.step} ({str(error).splitlines()[0]}), probably for lack of memory or "
+                f"/dev/shm: lower data.workers or data.prefetch_batches; {describe_restart(run / 'checkpoints')}"
             ) from error
 
 
 def worker_died(error: Exception) -> bool:
-    """Whether torch's loader lost a process, which it says in several ways; errors raised inside one start with "Caught"."""
+    """Return whether an error of torch's DataLoader means that a worker process died, for which it has no class of its own."""
     text = str(error)
-    if text.startswith("Caught "):
+    if text.startswith("Caught "):  # an exception that a worker or the pinning thread raised and survived
         return "in pin memory thread" in text
     return "DataLoader worker" in text or any(frame.name == "_try_get_data" for frame in extract_tb(error.__traceback__))
 
 
-def summarize(config: RunConfig, console: Console) -> None:
-    """What came of it, where it lies and what to do next."""
+SUMMARY = {
+    "step": "optimizer steps",
+    "samples": "samples",
+    "seconds": "seconds",
+    "samples_per_s": "samples/s",
+    "skipped_samples": "skipped samples",
+    "data_wait_share": "share of time waiting for data",
+    "loss": "loss",
+    "health/predictor_r2": "1 - prediction error / error of the best constant",
+    "health/target_rankme": "effective rank of the targets",
+    "health/feature_rankme": "effective rank of the features",
+}
+"""The metrics that are printed at the end, with their labels."""
+
+
+def print_summary(run: Path, has_predictor: bool, console: Console) -> None:
+    """Print the last metrics of a run, where its encoder is, and the next command."""
     last: dict[str, float | int] = {}
-    for row in read_rows(config.folder / "metrics.jsonl"):
+    for row in read_json_lines(run / "metrics.jsonl"):
         last |= row
-    table = Table(title=f"run {config.name}", show_header=False)
-    shown = {
-        "step": "optimizer steps",
-        "samples": "samples seen",
-        "seconds": "seconds",
-        "samples_per_s": "samples/s",
-        "skipped_samples": "samples skipped as damaged",
-        "data_wait_share": "share of time waiting for data",
-        "loss": "loss",
-        **({"health/predictor_r2": "1 - error / error of the best constant"} if isinstance(config.method, JepaConfig) else {}),
-        "health/target_rankme": "effective rank of the targets",
-        "health/feature_rankme": "effective rank of the features",
-    }
-    for key, label in shown.items():
+    if not has_predictor:  # views of one image are compared with each other, not predicted
+        last.pop("health/predictor_r2", None)
+    table = Table(title=f"run {run.name}", show_header=False)
+    for key, label in SUMMARY.items():
         if key in last:
             table.add_row(label, f"{last[key]:,.4g}" if isinstance(last[key], float) else f"{last[key]:,}")
     console.print(table)
-    say(console, f"encoder: {config.folder / 'encoder'}\nnext:    jepa probe {config.folder} --data SHARDS")
-
-
-def say(console: Console, text: str) -> None:
-    """Print paths as they are: neither wrapped nor read as markup."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    print_plain(console, f"encoder: {run / 'encoder'}\nnext:    jepa probe {run} --data SHARDS")

@@ -25,7 +25,7 @@ from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
-from jepa_pipeline.training.checkpoint import step_of, list_checkpoints
+from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
 from jepa_pipeline.training.hashes import HASHES
 
 IMAGES = 40

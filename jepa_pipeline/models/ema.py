@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
-from jepa_pipeline.distributed import local
+from jepa_pipeline.distributed import to_local
 from timm.layers import DropPath
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -35,5 +35,5 @@ def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
     Buffers are left alone: positions are constants, and batch norm statistics belong to each network. A target with batch norm
     runs in train mode, so that it normalizes by its own batches and collects their statistics, as in BYOL.
     """
-    slow, fast = ([local(parameter) for parameter in network.parameters()] for network in (target, online))
+    slow, fast = ([to_local(parameter) for parameter in network.parameters()] for network in (target, online))
     torch._foreach_lerp_(slow, fast, 1.0 - momentum)  # private, but one kernel for all parameters, as in torch.optim

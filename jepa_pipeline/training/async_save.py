@@ -118,9 +118,7 @@ class AsyncCheckpointWriter:
             files = run_on_all_ranks(lambda: self.write_own_files(partial_folder, shards, rank_state), self.group)
             hashes = {name: digest for part in all_gather_object(files.hashes, self.group) for name, digest in part.items()}
             info = info.model_copy(update={"world": world_size(), "files": hashes})
-            run_on_all_ranks(
-                lambda: self.finish(partial_folder, final, values, info, before_commit) if first else None, self.group
-            )
+            run_on_all_ranks(lambda: self.finish(partial_folder, final, values, info, before_commit) if first else None, self.group)
         except Exception as error:
             if first:
                 shutil.rmtree(partial_folder, ignore_errors=True)
@@ -137,9 +135,7 @@ class AsyncCheckpointWriter:
         files.save(rank_state, folder / rank_file(rank()))
         return files
 
-    def finish(
-        self, folder: Path, final: Path, values: State, info: CheckpointInfo, before_commit: Callable[[], None]
-    ) -> None:
+    def finish(self, folder: Path, final: Path, values: State, info: CheckpointInfo, before_commit: Callable[[], None]) -> None:
         """Write rank 0's files, commit the checkpoint and delete old ones."""
         files = HashedFiles()
         files.save(values, folder / STATE)

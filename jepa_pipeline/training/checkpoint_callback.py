@@ -1,4 +1,4 @@
-"""Between two steps: checkpoints are begun there, and a run that was asked to stop leaves there."""
+"""Lightning callbacks between two steps: checkpoints are saved there, and a run that was asked to stop ends there."""
 
 import signal
 import time
@@ -10,184 +10,207 @@ from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import Interrupted
-from jepa_pipeline.distributed import Flags, collect, is_dealt, rank, world_size
+from jepa_pipeline.distributed import AsyncFlags, all_gather_object, is_sharded, rank, world_size
 from jepa_pipeline.files import fsync
 from jepa_pipeline.models.weights import EncoderCard, gather_weights, save_weights
-from jepa_pipeline.training.async_save import Saver
-from jepa_pipeline.training.callbacks import StepCallback, due
-from jepa_pipeline.training.checkpoint import About, Loaded, State
+from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+from jepa_pipeline.training.callbacks import StepCallback, is_due
+from jepa_pipeline.training.checkpoint import METHOD_PREFIX, CheckpointInfo, LoadedCheckpoint, State
+from jepa_pipeline.training.dcp_storage import LoadTargets
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.optim import build_optimizer
 from jepa_pipeline.training.signals import StopSignals
-from jepa_pipeline.training.watchdog import Watch
+from jepa_pipeline.training.watchdog import Watchdog
 from lightning import Callback, Trainer
 
-NETWORKS = "method."
-"""What the names of the method's weights begin with in the module's state."""
 
-
-class Snapshot(NamedTuple):
-    """Everything that decides how a run goes on, and what each process remembers for its own share of the log."""
+class RunState(NamedTuple):
+    """Everything that decides how a run continues."""
 
     state: State
-    own: State
+    rank_state: State
+    """What each process keeps for its own share of the log."""
 
 
-def snapshot(optimizer: torch.optim.Optimizer, module: Pretraining) -> Snapshot:
-    """The state of a run between two steps. All processes must call it."""
+def run_state(optimizer: torch.optim.Optimizer, module: Pretraining) -> RunState:
+    """Return the state of a run between two steps. All processes must call it."""
     everything = module.state_dict()
-    networks = {name: value for name, value in everything.items() if name.startswith(NETWORKS)}
-    own = {name: value for name, value in everything.items() if not name.startswith(NETWORKS)}
-    skipped = sum(collect(module.skipped))
-    return Snapshot({"step": module.step, "skipped": skipped, "module": networks, "optimizer": optimizer.state_dict()}, own)
+    method = {name: value for name, value in everything.items() if name.startswith(METHOD_PREFIX)}
+    skipped = sum(all_gather_object(module.skipped))
+    state = {"step": module.step, "skipped": skipped, "module": method, "optimizer": optimizer.state_dict()}
+    return RunState(state, own_meters(everything))
 
 
-def places(module: Pretraining) -> Callable[[str], Tensor | None]:
-    """Of each tensor of a run's state, by its name there, the one that is dealt out and into whose like it is to be read."""
+def own_meters(state_dict: State) -> State:
+    """Return the part of the module's state that is not the method's: what this process has measured for the log."""
+    return {name: value for name, value in state_dict.items() if not name.startswith(METHOD_PREFIX)}
+
+
+def sharded_targets(module: Pretraining) -> LoadTargets:
+    """Return a function that gives, by its name in the checkpoint, the sharded tensor that a saved tensor is loaded into."""
     weights = module.state_dict()
-    groups = build_optimizer(module.method, module.config.optim).param_groups
+    # The optimizer's state has the numbers of parameters in this order, and no tensors yet: each is sharded like its parameter.
+    groups = build_optimizer(module.method, module.optim).param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
 
-    def like(name: str) -> Tensor | None:
+    def target(name: str) -> Tensor | None:
         kind, _, rest = name.partition(".")
+        found = None
         if kind == "module":
-            place = weights.get(rest)
+            found = weights.get(rest)
         elif name.startswith("optimizer.state."):
-            number, _, what = rest.removeprefix("state.").partition(".")
-            known = what != "step" and number.isdecimal() and int(number) < len(parameters)  # another run may have more
-            place = parameters[int(number)] if known else None
-        else:
-            return None
-        return place if isinstance(place, Tensor) and is_dealt(place) else None
+            number, _, key = rest.removeprefix("state.").partition(".")
+            if key != "step" and number.isdecimal() and int(number) < len(parameters):  # init_from: another run may have more
+                found = parameters[int(number)]
+        return found if isinstance(found, Tensor) and is_sharded(found) else None
 
-    return like
+    return target
 
 
-def restore(module: Pretraining, loaded: Loaded) -> State:
-    """Put a checkpoint into the module; the optimizer's state is returned for when there is one."""
-    own = loaded.own
-    if own is None:  # it was written by another number of processes: what they remembered for the log is left out
-        own = {name: value for name, value in module.state_dict().items() if not name.startswith(NETWORKS)}
-    module.load_state_dict({**loaded.state["module"], **own}, strict=True)
-    if loaded.own is None:
+def restore(module: Pretraining, loaded: LoadedCheckpoint) -> State:
+    """Load a checkpoint into the module; return the state of the optimizer, which Lightning has not built yet."""
+    # Without a rank state, as after another number of processes, the meters stay as they are: empty.
+    rank_state = own_meters(module.state_dict()) if loaded.rank_state is None else loaded.rank_state
+    module.load_state_dict({**loaded.state["module"], **rank_state}, strict=True)
+    if loaded.rank_state is None:
         module.skipped = loaded.state["skipped"] if rank() == 0 else 0
     module.step = loaded.state["step"]
     return loaded.state["optimizer"]
 
 
-class Stages(Callback):
-    """Tells the watch where this process is."""
+class HeartbeatCallback(Callback):
+    """Tells the watchdog what this process is doing."""
 
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+    def __init__(self, watchdog: Watchdog) -> None:
+        self.watchdog = watchdog
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
-        self.watch.at("data", pl_module.step)
+        self.watchdog.set_stage("data", pl_module.step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Pretraining, *_: Any) -> None:
-        self.watch.at("step", pl_module.step + 1)
+        self.watchdog.set_stage("step", pl_module.step + 1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, *_: Any) -> None:
-        self.watch.at("data", pl_module.step)
+        self.watchdog.set_stage("data", pl_module.step)
 
 
-class Checkpoints(StepCallback):
-    """Everything a run needs to go on, and the encoder to keep beside it. Asked to stop, the run ends here.
+class CheckpointCallback(StepCallback):
+    """Saves checkpoints and the encoder to export, and ends a run that was asked to stop.
 
-    The last of the callbacks: what a checkpoint counts as done has been written by then. Several processes agree at each step
-    whether to save or to stop, one step after the first of them was asked.
+    It must come after all callbacks that write what a checkpoint counts as done (see `trainer.order_callbacks`). Several processes
+    agree whether to save or to stop one step after the first of them was asked.
+
+    Args:
+        writer: writes the checkpoints.
+        card: of the encoder to export; step and samples are filled in.
+        info: of the checkpoints; step and samples are filled in.
+        optimizer_state: the optimizer's state to begin with, or nothing; taken out of the list, so that it can be freed.
+        stop: the signals that ask the run to stop.
+        watchdog: is told when a checkpoint is written.
+
+    Attributes:
+        before_save: functions that write what must be on disk before a checkpoint counts it as done.
     """
 
     def __init__(
-        self, saver: Saver, card: EncoderCard, about: About, moments: list[State], stop: StopSignals, watch: Watch
+        self,
+        writer: AsyncCheckpointWriter,
+        card: EncoderCard,
+        info: CheckpointInfo,
+        optimizer_state: list[State],
+        stop: StopSignals,
+        watchdog: Watchdog,
     ) -> None:
+        self.writer = writer
         self.card = card
-        self.about = about
-        self.moments = moments
-        """The optimizer's state to begin with, or nothing; it is taken out, so that nobody keeps it."""
+        self.info = info
+        self.optimizer_state = optimizer_state
         self.stop = stop
-        self.watch = watch
-        self.saver = saver
-        self.flags = Flags()
-        self.before_save: list[Callable[[Pretraining], None]] = []
-        """What is to be on disk before a checkpoint that counts it as done."""
+        self.watchdog = watchdog
+        self.flags = AsyncFlags()
+        self.before_save: list[Callable[[], None]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
         self.saved_step = pl_module.step
         self.optimizer = trainer.optimizers[0]
-        self.stop.listen()
-        asked = max(collect(self.stop.asked or 0))
-        if asked:
-            raise self.farewell(pl_module, asked)
-        self.saved = time.monotonic()
-        if self.moments:
-            groups = self.optimizer.state_dict()["param_groups"]  # of this run: another strategy's steps are taken otherwise
-            self.optimizer.load_state_dict({"state": self.moments.pop()["state"], "param_groups": groups})
-        self.stop.idle = world_size() == 1
+        self.stop.install_handlers()  # Lightning's fit has replaced them by its own
+        requested = max(all_gather_object(self.stop.received or 0))
+        if requested:
+            raise self.interrupted(pl_module, requested)
+        self.saved_time = time.monotonic()
+        if self.optimizer_state:
+            # The saved groups would bring back the options of the run that wrote them, such as foreach under another strategy.
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": self.optimizer_state.pop()["state"], "param_groups": groups})
+        self.stop.between_steps = world_size() == 1
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.stop.idle = False
+        self.stop.between_steps = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(trainer, pl_module)
-        optim = pl_module.config.optim
-        ended = (batch_idx + 1) % optim.accumulate_steps == 0
-        self.stop.idle = ended and pl_module.step < optim.total_steps and world_size() == 1  # of several, all must leave together
+        optim = pl_module.optim
+        step_ended = (batch_idx + 1) % optim.accumulate_steps == 0
+        # Of several processes none may leave by itself: the others would wait for it in the next collective.
+        self.stop.between_steps = step_ended and pl_module.step < optim.total_steps and world_size() == 1
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
-        """Save when it is time to.
+        """Save if it is time to.
 
         Raises:
             Interrupted: the run was asked to stop, and is saved.
             UserError: the disk refused an earlier checkpoint.
         """
-        config, last = module.config.checkpoint, module.step == module.config.optim.total_steps
-        late = config.every_minutes is not None and time.monotonic() - self.saved >= 60 * config.every_minutes
-        asked, late, refused = self.flags.exchange([int(self.stop.asked or 0), int(late and rank() == 0), int(self.saver.failed)])
-        if refused:
-            self.saver.settle()
-        if due(module, config.every_steps) or late or asked:
-            self.save(module, wait=bool(asked) or last or not config.background)
-        if asked and not last:
-            raise self.farewell(module, asked)
+        config, last = self.writer.config, module.step == module.optim.total_steps
+        late = config.every_minutes is not None and time.monotonic() - self.saved_time >= 60 * config.every_minutes
+        mine = [int(self.stop.received or 0), int(late and rank() == 0), int(self.writer.failed)]
+        requested, late, failed = self.flags.exchange(mine)
+        if failed:
+            self.writer.wait()
+        if is_due(module, config.every_steps) or late or requested:
+            self.save(module, wait=bool(requested) or last or not config.background)
+        if requested and not last:
+            raise self.interrupted(module, requested)
 
-    def leave(self, module: Pretraining) -> Interrupted:
-        """Save between two steps, unless that is done; what to raise then."""
-        self.stop.idle = False
+    def save_and_interrupt(self, module: Pretraining) -> Interrupted:
+        """Save between two steps unless that is done, and return what to raise then."""
+        self.stop.between_steps = False
         if module.step > self.saved_step:
             self.save(module, wait=True)
-        return self.farewell(module, int(self.stop.asked or 0))
+        return self.interrupted(module, int(self.stop.received or 0))
 
-    def farewell(self, module: Pretraining, asked: int) -> Interrupted:
-        self.stop.asked = signal.Signals(asked) if asked else None
-        name = self.stop.asked.name if self.stop.asked else "stop"
-        where = f"after step {module.step} with a checkpoint" if module.step else "before the first step"
-        return Interrupted(f"{name}: stopped in order {where}; the same command goes on")
+    def interrupted(self, module: Pretraining, requested: int) -> Interrupted:
+        """Return the exception that ends a stopped run, with the signal that one of the processes received."""
+        self.stop.received = signal.Signals(requested) if requested else None
+        name = self.stop.received.name if self.stop.received else "stop"
+        where = f"after step {module.step} and saved a checkpoint" if module.step else "before the first step"
+        return Interrupted(f"{name}: stopped cleanly {where}; run the same command to resume")
 
     def save(self, module: Pretraining, wait: bool) -> None:
-        """The encoder first: a run whose last checkpoint is there is finished, and its encoder must be too."""
-        self.watch.at("checkpoint", module.step)
+        """Save a checkpoint, and before it gets its name the encoder: a run that ends with a checkpoint has its encoder too."""
+        self.watchdog.set_stage("checkpoint", module.step)
         module.check_finite()
         for write in self.before_save:
-            write(module)
-        folder, progress = module.config.folder, {"step": module.step, "samples": module.samples}
-        card, weights = self.card.model_copy(update=progress), gather_weights(module.method.kept_encoder)
+            write()
+        folder, progress = self.writer.folder.parent, {"step": module.step, "samples": module.samples}
+        card, weights = self.card.model_copy(update=progress), gather_weights(module.method.encoder_to_export)
 
-        def write_beside() -> None:
+        def write_encoder_and_sync_logs() -> None:
             save_weights(folder / "encoder", weights, card)
             for log in folder.glob("*.jsonl"):
-                fsync(log)  # else a checkpoint could outlive the lines that lead to it
+                fsync(log)  # after a crash of the machine a checkpoint must not know of more steps than the logs
 
-        state, own = snapshot(self.optimizer, module)
-        self.saver.save(state, own, self.about.model_copy(update=progress), before=write_beside, wait=wait)
-        self.saved, self.saved_step = time.monotonic(), module.step
+        state, rank_state = run_state(self.optimizer, module)
+        info = self.info.model_copy(update=progress)
+        self.writer.save(state, rank_state, info, before_commit=write_encoder_and_sync_logs, wait=wait)
+        self.saved_time, self.saved_step = time.monotonic(), module.step
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> "CheckpointCallback":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for what is still being written, unless another process may be gone, without which it would never be."""
+        """Wait for what is being written; after an error of several processes not, since it may never end without the others."""
         if world_size() == 1 or kind in (None, Interrupted):
-            self.flags.settle()
-            self.saver.close()
+            self.flags.wait()
+            self.writer.close()

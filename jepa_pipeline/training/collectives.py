@@ -1,50 +1,77 @@
-"""Work that several processes do together: what goes wrong on one, all hear of."""
+"""Work of several processes that succeeds on all of them or raises on all of them, so that none waits for one that failed."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch.distributed import ProcessGroup
 
 from jepa_pipeline.config.errors import Interrupted, UserError
-from jepa_pipeline.distributed import collect, rank, world_size
-from jepa_pipeline.training.files import Damage
+from jepa_pipeline.distributed import all_gather_object, rank, world_size
+from jepa_pipeline.files import DamagedFile
 
-PORTABLE = (UserError, Interrupted, Damage, RuntimeError, torch.OutOfMemoryError, MemoryError)
-"""Errors that other processes can raise as they are; as can those of the system."""
+PICKLABLE = (UserError, Interrupted, DamagedFile, RuntimeError, torch.OutOfMemoryError, MemoryError)
+"""Errors that are raised on other processes as they are, as are all OSErrors."""
 
 T = TypeVar("T")
 
 
-def by_first(work: Callable[[], T]) -> T:
-    """What a piece of work gives that the first process alone does; what it raises, all raise."""
-    return collect(agreed(lambda: work() if rank() == 0 else None))[0]
+class RemoteError(Exception):
+    """An error of another process whose own class may not pickle."""
 
 
-def agreed(work: Callable[[], T], group: ProcessGroup | None = None) -> T:
-    """What a piece of work gives on this process, once it is done on all; what one of them raises, all raise."""
+def run_on_rank_zero(function: Callable[[], T]) -> T:
+    """Run a function on rank 0 alone; return its result, or raise its error, on all processes."""
+    return all_gather_object(run_on_all_ranks(lambda: function() if rank() == 0 else None))[0]
+
+
+def run_on_all_ranks(function: Callable[[], T], group: ProcessGroup | None = None) -> T:
+    """Run a function on each process and return this one's result; raise on all processes if it raised on any."""
     try:
-        result, error = work(), None
+        result, error = function(), None
     except Exception as caught:
         result, error = None, caught
-    for first in collect(portable(error), group):
+    for first in all_gather_object(picklable(error), group):
         if first is not None:
             raise first from None if first is error else error
     return result  # pyright: ignore[reportReturnType]
 
 
-class Failure(Exception):
-    """An error of one process that the others know by its text alone."""
-
-
-def portable(error: Exception | None) -> Exception | None:
-    """An error as other processes can learn of it, with the place where it was raised in a note."""
+def picklable(error: Exception | None) -> Exception | None:
+    """Return an error as it can be sent to other processes, with a note that says where it was raised."""
     if world_size() == 1 or error is None:
         return error
-    if isinstance(error, UserError) and type(error) not in PORTABLE:
+    if isinstance(error, UserError) and type(error) not in PICKLABLE:
         error = UserError(str(error))
-    elif not isinstance(error, OSError) and type(error) not in PORTABLE:
-        error = Failure(f"{type(error).__name__}: {error}")
+    elif not isinstance(error, OSError) and type(error) not in PICKLABLE:
+        error = RemoteError(f"{type(error).__name__}: {error}")
     error.add_note(f"rank {rank()}, host {socket.gethostname()}")
     return error
+
+
+@contextmanager
+def raise_on_all_ranks(name_ranks: bool = True) -> Iterator[None]:
+    """Raise a UserError of any process on all of them. All must enter.
+
+    Unlike `run_on_all_ranks`, which raises the first error, this tells every different one.
+
+    Args:
+        name_ranks: put before each error the ranks that raised it, unless all did.
+
+    Raises:
+        UserError: the errors of all processes, a line each.
+    """
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as caught:
+        error = caught
+    texts: list[str | None] = all_gather_object(None if error is None else str(error))
+    if error is not None and texts == [str(error)] * len(texts):
+        raise error
+    ranks = {text: [str(number) for number, other in enumerate(texts) if other == text] for text in texts if text is not None}
+    if ranks:
+        lines = (f"rank{'s' * (len(ranks[text]) > 1)} {', '.join(ranks[text])}: {text}" for text in sorted(ranks))
+        raise UserError("\n".join(lines if name_ranks else sorted(ranks))) from None

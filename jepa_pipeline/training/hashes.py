@@ -1,7 +1,8 @@
-"""hashes.jsonl: the SHA-256 of everything a step leaves behind, so that two runs can be compared tensor by tensor."""
+"""hashes.jsonl: the SHA-256 of every batch and all state, by which two runs can be compared tensor by tensor."""
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,65 +10,70 @@ from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.distributed import rank, whole
-from jepa_pipeline.training.callbacks import StepCallback, due
-from jepa_pipeline.training.checkpoint_callback import snapshot
-from jepa_pipeline.training.loggers import append, trim
+from jepa_pipeline.distributed import full_tensor, rank
+from jepa_pipeline.training.callbacks import StepCallback, is_due
+from jepa_pipeline.training.checkpoint_callback import run_state
+from jepa_pipeline.training.loggers import append_row, truncate_rows
 from jepa_pipeline.training.module import Pretraining
 from lightning import Trainer
 
 HASHES = "hashes.jsonl"
 
 
-class Hashes(StepCallback):
-    """Hashes the micro-batches of a step and all state after it; of several processes the first one's batches."""
+class HashLogger(StepCallback):
+    """Logs the hashes of a step's micro-batches on rank 0, and of all state after the step.
 
-    def __init__(self, every_steps: int) -> None:
+    Args:
+        path: hashes.jsonl of the run.
+        every_steps: steps between two rows.
+    """
+
+    def __init__(self, path: Path, every_steps: int) -> None:
+        self.path = path
         self.every_steps = every_steps
-        self.parts: dict[str, str] = {}
+        self.batch_hashes: dict[str, str] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
-        self.path = pl_module.config.folder / HASHES
         if rank() == 0:
-            trim(self.path, pl_module.step)
+            truncate_rows(self.path, pl_module.step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        part = f"batch.{batch_idx % pl_module.config.optim.accumulate_steps}"
+        name = f"batch.{batch_idx % pl_module.optim.accumulate_steps}"
         fields = batch._asdict()
-        del fields["damaged"]
-        self.parts |= {name: digest(value) for name, value in leaves({part: fields})}
+        del fields["damaged"]  # sentences that name this machine's paths
+        self.batch_hashes |= {leaf: hash_value(value) for leaf, value in flatten({name: fields})}
         super().on_train_batch_end(trainer, pl_module)
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
-        if due(module, self.every_steps):
-            shared, own = snapshot(trainer.optimizers[0], module)
-            state = {name: digest(value) for name, value in leaves({**shared, "own": own})}
+        if is_due(module, self.every_steps):
+            shared, own = run_state(trainer.optimizers[0], module)
+            state = {leaf: hash_value(value) for leaf, value in flatten({**shared, "own": own})}
             if rank() == 0:
-                append(self.path, {**self.parts, **state, "step": module.step})
-        self.parts = {}
+                append_row(self.path, {**self.batch_hashes, **state, "step": module.step})
+        self.batch_hashes = {}
 
 
-def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in nested dicts, lists and tuples by its dotted name; a list of plain values is one leaf."""
+def flatten(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dicts, lists and tuples with their dotted names; a list of plain values is one leaf."""
     match tree:
         case dict() if tree:
             for key, value in tree.items():
-                yield from leaves(value, f"{name}.{key}" if name else f"{key}")
+                yield from flatten(value, f"{name}.{key}" if name else f"{key}")
         case list() | tuple() if any(isinstance(value, Tensor | dict | list | tuple) for value in tree):
             names = getattr(tree, "_fields", range(len(tree)))
-            yield from leaves(dict(zip(names, tree, strict=True)), name)
+            yield from flatten(dict(zip(names, tree, strict=True)), name)
         case _:
             yield name, tree
 
 
-def digest(value: Any) -> str:
-    """First 16 hex digits of the SHA-256 of a tensor's kind, shape and bytes, or of a plain value's text."""
+def hash_value(value: Any) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a tensor's dtype, shape and bytes, or of a plain value's repr."""
     if not isinstance(value, Tensor):
         return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
-    everything = whole(value.detach())
+    tensor = full_tensor(value.detach())
     if rank() > 0:
-        return ""  # it had to take part in that, but the first one writes
-    everything = everything.cpu().contiguous()
-    text = f"{everything.dtype} {tuple(everything.shape)}".encode()
-    return hashlib.sha256(text + everything.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+        return ""  # the collective above needs all ranks, but only rank 0 writes
+    tensor = tensor.cpu().contiguous()
+    header = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    return hashlib.sha256(header + tensor.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A run that begins with the networks of another, as a cooldown does."""
+"""Initialization of a run with the networks of another one (init_from), as for a cooldown on longer clips."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,22 +10,30 @@ from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.files import atomic_write
-from jepa_pipeline.training.checkpoint import Loaded, State, anywhere, find_whole, load, newest_about, read_about, steps
-from jepa_pipeline.training.collectives import by_first
-from jepa_pipeline.training.dcp_storage import Like
-from jepa_pipeline.training.files import Damage
+from jepa_pipeline.files import DamagedFile, atomic_write
+from jepa_pipeline.training.checkpoint import (
+    METHOD_PREFIX,
+    LoadedCheckpoint,
+    State,
+    latest_info,
+    list_checkpoints,
+    load_checkpoint,
+    load_info,
+    load_latest_intact,
+    unsharded,
+)
+from jepa_pipeline.training.collectives import run_on_rank_zero
+from jepa_pipeline.training.dcp_storage import LoadTargets
 from jepa_pipeline.training.module import Pretraining
 
-BEGINNING = "begun_from.json"
-NETWORKS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
+INITIAL_CHECKPOINT = "begun_from.json"
+NETWORK_KEYS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
 MAY_DIFFER = ("image_size", "frames", "init_std")
-"""Of an encoder: what its weights do not depend on once they are trained."""
-METHOD = "method."
+"""Keys of an encoder on which its trained weights do not depend."""
 
 
-class Beginning(Section):
-    """The checkpoint a run began with, in its folder as begun_from.json: killed and started again, it begins with no other."""
+class InitialCheckpoint(Section):
+    """The checkpoint whose networks a run was initialized with: begun_from.json in its folder."""
 
     path: str = Field(description="The checkpoint.")
     step: int = Field(description="Optimizer steps behind it.")
@@ -33,83 +41,106 @@ class Beginning(Section):
     sha256: str = Field(description="SHA-256 of its files.")
 
 
-def read_beginning(run: Path) -> Beginning | None:
-    """What a run began with; None if with untrained networks."""
-    path = run / BEGINNING
-    return Beginning.model_validate_json(path.read_text()) if path.is_file() else None
+def read_initial_checkpoint(run: Path) -> InitialCheckpoint | None:
+    """Return what a run was initialized with; None if with random weights."""
+    path = run / INITIAL_CHECKPOINT
+    return InitialCheckpoint.model_validate_json(path.read_text()) if path.is_file() else None
 
 
-def begin_from(module: Pretraining, folder: Path, tell: Callable[[str], object], like: Like = anywhere) -> State:
-    """Put the networks of a run's newest checkpoint into the module; the optimizer's state, with the moments from there and
-    everything else from this run. All processes call it; nothing changes in the other run's folder.
+def init_from_run(
+    module: Pretraining,
+    source: Path,
+    run: Path,
+    results: Mapping[str, Any],
+    log: Callable[[str], object],
+    targets: LoadTargets = unsharded,
+) -> State:
+    """Load the networks of another run's newest checkpoint. All processes must call it; the other run's folder stays as it is.
+
+    Args:
+        module: of this run.
+        source: folder of the other run.
+        run: folder of this run.
+        results: the values of this run's configuration that can change what is computed, by dotted key.
+        log: called with sentences.
+        targets: see `load_checkpoint`.
+
+    Returns:
+        The optimizer's state: that of each parameter from the other run, the options from this one.
 
     Raises:
-        UserError: there is none, it is not the one with which this run began before, or its networks or optimizer are others.
+        UserError: the other run has no checkpoint, not the one with which this run was initialized before, or other networks or
+            another optimizer.
     """
-    there = by_first(lambda: newest_about(folder / "checkpoints"))
-    if there is not None:  # before anything is read by the places of this run's networks
-        check_networks(there.results, module.config.results(), folder)
-    loaded = find(folder, by_first(lambda: read_beginning(module.config.folder)), tell, like)
-    state = {name.removeprefix(METHOD): value for name, value in loaded.state["module"].items() if name.startswith(METHOD)}
-    ours = module.method.state_dict()
-    positions = {name for name in ours if name.endswith("pos_embed")}  # fixed, and of another length for another grid
+    info = run_on_rank_zero(lambda: latest_info(source / "checkpoints"))
+    if info is not None:  # before tensors are loaded into shards of this run's networks, where others would not fit
+        check_same_networks(info.results, results, source)
+    loaded = load_initial_checkpoint(source, run_on_rank_zero(lambda: read_initial_checkpoint(run)), log, targets)
+    tensors = loaded.state["module"]
+    state = {name.removeprefix(METHOD_PREFIX): value for name, value in tensors.items() if name.startswith(METHOD_PREFIX)}
+    own = module.method.state_dict()
+    positions = {name for name in own if name.endswith("pos_embed")}  # not trained, and of another length for another grid
     differing = sorted(
         name
-        for name in (ours.keys() | state.keys()) - positions
-        if name not in ours or name not in state or ours[name].shape != state[name].shape
+        for name in (own.keys() | state.keys()) - positions
+        if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if differing:
         raise UserError(
-            f"init_from is {folder}, whose networks are others than this run's (first difference: {differing[0]}): make "
-            "target, regularizer, task and the number of masks as there"
+            f"init_from is {source}, whose networks differ from this run's (first difference: {differing[0]}): make target, "
+            "regularizer, task and the number of masks the same"
         )
-    module.method.load_state_dict(state | {name: ours[name] for name in positions}, strict=True)
-    about = loaded.about
-    beginning = Beginning(path=str(loaded.path), step=about.step, samples=about.samples, sha256=about.sha256)
-    by_first(lambda: atomic_write(module.config.folder / BEGINNING, beginning.model_dump_json(indent=1) + "\n"))
-    tell(f"begins with the networks of {loaded.path}, which have seen {about.samples:,} samples")
+    module.method.load_state_dict(state | {name: own[name] for name in positions}, strict=True)
+    info = loaded.info
+    initial = InitialCheckpoint(path=str(loaded.path), step=info.step, samples=info.samples, sha256=info.sha256)
+    run_on_rank_zero(lambda: atomic_write(run / INITIAL_CHECKPOINT, initial.model_dump_json(indent=1) + "\n"))
+    log(f"initialized with the networks of {loaded.path}, trained on {info.samples:,} samples")
     groups = module.configure_optimizers().state_dict()["param_groups"]
     return {"state": loaded.state["optimizer"]["state"], "param_groups": groups}
 
 
-def find(folder: Path, before: Beginning | None, tell: Callable[[str], object], like: Like) -> Loaded:
-    """The checkpoint to begin with: the newest, or the one with which this run began before it was killed."""
-    if not folder.is_dir():
-        raise UserError(f"init_from is {folder}, and there is no such folder: name that of a run, such as runs/NAME")
-    checkpoints = folder / "checkpoints"
+def load_initial_checkpoint(
+    source: Path, before: InitialCheckpoint | None, log: Callable[[str], object], targets: LoadTargets
+) -> LoadedCheckpoint:
+    """Load the newest checkpoint, or the one with which this run was initialized before it was killed."""
+    if not source.is_dir():
+        raise UserError(f"init_from is {source}, but there is no such folder: name that of a run, such as runs/NAME")
+    checkpoints = source / "checkpoints"
     if before is None:
-        loaded, damage = find_whole(checkpoints, lambda text: tell(f"{text}: beginning with the one before it"), like)
-        if loaded is None and damage:
-            raise UserError(f"init_from is {folder}, where {list(damage.values())[-1]} and no other is left: name another run")
+        loaded, damaged = load_latest_intact(checkpoints, lambda text: log(f"{text}: using the one before it"), targets)
+        if loaded is None and damaged:
+            raise UserError(f"init_from is {source}, where {list(damaged.values())[-1]} and no other is left: name another run")
         if loaded is None:
-            raise UserError(f"init_from is {folder}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
+            raise UserError(f"init_from is {source}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
         return loaded
-    same = by_first(lambda: with_hash(checkpoints, before.sha256))
-    reason = f"is no longer in {folder}"
+    same = run_on_rank_zero(lambda: find_by_hash(checkpoints, before.sha256))
+    reason = f"is no longer in {source}"
     if same is not None:
         try:
-            return load(same, like)
-        except Damage as error:
+            return load_checkpoint(same, targets)
+        except DamagedFile as error:
             reason = f"is damaged ({str(error).splitlines()[0]})"
     raise UserError(
-        f"this run began with {before.path}, which {reason}: copy it back, or delete this run's folder to begin with the newest one"
+        f"this run was initialized with {before.path}, which {reason}: copy it back, or delete this run's folder to use the "
+        "newest one"
     )
 
 
-def with_hash(folder: Path, sha256: str) -> Path | None:
-    """The checkpoint whose files have this hash."""
-    for checkpoint in steps(folder):
-        with suppress(Damage, OSError):  # another one of that run
-            if read_about(checkpoint).sha256 == sha256:
+def find_by_hash(folder: Path, sha256: str) -> Path | None:
+    """Return the checkpoint whose files have this hash; None if there is none."""
+    for checkpoint in list_checkpoints(folder):
+        with suppress(DamagedFile, OSError):  # of another one, which does not matter here
+            if load_info(checkpoint).sha256 == sha256:
                 return checkpoint
     return None
 
 
-def check_networks(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
-    """Refuse other networks where weights of the same shapes would not show it, and another optimizer."""
-    keys = {key for key in there.keys() | here.keys() if NETWORKS.match(key) and not key.endswith(MAY_DIFFER)}
+def check_same_networks(source_results: Mapping[str, Any], results: Mapping[str, Any], source: Path) -> None:
+    """Refuse other networks, also where weights of the same shapes would not show it, and another optimizer."""
+    keys = {key for key in source_results.keys() | results.keys() if NETWORK_KEYS.match(key) and not key.endswith(MAY_DIFFER)}
     for key in sorted(keys | {"optim.name"}):
-        if there.get(key) != here.get(key):
+        if source_results.get(key) != results.get(key):
             raise UserError(
-                f"init_from is {folder}, where {key} is {there.get(key)}, and here it is {here.get(key)}: make it the same"
+                f"init_from is {source}, where {key} is {source_results.get(key)}, but here it is {results.get(key)}: make it "
+                "the same"
             )

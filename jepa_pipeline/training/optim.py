@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, OptimConfig, SGDConfig
-from jepa_pipeline.distributed import is_sharded, all_reduce
+from jepa_pipeline.distributed import all_reduce, is_sharded
 from timm.optim.lars import Lars
 
 TRUST_COEFFICIENT = 1e-3

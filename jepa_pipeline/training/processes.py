@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous
 
-import jepa_pipeline._torchvision  # before lightning
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig
@@ -82,7 +81,8 @@ def read_rank_info(config: TrainerConfig, environment: Mapping[str, str] | None 
         if wanted is not None and wanted != started:
             what = "processes on each node" if name == "devices" else "nodes"
             raise UserError(
-                f"trainer.{name} is {wanted}, but {info.launcher} started {started} {what}: make them equal, or remove trainer.{name}"
+                f"trainer.{name} is {wanted}, but {info.launcher} started {started} {what}: make them equal, or "
+                f"remove trainer.{name}"
             )
     return info
 
@@ -122,9 +122,7 @@ def report_on_rank_zero() -> Iterator[None]:
 
 
 @contextmanager
-def process_group(
-    info: RankInfo, device: str, always: bool = False, stuck_s: float | None = RENDEZVOUS_S
-) -> Iterator[Rendezvous]:
+def process_group(info: RankInfo, device: str, always: bool = False, stuck_s: float | None = RENDEZVOUS_S) -> Iterator[Rendezvous]:
     """Join the process group, and leave it together with the others unless there was an error.
 
     Args:
@@ -177,8 +175,8 @@ def set_cuda_device(info: RankInfo) -> None:
     available = torch.cuda.device_count()
     if 1 < available <= info.local_rank:
         raise UserError(
-            f"{info.local_world_size} processes on {socket.gethostname()}, where torch finds {available} CUDA devices: start one for "
-            "each device"
+            f"{info.local_world_size} processes on {socket.gethostname()}, where torch finds {available} CUDA devices: start one "
+            "for each device"
         )
     torch.cuda.set_device(info.local_rank % available)
 

@@ -1,4 +1,4 @@
-"""State as a tree of dicts, lists and tuples, and its tensors by flat names."""
+"""Nested dicts, lists and tuples, and the dotted names of their leaves."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,19 +6,21 @@ from typing import Any
 from torch import Tensor
 
 
-def mapped(tree: Any, change: Callable[[str, Any], Any], name: str = "") -> Any:
-    """The same tree with other leaves, each made of its dotted name and what it was."""
-    start = f"{name}." if name else ""
+# torch.utils._pytree and torch.distributed.checkpoint's flattening do the same under private names, and the names they give to
+# leaves would become part of the format on disk.
+def map_with_names(tree: Any, function: Callable[[str, Any], Any], prefix: str = "") -> Any:
+    """Return the tree with each leaf replaced by `function(name, leaf)`, where a name is such as "optimizer.state.0.step"."""
+    start = f"{prefix}." if prefix else ""
     if isinstance(tree, dict):
-        return {key: mapped(value, change, f"{start}{key}") for key, value in tree.items()}
+        return {key: map_with_names(value, function, f"{start}{key}") for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        items = [mapped(value, change, f"{start}{number}") for number, value in enumerate(tree)]
+        items = [map_with_names(value, function, f"{start}{index}") for index, value in enumerate(tree)]
         return items if isinstance(tree, list) else tuple(items)
-    return change(name, tree)
+    return function(prefix, tree)
 
 
-def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """A tree with None in the place of each tensor, and the tensors by name.
+def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Return the tree with None for each tensor, and the tensors by name, detached.
 
     Raises:
         ValueError: two leaves have one name.
@@ -26,7 +28,7 @@ def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     names = set[str]()
 
-    def take(name: str, leaf: Any) -> Any:
+    def remove(name: str, leaf: Any) -> Any:
         if name in names:
             raise ValueError(f"two values of the state are named {name}: rename one")
         names.add(name)
@@ -35,14 +37,14 @@ def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
         tensors[name] = leaf.detach()
         return None
 
-    return mapped(tree, take), tensors
+    return map_with_names(tree, remove), tensors
 
 
-def join(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that was split."""
-    return mapped(tree, lambda name, leaf: tensors.get(name, leaf))
+def merge_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Put the tensors back that `split_tensors` took out."""
+    return map_with_names(tree, lambda name, leaf: tensors.get(name, leaf))
 
 
-def on_host(tree: Any) -> Any:
-    """A copy of a tree that no later change of its tensors reaches, in the host's memory."""
-    return mapped(tree, lambda _, leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf)
+def copy_to_host(tree: Any) -> Any:
+    """Return a copy of the tree whose tensors are in host memory and share nothing with the originals."""
+    return map_with_names(tree, lambda _, leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf)

@@ -1,4 +1,4 @@
-"""Whether a job that ends before its run does goes back into Slurm's queue, and why not."""
+"""Requeue of a Slurm job that ends before its run does."""
 
 import json
 import time
@@ -6,19 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from jepa_pipeline.cluster.allocation import Allocation, SlurmRefused, job_id, requeue, this_allocation
-from jepa_pipeline.files import atomic_write
-from jepa_pipeline.training.checkpoint import step_of, steps
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.cluster.allocation import Allocation, ScontrolError, current_job_id, read_allocation, requeue
+from jepa_pipeline.files import atomic_write, read_json_lines
+from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
 
 REQUEUES = "requeues.jsonl"
-"""In a run folder: a line for each end of a job that was not the end of the run."""
-ASKED_FOR = ("SIGUSR1", "SIGUSR2")
-"""What a job is sent because of its own --signal."""
-Tell = Callable[[str], object]
+"""File in a run folder with a line for each job that ended before the run."""
+ANNOUNCED = ("SIGUSR1", "SIGUSR2")
+"""Signals that Slurm sends before the time limit because of sbatch --signal."""
+Log = Callable[[str], object]
 
 
-class End(NamedTuple):
+class JobEnd(NamedTuple):
     """A line of requeues.jsonl."""
 
     time: str
@@ -27,56 +26,56 @@ class End(NamedTuple):
     reason: str
     step: int
     saved: int
-    """The step from which the run goes on."""
+    """Step of the checkpoint from which the run resumes."""
     requeued: bool
 
 
-def requeue_after_stop(folder: Path, signal_name: str, step: int, tell: Tell) -> bool:
-    """Put the job of a run that a signal stopped back into the queue, if that is what the signal means; whether it is there.
+def requeue_after_stop(folder: Path, signal_name: str, step: int, log: Log) -> bool:
+    """Requeue the job of a run that a signal stopped, if the signal means that; return whether it is requeued.
 
-    Called by one process, once the checkpoint of this step is whole. Nothing outside Slurm. A signal asked for with --signal means
-    it, and a SIGTERM to a job that goes on for a while, as before a preemption. A canceled job never comes back.
+    One process calls it when the checkpoint of this step is complete. Outside Slurm it does nothing. A signal of sbatch --signal
+    means a requeue, and so does a SIGTERM while Slurm lets the job run on, as before a preemption. A canceled job stays out.
     """
     name = signal_name if signal_name.startswith("SIG") else f"SIG{signal_name}"
-    return close(folder, name, step, step, tell)
+    return record_and_requeue(folder, name, step, step, log)
 
 
-def requeue_after_failure(folder: Path, reason: str, step: int, tell: Tell) -> bool:
-    """Put the job of a run that lost a process or hangs back into the queue; whether it is there. Called by one that lives."""
-    saved = max((step_of(path) for path in steps(folder / "checkpoints")), default=0)
-    return close(folder, reason, step, saved, tell)
+def requeue_after_failure(folder: Path, reason: str, step: int, log: Log) -> bool:
+    """Requeue the job of a run that lost a process or hangs; return whether it is requeued. One living process calls it."""
+    saved = max((step_of(path) for path in list_checkpoints(folder / "checkpoints")), default=0)
+    return record_and_requeue(folder, reason, step, saved, log)
 
 
-def close(folder: Path, reason: str, step: int, saved: int, tell: Tell) -> bool:
-    """Write the line, say what becomes of the job, and do it."""
-    number = job_id()
+def record_and_requeue(folder: Path, reason: str, step: int, saved: int, log: Log) -> bool:
+    """Write the line of requeues.jsonl, requeue the job unless something speaks against it, and log which."""
+    number = current_job_id()
     if number is None:
         return False
-    allocation = this_allocation(tell)
+    allocation = read_allocation(log)
     if allocation is None:
         allocation = Allocation(number, "UNKNOWN", batch=True, may_requeue=True, restarts=0)
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    end = End(now, allocation.job, allocation.restarts, reason, step, saved, requeued=True)
-    before = read_ends(folder)
-    against = objection(allocation, reason) or no_progress(before, end)
+    end = JobEnd(now, allocation.job, allocation.restarts, reason, step, saved, requeued=True)
+    before = read_job_ends(folder)
+    against = find_objection(allocation, reason) or find_lack_of_progress(before, end)
     if against is not None:
-        write_ends(folder, [*before, end._replace(requeued=False)])
-        tell(f"job {allocation.job} is not requeued: {against}")
+        write_job_ends(folder, [*before, end._replace(requeued=False)])
+        log(f"job {allocation.job} is not requeued: {against}")
         return False
-    write_ends(folder, [*before, end])  # first, for Slurm ends the processes of a requeued job at once
+    write_job_ends(folder, [*before, end])  # before the requeue, since Slurm ends the processes of a requeued job at once
     try:
         requeue(allocation.job)
-    except SlurmRefused as error:
-        write_ends(folder, [*before, end._replace(requeued=False)])
-        tell(f"job {allocation.job} is not requeued: Slurm refuses ({error}); submit the same command again, and it goes on")
+    except ScontrolError as error:
+        write_job_ends(folder, [*before, end._replace(requeued=False)])
+        log(f"job {allocation.job} is not requeued: Slurm refuses ({error}); submit the same command again to resume")
         return False
-    tell(f"job {allocation.job} is requeued, and goes on after step {saved}")
+    log(f"job {allocation.job} is requeued, and resumes after step {saved}")
     return True
 
 
-def objection(allocation: Allocation, reason: str) -> str | None:
-    """Why this job must or can not be requeued now."""
-    again = "submit the same command again, and it goes on"
+def find_objection(allocation: Allocation, reason: str) -> str | None:
+    """Return why this job must not or cannot be requeued now; None if it can."""
+    again = "submit the same command again to resume"
     timeout = f"its time limit came unannounced; submit it with --signal=USR1@120, or {again}"
     if reason == "SIGINT":
         return f"it was interrupted by hand; {again}"
@@ -85,33 +84,33 @@ def objection(allocation: Allocation, reason: str) -> str | None:
     match allocation.state:
         case "REQUEUED":
             return "it is in the queue already"
-        case "TIMEOUT" if reason not in ASKED_FOR:
+        case "TIMEOUT" if reason not in ANNOUNCED:
             return timeout
         case "RUNNING" | "TIMEOUT":
             return None if allocation.may_requeue else f"it was submitted with --no-requeue; {again}"
         case "UNKNOWN":
-            return f"it may have been canceled, and Slurm does not say; {again}"
+            return f"it may have been canceled, but Slurm does not answer; {again}"
         case state:
             return f"Slurm has ended it ({state}); {again}"
 
 
-def no_progress(before: list[End], end: End) -> str | None:
-    """Why the job would only be requeued for ever: it was because of an end without progress, and this is the next."""
+def find_lack_of_progress(before: list[JobEnd], end: JobEnd) -> str | None:
+    """Return why the job would be requeued without end: it was after an end without progress, and this is the next; else None."""
     if not before or before[-1].job != end.job or not before[-1].requeued:
         return None
-    reached = [0, *(one.saved for one in before), end.saved]
+    reached = [0, *(earlier.saved for earlier in before), end.saved]
     if reached[-1] > reached[-2] or reached[-2] > reached[-3]:
         return None
     return (
         f"it ended twice without getting beyond step {end.saved} (now: {end.reason}, before: {before[-1].reason}); give it more "
-        "time, lower checkpoint.every_minutes, or mend what the log and stacks/ show, and submit the same command again"
+        "time, lower checkpoint.every_minutes, or fix what the log and stacks/ show, and submit the same command again"
     )
 
 
-def read_ends(folder: Path) -> list[End]:
-    """All ends of jobs of this run so far."""
-    return [End(**row) for row in read_rows(folder / REQUEUES)]
+def read_job_ends(folder: Path) -> list[JobEnd]:
+    """Return the ends of this run's jobs so far."""
+    return [JobEnd(**row) for row in read_json_lines(folder / REQUEUES)]
 
 
-def write_ends(folder: Path, ends: list[End]) -> None:
+def write_job_ends(folder: Path, ends: list[JobEnd]) -> None:
     atomic_write(folder / REQUEUES, "".join(json.dumps(end._asdict()) + "\n" for end in ends))

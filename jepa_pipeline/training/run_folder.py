@@ -1,4 +1,4 @@
-"""The run folder: who it belongs to, and what it was made on."""
+"""The run folder: its lock, the check that it belongs to this run, and the files that describe the run."""
 
 import errno
 import fcntl
@@ -8,55 +8,50 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
-
-import torch
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.files import atomic_write
-from jepa_pipeline.training import checkpoint
-from jepa_pipeline.training.checkpoint import About, clear_leftovers
+from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
 from jepa_pipeline.training.environment import describe_environment
+
+LOCK_TIMEOUT_S = 20.0
+"""Seconds to wait for the lock: the workers of a run that was killed hold it until they notice."""
+REQUEUED_LOCK_TIMEOUT_S = 120.0
+"""Seconds to wait in a requeued job: a shared disk keeps the locks of a lost machine for a while."""
 
 Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
 
 
-REQUEUED_LOCK_TIMEOUT_S = 120.0
-"""The same of a job that Slurm queued again: on a shared disk the lock of a machine that is gone lives on for a while."""
-LOCK_TIMEOUT_S = 20.0
-"""How long a run waits for another in its folder: the decoding processes of one that was killed take a few seconds to notice."""
-
-
 @contextmanager
-def lock_run_folder(config: RunConfig) -> Iterator[None]:
-    """Holds the run folder, so that two processes never write in it; the claim ends with the process, however that ends.
+def lock_run_folder(run: Path) -> Iterator[None]:
+    """Create and lock a run folder, so that two processes never write to it. The lock ends with the process.
 
     Raises:
-        UserError: another process trains in it.
+        UserError: another process is training in it.
     """
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with (config.folder / ".lock").open("w") as file:
-        if not taken(file):
-            raise UserError(
-                f"another process is training in {config.folder}: wait for it or stop it, or choose another name for this run"
-            )
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as file:
+        if not acquire_lock(file):
+            raise UserError(f"another process is training in {run}: wait for it or stop it, or choose another name for this run")
         try:
             yield
         finally:
-            if [path.name for path in config.folder.iterdir()] == [".lock"]:  # refused before it began
-                shutil.rmtree(config.folder)
+            if [path.name for path in run.iterdir()] == [".lock"]:  # the run was refused before it wrote anything
+                shutil.rmtree(run)
 
 
-def taken(file: IO[str]) -> bool:
-    """Whether a lock was to be had that the system gives back when the process is gone. A file system without locks says yes."""
+def acquire_lock(file: IO[str]) -> bool:
+    """Return whether the lock was acquired in time; also true on a file system without locks."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     deadline = time.monotonic() + (REQUEUED_LOCK_TIMEOUT_S if requeued else LOCK_TIMEOUT_S)
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
@@ -69,47 +64,46 @@ def taken(file: IO[str]) -> bool:
             return True
 
 
-def check_same_run(config: RunConfig, data: str, device: str, tell: Callable[[str], object]) -> None:
-    """Recognize the same run in the run folder; a run without a checkpoint has nothing to protect. `tell` hears of another torch.
+def check_same_run(run: Path, about: CheckpointInfo, log: Callable[[str], object]) -> None:
+    """Check that a run folder holds no checkpoint, or one of this run.
+
+    Args:
+        run: the run folder.
+        about: describes this run, at any step.
+        log: prints a sentence if torch's version differs.
 
     Raises:
-        UserError: the folder holds a checkpoint of a run that computes something else, or on other data; with three columns.
+        UserError: the newest checkpoint is of a run with other results, data or device; lists them in three columns.
     """
-    about = newest_about(config)
-    if about is None:
+    saved = latest_info(run / "checkpoints")
+    if saved is None:
         return
-    if about.torch != torch.__version__:
-        tell(f"{config.folder} was made by torch {about.torch}, this is {torch.__version__}: the last bits may differ")
-    differing = differences(about, config, data, device)
-    if differing:
+    if saved.torch != about.torch:
+        log(f"{run} was trained with torch {saved.torch}, this is {about.torch}: results may differ in the last bits")
+    differences = compare(saved, about)
+    if differences:
         raise UserError(
-            f"{config.folder} holds a run that differs from this one:\n{columns([('key', 'there', 'here'), *differing])}\n"
-            f"choose another name, take the values back, or delete that folder to start anew; "
+            f"{run} holds a run that differs from this one:\n{format_columns([('key', 'there', 'here'), *differences])}\n"
+            f"choose another name, restore the values, or delete that folder to start over; "
             f"free to change are {', '.join(key.removesuffix('.') for key in RESULT_NEUTRAL_KEYS)}"
         )
 
 
-def write_run_files(config: RunConfig, data: str) -> None:
-    """Write into the run folder what makes the run, and remove what a killed one had half written."""
-    environment = {"config_hash": config.hash(), "data_hash": data, **describe_environment()}
-    clear_leftovers(config.folder / "checkpoints")
-    atomic_write(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-    atomic_write(config.folder / "config.yaml", to_yaml(config))
-
-
-def newest_about(config: RunConfig) -> About | None:
-    """What the newest readable checkpoint of a run is of."""
-    return checkpoint.newest_about(config.folder / "checkpoints")
-
-
-def differences(about: About, config: RunConfig, data: str, device: str) -> list[Difference]:
-    """Whatever would make the run compute something else than what the checkpoint was made by."""
-    old = {**about.results, "data.train (hash)": about.data, "trainer.accelerator (found)": about.device}
-    new = {**config.results(), "data.train (hash)": data, "trainer.accelerator (found)": device}
+def compare(saved: CheckpointInfo, about: CheckpointInfo) -> list[Difference]:
+    """Return everything in which two runs differ that can change their results."""
+    old, new = ({**run.results, "data.train (hash)": run.data, "trainer.accelerator (found)": run.device} for run in (saved, about))
     keys = sorted(old.keys() | new.keys())
     return [(key, f"{old.get(key)}", f"{new.get(key)}") for key in keys if old.get(key) != new.get(key)]
 
 
-def columns(rows: list[Difference]) -> str:
+def format_columns(rows: list[Difference]) -> str:
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"  {key:<{first}}  {there:<{second}}  {here}" for key, there, here in rows)
+
+
+def write_run_files(config: RunConfig, data_hash: str) -> None:
+    """Write config.yaml and environment.json, and delete what a killed run left unfinished."""
+    environment = {"config_hash": config.hash(), "data_hash": data_hash, **describe_environment()}
+    delete_leftovers(config.folder / "checkpoints")
+    atomic_write(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    atomic_write(config.folder / "config.yaml", to_yaml(config))

@@ -1,4 +1,21 @@
-"""Lightning's trainer, with all that is ours taken out of its hands."""
+"""Lightning's Trainer: what a run uses of it, what is switched off, and the order of the callbacks.
+
+Used: the loop over micro-batches and its accumulation of gradients, the transfer of batches to the device, autocast, DDP
+(without a synchronization between the micro-batches of a step), deterministic kernels, and the hooks of module and callbacks.
+
+Switched off, with what does it instead:
+
+- Checkpoints: async_save.py and checkpoint_callback.py. A run resumes in the middle of an epoch, under any number of processes
+  and any strategy, from files whose hashes are checked, and saving does not wait for the disk. Lightning's checkpoints do none
+  of this.
+- Epochs, validation, sanity check: the stream of samples has no epochs, so max_epochs is -1 and max_steps ends the run.
+- Samplers: the loader's batch sampler already contains only this rank's share.
+- Starting processes and the process group: processes.py, since the watchdog must watch the group from its first collective on.
+  ExternalProcessEnvironment reports to Lightning what it finds.
+- Signals: Trainer.fit installs its own handlers; StopSignals.listen takes the signals back in on_train_start.
+- Learning rate schedulers and gradient clipping: module.py. Rates are functions of the step, and nothing needs to be restored.
+- Logger, progress bar, model summary: loggers.py and callbacks.py.
+"""
 
 import logging
 import warnings
@@ -7,25 +24,41 @@ from collections.abc import Sequence
 import torch
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
-from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.trainer import TrainerConfig
+from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
+from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback
+from jepa_pipeline.training.hashes import HashLogger
+from jepa_pipeline.training.online_eval import OnlineEval
 from jepa_pipeline.training.parallel import SHARDED
-from jepa_pipeline.training.processes import World
+from jepa_pipeline.training.processes import RankInfo
+from jepa_pipeline.training.skipped_samples import SkippedSamples
 from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
+# bf16-mixed enters autocast with cache_enabled=False (lightning/pytorch/plugins/precision/amp.py): each call of a network casts
+# its weights anew, so the gradients of several calls are summed in fp32. With autocast's default cache, as in Fabric or a plain
+# loop, they are summed in bf16 and a run has other bits.
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
+IRRELEVANT_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*LeafSpec.* is deprecated.*",
+    ".*`srun` command is available.*",
+    "`broadcast_buffers` is deprecated.*",  # its replacement does not exist in every supported torch
+    ".*returned a view tensor.*",  # no module changes its output in place
+)
 
-class Met(ClusterEnvironment):
-    """Tells Lightning that all processes are there and have met.
 
-    Each is shown to it as a node of one device, for Slurm may let a process see its own GPU alone or all of a node.
+class ExternalProcessEnvironment(ClusterEnvironment):
+    """Processes that exist and have already joined a process group.
+
+    Each is reported as a node of one device, since Slurm may let a process see only its own GPU or all GPUs of its node.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, info: RankInfo) -> None:
         super().__init__()
-        self.world = world
+        self.info = info
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -33,24 +66,24 @@ class Met(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        return self.world.address
+        return self.info.master_addr
 
     @property
     def main_port(self) -> int:
-        return self.world.port
+        return self.info.master_port
 
     @staticmethod
     def detect() -> bool:
         return False
 
     def world_size(self) -> int:
-        return self.world.size
+        return self.info.world_size
 
     def global_rank(self) -> int:
-        return self.world.rank
+        return self.info.rank
 
     def node_rank(self) -> int:
-        return self.world.rank
+        return self.info.rank
 
     def local_rank(self) -> int:
         return 0
@@ -60,41 +93,73 @@ class Met(ClusterEnvironment):
     def set_global_rank(self, rank: int) -> None: ...
 
 
-def build_trainer(config: RunConfig, accelerator: str, world: World, steps: int, callbacks: Sequence[Callback]) -> Trainer:
-    """A loop over so many optimizer steps; checkpoints, logs and the order of the data are not its business."""
+def build_trainer(
+    config: TrainerConfig, accelerator: str, info: RankInfo, steps: int, accumulate_steps: int, callbacks: Sequence[Callback]
+) -> Trainer:
+    """Return a Trainer of a number of optimizer steps.
+
+    Args:
+        config: strategy, precision and determinism.
+        accelerator: `cpu` or `cuda`.
+        info: this process among those of the run.
+        steps: optimizer steps until the end.
+        accumulate_steps: micro-batches per step.
+        callbacks: in the order of `order_callbacks`.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated.*")  # what replaces it is not in every torch
-    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing here changes an output in place
-    strategy = choose_strategy(config, world)
+    for message in IRRELEVANT_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    strategy = build_strategy(config.strategy, info)
     return Trainer(
         accelerator=accelerator,
         devices=[torch.cuda.current_device()] if accelerator == "cuda" and strategy != "auto" else 1,
-        num_nodes=world.size,
+        num_nodes=info.world_size,
         strategy=strategy,
-        deterministic=config.trainer.deterministic,
-        precision=PRECISIONS[config.trainer.precision],  # pyright: ignore[reportArgumentType]
+        deterministic=config.deterministic,
+        precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
         max_steps=steps,
         max_epochs=-1,
-        accumulate_grad_batches=config.optim.accumulate_steps,
+        accumulate_grad_batches=accumulate_steps,
         callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        # without it Lightning takes a Slurm job of several tasks for a run of several processes
-        plugins=[LightningEnvironment() if strategy == "auto" else Met(world)],
+        # without a plugin Lightning detects Slurm by itself, and takes a job of several tasks for a run of several processes
+        plugins=[LightningEnvironment() if strategy == "auto" else ExternalProcessEnvironment(info)],
     )
 
 
-def choose_strategy(config: RunConfig, world: World) -> Strategy | str:
-    """DDP sends nothing but gradients: buffers are each process's own, and what must be alike in them is made so."""
-    if config.trainer.strategy in SHARDED:
-        return ModelParallelStrategy(data_parallel_size=world.size, tensor_parallel_size=1)
-    if world.size == 1:
+def build_strategy(name: str, info: RankInfo) -> Strategy | str:
+    if name in SHARDED:
+        return ModelParallelStrategy(data_parallel_size=info.world_size, tensor_parallel_size=1)
+    if info.world_size == 1:
         return "auto"
+    # buffers that must be equal on all ranks are computed from gathered values, so DDP need not broadcast them at every forward
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def order_callbacks(
+    skipped: SkippedSamples,
+    health: HealthMonitor,
+    metrics: MetricsLogger,
+    hashes: HashLogger | None,
+    online_eval: OnlineEval | None,
+    checkpoints: CheckpointCallback,
+    stages: HeartbeatCallback,
+    timer: DataWaitTimer,
+) -> list[Callback]:
+    """Return the callbacks in the order in which Lightning must call each hook."""
+    callbacks: list[Callback | None] = [
+        skipped,  # counts the samples that the other callbacks log, save and compare
+        health,
+        metrics,
+        hashes,  # these three write the rows of a step, which must be on disk before a checkpoint that includes the step
+        online_eval,  # before the checkpoint: a run resumed from it will not take this step again and would miss the snapshot
+        checkpoints,  # saves what all others have left, and ends a run that was asked to stop, so that none of them runs twice
+        stages,  # after checkpoints, which report another stage to the watchdog while they save
+        timer,  # last: the time of all other callbacks must not count as waiting for data
+    ]
+    return [callback for callback in callbacks if callback is not None]

@@ -27,8 +27,8 @@ SILENT_S = 60.0
 VERDICT, STACKS = "verdict", "stacks"
 """Key of the store, and file, of the verdict; folder in the run's for that file and the stacks of every process."""
 ON_ABORT_S, SHUTDOWN_S, EXIT_S = 90.0, 10.0, 150.0
-"""Seconds that on_abort may take; that rank 0 waits for the others to leave after an error; and until a process that leaves is ended,
-whatever it waits for."""
+"""Seconds that on_abort may take; that rank 0 waits for the others to leave after an error; and until a process that leaves is
+ended, whatever it waits for."""
 
 
 class Verdict(NamedTuple):
@@ -73,7 +73,7 @@ class Watchdog:
         self.store, self.rank, self.size, self.folder, self.on_abort = store, rank, len(hosts), folder / STACKS, on_abort
         self.silent_s, self.period = silent_s, min(2.0, silent_s / 5)
         self.table = HeartbeatTable(rank, hosts, silent_s, stuck_s)
-        # If some thread holds Python's lock for so long, monitor() cannot run: only faulthandler's thread, in C, can show the stacks.
+        # If a thread holds Python's lock for so long, monitor() cannot run: only faulthandler's thread, in C, can show the stacks.
         self.locked_out_s = stuck_s if store is None else 0.75 * silent_s
         self.stage = ("start", 0, time.monotonic())
         self.heartbeats: dict[int, Heartbeat] = {}

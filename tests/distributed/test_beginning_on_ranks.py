@@ -4,7 +4,7 @@ import pytest
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.training import init_from as beginning
-from jepa_pipeline.training.checkpoint import load_latest, list_checkpoints
+from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest
 from jepa_pipeline.training.init_from import read_initial_checkpoint
 
 SHORT = "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 0}"
@@ -34,7 +34,7 @@ def test_other_networks_are_refused_by_name(tiny, on_processes, capfd, world, st
     )
     assert on_processes(shallow, world) == [2] * world
     said = capfd.readouterr().err
-    assert said.count("where method.encoder.depth is 3, and here it is 1: make it the same") == 1
+    assert said.count("where method.encoder.depth is 3, but here it is 1: make it the same") == 1
     assert "delete" not in said and "Traceback" not in said and list_checkpoints(deep / "checkpoints") == kept
 
 
@@ -47,7 +47,9 @@ def test_what_it_began_with_is_written_by_one(tiny, on_processes):
         beginning.atomic_write = original if rank == 0 else pytest.fail
 
     assert on_processes(second, 4, only_by_first) == [0] * 4
-    assert read_initial_checkpoint(second.folder).step == 2 and load_latest(second.folder / "checkpoints", pytest.fail).info.step == 2
+    assert (
+        read_initial_checkpoint(second.folder).step == 2 and load_latest(second.folder / "checkpoints", pytest.fail).info.step == 2
+    )
 
 
 def test_no_room_for_the_encoder_is_said_in_a_sentence(tiny, on_processes, capfd):

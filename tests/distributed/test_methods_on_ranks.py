@@ -1,4 +1,4 @@
-"""Two ranks with half a batch each train exactly as one process with the whole of it, by every method."""
+"""Several ranks with a part of the batch each train every method exactly as one process does."""
 
 from pathlib import Path
 
@@ -55,24 +55,24 @@ CASES = {
 
 
 def make_batch(config, step, part):
-    """The images of one rank's share of a global batch."""
+    """Return one rank's part of a global batch."""
     generator = torch.Generator().manual_seed(step)
     sizes = config.views.sizes(config.method.encoder.image_size)
     encoder = config.method.encoder
-    time = [encoder.frames] if getattr(encoder, "clips", False) else []
+    time = [encoder.frames] if encoder.modality.has_time else []
     views = [torch.randn(IMAGES, 3, *time, side, side, generator=generator, dtype=torch.float64)[part] for side in sizes]
     generators = [np.random.default_rng([step, view, n]) for view in range(len(views)) for n in range(IMAGES)]
     sets = [sampler(generators, 0) for sampler in build_mask_samplers(config.method)]
-    return Batch(views, [Masks(*(share(rows, part) for rows in masks)) for masks in sets], None, [], [])
+    return Batch(views, [Masks(*(select_part(rows, part) for rows in masks)) for masks in sets], None, [], [])
 
 
-def share(rows, part):
-    """One rank's rows, of every view."""
+def select_part(rows, part):
+    """Return one rank's rows of every view."""
     return rows.unflatten(0, (-1, IMAGES))[:, part].flatten(0, 1)
 
 
 def train(config, part, wrap):
-    """A few plain steps; the loss of each, then every gradient of the last and all state. wrap: what is called in place of it."""
+    """Train a few steps; return each loss, and the gradients of the last step with the whole state. wrap: applies the strategy."""
     torch.manual_seed(0)
     method = build_method(config.method).double()
     called = wrap(method)
@@ -100,22 +100,22 @@ def sharded(strategy, **choices):
     return lambda method: parallelize(method, TrainerConfig(strategy=strategy, **choices), "cpu", local_size=2)
 
 
-WAYS = {
+STRATEGIES = {
     "ddp": (2, ddp),
     "fsdp2": (2, sharded("fsdp2")),
     "4 x ddp": (4, ddp),
     "4 x fsdp2": (4, sharded("fsdp2")),
-    "2 x 2 hsdp, activations computed again": (4, sharded("hsdp", checkpoint_activations=True)),
+    "2 x 2 hsdp, activation checkpointing": (4, sharded("hsdp", checkpoint_activations=True)),
 }
 ON_MANY = ("ijepa", "vjepa", "hjepa", "vicreg", "swav", "byol")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", CASES)
-def test_many_ranks_are_one_process(name, way, on_ranks):
-    (recipe, overrides), (world, wrap) = CASES[name], WAYS[way]
-    if world > 2 and (name not in ON_MANY or ("activations" in way and "jepa" not in name)):
-        pytest.skip("shown on two")
+def test_several_ranks_train_as_one_process(name, strategy, on_ranks):
+    (recipe, overrides), (world, wrap) = CASES[name], STRATEGIES[strategy]
+    if world > 2 and (name not in ON_MANY or ("activation" in strategy and "jepa" not in name)):
+        pytest.skip("tested on two ranks")
     config = load_config(DEBUG / f"{recipe}.yaml", overrides)
     losses, expected = train(config, slice(None), wrap=lambda method: method)
 
@@ -131,7 +131,7 @@ def test_many_ranks_are_one_process(name, way, on_ranks):
             assert torch.allclose(state[name], value, atol=1e-6, rtol=1e-6), name
 
 
-def test_the_queue_takes_part():
+def test_a_full_queue_changes_the_loss():
     config = load_config(DEBUG / "swav.yaml", [*SMALL, "method.queue_length=18"])
     torch.manual_seed(0)
     method = build_method(config.method).double()

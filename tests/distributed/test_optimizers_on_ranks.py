@@ -8,7 +8,7 @@ from torch import nn
 
 from jepa_pipeline.config.optim import AdamWConfig, LARSConfig, SGDConfig
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.distributed import is_sharded, to_local, full_tensor
+from jepa_pipeline.distributed import full_tensor, is_sharded, to_local
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.parallel import parallelize
@@ -54,7 +54,7 @@ def make_module(tiny, config, sharded):
     if sharded:
         parallelize(method, TrainerConfig(strategy="fsdp2"), "cpu", local_size=2)
     run = tiny()
-    module = Pretraining(method, config, run.views, run.health, run.seed)
+    module = Pretraining(method, config, run.views, run.seed)
     return module, module.configure_optimizers()
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from jepa_pipeline.commands.pretrain import pretrain
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.checkpoint_callback import CheckpointCallback
 from jepa_pipeline.training.hashes import HASHES, leaves
-from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.module import Pretraining
 
 SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
@@ -208,6 +208,7 @@ def test_a_broken_step_is_blamed_on_the_samples_of_its_process(configure, run_ra
     said = capfd.readouterr().err
     assert said.count("step 3 gave a loss") == 1
     from streams import load_stream
+
     from jepa_pipeline.masks.build import build_mask_samplers
 
     shares = [list(load_stream(config, build_mask_samplers(config.method), rank=rank, world_size=2))[2].keys for rank in (0, 1)]

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
-from jepa_pipeline.distributed import barrier, all_gather_object, full_tensor
+from jepa_pipeline.distributed import all_gather_object, barrier, full_tensor
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 from jepa_pipeline.training.checkpoint import CheckpointInfo, is_finished_at, load_checkpoint, load_latest
 from jepa_pipeline.training.collectives import RemoteError, run_on_rank_zero
@@ -102,10 +102,10 @@ def test_what_all_hold_alike_is_written_once_and_by_turns(tmp_path, on_ranks):
     state = {"step": 1, "module": {f"{n}": torch.full((10_000,), float(n)) for n in range(8)}, "count": torch.tensor(3)}
 
     def on_rank(rank):
-        saver = AsyncCheckpointWriter(tmp_path / "saved", CheckpointConfig())
-        saver.save(state, {"rank": torch.tensor(rank)}, make_about())
-        held = sum(tensor.nbytes for tensor in saver.buffers.values())
-        saver.close()
+        writer = AsyncCheckpointWriter(tmp_path / "saved", CheckpointConfig())
+        writer.save(state, {"rank": torch.tensor(rank)}, make_about())
+        held = sum(tensor.nbytes for tensor in writer.buffers.values())
+        writer.close()
         loaded = load_checkpoint(tmp_path / "saved/step-00000001")
         assert same(loaded.state, state)
         return [held, int(loaded.rank_state["rank"])]
@@ -167,19 +167,24 @@ def test_a_disk_that_is_full_for_one_stops_all(tmp_path, on_ranks, full_rank, wa
     folder = tmp_path / "saved"
 
     def on_rank(rank):
-        saver, state = AsyncCheckpointWriter(folder, CheckpointConfig()), {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)}
-        saver.save(state, {}, make_about(1), wait=True)
+        writer, state = (
+            AsyncCheckpointWriter(folder, CheckpointConfig()),
+            {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)},
+        )
+        writer.save(state, {}, make_about(1), wait=True)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         if rank == full_rank:
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-        with pytest.raises(UserError, match="step-00000002 could not be written: File too large; the ones before it are whole"):
-            saver.save(state, {}, make_about(2), wait=wait)
-            saver.close()
+        with pytest.raises(
+            UserError, match=r"step-00000002 could not be written \(File too large\); the ones before it are complete"
+        ):
+            writer.save(state, {}, make_about(2), wait=wait)
+            writer.close()
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         barrier()
         assert {path.name for path in folder.iterdir()} == {"last", "step-00000001"}
         barrier()
-        saver.save(state, {}, make_about(3), wait=True)
+        writer.save(state, {}, make_about(3), wait=True)
         assert load_latest(folder, pytest.fail).info.step == 3
 
     on_ranks(on_rank)
@@ -191,16 +196,16 @@ def test_training_goes_on_while_all_write(tmp_path, on_ranks):
     def on_rank(rank):
         original, seen = HashedFile.write, []
         HashedFile.write = lambda *them: (seen.append(rank), original(*them))[1]
-        saver, state = AsyncCheckpointWriter(tmp_path / "saved", CheckpointConfig(keep_last=9)), trained(2)
+        writer, state = AsyncCheckpointWriter(tmp_path / "saved", CheckpointConfig(keep_last=9)), trained(2)
         expected = []
         for step in range(1, 5):
             expected.append(map_with_names(full(state), lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf))
-            saver.save(state, {"step": torch.tensor(step)}, make_about(step))
+            writer.save(state, {"step": torch.tensor(step)}, make_about(step))
             for tensor in split_tensors(state)[1].values():
                 tensor.add_(1)
             for _ in range(20):
                 assert all_gather_object(step) == [step, step]
-        saver.close()
+        writer.close()
         for step, state in enumerate(expected, 1):
             loaded = load_checkpoint(tmp_path / f"saved/step-{step:08d}")
             assert same(loaded.state, state) and loaded.rank_state["step"] == step
@@ -213,13 +218,13 @@ def test_one_that_dies_while_all_write_leaves_the_one_before(tmp_path, on_ranks,
     folder, state = tmp_path / "saved", {"step": 1, "weights": torch.zeros(50_000), "more": torch.zeros(50_000)}
 
     def on_rank(rank):
-        saver = AsyncCheckpointWriter(folder, CheckpointConfig(keep_last=1))
-        saver.save(state, {}, make_about(1), wait=True)
+        writer = AsyncCheckpointWriter(folder, CheckpointConfig(keep_last=1))
+        writer.save(state, {}, make_about(1), wait=True)
         original = HashedFile.write
         HashedFile.write = lambda *them: os._exit(0) if rank == killed else original(*them)
-        saver.save(state, {}, make_about(2))
+        writer.save(state, {}, make_about(2))
         with pytest.raises(RuntimeError):
-            saver.close()
+            writer.close()
         torch.save(None, tmp_path / f"rank{killed}.pt")
         os._exit(0)
 
@@ -278,10 +283,10 @@ def test_a_mistake_of_the_user_stays_one_on_all(tmp_path, on_ranks, wait):
         raise UserError("encoder could not be written (No space left): make room there")
 
     def on_rank(_):
-        saver = AsyncCheckpointWriter(folder, CheckpointConfig())
+        writer = AsyncCheckpointWriter(folder, CheckpointConfig())
         with pytest.raises(UserError, match=r"^encoder could not be written \(No space left\): make room there") as raised:
-            saver.save({"weights": torch.zeros(10)}, {}, make_about(), refuse, wait)
-            saver.close()
+            writer.save({"weights": torch.zeros(10)}, {}, make_about(), refuse, wait)
+            writer.close()
         assert str(raised.value).endswith("make room there")
         barrier()
         assert not list(folder.iterdir())

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from streams import load_stream
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.data.gpu_crop import crop_views
-from streams import load_stream
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.checkpoint import load_latest
@@ -58,7 +58,7 @@ def test_no_method_waits_for_the_gpu_that_cuts_its_views(recipe, shards):
 
 
 def never_waits(config, uncut):
-    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed).cuda()
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.seed).cuda()
     optimizer = module.configure_optimizers()
     first, *rest = (on_gpu(batch) for batch in batches(config, 3, uncut))
     take_step(module, optimizer, first)
@@ -74,7 +74,7 @@ def never_waits(config, uncut):
 def test_the_loss_is_the_cpus(tiny):
     config = tiny()
     method = build_method(config.method)
-    module = Pretraining(method, config.optim, config.views, config.health, config.seed)
+    module = Pretraining(method, config.optim, config.views, config.seed)
     (batch,) = batches(config, 1)
     on_cpu = sum(method(module.on_after_batch_transfer(batch, 0), step=0, seed=0).losses.values())
     module.cuda()
@@ -93,7 +93,7 @@ def test_the_gpu_cuts_the_views_that_workers_cut(recipe, shards):
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=["adamw", "lars", "sgd"])
 def test_a_broken_step_leaves_the_weights(tiny, options):
     config = tiny(*options)
-    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed).cuda()
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.seed).cuda()
     optimizer = module.configure_optimizers()
     good, broken = (on_gpu(batch) for batch in batches(config, 2))
     take_step(module, optimizer, good)

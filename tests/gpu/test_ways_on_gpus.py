@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jepa_pipeline.config.render import to_yaml
-from jepa_pipeline.training.checkpoint import load_checkpoint
 from jepa_pipeline.files import read_json_lines
+from jepa_pipeline.training.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and the newest whole one is found."""
+"""Checkpoints are complete or not there, and the newest complete one is found."""
 
 import hashlib
 import json
@@ -16,7 +16,15 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
-from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, is_finished_at, load_checkpoint, load_latest, step_of, list_checkpoints
+from jepa_pipeline.training.checkpoint import (
+    CheckpointInfo,
+    delete_leftovers,
+    is_finished_at,
+    list_checkpoints,
+    load_checkpoint,
+    load_latest,
+    step_of,
+)
 from jepa_pipeline.training.dcp_storage import read_index
 from jepa_pipeline.training.hashed_files import HashedFile
 
@@ -31,7 +39,7 @@ def save(folder, step, state=None, own=None, **config):
     return folder / f"step-{step:08d}"
 
 
-def kept(folder):
+def saved_steps(folder):
     return [step_of(path) for path in list_checkpoints(folder)]
 
 
@@ -99,7 +107,9 @@ def test_what_a_process_keeps_for_itself_is_its_own(tmp_path):
     own = {"meters": {"sums": torch.ones(2)}, "seen": ["a"]}
     checkpoint = save(tmp_path, 1, own=own)
     loaded = load_checkpoint(checkpoint)
-    assert loaded.rank_state["meters"]["sums"].equal(torch.ones(2)) and loaded.rank_state["seen"] == ["a"] and loaded.info.world == 1
+    assert (
+        loaded.rank_state["meters"]["sums"].equal(torch.ones(2)) and loaded.rank_state["seen"] == ["a"] and loaded.info.world == 1
+    )
 
 
 def test_the_pointer_names_the_newest_but_is_not_needed(tmp_path):
@@ -113,10 +123,10 @@ def test_the_pointer_names_the_newest_but_is_not_needed(tmp_path):
 def test_old_checkpoints_are_deleted(tmp_path):
     for step in range(1, 9):
         save(tmp_path, step, keep_last=2)
-    assert kept(tmp_path) == [7, 8]
+    assert saved_steps(tmp_path) == [7, 8]
     for step in range(9, 12):
         save(tmp_path, step, keep_last=1)
-    assert kept(tmp_path) == [11]
+    assert saved_steps(tmp_path) == [11]
 
 
 def truncate(state):
@@ -152,11 +162,7 @@ def test_a_damaged_one_is_passed_over_aloud(tmp_path, spoil, name):
     spoil(tmp_path / "step-00000002" / name)
     told = []
     assert load_latest(tmp_path, log=told.append).info.step == 1
-    assert (
-        len(told) == 1
-        and "step-00000002 is damaged (" in told[0]
-        and "set aside, going on from the checkpoint before it" in told[0]
-    )
+    assert len(told) == 1 and "step-00000002 is damaged (" in told[0] and "set aside; resuming from the one before it" in told[0]
 
 
 def test_a_damaged_one_never_counts_as_the_newest_again(tmp_path):
@@ -167,7 +173,9 @@ def test_a_damaged_one_never_counts_as_the_newest_again(tmp_path):
         truncate(tmp_path / f"step-{step:08d}" / "state.pt")
     assert load_latest(tmp_path, log=lambda _: None).info.step == 10
     save(tmp_path, 12, keep_last=1)
-    assert kept(tmp_path) == [12] and newest(tmp_path) == {"step": 12} and (tmp_path / "last").resolve().name == "step-00000012"
+    assert (
+        saved_steps(tmp_path) == [12] and newest(tmp_path) == {"step": 12} and (tmp_path / "last").resolve().name == "step-00000012"
+    )
     assert {path.name for path in tmp_path.glob("*.damaged")} == {"step-00000020.damaged", "step-00000030.damaged"}
 
 
@@ -176,7 +184,7 @@ def test_a_users_copy_is_left_alone(tmp_path):
     (tmp_path / "step-00000001").rename(tmp_path / "step-00000001.bak")
     for step in (2, 3, 4):
         save(tmp_path, step, keep_last=1)
-    assert kept(tmp_path) == [4] and (tmp_path / "step-00000001.bak").exists()
+    assert saved_steps(tmp_path) == [4] and (tmp_path / "step-00000001.bak").exists()
 
 
 def test_when_all_are_damaged_nothing_is_started_anew_behind_the_users_back(tmp_path):
@@ -216,7 +224,7 @@ def test_what_is_no_damage_is_raised_and_leaves_the_checkpoint(tmp_path, monkeyp
             patch.setattr(module, name, lambda *_, **__: fault())
             with pytest.raises(error, match=text):
                 load_latest(tmp_path, log=pytest.fail)
-        assert kept(tmp_path) == [1, 2] and not list(tmp_path.glob("*.damaged"))
+        assert saved_steps(tmp_path) == [1, 2] and not list(tmp_path.glob("*.damaged"))
 
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
@@ -282,9 +290,9 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(UserError, match="No space left on device; the ones before it are whole"):
+        with pytest.raises(UserError, match=r"No space left on device\); the ones before it are complete"):
             save(tmp_path, 2)
-    assert newest(tmp_path) == {"step": 1} and kept(tmp_path) == [1]
+    assert newest(tmp_path) == {"step": 1} and saved_steps(tmp_path) == [1]
     assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000001"}
 
 
@@ -296,7 +304,7 @@ def test_what_torch_makes_of_a_full_disk_is_still_a_full_disk(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(UserError, match="File too large; the ones before it are whole"):
+        with pytest.raises(UserError, match=r"File too large\); the ones before it are complete"):
             save(tmp_path, 2, {"step": 2, "weights": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -335,7 +343,7 @@ def test_killed_anywhere_in_a_save_the_folder_stays_readable(tmp_path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} <= {"last", "step-00000001", "step-00000002"}
     assert (tmp_path / "last").resolve().is_dir()
     save(tmp_path, 2, keep_last=1)
-    assert kept(tmp_path) == [2]
+    assert saved_steps(tmp_path) == [2]
 
 
 def test_an_old_one_that_cannot_be_deleted_is_left_and_said_once(tmp_path, monkeypatch):
@@ -348,15 +356,19 @@ def test_an_old_one_that_cannot_be_deleted_is_left_and_said_once(tmp_path, monke
         if not path.name.startswith("step-00000001"):
             original(path, ignore_errors=ignore_errors)
 
-    saver = AsyncCheckpointWriter(tmp_path, CheckpointConfig(keep_last=1), told.append)
+    writer = AsyncCheckpointWriter(tmp_path, CheckpointConfig(keep_last=1), told.append)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", busy)
         for step in (1, 2, 3):
-            saver.save({"weights": torch.ones(3)}, {}, make_about(step), wait=True)
+            writer.save({"weights": torch.ones(3)}, {}, make_about(step), wait=True)
         delete_leftovers(tmp_path)
-    assert kept(tmp_path) == [3] and len(told) == 1 and "an old checkpoint cannot be deleted ([Errno 39] Directory" in told[0]
+    assert (
+        saved_steps(tmp_path) == [3]
+        and len(told) == 1
+        and "an old checkpoint could not be deleted ([Errno 39] Directory" in told[0]
+    )
     assert (tmp_path / "step-00000001.dropped").is_dir() and load_checkpoint(tmp_path / "last").info.step == 3
-    saver.save({"weights": torch.ones(3)}, {}, make_about(4), wait=True)
+    writer.save({"weights": torch.ones(3)}, {}, make_about(4), wait=True)
     assert {path.name for path in tmp_path.iterdir()} == {"last", "step-00000004"}, "it is tried again with each new one"
 
 
@@ -389,61 +401,72 @@ def slowly(monkeypatch, seconds):
 
 def test_what_is_written_in_the_background_is_what_was_there_when_it_was_asked_for(tmp_path, monkeypatch):
     slowly(monkeypatch, 0.003)
-    saver, weights, meters, done = AsyncCheckpointWriter(tmp_path, CheckpointConfig()), torch.zeros(1000), {"sums": torch.zeros(2)}, []
+    writer, weights, meters, done = (
+        AsyncCheckpointWriter(tmp_path, CheckpointConfig()),
+        torch.zeros(1000),
+        {"sums": torch.zeros(2)},
+        [],
+    )
     for step in (1, 2, 3):
         weights.fill_(step)
         meters["sums"].fill_(step)
         groups = [{"lr": step}]
         begun = time.monotonic()
-        saver.save({"weights": weights, "groups": groups}, meters, make_about(step), before=lambda: done.append(kept(tmp_path)))
+        writer.save(
+            {"weights": weights, "groups": groups},
+            meters,
+            make_about(step),
+            before_commit=lambda: done.append(saved_steps(tmp_path)),
+        )
         assert step > 1 or time.monotonic() - begun < 0.1, "the first waits for nothing"
         weights.fill_(-1)
         meters["sums"].fill_(-1)
         groups[0]["lr"] = -1
-    saver.check()
-    assert kept(tmp_path) != [2, 3], "the third is still being written"
-    saver.close()
+    assert saved_steps(tmp_path) != [2, 3], "the third is still being written"
+    writer.close()
     for step, loaded in ((step, load_checkpoint(tmp_path / f"step-{step:08d}")) for step in (2, 3)):
         assert (
-            loaded.state["weights"].eq(step).all() and loaded.rank_state["sums"].eq(step).all() and loaded.state["groups"][0]["lr"] == step
+            loaded.state["weights"].eq(step).all()
+            and loaded.rank_state["sums"].eq(step).all()
+            and loaded.state["groups"][0]["lr"] == step
         )
-    assert done == [[], [1], [1, 2]], "what is to be there before has been made before"
+    assert done == [[], [1], [1, 2]], "before_commit runs before the checkpoint has its name"
     assert "checkpoint" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_the_copy_in_memory_is_made_once(tmp_path):
-    saver, state = AsyncCheckpointWriter(tmp_path, CheckpointConfig()), {"weights": torch.ones(1000)}
-    saver.save(state, {}, make_about(1))
-    first = saver.buffers["weights"].data_ptr()
-    saver.save(state, {}, make_about(2))
-    assert saver.buffers["weights"].data_ptr() == first
-    saver.save({"weights": torch.ones(7)}, {}, make_about(3), wait=True)
-    saver.save({"weights": torch.ones(7)}, {}, make_about(4))
-    saver.close()
+    writer, state = AsyncCheckpointWriter(tmp_path, CheckpointConfig()), {"weights": torch.ones(1000)}
+    writer.save(state, {}, make_about(1))
+    first = writer.buffers["weights"].data_ptr()
+    writer.save(state, {}, make_about(2))
+    assert writer.buffers["weights"].data_ptr() == first
+    writer.save({"weights": torch.ones(7)}, {}, make_about(3), wait=True)
+    writer.save({"weights": torch.ones(7)}, {}, make_about(4))
+    writer.close()
     assert newest(tmp_path)["weights"].shape == (7,)
     plain = AsyncCheckpointWriter(tmp_path, CheckpointConfig(background=False))
     plain.save(state, {}, make_about(5))
-    assert kept(tmp_path) == [4, 5] and not plain.buffers, "whoever waits needs no copy"
+    assert saved_steps(tmp_path) == [4, 5] and not plain.buffers, "whoever waits needs no copy"
 
 
 def test_a_full_disk_in_the_background_is_heard_of(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    saver = AsyncCheckpointWriter(tmp_path, CheckpointConfig())
+    writer = AsyncCheckpointWriter(tmp_path, CheckpointConfig())
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(HashedFile, "write", full)
-        saver.save({"weights": torch.ones(3)}, {}, make_about(2))
-        saver.thread.join()
-        assert saver.failed
-        with pytest.raises(UserError, match="step-00000002 could not be written: No space left on device; the ones before it"):
-            saver.check()
-    saver.check()
-    saver.save({"weights": torch.ones(3)}, {}, make_about(3))
-    saver.close()
-    assert kept(tmp_path) == [1, 3] and not list(tmp_path.glob("*.partial"))
+        writer.save({"weights": torch.ones(3)}, {}, make_about(2))
+        writer.thread.join()
+        assert writer.failed
+        with pytest.raises(UserError, match=r"step-00000002 could not be written \(No space left on device\); the ones before it"):
+            writer.wait()
+    writer.wait()
+    writer.save({"weights": torch.ones(3)}, {}, make_about(3))
+    writer.close()
+    assert saved_steps(tmp_path) == [1, 3] and not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize("writes", [1, 3, 8, 13])
@@ -459,9 +482,9 @@ def test_a_process_that_dies_while_it_writes_in_the_background_leaves_the_one_be
 
     def process():
         HashedFile.write = die
-        saver = AsyncCheckpointWriter(tmp_path, CheckpointConfig(keep_last=1))
-        saver.save({"step": 2, "weights": torch.ones(10_000)}, {}, make_about(2))
-        saver.close()
+        writer = AsyncCheckpointWriter(tmp_path, CheckpointConfig(keep_last=1))
+        writer.save({"step": 2, "weights": torch.ones(10_000)}, {}, make_about(2))
+        writer.close()
 
     child = multiprocessing.get_context("fork").Process(target=process)
     child.start()

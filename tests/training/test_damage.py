@@ -10,10 +10,10 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.sampler import WINDOW_SHARDS, ShardSampler
 from jepa_pipeline.data.writer import png_record, write_shards
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.skipped_samples import DAMAGED
 
 QUIET = Console(quiet=True)

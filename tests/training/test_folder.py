@@ -97,7 +97,10 @@ def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
 
     monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", 0.2)
     config = tiny()
-    with lock_run_folder(config.folder), pytest.raises(UserError, match=r"another process is training in .*tiny: wait for it or stop it"):
+    with (
+        lock_run_folder(config.folder),
+        pytest.raises(UserError, match=r"another process is training in .*tiny: wait for it or stop it"),
+    ):
         pretrain(config, QUIET)
     pretrain(config, QUIET)
 

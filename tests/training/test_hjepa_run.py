@@ -9,12 +9,12 @@ from rich.console import Console
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.weights import load_encoder
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.files import read_json_lines
 
 RECIPE = Path(__file__).parents[2] / "configs" / "debug" / "hjepa.yaml"
 QUIET = Console(quiet=True)

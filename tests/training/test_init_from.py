@@ -56,11 +56,11 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["method.encoder.depth=3"], "where method.encoder.depth is 2, and here it is 3: make it the same"),
-        (["method.encoder.depth=1"], "where method.encoder.depth is 2, and here it is 1: make it the same"),
-        (["method.encoder.num_heads=4"], "where method.encoder.num_heads is 2, and here it is 4"),
-        (["method.predictor.num_heads=1"], "where method.predictor.num_heads is 2, and here it is 1"),
-        (["method.encoder.positions=rope_tiled"], "where method.encoder.positions is rope, and here it is rope_tiled"),
+        (["method.encoder.depth=3"], "where method.encoder.depth is 2, but here it is 3: make it the same"),
+        (["method.encoder.depth=1"], "where method.encoder.depth is 2, but here it is 1: make it the same"),
+        (["method.encoder.num_heads=4"], "where method.encoder.num_heads is 2, but here it is 4"),
+        (["method.predictor.num_heads=1"], "where method.predictor.num_heads is 2, but here it is 1"),
+        (["method.encoder.positions=rope_tiled"], "where method.encoder.positions is rope, but here it is rope_tiled"),
         (["method.target=stop_gradient"], r"first difference: target\..*make target, regularizer, task"),
         (
             [
@@ -68,8 +68,8 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
             ],
             "first difference: predictor.mask_token",
         ),
-        (["optim.name=sgd", "optim.lr=0.1"], "where optim.name is adamw, and here it is sgd"),
-        (["init_from=nowhere"], "nowhere, and there is no such folder"),
+        (["optim.name=sgd", "optim.lr=0.1"], "where optim.name is adamw, but here it is sgd"),
+        (["init_from=nowhere"], "nowhere, but there is no such folder"),
         (["init_from=."], "which holds no checkpoint"),
     ],
     ids=[
@@ -127,13 +127,13 @@ def test_a_stack_goes_on_with_larger_and_longer_clips(tiny, positions):
 SECOND = "method.levels.1.encoder"
 MASKED = BLOCKS.replace("[0.2, 0.4]", "[0.25, 0.25]")
 REFUSED = [
-    ([f"{SECOND}.stride.space=4"], f"where {SECOND}.stride.space is 2, and here it is 4: make it the same"),
-    ([*LONGER, f"{SECOND}.stride.time=2"], f"where {SECOND}.stride.time is 1, and here it is 2: make it the same"),
-    ([f"{SECOND}.coarsening=pool"], f"where {SECOND}.coarsening is conv, and here it is pool"),
-    ([f"{SECOND}.depth=2"], f"where {SECOND}.depth is 1, and here it is 2"),
-    ([f"{SECOND}.num_heads=4"], f"where {SECOND}.num_heads is 2, and here it is 4"),
-    (["method.levels.0.encoder.embed_dim=32"], "where method.levels.0.encoder.embed_dim is 24, and here it is 32"),
-    (["method.levels.1.predictor.depth=2"], "where method.levels.1.predictor.depth is 1, and here it is 2"),
+    ([f"{SECOND}.stride.space=4"], f"where {SECOND}.stride.space is 2, but here it is 4: make it the same"),
+    ([*LONGER, f"{SECOND}.stride.time=2"], f"where {SECOND}.stride.time is 1, but here it is 2: make it the same"),
+    ([f"{SECOND}.coarsening=pool"], f"where {SECOND}.coarsening is conv, but here it is pool"),
+    ([f"{SECOND}.depth=2"], f"where {SECOND}.depth is 1, but here it is 2"),
+    ([f"{SECOND}.num_heads=4"], f"where {SECOND}.num_heads is 2, but here it is 4"),
+    (["method.levels.0.encoder.embed_dim=32"], "where method.levels.0.encoder.embed_dim is 24, but here it is 32"),
+    (["method.levels.1.predictor.depth=2"], "where method.levels.1.predictor.depth is 1, but here it is 2"),
     (["method.levels.1.target=stop_gradient"], r"first difference: levels.1.target\..*: make target, regularizer"),
     ([f"method.levels.1.task={MASKED}"], r"first difference: levels.1.predictor.mask_token"),
 ]
@@ -145,7 +145,7 @@ def test_a_stack_of_another_shape_is_refused(tiny):
     levels = tiny(*STACK).method.levels
     lower = tiny(*STACK, f"init_from={first}", "name=lower")
     lower = lower.model_copy(update={"method": lower.method.model_copy(update={"levels": levels[:1]})})
-    refused = [(lower, f"where {SECOND}.coarsening is conv, and here it is None: make it the same")]
+    refused = [(lower, f"where {SECOND}.coarsening is conv, but here it is None: make it the same")]
     refused += [(tiny(*STACK, f"init_from={first}", *overrides, "name=second"), sentence) for overrides, sentence in REFUSED]
     for config, sentence in refused:
         with pytest.raises(UserError, match=sentence):
@@ -156,7 +156,7 @@ def test_a_stack_of_another_shape_is_refused(tiny):
 def test_only_the_moments_come_from_there(tiny):
     first = pretrain(tiny(*VIDEO, "name=first"), Console(quiet=True))
     config = tiny(*VIDEO, "optim.betas=[0.5, 0.6]", f"init_from={first}", "name=second")
-    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
     config.folder.mkdir()
     state = init_from_run(module, first, config.folder, config.results(), print)
     optimizer = module.configure_optimizers()
@@ -175,7 +175,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_with_the_same_again(tin
     newest.rename(first / "newest")
 
     def begin():
-        module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
+        module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
         init_from_run(module, first, config.folder, config.results(), print)
         return module.method.encoder.norm.weight.clone()
 
@@ -198,11 +198,11 @@ def test_another_runs_folder_is_never_changed(tiny):
     def begin(name):
         config = tiny(*VIDEO, f"init_from={first}", f"name={name}")
         config.folder.mkdir(exist_ok=True)
-        module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
+        module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
         init_from_run(module, first, config.folder, config.results(), told.append)
 
     begin("second")
-    assert "step-00000004 is damaged" in told[0] and told[0].endswith("beginning with the one before it")
+    assert "step-00000004 is damaged" in told[0] and told[0].endswith("using the one before it")
     (checkpoints[0] / ".metadata").write_bytes(b"")
     with pytest.raises(UserError, match=r"step-00000002, which is damaged \(.metadata is not what was written\): copy it back"):
         begin("second")

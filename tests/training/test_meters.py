@@ -54,8 +54,8 @@ def test_writing_a_checkpoint_does_not_count_as_waiting_for_data(tiny, monkeypat
     from rich.console import Console
 
     from jepa_pipeline.commands.pretrain import pretrain
-    from jepa_pipeline.training.async_save import AsyncCheckpointWriter
     from jepa_pipeline.files import read_json_lines
+    from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 
     original = AsyncCheckpointWriter.write
     monkeypatch.setattr(AsyncCheckpointWriter, "write", lambda *arguments: (time.sleep(0.4), original(*arguments))[1])

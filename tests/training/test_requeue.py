@@ -57,7 +57,7 @@ def stop(slurm, tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "USR1", "SIGTERM"])
 def test_what_a_running_job_is_sent_puts_it_back(stop, slurm, tmp_path, name):
-    assert stop(name) == (True, "job 77 is requeued, and goes on after step 100")
+    assert stop(name) == (True, "job 77 is requeued, and resumes after step 100")
     assert slurm.requeued() == ["requeue 77"]
     [end] = read_job_ends(tmp_path)
     assert (end.job, end.restarts, end.step, end.saved, end.requeued) == ("77", 0, 100, 100, True)

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.methods.jepa import JEPA
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_checkpoint, load_latest
-from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.module import Pretraining
 
 QUIET = Console(quiet=True)
@@ -88,7 +88,9 @@ def test_momentum_and_rates_under_max_steps(tiny, monkeypatch):
     """The target's updates are numbered 1 to total_steps, against the steps the schedules are planned for."""
     seen = []
     original = JEPA.after_optimizer_step
-    monkeypatch.setattr(JEPA, "after_optimizer_step", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps)))
+    monkeypatch.setattr(
+        JEPA, "after_optimizer_step", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps))
+    )
     run(tiny("optim.schedule_stretch=1.5", "optim.accumulate_steps=2"))
     assert seen == [(step, 9) for step in range(1, 7)]
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import Interrupted
 from jepa_pipeline.config.render import to_yaml
-from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load_latest, step_of, list_checkpoints
-from jepa_pipeline.training.hashes import HASHES
 from jepa_pipeline.files import read_json_lines
+from jepa_pipeline.training import callbacks
+from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest, step_of
+from jepa_pipeline.training.hashes import HASHES
 
 QUIET = Console(quiet=True)
 HASHED = ["log.hashes_every_steps=1", "optim.accumulate_steps=2", "checkpoint.every_steps=100"]
@@ -44,7 +44,7 @@ def test_a_signal_ends_the_run_at_the_step_boundary_and_nothing_is_lost(tiny, mo
     with monkeypatch.context() as patch:
         signal_in(patch, 3, number)
         with pytest.raises(
-            Interrupted, match=f"{number.name}: stopped in order after step 3 with a checkpoint; the same command goes on"
+            Interrupted, match=f"{number.name}: stopped cleanly after step 3 and saved a checkpoint; run the same command to resume"
         ):
             pretrain(config, QUIET)
     assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
@@ -64,8 +64,10 @@ def test_asked_during_the_last_step_the_run_is_simply_finished(tiny, monkeypatch
 def test_asked_before_the_first_step_it_says_so(tiny, monkeypatch):
     config = tiny(*HASHED)
     original = callbacks.MetricsLogger.on_train_start
-    monkeypatch.setattr(callbacks.MetricsLogger, "on_train_start", lambda *them: (original(*them), os.kill(os.getpid(), signal.SIGINT)))
-    with pytest.raises(Interrupted, match="SIGINT: stopped in order before the first step; the same command goes on"):
+    monkeypatch.setattr(
+        callbacks.MetricsLogger, "on_train_start", lambda *them: (original(*them), os.kill(os.getpid(), signal.SIGINT))
+    )
+    with pytest.raises(Interrupted, match="SIGINT: stopped cleanly before the first step; run the same command to resume"):
         pretrain(config, QUIET)
     assert not (config.folder / "checkpoints").exists()
 
@@ -95,7 +97,7 @@ def test_slurms_term_to_every_process_of_the_job_ends_it_in_order(tiny, tmp_path
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
     assert "Traceback" not in stderr
-    stopped = int(re.search(r"SIGTERM: stopped in order after step (\d+)", stderr).group(1))
+    stopped = int(re.search(r"SIGTERM: stopped cleanly after step (\d+)", stderr).group(1))
     assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == stopped
 
 
@@ -117,7 +119,9 @@ def test_a_second_ctrl_c_ends_it_at_once(tiny, tmp_path):
 
 
 def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
-    process = launch(tiny(*LONG), tmp_path, SLOW_SAVE + "import jepa_pipeline.training.signals as signals\nsignals.STOP_WITHIN_S = 2.0\n")
+    process = launch(
+        tiny(*LONG), tmp_path, SLOW_SAVE + "import jepa_pipeline.training.signals as signals\nsignals.STOP_WITHIN_S = 2.0\n"
+    )
     process.send_signal(signal.SIGUSR1)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 70
@@ -160,7 +164,7 @@ def test_a_run_that_waits_for_data_leaves_without_it(tiny, tmp_path, workers):
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 75, stderr
-    assert "SIGTERM: stopped in order after step 3 with a checkpoint" in stderr and "Traceback" not in stderr
+    assert "SIGTERM: stopped cleanly after step 3 and saved a checkpoint" in stderr and "Traceback" not in stderr
     config = tiny(*LONG)
     assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == 3
 

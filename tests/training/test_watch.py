@@ -60,7 +60,7 @@ def hold_the_lock():
     ctypes.PyDLL(None).sleep(1000)
 
 
-def act(what, rank, port, folder, watch):
+def act(what, rank, port, folder, watchdog):
     match what:
         case "collective":
             wait_for_a_collective(rank, port)
@@ -69,11 +69,11 @@ def act(what, rank, port, folder, watch):
         case "lock":
             hold_the_lock()
         case "fail":
-            watch.failed("the loss is nan", FAILED)
+            watchdog.report_error("the loss is nan", FAILED)
             os._exit(FAILED)
         case "lost":
             wait_for((folder / "signalled").exists)
-            watch.lost()
+            watchdog.wait_for_verdict()
         case "sleep":
             time.sleep(2.5 * SILENT_S)
 
@@ -103,22 +103,22 @@ def train(rank, folder, plan):
     threads = threading.active_count()
     with Watchdog(
         store, rank, HOSTS, folder, SILENT_S, plan.get("stuck_s"), lambda text: (folder / f"gave_up{rank}").write_text(text)
-    ) as watch:
-        watch.at("start", 0)
+    ) as watchdog:
+        watchdog.set_stage("start", 0)
         for step in range(plan.get("steps", 10**9)):
-            watch.at("data", step)
+            watchdog.set_stage("data", step)
             if step == 10:
                 meet_all(rank, folder, "ready")
                 if plan.get(rank) != "data":
-                    watch.at("step", step + 1)
-                act(plan.get(rank), rank, port, folder, watch)
+                    watchdog.set_stage("step", step + 1)
+                act(plan.get(rank), rank, port, folder, watchdog)
             elif step > 10 and "stuck_s" in plan:
-                watch.at("step", 11)  # the others wait for it
+                watchdog.set_stage("step", 11)  # the others wait for it
                 wait_in_the_kernel()
-            watch.at("step", step + 1)
+            watchdog.set_stage("step", step + 1)
             time.sleep(0.05)
         meet_all(rank, folder, "done")
-        watch.at("end", step + 1)
+        watchdog.set_stage("end", step + 1)
     os._exit(0 if threading.active_count() == threads else 1)
 
 
@@ -182,9 +182,7 @@ DEATHS = {
 def test_the_dead_process_is_named_and_one_of_the_living_gives_the_run_up(runs, name):
     (who, codes, speaker), end = DEATHS[name], runs[name]
     assert end.codes == codes, end.stderr
-    sentence = (
-        rf"{who}: no sign of life for \d+ s, so it was killed, .* \({who} last heard of (in|waiting for data since) step \d+\)"
-    )
+    sentence = rf"{who}: no heartbeat for \d+ s, so it was killed, .* \({who} last heard of (in|waiting for data since) step \d+\)"
     assert len(end.gave_up) == 1
     [(rank, text)] = end.gave_up.items()
     assert re.fullmatch(sentence, text)
@@ -202,7 +200,7 @@ def test_who_holds_pythons_lock_still_shows_where(runs):
 
 
 def test_one_that_waits_for_a_broken_collective_shows_where(runs):
-    assert "in lost" in runs["broken"].stacks["rank-0001.txt"]
+    assert "in wait_for_verdict" in runs["broken"].stacks["rank-0001.txt"]
 
 
 @pytest.mark.parametrize("name", ["failed", "first_failed"])
@@ -236,8 +234,8 @@ def test_a_collective_that_does_not_come_shows_in_the_stacks(runs):
 
 def alone(folder):
     os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
-    with Watchdog(None, 0, ["node1"], folder, SILENT_S, 1.0, lambda text: (folder / "gave_up").write_text(text)) as watch:
-        watch.at("checkpoint", 7)
+    with Watchdog(None, 0, ["node1"], folder, SILENT_S, 1.0, lambda text: (folder / "gave_up").write_text(text)) as watchdog:
+        watchdog.set_stage("checkpoint", 7)
         wait_in_the_kernel()
 
 
@@ -252,9 +250,9 @@ def test_a_single_process_that_is_stuck_ends_too(tmp_path):
 
 
 def walk(folder):
-    with Watchdog(None, 0, ["node1"], folder, SILENT_S, SILENT_S, lambda text: (folder / "gave_up").write_text(text)) as watch:
+    with Watchdog(None, 0, ["node1"], folder, SILENT_S, SILENT_S, lambda text: (folder / "gave_up").write_text(text)) as watchdog:
         for step in range(20):
-            watch.at("step", step)
+            watchdog.set_stage("step", step)
             (folder / "begun").touch()
             time.sleep(0.05)
     os._exit(0)
@@ -273,9 +271,9 @@ def test_time_in_which_the_whole_process_was_stopped_is_not_counted(tmp_path):
 
 def test_decoding_processes_do_not_notice_it_and_no_thread_stays(tmp_path):
     before = threading.active_count()
-    with Watchdog(None, 0, ["node1"], tmp_path, SILENT_S, 60.0, pytest.fail) as watch:
+    with Watchdog(None, 0, ["node1"], tmp_path, SILENT_S, 60.0, pytest.fail) as watchdog:
         for step in range(3):
-            watch.at("data", step)
+            watchdog.set_stage("data", step)
             time.sleep(0.3)
             assert [batch.item() for batch in DataLoader([1, 2, 3, 4], num_workers=2, multiprocessing_context="fork")] == [
                 1,
@@ -286,18 +284,18 @@ def test_decoding_processes_do_not_notice_it_and_no_thread_stays(tmp_path):
     until = time.monotonic() + 20  # torch's own threads, which feed its workers, take a moment to end
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.05)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("watch")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("watchdog")]
     assert threading.active_count() == before
     assert not multiprocessing.active_children()
 
 
 def test_saying_where_one_is_costs_next_to_nothing(tmp_path):
-    watch = Watchdog(None, 0, ["node1"], tmp_path, SILENT_S, None, pytest.fail)
-    at, rounds = inspect.unwrap(Watchdog.at), []  # without the check of its annotations
+    watchdog = Watchdog(None, 0, ["node1"], tmp_path, SILENT_S, None, pytest.fail)
+    set_stage, rounds = inspect.unwrap(Watchdog.set_stage), []  # without the check of its annotations
     for _ in range(5):
         begun = time.perf_counter()
         for step in range(10000):
-            at(watch, "step", step)
+            set_stage(watchdog, "step", step)
         rounds.append((time.perf_counter() - begun) / 10000)
     assert min(rounds) < 2e-6
 
@@ -307,48 +305,48 @@ def test_a_beat_travels_as_text():
     assert Heartbeat.decode(beat.encode()) == beat
 
 
-def ledger(size=8, per_node=4, rank=0):
+def make_table(size=8, per_node=4, rank=0):
     return HeartbeatTable(rank, [f"node{1 + number // per_node}" for number in range(size)], 30.0, 1800.0)
 
 
-def beats(size, count=1, stage="step", step=13, seconds=1.0):
+def heartbeats(size, count=1, stage="step", step=13, seconds=1.0):
     return {rank: Heartbeat(count, stage, step, seconds) for rank in range(size)}
 
 
 def test_a_whole_machine_that_went_is_one_sentence():
-    book = ledger(12)
-    book.hear(beats(12), 5.0)
-    book.hear(beats(8, count=2), 30.0)
-    assert book.silent(34.0, 1.0) is None
-    assert book.silent(35.0, 1.0) == (
-        "ranks 8-11 on node3: no sign of life for 30 s, so it was killed, lost its machine, is stopped, or holds Python's lock "
+    table = make_table(12)
+    table.update(heartbeats(12), 5.0)
+    table.update(heartbeats(8, count=2), 30.0)
+    assert table.describe_dead(34.0, 1.0) is None
+    assert table.describe_dead(35.0, 1.0) == (
+        "ranks 8-11 on node3: no heartbeat for 30 s, so it was killed, lost its machine, is stopped, or holds Python's lock "
         "(ranks 8-11 on node3 last heard of in step 13)"
     )
 
 
 def test_one_that_left_without_the_others_is_told_from_the_dead():
-    book = ledger(2)
-    book.hear(beats(2) | {1: Heartbeat(1, GONE, 12, 0.0)}, 0.0)
-    assert "left without the others" in book.silent(31.0, 1.0)
-    book.hear({0: Heartbeat(2, "end", 13, 0.0)}, 31.0)
-    assert book.silent(62.0, 1.0) is None
+    table = make_table(2)
+    table.update(heartbeats(2) | {1: Heartbeat(1, GONE, 12, 0.0)}, 0.0)
+    assert "left without the others" in table.describe_dead(31.0, 1.0)
+    table.update({0: Heartbeat(2, "end", 13, 0.0)}, 31.0)
+    assert table.describe_dead(62.0, 1.0) is None
 
 
 def test_where_all_stand_at_one_place_the_sentence_says_so():
-    book = ledger(2)
-    book.hear(beats(2, stage="start", step=0, seconds=1801.0), 0.0)
-    assert book.stuck(1799.0) is None
-    assert book.stuck(1801.0) == (
+    table = make_table(2)
+    table.update(heartbeats(2, stage="start", step=0, seconds=1801.0), 0.0)
+    assert table.describe_stuck(1799.0) is None
+    assert table.describe_stuck(1801.0) == (
         "no step was completed for 1801 s: ranks 0-1 on node1 are in its start (before its first step) for 1801 s"
     )
 
 
 def test_many_places_are_not_all_named():
-    book = ledger(8)
-    book.hear({rank: Heartbeat(1, "data", rank, 9.0) for rank in range(8)}, 0.0)
-    text = book.stuck(1900.0)
+    table = make_table(8)
+    table.update({rank: Heartbeat(1, "data", rank, 9.0) for rank in range(8)}, 0.0)
+    text = table.describe_stuck(1900.0)
     assert text.startswith("no step was completed for 1900 s: rank 0 on node1 is waiting for data since step 0 for 9 s; rank 1")
-    assert text.endswith("rank 3 on node1 is waiting for data since step 3 for 9 s; 4 more stand elsewhere")
+    assert text.endswith("rank 3 on node1 is waiting for data since step 3 for 9 s; 4 more are elsewhere")
 
 
 def test_spans():

@@ -1,4 +1,4 @@
-"""Files that outlast a crash of the machine, and whose SHA-256 is known when they are written."""
+"""Files whose SHA-256 is known when they are written, without reading them again."""
 
 import hashlib
 import os
@@ -11,24 +11,20 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 
-class Damage(ValueError):
-    """What is read of a checkpoint is not what was written."""
-
-
 class HashedFile:
-    """A file that is written from front to back, and the SHA-256 of what was written."""
+    """A file that is written from front to back, with the SHA-256 of what was written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
-        self.refusal: OSError | None = None
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
         try:
             return self.file.write(data)
         except OSError as error:
-            self.refusal = error
+            self.error = error
             raise
 
     def tell(self) -> int:
@@ -38,11 +34,11 @@ class HashedFile:
         self.file.flush()
 
     def close(self) -> None:
-        """Nothing: it is synced before whoever opened it closes it."""
+        """Do nothing: DCP closes the file before it is synced, which `create_stream` does afterwards."""
 
 
 class HashedFiles(FileSystem):
-    """Writes files into one folder, has each outlast a crash, and keeps their SHA-256 by name."""
+    """A file system for DCP that syncs each file it writes and keeps its SHA-256 by name."""
 
     def __init__(self) -> None:
         self.hashes: dict[str, str] = {}
@@ -52,27 +48,24 @@ class HashedFiles(FileSystem):
         """Open a file to write.
 
         Raises:
-            OSError: the disk refused it; its own error and not the one torch makes of it.
+            OSError: the disk refused it. torch.save turns that into a RuntimeError that does not say why; here it is itself again.
         """
         with Path(path).open(mode) as file:
             hashed = HashedFile(file)  # pyright: ignore[reportArgumentType]
             try:
                 yield hashed
             except RuntimeError as error:
-                raise hashed.refusal or error from None
-            sync(file)  # pyright: ignore[reportArgumentType]
+                raise hashed.error or error from None
+            file.flush()
+            os.fsync(file.fileno())
         self.hashes[Path(path).name] = hashed.digest.hexdigest()
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        """Rename a file, as DCP does with its index."""
         super().rename(path, new_path)
         self.hashes[Path(new_path).name] = self.hashes.pop(Path(path).name)
 
     def save(self, value: Any, path: Path) -> None:
-        """torch.save."""
+        """Write a value by torch.save."""
         with self.create_stream(path, "wb") as file:
             torch.save(value, file)
-
-
-def sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

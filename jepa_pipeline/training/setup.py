@@ -1,0 +1,119 @@
+"""Checks and descriptions of a run that are made before its first step."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from jepa_pipeline.config.data import SourceConfig
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.data.media import check_kind, check_motion
+from jepa_pipeline.methods.method import Method
+from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.training.checkpoint import CheckpointInfo
+from jepa_pipeline.training.init_from import read_initial_checkpoint
+from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.processes import Rendezvous
+from jepa_pipeline.version import __version__
+
+
+def choose_accelerator(wanted: str) -> str:
+    """Return `cpu` or `cuda` for trainer.accelerator.
+
+    Raises:
+        UserError: CUDA is set, or given by Slurm, but torch finds no device.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UserError("trainer.accelerator is cuda, but torch finds no CUDA device: set it to auto or cpu")
+    if wanted == "auto" and not available and (given := os.environ.get("SLURM_GPUS_ON_NODE") or os.environ.get("SLURM_JOB_GPUS")):
+        raise UserError(
+            f"Slurm gave this job GPUs ({given}), but torch {torch.__version__} finds no CUDA device: load the missing modules in "
+            "the site's setup, or set trainer.accelerator=cpu to train on CPUs anyway"
+        )
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def hash_data(sources: Sequence[SourceConfig], method: MethodConfig) -> str:
+    """Check the manifests of the training data and return their hash; for a mixture, the hashes with their weights.
+
+    Raises:
+        UserError: a data set is incomplete, or the method cannot be trained on it.
+    """
+    manifests = [load_manifest(source.path) for source in sources]
+    for source, manifest in zip(sources, manifests, strict=True):
+        check_kind(source.path, manifest.kind, method)
+    check_motion([manifest.kind for manifest in manifests], method)
+    hashes = [manifest.hash() for manifest in manifests]
+    if len(hashes) == 1:
+        return hashes[0]
+    return " + ".join(f"{source.weight} x {name}" for source, name in zip(sources, hashes, strict=True))
+
+
+def check_view_sizes(method: Method, sizes: Sequence[int]) -> None:
+    """Check that the encoder accepts views of all sizes, in pixels.
+
+    Raises:
+        UserError: it does not.
+    """
+    for side in set(sizes):
+        try:
+            method.encoder_to_export.check_image_size(side)
+        except UserError as error:
+            raise UserError(f"views.crops makes views of {side} pixels, but {error}") from None
+
+
+def describe_run(config: RunConfig, data_hash: str, accelerator: str) -> CheckpointInfo:
+    """Return the description of the run that its checkpoints contain, at step 0."""
+    return CheckpointInfo(
+        step=0,
+        samples=0,
+        version=__version__,
+        torch=torch.__version__,
+        device=accelerator,
+        data=data_hash,
+        config_hash=config.hash(),
+        results=config.results(),
+    )
+
+
+def build_card(config: RunConfig, method: Method, data_hash: str) -> EncoderCard:
+    """Return the card of the encoder that the run exports, at step 0."""
+    initial = read_initial_checkpoint(config.folder)
+    return EncoderCard(
+        encoder=method.encoder_to_export.config,
+        clip=config.views.clip if config.method.encoder.modality.has_time else None,
+        mean=config.views.mean,
+        std=config.views.std,
+        begun_from=None if initial is None else f"{initial.path} ({initial.samples:,} samples, SHA-256 {initial.sha256[:12]})",
+        name=config.name,
+        method=config.method.name,
+        kept=method.export_kind,
+        step=0,
+        samples=0,
+        config_hash=config.hash(),
+        data_hash=data_hash,
+        version=__version__,
+    )
+
+
+def describe_start(config: RunConfig, module: Pretraining, processes: Rendezvous, accelerator: str) -> str:
+    """Return a sentence on where the run starts, on which devices, in which precision and at which rate."""
+    optim, size = config.optim, processes.info.world_size
+    devices = accelerator
+    if size > 1:
+        strategy = "ddp" if config.trainer.strategy == "auto" else config.trainer.strategy
+        machines = len(set(processes.hosts))
+        devices = f"{accelerator} x {size} ({strategy}{f', {machines} machines' if machines > 1 else ''})"
+    steps = f"from step {module.step} (sample {module.samples:,}) to {optim.total_steps}"
+    text = f"{config.folder}: {steps} on {devices}, {config.trainer.precision}, {optim.describe_lr()}"
+    if optim.accumulate_steps > 1 and config.method.compares_samples:
+        micro_batch = optim.batch_size_global // optim.accumulate_steps
+        text += (
+            f"\nwarning: with optim.accumulate_steps {optim.accumulate_steps}, {config.method.name} and batch norm compare "
+            f"{micro_batch} images instead of {optim.batch_size_global}, which is another loss"
+        )
+    return text
