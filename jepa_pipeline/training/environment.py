@@ -1,4 +1,4 @@
-"""What a run ran on, so that its numbers can be placed later."""
+"""Description of the software and hardware of a run, for environment.json."""
 
 import importlib.metadata
 import os
@@ -8,14 +8,14 @@ import sys
 
 import torch
 
-from jepa_pipeline.data.remote import without_secrets
+from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.version import PACKAGE, __version__
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "webdataset", "numpy", "pillow")
 
 
 def describe_environment() -> dict[str, object]:
-    """Versions, hardware, command and git state, ready for JSON."""
+    """Return versions, hardware, command and git state as values for JSON."""
     return {
         "jepa_pipeline": __version__,
         "python": platform.python_version(),
@@ -23,21 +23,22 @@ def describe_environment() -> dict[str, object]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command": [without_secrets(word) for word in sys.argv],
+        "command": [redact_urls(word) for word in sys.argv],
         "git": git_state(),
     }
 
 
 def git_state() -> dict[str, str | bool] | None:
-    """Commit of the installed sources and whether they were changed since; None where they are no checkout."""
-    source = PACKAGE
+    """Return the commit of the package's sources and whether they were changed since; None if they are not a git checkout."""
 
     def git(*arguments: str) -> str:
-        result = subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True)
+        result = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True)
         return result.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # else it is installed inside somebody else's checkout
+        git(
+            "ls-files", "--error-unmatch", "__init__.py"
+        )  # fails if the package is installed inside the checkout of another project
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,4 +1,4 @@
-"""Probes during pretraining: the encoder as it is after every so many steps, and for each a job or a process that probes it."""
+"""Probes during pretraining: snapshots of the encoder, each probed by a job or process of its own."""
 
 import os
 import sys
@@ -17,154 +17,161 @@ from jepa_pipeline.config.trainer import ProbingConfig
 from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import fsync
 from jepa_pipeline.models.weights import EncoderCard, Weights, gather_weights, read_card, save_weights
-from jepa_pipeline.probes.runs import SNAPSHOTS, run_of
+from jepa_pipeline.results.run_folders import SNAPSHOTS, run_of
 from jepa_pipeline.training.callbacks import StepCallback
 from jepa_pipeline.training.module import Pretraining
 from lightning import Trainer
 
-ASKED = "asked"
-"""A file in a snapshot: its probe was begun beside the training. Of one that was submitted there is a job's record."""
-SUBMIT_S = 60.0
-"""How long the end of a run waits for submissions that are under way."""
-RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_")
-JOBS = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_", "PMI_", "PMIX_")
-DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+STARTED = "asked"
+"""File in a snapshot whose probe was started as a process; a submitted probe is known by its job's record instead."""
+SUBMIT_TIMEOUT_S = 60.0
+"""Seconds that the end of a run waits for submissions that have not returned."""
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_")
+JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_", "PMI_", "PMIX_")
+DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 
 
 class OnlineEval(StepCallback):
-    """Keeps the encoder of every so many steps and has it probed. What goes wrong with that is said and never ends the run.
+    """Saves a snapshot of the encoder every few steps and starts its probe. No failure of either ends the run.
 
-    A snapshot is there whole or not at all. One that is there is left alone and probed once: by the run that goes on, if the one
-    that wrote it was ended before its probe was begun. All processes take part in a snapshot; the first does the rest.
+    A snapshot is complete or absent, and is probed once. If a run is killed between a snapshot and the start of its probe, the
+    resumed run starts it. All ranks take part in a snapshot; rank 0 does everything else.
+
+    Args:
+        probing: when and how to probe.
+        run: the run folder.
+        card: identifies the run's encoder.
+        log: prints a sentence.
     """
 
-    def __init__(self, card: EncoderCard, tell: Callable[[str], object]) -> None:
+    def __init__(self, probing: ProbingConfig, run: Path, card: EncoderCard, log: Callable[[str], object]) -> None:
+        self.probing = probing
+        self.run = run
         self.card = card
-        self.tell = tell
-        self.started: dict[Path, Popen[bytes]] = {}
+        self.log = log
+        self.probes: dict[Path, Popen[bytes]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
         if rank() == 0:
-            for folder in sorted((pl_module.config.folder / SNAPSHOTS).glob("step-*/")):
-                if self.is_of_this_run(folder):
-                    self.ask(folder, pl_module.config.probing)
+            for snapshot in sorted((self.run / SNAPSHOTS).glob("step-*/")):
+                if self.is_of_this_run(snapshot):
+                    self.start_probe(snapshot)
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
-        every = module.config.probing.every_steps
-        self.look()
-        if every is None or module.step % every:
+        self.report_failures()
+        if self.probing.every_steps is None or module.step % self.probing.every_steps:
             return
         module.check_finite()
-        weights = gather_weights(module.method.kept_encoder)
+        weights = gather_weights(module.method.encoder_to_export)
         if rank() > 0:
             return
-        folder = module.config.folder / SNAPSHOTS / f"step-{module.step:08d}"
+        snapshot = self.run / SNAPSHOTS / f"step-{module.step:08d}"
         try:
-            if not self.is_of_this_run(folder):
-                write_snapshot(folder, weights, self.card.model_copy(update={"step": module.step, "samples": module.samples}))
+            if not self.is_of_this_run(snapshot):
+                save_snapshot(snapshot, weights, self.card.model_copy(update={"step": module.step, "samples": module.samples}))
         except (UserError, OSError) as error:
-            self.tell(f"step {module.step} is not probed, and the run goes on: {error}")
+            self.log(f"step {module.step} is not probed, but training continues: {error}")
         else:
-            self.ask(folder, module.config.probing)
+            self.start_probe(snapshot)
 
-    def is_of_this_run(self, folder: Path) -> bool:
-        """Whether a snapshot is there, and not of another run that was in this folder before."""
+    def is_of_this_run(self, snapshot: Path) -> bool:
+        """Return whether a snapshot exists and is not left from another run in this folder."""
         try:
-            card = read_card(folder)
+            card = read_card(snapshot)
         except UserError:
             return False
         return (card.config_hash, card.data_hash) == (self.card.config_hash, self.card.data_hash)
 
-    def ask(self, folder: Path, config: ProbingConfig) -> None:
-        """Begin a snapshot's probe, unless that was done."""
-        if folder in self.started or is_asked(folder):
+    def start_probe(self, snapshot: Path) -> None:
+        """Start the probe of a snapshot, or its submission, unless that was done before."""
+        if snapshot in self.probes or was_started(snapshot):
             return
         try:
-            with log_of(folder).open("ab") as log:
-                self.started[folder] = Popen(
-                    command(folder, config),
-                    env=environment(os.environ, config),
+            with log_path(snapshot).open("ab") as log:
+                self.probes[snapshot] = Popen(
+                    probe_command(snapshot, self.probing),
+                    env=probe_environment(os.environ, self.probing),
                     stdin=DEVNULL,
                     stdout=log,
                     stderr=STDOUT,
-                    start_new_session=True,  # so that Ctrl-C is for the training alone
+                    start_new_session=True,  # so that Ctrl-C stops only the training
                 )
-            if not config.submit:
-                (folder / ASKED).touch()
+            if not self.probing.submit:
+                (snapshot / STARTED).touch()
         except OSError as error:
-            self.tell(f"the probe of {folder} could not be begun ({error}); the run goes on")
+            self.log(f"the probe of {snapshot} could not be started ({error}), but training continues")
 
-    def look(self) -> None:
-        """Say which probes, or submissions of them, have failed since the last look."""
-        for folder, process in self.started.items():
+    def report_failures(self) -> None:
+        """Log which probes or submissions have failed since the last call."""
+        for snapshot, process in self.probes.items():
             if process.returncode is None and process.poll():
                 with suppress(OSError):
-                    (folder / ASKED).unlink(missing_ok=True)
-                self.tell(f"the probe of {folder} failed, and the run goes on: {log_of(folder)} says why")
+                    (snapshot / STARTED).unlink(missing_ok=True)
+                self.log(f"the probe of {snapshot} failed, but training continues: see {log_path(snapshot)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Pretraining) -> None:
-        """Submissions are waited for, as a job that ends here would take them along; probes beside the training go on alone."""
-        if pl_module.config.probing.submit:
+        if self.probing.submit:  # a job that ends kills the processes it started, so wait until they have submitted theirs
             with suppress(TimeoutExpired):
-                for process in self.started.values():
-                    process.wait(SUBMIT_S)
-        self.look()
-        running = [folder.name for folder, process in self.started.items() if process.returncode is None]
+                for process in self.probes.values():
+                    process.wait(SUBMIT_TIMEOUT_S)
+        self.report_failures()
+        running = [snapshot.name for snapshot, process in self.probes.items() if process.returncode is None]
         if running:
-            self.tell(f"probes of {', '.join(running)} go on; their numbers will be in {pl_module.config.folder / 'probes'}")
+            self.log(f"probes of {', '.join(running)} are still running; their results will be in {self.run / 'probes'}")
 
     def on_exception(self, *_: Any) -> None:
-        self.look()
+        self.report_failures()
 
 
-def check_online_eval(config: ProbingConfig) -> None:
-    """Refuse what could not be submitted later.
+def check_online_eval(probing: ProbingConfig) -> None:
+    """Check that probes can be submitted, before training starts.
 
     Raises:
-        UserError: there is no sbatch, or no site file or a wrong one.
+        UserError: there is no sbatch, or no valid site file.
     """
-    if config.every_steps is None or not config.submit:
+    if probing.every_steps is None or not probing.submit:
         return
     if which("sbatch") is None:
         raise UserError(
-            f"probing.every_steps is {config.every_steps} and probing.submit is true, but there is no sbatch on PATH: set "
-            "probing.submit=false for probes beside the training, or probing.every_steps=null for none"
+            f"probing.every_steps is {probing.every_steps} and probing.submit is true, but there is no sbatch on PATH: set "
+            "probing.submit=false to probe on this machine, or probing.every_steps=null not to probe"
         )
-    load_site(config.site)
+    load_site(probing.site)
 
 
-def write_snapshot(folder: Path, weights: Weights, card: EncoderCard) -> None:
-    """Write an encoder under another name and give it its own when all of it is on disk."""
-    partial = folder.with_name(f".{folder.name}")
+def save_snapshot(snapshot: Path, weights: Weights, card: EncoderCard) -> None:
+    """Save an encoder under a temporary name, sync it, and rename it."""
+    partial = snapshot.with_name(f".{snapshot.name}")
     rmtree(partial, ignore_errors=True)
     save_weights(partial, weights, card)
-    for file in [*partial.iterdir(), partial]:
-        fsync(file)
-    if folder.exists():
-        rmtree(folder)
-    partial.rename(folder)
+    for path in [*partial.iterdir(), partial]:
+        fsync(path)
+    if snapshot.exists():
+        rmtree(snapshot)
+    partial.rename(snapshot)
 
 
-def is_asked(folder: Path) -> bool:
-    """Whether a snapshot's probe was begun or submitted, by this process or an earlier one."""
-    submitted = (words for words in (record.command for record in read_records(run_of(folder))) if words[0] == "probe")
-    return (folder / ASKED).exists() or folder.name in {Path(word).name for words in submitted for word in words}
+def was_started(snapshot: Path) -> bool:
+    """Return whether a snapshot's probe was started or submitted, by this process or an earlier one."""
+    commands = [record.command for record in read_records(run_of(snapshot)) if record.command[0] == "probe"]
+    return (snapshot / STARTED).exists() or any(snapshot.name == Path(word).name for command in commands for word in command)
 
 
-def log_of(folder: Path) -> Path:
-    """What the probe of a snapshot, or its submission, says."""
-    return folder.with_name(f"{folder.name}.log")
+def log_path(snapshot: Path) -> Path:
+    """Return the file with the output of a snapshot's probe, or of its submission."""
+    return snapshot.with_name(f"{snapshot.name}.log")
 
 
-def command(folder: Path, config: ProbingConfig) -> list[str]:
-    words = [sys.executable, "-m", "jepa_pipeline"]
-    if config.submit:
-        words += ["submit", *(["--site", str(config.site)] if config.site else [])]
-    return [*words, "probe", str(folder), *config.arguments]
+def probe_command(snapshot: Path, probing: ProbingConfig) -> list[str]:
+    submit = ["submit", *(["--site", str(probing.site)] if probing.site else [])] if probing.submit else []
+    return [sys.executable, "-m", "jepa_pipeline", *submit, "probe", str(snapshot), *probing.arguments]
 
 
-def environment(here: Mapping[str, str], config: ProbingConfig) -> dict[str, str]:
-    """A process's environment without what it says of this training's ranks and job; for a job also without its devices."""
-    gone = (*RANKS, *JOBS, *(DEVICES if config.submit else ()))
-    return {name: value for name, value in here.items() if name == "SLURM_CONF" or not name.startswith(gone)}
+def probe_environment(environment: Mapping[str, str], probing: ProbingConfig) -> dict[str, str]:
+    """Return the environment without this training's ranks and job, in which the probe would take itself for one of its ranks.
+
+    A probe that is submitted does not inherit its devices either.
+    """
+    removed = (*RANK_VARIABLES, *JOB_VARIABLES, *(DEVICE_VARIABLES if probing.submit else ()))
+    return {name: value for name, value in environment.items() if name == "SLURM_CONF" or not name.startswith(removed)}

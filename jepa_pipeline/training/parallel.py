@@ -1,4 +1,4 @@
-"""How the networks of a method are spread over devices, from outside and in one order."""
+"""Attention kernels, activation checkpointing, compilation and sharding of a method's networks, applied from outside."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,50 +15,46 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import world_size
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.attention import use_attention
 from jepa_pipeline.models.backbone import Backbone
-from jepa_pipeline.models.batch_norm import sync_batch_norm
+from jepa_pipeline.models.batch_norm import convert_sync_batchnorm
+from jepa_pipeline.models.transformer import set_fused_attn
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 
 BLOCKS = (Block, EvaBlock)
-FORMS_OF_A_NETWORK = 8
-"""With and without a gradient, masked or not, of some lengths."""
+GRAPHS_PER_NETWORK = 8
+"""Compiled variants of a block: with and without gradient, with and without masks, for several sequence lengths."""
 
 SHARDED = ("fsdp2", "hsdp")
 
 
 def parallelize(method: Method, trainer: TrainerConfig, device: str, local_size: int) -> Method:
-    """Spread a method's networks over the devices of all processes, which all have it with the same weights.
+    """Prepare a method's networks for training on the devices of all ranks, whose initial weights must be equal.
 
-    In this order: batch norm over all processes, the way attention is computed, activation checkpointing, compilation block by
-    block, sharding block by block. DDP needs nothing here; Lightning wraps the whole.
+    DDP needs nothing here; Lightning wraps the whole module.
 
     Raises:
-        UserError: activations are to be computed again, and there are no transformer blocks.
+        UserError: activations are to be checkpointed, but there are no transformer blocks.
     """
+    # the order is fixed: wrappers must be inside what is compiled, and compiled blocks inside what is sharded
     if world_size() > 1:
-        sync_batch_norm(method)
-    use_attention(method, fused=device != "cpu")
+        convert_sync_batchnorm(method)
+    set_fused_attn(method, fused=device != "cpu")
     if trainer.checkpoint_activations:
-        checkpoint_activations(method)
+        apply_activation_checkpointing(method)
     if trainer.compile:
-        compile_networks(method)
+        apply_compile(method)
     if trainer.strategy in SHARDED:
-        shard(method, make_mesh(trainer.strategy, device, local_size), bf16=trainer.precision == "bf16")
+        apply_fsdp(method, build_mesh(trainer.strategy, device, local_size), bf16=trainer.precision == "bf16")
     return method
 
 
-def checkpoint_activations(method: Method) -> None:
-    """Have every block that trains keep its input alone, and compute what is inside again on the way back.
-
-    Raises:
-        UserError: there is none.
-    """
+def apply_activation_checkpointing(method: Method) -> None:
+    """Make every trained block store only its input and recompute its activations in the backward pass."""
     parents = [(parent, name) for parent in method.modules() for name, block in parent.named_children() if is_trained_block(block)]
     if not parents:
         raise UserError(
-            f"trainer.checkpoint_activations is true, but {type(method).__name__} here trains no transformer blocks: leave it out"
+            f"trainer.checkpoint_activations is true, but {type(method).__name__} trains no transformer blocks: set it to false"
         )
     for parent, name in parents:
         setattr(parent, name, checkpoint_wrapper(parent.get_submodule(name)))
@@ -68,53 +64,47 @@ def is_trained_block(module: nn.Module) -> bool:
     return isinstance(module, BLOCKS) and any(parameter.requires_grad for parameter in module.parameters())
 
 
-def compile_networks(method: Method) -> None:
-    """Compile each transformer block, of which there is one compiled form for all of a network; of one without blocks the whole.
-
-    Torch counts the forms of all networks together and would leave the rest as they are from its eighth on.
-    """
-    dynamo.recompile_limit = max(dynamo.recompile_limit, FORMS_OF_A_NETWORK * len(method.networks()))
+def apply_compile(method: Method) -> None:
+    """Compile each transformer block, all blocks of a network sharing one graph; networks without blocks as a whole."""
+    # dynamo counts the graphs of all networks together, and silently runs blocks eagerly above its limit of 8
+    dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS_PER_NETWORK * len(method.networks()))
     for network in method.networks():
-        parts = list(blocks(network)) or [network]
-        for part in parts:
+        for part in list(find_blocks(network)) or [network]:
             if next(part.parameters(), None) is not None:
-                part.compile()
+                part.compile()  # in place: torch.compile would wrap the block and rename its weights in checkpoints
 
 
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The transformer blocks of a network, with what has been wrapped around each."""
+def find_blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the transformer blocks of a network, each with its wrapper if it has one."""
     if isinstance(network, (*BLOCKS, CheckpointWrapper)):
         yield network
         return
     for child in network.children():
-        yield from blocks(child)
+        yield from find_blocks(child)
 
 
-def is_timms(network: nn.Module) -> bool:
-    return any(isinstance(module, Backbone) for module in network.modules())
-
-
-def make_mesh(strategy: str, device: str, local_size: int) -> DeviceMesh:
-    """All devices in a row; under hsdp nodes by devices."""
+def build_mesh(strategy: str, device: str, local_size: int) -> DeviceMesh:
+    """Return a mesh of all devices; for hsdp of nodes x devices."""
     size = world_size()
     if strategy == "hsdp":
         return init_device_mesh(device, (size // local_size, local_size), mesh_dim_names=("replicate", "shard"))
     return init_device_mesh(device, (size,), mesh_dim_names=("shard",))
 
 
-def shard(method: Method, mesh: DeviceMesh, bf16: bool) -> None:
-    """Deal out every parameter, of target and online network alike, along its first dimension.
+def apply_fsdp(method: Method, mesh: DeviceMesh, bf16: bool) -> None:
+    """Shard every parameter of trained and target networks along its first dimension, block by block.
 
-    Each block is gathered when it is needed and given up again, then the rest of each network. Under bf16 blocks are gathered
-    in bf16 and their gradients summed in fp32; the rest stays fp32, for its norms, positions and mask tokens are few, and
-    autocast decides, as in a single process, what is computed in which. What is kept is fp32 everywhere.
+    With bf16, blocks are gathered in bf16 and their gradients reduced in fp32. The parameters outside of blocks (norms,
+    positions, mask tokens) are few and stay fp32, so that autocast chooses the precision of their operations as it does in a
+    single process. Shards, gradients and optimizer state are always fp32.
     """
     in_blocks = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for network in method.networks():
-        half = bf16 and not (mesh.device_type == "cpu" and is_timms(network))  # timm's layer norm on CPUs does not mix precisions
-        policy: dict[str, Any] = {"mp_policy": in_blocks} if half else {}
-        for block in blocks(network):
+        # timm's layer norm on CPUs refuses bf16 weights with fp32 inputs
+        fp32_on_cpu = mesh.device_type == "cpu" and any(isinstance(module, Backbone) for module in network.modules())
+        policy: dict[str, Any] = {"mp_policy": in_blocks} if bf16 and not fp32_on_cpu else {}
+        for block in find_blocks(network):
             fully_shard(block, mesh=mesh, **policy)
-        if not isinstance(network, nn.Linear):  # a bare layer is read outside its forward: it is gathered with the whole
+        if not isinstance(network, nn.Linear):  # the weight of a bare linear layer is read outside its forward
             fully_shard(network, mesh=mesh)
     fully_shard(method, mesh=mesh)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from streams import load_stream
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.load import load_config
-from streams import load_stream
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.masks.build import build_mask_sampler, build_mask_samplers
 from jepa_pipeline.methods.build import build_method
@@ -66,6 +66,7 @@ def make_batch(config):
 
 def take_step(config, module, optimizer, batch):
     """An optimizer step in the order in which Lightning calls its parts."""
+
     def closure():
         for part in range(config.optim.accumulate_steps):
             moved = module.on_after_batch_transfer(batch, 0)
@@ -92,7 +93,7 @@ def take_step(config, module, optimizer, batch):
 )
 def test_no_step_waits_for_the_device(tiny, overrides):
     config = tiny(*overrides)
-    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
     optimizer, batch = module.configure_optimizers(), make_batch(config)
     take_step(config, module, optimizer, batch)  # the first may: constants are made once
     before = module.method.encoder.norm.weight.clone()
@@ -110,7 +111,7 @@ DEBUG = sorted((Path(__file__).parents[2] / "configs" / "debug").glob("*.yaml"))
 def test_no_method_waits_for_the_device(recipe, uncut, shards):
     config = load_config(recipe, [f"data.train={shards / 'train'}", "optim.batch_size_global=8", "optim.total_samples=80"])
     config = config.model_copy(update={"optim": config.optim.model_copy(update={"warmup_samples": 8, "constant_samples": 0})})
-    module = Pretraining(build_method(config.method), config.optim, config.views, config.health, config.seed)
+    module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
     optimizer = module.configure_optimizers()
     batches = list(islice(load_stream(config, build_mask_samplers(config.method), crop_on_device=uncut), 3))
     take_step(config, module, optimizer, batches[0])
