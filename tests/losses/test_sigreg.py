@@ -9,7 +9,9 @@ from jepa_pipeline.losses.sigreg import lejepa, random_slices, sigreg
 
 CPU = torch.device("cpu")
 NULL = math.sqrt(2 * math.pi) * (1 - 1 / math.sqrt(3))  # integral of (1 - exp(-t²)) exp(-t²/2): expectation for a normal sample
-POINT = math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + 1 / math.sqrt(3))  # integral of (1 - exp(-t²/2))² exp(-t²/2): value for S zeros, over S
+POINT = math.sqrt(2 * math.pi) * (
+    1 - math.sqrt(2) + 1 / math.sqrt(3)
+)  # integral of (1 - exp(-t²/2))² exp(-t²/2): value for S zeros, over S
 
 
 def normal(*shape, seed=0):

@@ -1,4 +1,4 @@
-"""A stack of JEPAs: one level is the flat method, each level sees what it may, and no more."""
+"""H-JEPA: one level equals the flat method, and no level sees what its task masks."""
 
 import math
 from itertools import product
@@ -29,7 +29,7 @@ PREDICTOR = "{embed_dim: 16, depth: 1, num_heads: 2}"
 
 
 def clips(*levels, attention="full", **changes):
-    """A stack on clips of 8 frames, 4x4x4 tubelets; levels: YAML of those from the second on."""
+    """Return the configuration of a stack on clips of 8 frames, 4x4x4 tubelets; levels: YAML of those above the first."""
     encoder = f"{{image_size: 24, patch_size: 6, frames: 8, tubelet_size: 2, attention: {attention}, {SIZES}}}"
     first = {"encoder": encoder, "predictor": PREDICTOR, "task": MASKED} | changes
     flow = ", ".join(["{" + ", ".join(f"{key}: {value}" for key, value in first.items()) + "}", *levels])
@@ -60,7 +60,7 @@ def batch_of(config, samples=4, seed=0, dtype=torch.float32):
 
 
 def train(method, config, steps=4):
-    """Losses of a few steps, by AdamW."""
+    """Train a few steps with AdamW and return the losses."""
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for step in range(steps):
@@ -93,39 +93,39 @@ def test_one_level_is_the_flat_method_bit_for_bit(recipe, overrides):
     flat = load_config(DEBUG / f"{recipe}.yaml", overrides).method
     masks = flat.masks if isinstance(flat.masks, tuple) else (flat.masks,)
     level = flat.model_dump(include={"encoder", "predictor", "target", "ema", "regularizer"})
-    task = {"name": "masked", "masks": [one.model_dump() for one in masks]}
+    task = {"name": "masked", "masks": [mask_set.model_dump() for mask_set in masks]}
     stacked = type(load_config(DEBUG / "hjepa.yaml").method).model_validate(
         {"name": "hjepa", "levels": [{**level, "task": task, "distance": flat.distance}]}
     )
-    one, other = build(flat), build(stacked)
-    assert train(one, flat) == train(other, stacked)
-    theirs = {name.removeprefix("levels.0."): value for name, value in other.state_dict().items()}
-    assert one.state_dict().keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
-    assert isinstance(other.encoder_to_export, Encoder)
-    ours, theirs = one.energy(batch_of(flat)), other.energy(batch_of(stacked))
-    assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(ours[0], theirs[0], strict=True))
+    jepa, hjepa = build(flat), build(stacked)
+    assert train(jepa, flat) == train(hjepa, stacked)
+    level = {name.removeprefix("levels.0."): value for name, value in hjepa.state_dict().items()}
+    assert jepa.state_dict().keys() == level.keys()
+    assert all(torch.equal(value, level[name]) for name, value in jepa.state_dict().items())
+    assert isinstance(hjepa.encoder_to_export, Encoder)
+    energies = jepa.energy(batch_of(flat))[0], hjepa.energy(batch_of(stacked))[0]
+    assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(*energies, strict=True))
 
 
 @pytest.mark.parametrize("task", [COARSE_BLOCKS, NEXT])
-def test_a_detached_level_leaves_the_gradients_below_it_as_they_are(task):
-    lone, stack = clips(attention="causal"), clips(coarse(task), attention="causal")
-    below, both = build(lone), build(stack)
+def test_a_detached_level_does_not_change_the_gradients_below(task):
+    flat, stack = clips(attention="causal"), clips(coarse(task), attention="causal")
+    below, both = build(flat), build(stack)
     assert all(torch.equal(both.state_dict()[name], value) for name, value in below.state_dict().items())
-    expected, found = gradients(below, batch_of(lone)), gradients(both, batch_of(stack))
+    expected, found = gradients(below, batch_of(flat)), gradients(both, batch_of(stack))
     assert expected.keys() == found.keys() and len(expected) > 20
     assert all(torch.equal(gradient, found[name]) for name, gradient in expected.items())
 
 
 @pytest.mark.parametrize("task", [COARSE_BLOCKS, NEXT])
-def test_without_detach_a_level_trains_those_below_it(task):
-    lone, stack = clips(attention="causal"), clips(coarse(task, detach="false"), attention="causal")
-    expected, found = gradients(build(lone), batch_of(lone)), gradients(build(stack), batch_of(stack))
+def test_a_level_that_is_not_detached_trains_the_encoders_below(task):
+    flat, stack = clips(attention="causal"), clips(coarse(task, detach="false"), attention="causal")
+    expected, found = gradients(build(flat), batch_of(flat)), gradients(build(stack), batch_of(stack))
     moved = [name for name, gradient in expected.items() if not torch.allclose(gradient, found[name])]
-    assert moved and all("encoder" in name for name in moved)  # the predictor below has nothing to do with it
+    assert moved and all("encoder" in name for name in moved)  # not the predictor below
 
 
-def test_a_masked_level_sees_nothing_but_the_patches_under_its_visible_cells():
+def test_a_masked_level_sees_only_the_patches_under_its_context_tokens():
     config = clips(coarse(COARSE_BLOCKS))
     method, batch = build(config), batch_of(config)
     (pixels,), masks = batch.views, batch.masks[1]
@@ -134,24 +134,24 @@ def test_a_masked_level_sees_nothing_but_the_patches_under_its_visible_cells():
     visible = visible.repeat_interleave(4, 2).repeat_interleave(12, 3).repeat_interleave(12, 4)
     assert 0 < visible.float().mean() < 0.5
     changed = torch.where(visible, pixels, torch.randn_like(pixels))
-    seen = [LevelInputs(method.jepas, [True, True], x).contexts(1, [masks])[0] for x in (pixels, changed)]
-    assert torch.equal(*seen)
+    contexts = [LevelInputs(method.jepas, [True, True], x).contexts(1, [masks])[0] for x in (pixels, changed)]
+    assert torch.equal(*contexts)
     assert not torch.equal(before.targets, method.energy(batch._replace(views=[changed]))[1].targets)
 
 
-def test_no_level_of_a_forward_stack_looks_ahead():
+def test_all_levels_of_a_forward_stack_are_causal():
     config = clips(coarse(NEXT), attention="causal", task=NEXT)
     method, batch = build(config), batch_of(config)
     pixels = batch.views[0].clone()
-    pixels[:, :, 4:] = torch.randn_like(pixels[:, :, 4:])  # frames of the last two of four steps, of the second of two above
+    pixels[:, :, 4:] = torch.randn_like(pixels[:, :, 4:])  # the last two of four steps; above, the second of two
     with torch.no_grad():
-        one, other = (method.encoder_to_export.level_intermediates(x, 1) for x in (batch.views[0], pixels))
-    for ((before,), (after,)), past in zip(zip(one, other, strict=True), (2 * 16, 1 * 4), strict=True):
+        original, altered = (method.encoder_to_export.level_intermediates(x, 1) for x in (batch.views[0], pixels))
+    for ((before,), (after,)), past in zip(zip(original, altered, strict=True), (2 * 16, 1 * 4), strict=True):
         assert torch.allclose(before[:, :past], after[:, :past], atol=1e-6)
         assert not torch.allclose(before[:, past:], after[:, past:], atol=1e-2)
 
 
-def test_with_a_window_of_one_every_time_step_is_represented_by_itself():
+def test_a_window_of_one_encodes_every_time_step_separately():
     config = clips(attention="causal, window: 1")
     encoder, (pixels,) = build(config).jepas[0].encoder, batch_of(config).views
     changed = pixels.clone()
@@ -163,14 +163,14 @@ def test_with_a_window_of_one_every_time_step_is_represented_by_itself():
     assert same[:, [0, 2, 3]].all() and not same[:, 1].any()
 
 
-def test_there_is_one_pass_of_each_target_and_step():
+def test_each_target_encoder_runs_once_per_step():
     whole = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [1, 1], time: [0.5, 0.5], context_keep: 0.5}]}"
     config = clips(coarse(COARSE_BLOCKS), coarse(whole, "{space: 2}"))
     method, calls = build(config), []
     for number, level in enumerate(method.jepas):
         level.target.register_forward_hook(lambda _, given, kept, number=number: calls.append((number, kept)))
     method(batch_of(config), step=0, seed=0)
-    # what comes after are the contexts of the upper levels, through the kept encoders below: of as many tokens as they see
+    # then the contexts of the upper levels, through the exported encoders below, with as many tokens as they cover
     assert [number for number, _ in calls[:3]] == [0, 1, 2]
     assert sorted(number for number, _ in calls[3:]) == [0, 0, 1]
     assert [kept[0].shape[1] for number, kept in calls[3:] if number == 0] == [2 * 8, 1 * 4 * 8]
@@ -187,7 +187,7 @@ def test_the_loss_is_the_weighted_sum_of_the_levels():
 
 
 @pytest.mark.parametrize("coarsening", ["pool", "conv"])
-def test_cells_are_made_of_the_tokens_that_lie_in_them(coarsening):
+def test_a_token_is_computed_from_the_tokens_below_it(coarsening):
     config = clips(f"{{encoder: {{stride: {{time: 2, space: 2}}, coarsening: {coarsening}, {SIZES}}}, task: {COARSE_BLOCKS}}}")
     encoder = build(config).jepas[1].encoder
     tokens = torch.randn(1, 64, 16)
@@ -206,7 +206,7 @@ def test_cells_are_made_of_the_tokens_that_lie_in_them(coarsening):
         assert torch.allclose(made[cell], expected, atol=1e-5)
 
 
-def test_a_forward_level_told_slowly():
+def test_a_forward_level_equals_a_loop_over_samples_and_steps():
     config = clips(attention="causal", task=FORWARD)
     method = build(config).double()
     batch = batch_of(config, samples=2, dtype=torch.float64)
@@ -231,7 +231,7 @@ def test_a_forward_level_told_slowly():
     assert error[:, 3].mean(dim=(1, 2)).tolist() == pytest.approx([ahead[2][1], ahead[2][3]], rel=1e-6)
 
 
-def test_what_is_rolled_out_stands_in_for_what_is_seen():
+def test_a_roll_out_continues_from_its_own_predictions():
     config = clips(attention="causal", task=FORWARD).encoders[0]
     predictor = ForwardPredictor(load_config(DEBUG / "hjepa.yaml").method.levels[0].predictor, config).eval()
     states = torch.randn(2, 5, 16, 16)  # of two clips and five time steps
@@ -244,7 +244,7 @@ def test_what_is_rolled_out_stands_in_for_what_is_seen():
 def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
     config = clips(coarse(NEXT), attention="causal", task=FORWARD)
     method, batch = build(config), batch_of(config)
-    train(method, config)  # so that targets are no longer the trained encoders' copies
+    train(method, config)  # until targets differ from the trained encoders
     for number, (energy, steps) in enumerate(zip(method.energy(batch), (2, 1), strict=True), start=1):
         world = method.world_model(number)
         states = world.encode(batch.views[0])
@@ -267,8 +267,8 @@ def test_a_world_model_encodes_and_rolls_out_as_the_energy_does():
         build(clips()).world_model(1)
 
 
-def test_a_conditioned_roll_out_learns_what_conditions_do():
-    """A single token a step moves by what it is conditioned on: three steps ahead where it is depends on the conditions alone."""
+def test_a_conditional_roll_out_learns_the_effect_of_conditions():
+    """Each step moves a single token by its condition, so its position after three steps depends on all three conditions."""
     config = load_config(DEBUG / "hjepa.yaml").method
     encoder = config.encoder.model_copy(update={"image_size": 6, "embed_dim": 8, "num_heads": 2})
     torch.manual_seed(0)
@@ -296,7 +296,7 @@ def test_a_conditioned_roll_out_learns_what_conditions_do():
         predictor(states[:, 0])
 
 
-def test_a_stack_reads_any_level_or_all():
+def test_a_stack_returns_the_features_of_any_level_or_all():
     config = clips(coarse(COARSE_BLOCKS))
     stack, pixels = build(config).encoder_to_export, batch_of(config).views[0]
     assert isinstance(stack, Stack) and (stack.width, stack.depth) == (32, 1)
@@ -308,12 +308,12 @@ def test_a_stack_reads_any_level_or_all():
     assert torch.allclose(stack.pooled(pixels), torch.cat([first.mean(1), second.mean(1)], 1), atol=1e-6)
     pooled, blocks = stack.pooled_and_intermediates(pixels, 1)
     assert torch.allclose(pooled, stack.pooled(pixels), atol=1e-6) and torch.equal(blocks[0], stack(pixels))
-    assert stack.pooled(pixels[:, :, :1]).shape == (4, 32)  # a frame by itself stands still at every level
+    assert stack.pooled(pixels[:, :, :1]).shape == (4, 32)  # a single frame is repeated for every level
     with pytest.raises(ValueError, match="level 3 of a stack of 2"):
         stack.read_level(3)
 
 
-def test_an_images_level_masks_its_own_grid():
+def test_levels_of_images_mask_their_own_grids():
     multiblock = "{name: multiblock, num_targets: 1, target_scale: [0.2, 0.3], context_keep: 0.3}"
     task = f"{{name: masked, masks: [{multiblock}]}}"
     image = f"{{image_size: 32, patch_size: 4, {SIZES}}}"
@@ -355,21 +355,21 @@ def test_the_energy_is_the_distance_at_each_token():
         ),
     ],
 )
-def test_a_mistake_is_said_in_a_sentence(change, message):
+def test_an_invalid_configuration_has_an_error_of_one_sentence(change, message):
     with pytest.raises(ConfigError) as error:
         load_config(DEBUG / "hjepa.yaml", [change])
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_level_without_a_stride_is_told_that_it_wants_one():
+def test_the_error_for_an_upper_level_without_stride_names_the_stride():
     with pytest.raises(ConfigError) as error:
         clips(coarse(encoder=f"{{coarsening: conv, {SIZES}}}"))
     assert "stride" in str(error.value) and "attention" not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("attention", ["full", "causal"])
-def test_above_a_single_time_step_there_are_images(attention):
-    """A level may stand on one whose tokens each span the whole clip: what is left to hide there is in space."""
+def test_a_level_above_a_single_time_step_has_image_masks(attention):
+    """If the tokens of a level span the whole clip, the level above can mask only in space."""
     images = "{name: masked, masks: [{name: multiblock, num_targets: 1, target_scale: [0.1, 0.3], target_aspect: [0.7, 1.5], context_keep: 0.3}]}"
     blocks = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [0.2, 0.3], context_keep: 0.25, target_keep: 0.2}]}"
     levels = coarse(blocks, "{time: 4}"), coarse(images, "{space: 1}")

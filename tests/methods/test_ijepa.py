@@ -1,4 +1,4 @@
-"""One step of I-JEPA, V-JEPA and V-JEPA 2 equals the papers told slowly, through three updates of encoder, predictor and target."""
+"""I-JEPA, V-JEPA and V-JEPA 2 equal slow implementations of the papers over three updates of encoder, predictor and target."""
 
 import math
 from itertools import product
@@ -16,13 +16,13 @@ from jepa_pipeline.training.module import Pretraining
 
 
 class PlainViT:
-    """A transformer from the definition: explicit softmax attention, one image or clip at a time, in float64.
+    """A transformer by definition: explicit softmax attention, one image or clip at a time, in float64.
 
-    turns: whether queries and keys are rotated by the places (time, row, column) of their tokens.
+    rotary: whether queries and keys are rotated by the positions (time, row, column) of their tokens.
     """
 
-    def __init__(self, state, prefix, heads, turns=False):
-        self.turns = turns
+    def __init__(self, state, prefix, heads, rotary=False):
+        self.rotary = rotary
         self.state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         self.heads = heads
         self.depth = 1 + max(int(name.split(".")[1]) for name in self.state if name.startswith("blocks."))
@@ -39,7 +39,7 @@ class PlainViT:
         n, d = x.shape
         q, k, v = self.linear(x, f"{name}.qkv").split(d, dim=1)
         size = d // self.heads
-        if self.turns:
+        if self.rotary:
             q, k = (rotated(vectors, where, size) for vectors in (q, k))
         outputs = []
         for head in range(self.heads):
@@ -59,9 +59,9 @@ class PlainViT:
 
 
 def rotated(vectors, where, size):
-    """Every head of every token turned: a third of its channels, in pairs, by time, a third by row and a third by column."""
+    """Rotate every head of every token: a third of its channels, in pairs, by time, a third by row and a third by column."""
     third = 2 * (size // 3 // 2)
-    turned = [[*row] for row in vectors]
+    output = [[*row] for row in vectors]
     for token, place in enumerate(where):
         for head in range(0, vectors.shape[1], size):
             for axis in range(3):
@@ -69,13 +69,13 @@ def rotated(vectors, where, size):
                     angle = place[axis] * 10_000 ** (-pair / (third / 2))
                     first = head + axis * third + 2 * pair
                     x, y = vectors[token, first], vectors[token, first + 1]
-                    turned[token][first] = x * math.cos(angle) - y * math.sin(angle)
-                    turned[token][first + 1] = y * math.cos(angle) + x * math.sin(angle)
-    return torch.stack([torch.stack(row) for row in turned])
+                    output[token][first] = x * math.cos(angle) - y * math.sin(angle)
+                    output[token][first + 1] = y * math.cos(angle) + x * math.sin(angle)
+    return torch.stack([torch.stack(row) for row in output])
 
 
-def turns(grid, size):
-    """Sines and cosines of the angles of a head's channels, as the networks keep them, in float64."""
+def rope_table(grid, size):
+    """Return sines and cosines of the angles of a head's channels, in float64 and in the networks' layout."""
     third = 2 * (size // 3 // 2)
     angles = torch.zeros(math.prod(grid), size, dtype=torch.float64)
     for token, place in enumerate(product(*map(range, grid))):
@@ -86,7 +86,7 @@ def turns(grid, size):
 
 
 def clip_positions(grid, dim, kind):
-    """Of every token of a clip: time in the first channels, then row, then column; sines of an axis, then its cosines."""
+    """Return the positions of a clip: channels of time, then row, then column; for each axis sines, then cosines."""
     widths = {"sincos": (dim // 2, dim // 4, dim // 4), "sincos_uniform": (2 * math.ceil(dim / 6),) * 3}[kind]
     table = []
     for place in product(*map(range, grid)):
@@ -114,14 +114,14 @@ def positions(rows, columns, dim):
 
 
 def table(config, dim):
-    """What is added to the tokens for their places."""
+    """Return the position encoding that is added to the tokens."""
     if config.rotary:
         return torch.zeros(math.prod(config.clip_grid), dim, dtype=torch.float64)
     return clip_positions(config.clip_grid, dim, config.positions) if config.modality.has_time else positions(*config.grid, dim)
 
 
 def patches(view, config, vit):
-    """Tokens of an image "C H W" or a clip "C T H W"; an image is a clip of one frame."""
+    """Return the tokens of an image "C H W" or a clip "C T H W"; an image is a clip of one frame."""
     clip = view if view.ndim == 4 else view[:, None]
     weight, bias, (length, side) = vit.state["patch_embed.proj.weight"], vit.state["patch_embed.proj.bias"], (0, config.patch_size)
     weight = weight if weight.ndim == 5 else weight[:, :, None]
@@ -138,38 +138,38 @@ def patches(view, config, vit):
 
 
 def distance(config, difference):
-    """Smooth L1 in I-JEPA's release; the absolute error in V-JEPA (Bardes et al. 2024, equation 1)."""
+    """Return the smooth L1 distance of I-JEPA's release, or V-JEPA's L1 (Bardes et al. 2024, equation 1)."""
     if config.name == "ijepa":
         return torch.where(difference < 1, 0.5 * difference.square(), difference - 0.5).mean()
     return difference.mean()
 
 
 def paper_loss(state, views, sets, config):
-    """Equation 1 of Assran et al. 2023 and of Bardes et al. 2024, averaged over the sets of masks."""
+    """Return equation 1 of Assran et al. 2023 or of Bardes et al. 2024, averaged over the mask sets."""
     encoder_config = config.encoder
     where = list(product(*map(range, encoder_config.clip_grid)))
-    dim, width, turns = encoder_config.size.embed_dim, config.predictor.embed_dim, encoder_config.rotary
-    encoder = PlainViT(state, "encoder.", encoder_config.size.num_heads, turns)
-    target = PlainViT(state, "target.", encoder_config.size.num_heads, turns)
-    predictor = PlainViT(state, "predictor.", config.predictor.num_heads, turns)
+    dim, width, rotary = encoder_config.size.embed_dim, config.predictor.embed_dim, encoder_config.rotary
+    encoder = PlainViT(state, "encoder.", encoder_config.size.num_heads, rotary)
+    target = PlainViT(state, "target.", encoder_config.size.num_heads, rotary)
+    predictor = PlainViT(state, "predictor.", config.predictor.num_heads, rotary)
     added, place = table(encoder_config, dim), table(encoder_config, width)
-    of_sets = []
+    set_losses = []
     for number, masks in enumerate(sets):
         errors = []
         for view, context, blocks in zip(views, masks.context, masks.targets, strict=True):
             with torch.no_grad():
-                everything = target.blocks(patches(view, encoder_config, target) + added, where)
-                centered = everything - everything.mean(1, keepdim=True)
-                everything = centered / torch.sqrt(centered.square().mean(1, keepdim=True) + 1e-5)
-            seen = (patches(view, encoder_config, encoder) + added)[context]
-            seen = encoder.blocks(seen, [where[token] for token in context])
+                tokens_target = target.blocks(patches(view, encoder_config, target) + added, where)
+                centered = tokens_target - tokens_target.mean(1, keepdim=True)
+                tokens_target = centered / torch.sqrt(centered.square().mean(1, keepdim=True) + 1e-5)
+            context_tokens = (patches(view, encoder_config, encoder) + added)[context]
+            context_tokens = encoder.blocks(context_tokens, [where[token] for token in context])
             for block in blocks:
-                asked = predictor.state["mask_token"][number, 0] + place[block]
-                tokens = torch.cat([predictor.linear(seen, "embed") + place[context], asked])
-                answers = predictor.blocks(tokens, [where[token] for token in [*context, *block]])[len(context) :]
-                errors.append(distance(config, (predictor.linear(answers, "proj") - everything[block]).abs()))
-        of_sets.append(torch.stack(errors).mean())
-    return torch.stack(of_sets).mean()
+                queries = predictor.state["mask_token"][number, 0] + place[block]
+                tokens = torch.cat([predictor.linear(context_tokens, "embed") + place[context], queries])
+                predicted = predictor.blocks(tokens, [where[token] for token in [*context, *block]])[len(context) :]
+                errors.append(distance(config, (predictor.linear(predicted, "proj") - tokens_target[block]).abs()))
+        set_losses.append(torch.stack(errors).mean())
+    return torch.stack(set_losses).mean()
 
 
 def adamw(state, gradients, memory, step, lr, decay, betas, eps):
@@ -207,19 +207,19 @@ CASES = {
 
 
 @pytest.mark.parametrize(("ema", "overrides"), CASES.values(), ids=CASES.keys())
-def test_three_steps_equal_the_paper_told_slowly(tiny, ema, overrides):
+def test_three_steps_equal_the_paper(tiny, ema, overrides):
     config = tiny("optim={batch_size_global: 4, total_samples: 24, warmup_samples: 8, final_weight_decay: 0.4}", *overrides)
     torch.manual_seed(0)
     method = build_method(config.method).double()
-    with torch.no_grad():  # positions in float64 too, as the slow telling has them
+    with torch.no_grad():  # positions in float64, as in the slow implementation
         for network, dim in ((method.encoder, 24), (method.target, 24), (method.predictor, 16)):
             if config.method.encoder.rotary:
-                network.rope.copy_(turns(config.method.encoder.clip_grid, dim // 2))
+                network.rope.copy_(rope_table(config.method.encoder.clip_grid, dim // 2))
             else:
                 network.pos_embed.copy_(table(config.method.encoder, dim))
         for parameter in method.encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)  # away from zero biases
-    module = Pretraining(method, config.optim, config.views, config.health, config.seed)
+    module = Pretraining(method, config.optim, config.views, config.seed)
     optimizer = module.configure_optimizers()
     state = {name: value.clone() for name, value in method.state_dict().items()}
     trained = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
@@ -243,8 +243,8 @@ def test_three_steps_equal_the_paper_told_slowly(tiny, ema, overrides):
         momentum = ema[0] + (ema[1] - ema[0]) * (step - 1) / 6
         for name in trained:
             if name.startswith("encoder."):
-                twin = name.replace("encoder.", "target.", 1)
-                state[twin] = momentum * state[twin] + (1 - momentum) * state[name]
+                target_name = name.replace("encoder.", "target.", 1)
+                state[target_name] = momentum * state[target_name] + (1 - momentum) * state[name]
 
         def closure(images=images, masks=masks):
             optimizer.zero_grad()
@@ -259,7 +259,7 @@ def test_three_steps_equal_the_paper_told_slowly(tiny, ema, overrides):
 
 
 def take_step(module, optimizer, closure):
-    """What Lightning's loop does around one optimizer step, on the module's own hooks."""
+    """Take an optimizer step as Lightning's loop does, through the module's hooks."""
     from unittest.mock import patch
 
     from lightning import LightningModule

@@ -1,4 +1,4 @@
-"""Whose representation a JEPA predicts, and what keeps information in it."""
+"""The targets and regularizers of a JEPA."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_the_shared_target_has_a_gradient_and_the_stopped_one_has_none(tiny):
     assert {name.partition(".")[0] for name in shared.state_dict()} == {"encoder", "predictor"}
 
 
-def test_without_an_average_the_encoder_itself_is_kept(tiny):
+def test_without_an_average_the_trained_encoder_is_exported(tiny):
     for overrides in (["method.target=stop_gradient"], ["method.target=shared", VIC]):
         method, _ = make(tiny(*overrides))
         assert (method.export_kind, method.encoder_to_export) == ("online", method.encoder)
@@ -56,13 +56,13 @@ def test_vicreg_sees_every_token_of_context_and_target(tiny):
     assert losses["covariance"].item() == pytest.approx(0.5 * 3.0 * sum(covariance(x).item() for x in tokens), rel=1e-5)
 
 
-def test_only_what_is_trained_is_regularized(tiny):
+def test_only_representations_with_a_gradient_are_regularized(tiny):
     method, batch = make(tiny(VIC))
     context = method.encoder(batch.views[0], masks=[batch.masks[0].context])[0].flatten(0, 1)
     assert method(batch, step=0, seed=0).losses["covariance"].item() == pytest.approx(1.5 * covariance(context).item(), rel=1e-5)
 
 
-def test_sigreg_belongs_to_the_step_and_sees_through_the_expander(tiny):
+def test_sigreg_depends_on_the_seed_and_trains_the_expander(tiny):
     expander = "method.regularizer={name: sigreg, slices: 16, expander: {hidden: [8], out: 12}}"
     method, batch = make(tiny("method.target=shared", expander))
     first = method(batch, step=0, seed=0).losses["sigreg"]
@@ -72,7 +72,7 @@ def test_sigreg_belongs_to_the_step_and_sees_through_the_expander(tiny):
     assert all(parameter.grad.abs().sum() > 0 for parameter in method.regularizer.expander.parameters())
 
 
-def test_targets_are_layer_normed_either_way(tiny):
+def test_all_targets_are_layer_normalized(tiny):
     for overrides in ([], ["method.target=stop_gradient"], ["method.target=shared", VIC]):
         method, batch = make(tiny(*overrides))
         targets = method(batch, step=0, seed=0).targets
@@ -84,22 +84,22 @@ def test_a_shared_target_needs_a_regularizer(tiny):
         tiny("method.target=shared")
 
 
-def test_sigregs_weight_means_the_same_on_any_grid(tiny):
-    """Tokens that are copies of one another are no more evidence than one of them."""
+def test_sigregs_weight_means_the_same_for_every_grid(tiny):
+    """Copies of a token change nothing."""
     method, _ = make(tiny("method.target=shared", "method.regularizer={name: sigreg}"))
     vectors = torch.randn(40, 1, 24)
     once, often = (method.regularizer([vectors.expand(-1, tokens, -1)], 0)["sigreg"] for tokens in (1, 9))
     assert often.item() == pytest.approx(once.item(), rel=1e-4)
 
 
-def test_a_regularized_jepa_is_evaluated_without_gradients(tiny):
+def test_a_regularized_jepa_runs_without_gradients(tiny):
     method, batch = make(tiny("method.target=shared", VIC))
     with torch.no_grad():
         losses = method(batch, step=0, seed=0).losses
     assert losses.keys() == {"prediction", "variance", "covariance"}
 
 
-def test_nothing_is_dropped_in_a_target():
+def test_targets_have_no_dropout():
     config = BackboneConfig(timm="resnet18", args={"drop_path_rate": 0.9, "channels": (4, 4, 8, 8)})
     target = copy_frozen(torch.nn.Sequential(torch.nn.Dropout(0.5), Backbone(config)))
     pixels = torch.randn(4, 3, 32, 32)

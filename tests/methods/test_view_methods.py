@@ -1,4 +1,4 @@
-"""The methods that compare views: each step is the paper's, told once more in plain words."""
+"""The methods that compare views: each step equals a plain implementation of the paper."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ def total(output):
 @pytest.mark.parametrize(
     "name", ["vicreg", "barlow_twins", "lejepa", "simclr", "info_nce", "square_square", "swav", "byol", "simsiam"]
 )
-def test_everything_that_trains_gets_a_gradient_and_nothing_else(name):
+def test_exactly_the_trained_parameters_get_a_gradient(name):
     method, batch = make(name, *(["method.frozen_steps=0"] if name == "swav" else []))
     output = method(batch, step=0, seed=0)
     total(output).backward()
@@ -38,14 +38,14 @@ def test_everything_that_trains_gets_a_gradient_and_nothing_else(name):
         assert (parameter.grad is not None and parameter.grad.abs().sum() > 0) != parameter_name.startswith("target."), (
             parameter_name
         )
-    looked_at = [output.features, output.targets, output.predictions, *output.metrics.values()]
-    assert not any(vectors.requires_grad for vectors in looked_at)
+    detached = [output.features, output.targets, output.predictions, *output.metrics.values()]
+    assert not any(vectors.requires_grad for vectors in detached)
     assert output.targets.shape == output.predictions.shape and output.targets.shape[1] == method.embedding_width
     assert output.features.shape == (6, method.encoder_to_export.width)
 
 
 @pytest.mark.parametrize("name", ["byol", "simsiam"])
-def test_self_prediction_is_the_papers(name):
+def test_self_prediction_equals_the_paper(name):
     method, batch = make(name)
     first, second = batch.views
     online = [method.projector(method.encoder(view)) for view in (first, second)]
@@ -56,7 +56,7 @@ def test_self_prediction_is_the_papers(name):
     else:
         targets = [projection.detach() for projection in online]
     cosines = [F.cosine_similarity(method.predictor(online[n]), targets[1 - n]).mean() for n in (0, 1)]
-    # BYOL eq. 2 and its symmetric twin are summed; SimSiam eq. 2 is their mean of negative cosines, here shifted by 1
+    # BYOL sums eq. 2 over both directions; SimSiam eq. 2 is their mean of negative cosines, here shifted by 1
     paper = sum(2 - 2 * c for c in cosines) if name == "byol" else 1 - sum(cosines) / 2
     assert total(method(batch, step=0, seed=0)).item() == pytest.approx(paper.item(), abs=1e-10)
 
@@ -81,13 +81,13 @@ def test_byols_momentum_rises_along_a_cosine():
     assert cosine_momentum(2, 4, 0.9) == pytest.approx(1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2)
 
 
-def test_lejepas_slices_belong_to_the_step():
+def test_lejepas_slices_depend_on_the_seed():
     method, batch = make("lejepa")
     first, again = total(method(batch, step=0, seed=0)), total(method(batch, step=0, seed=0))
     assert first == again != total(method(batch, step=0, seed=1))
 
 
-def test_swavs_prototypes_stay_on_the_sphere_and_stay_at_first():
+def test_swavs_prototypes_stay_on_the_sphere_and_are_frozen_at_first():
     method, batch = make("swav", "method.frozen_steps=2")
     for step in range(3):
         method.zero_grad()
@@ -96,7 +96,7 @@ def test_swavs_prototypes_stay_on_the_sphere_and_stay_at_first():
         assert torch.allclose(method.prototypes.weight.norm(dim=1), torch.ones(64).double())
 
 
-def test_swavs_codes_are_sinkhorns_of_the_views_with_the_queue_before_them():
+def test_swavs_codes_equal_the_paper_with_a_queue():
     method, batch = make("swav", "method.queue_length=12", "method.prototypes=7")
     method.normalize_prototypes()  # in float64 now
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_swavs_codes_are_sinkhorns_of_the_views_with_the_queue_before_them():
         earlier = F.normalize(torch.randn(2, 12, weight.shape[1]).double(), dim=2)
         method.queue.copy_(earlier)
         method.queued = 12
-        features = method.encoder(torch.cat(batch.views)).chunk(2)  # views of one size are one batch to batch norm
+        features = method.encoder(torch.cat(batch.views)).chunk(2)  # views of one size share the batch norm's statistics
         scores = F.normalize(method.projector(torch.cat(features)), dim=1).unflatten(0, (2, 6)) @ weight.T
         loss = torch.zeros((), dtype=torch.float64)
         for code_view in (0, 1):
@@ -120,7 +120,7 @@ def test_swavs_codes_are_sinkhorns_of_the_views_with_the_queue_before_them():
     assert torch.allclose(method.queue[:, :6].norm(dim=2), torch.ones(2, 6).double())
 
 
-def test_the_queue_is_saved_with_the_run():
+def test_the_queue_is_part_of_the_state():
     method, batch = make("swav", "method.queue_length=12")
     method(batch, step=0, seed=0)
     other, _ = make("swav", "method.queue_length=12", seed=1)
@@ -128,7 +128,7 @@ def test_the_queue_is_saved_with_the_run():
     assert other.queued == 6 and torch.equal(other.queue, method.queue)
 
 
-def test_views_of_several_sizes_pass_in_groups():
+def test_adjacent_views_of_one_size_are_one_batch():
     sizes = []
 
     class Network(torch.nn.Module):
