@@ -1,4 +1,4 @@
-"""`jepa benchmark`: every run on every data set in one table, each pair probed once, and a failing pair costs no other."""
+"""`jepa benchmark`: every run on every data set in one table; each pair is probed once, and a failing pair affects no other."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ settings: {{workers: 0, k: [1, 5], weight_decay: [0.01], iterations: 5, features
 
 @pytest.fixture
 def make(tiny):
-    """A function that makes a run folder with an encoder nobody trained."""
+    """A function that makes a run folder with an untrained encoder."""
 
     def run(name, *overrides, step=3, folder=None):
         config = tiny(f"name={name}", *overrides)
@@ -64,7 +64,7 @@ def refuse(*_, **__):
     raise RuntimeError("this must not be reached")
 
 
-def test_two_runs_on_two_sets_are_one_table_and_cost_nothing_the_second_time(suite, make, tmp_path, monkeypatch, capsys):
+def test_two_runs_on_two_sets_are_one_table_and_are_not_probed_again(suite, make, tmp_path, monkeypatch, capsys):
     runs, out = [make("a"), make("b", "seed=1")], tmp_path / "out"
     assert benchmark(load_suite(suite), runs, out)
     lines = list(csv.DictReader((out / "shapes.csv").read_text().splitlines()))
@@ -103,7 +103,7 @@ def test_two_runs_on_two_sets_are_one_table_and_cost_nothing_the_second_time(sui
     assert capsys.readouterr().out.count("was probed before") == 4
 
 
-def test_a_failing_pair_is_named_and_the_others_are_kept(suite, make, tmp_path):
+def test_a_failing_pair_is_named_and_the_others_are_probed(suite, make, tmp_path):
     runs = [make("a"), make("b", "seed=1"), tmp_path / "runs/begun"]
     runs[2].mkdir()
     suite.write_text(suite.read_text().replace("settings: {k: [1, 3]", "settings: {k: [1, 3000]"))
@@ -122,7 +122,7 @@ def test_a_failing_pair_is_named_and_the_others_are_kept(suite, make, tmp_path):
     assert said[0] in (tmp_path / "out/shapes.md").read_text()
 
 
-def test_an_error_of_any_make_costs_one_pair(suite, make, tmp_path, monkeypatch, capsys):
+def test_any_error_costs_one_pair(suite, make, tmp_path, monkeypatch, capsys):
     probe_pooled = evaluate.probe_pooled
 
     def fail(report, *rest):
@@ -151,7 +151,7 @@ def test_a_report_without_all_protocols_is_probed_again(suite, make, tmp_path, m
     assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(jobs) == 2
 
 
-def test_a_snapshot_is_a_row_of_its_own_and_reports_into_the_run(suite, make, tmp_path):
+def test_a_snapshot_has_its_own_row_and_its_report_is_in_the_run(suite, make, tmp_path):
     run = make("a", step=6)
     early = make("a", "seed=1", step=3, folder=run / "snapshots/step-00000003")
     assert benchmark(load_suite(suite), [run, early], tmp_path / "out")
@@ -161,7 +161,7 @@ def test_a_snapshot_is_a_row_of_its_own_and_reports_into_the_run(suite, make, tm
     assert [name.partition("step")[2] for name in names].count("-00000003") == 2 and len(names) == 4
 
 
-def test_what_was_not_probed_is_not_when_collecting(suite, make, tmp_path, monkeypatch, capsys):
+def test_collecting_probes_nothing(suite, make, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "build_extractors", refuse)
     assert not benchmark(load_suite(suite), [make("a")], tmp_path / "out", collect=True)
     assert "missing: a on many, a on few: it was not probed" in capsys.readouterr().out
@@ -191,12 +191,12 @@ def test_a_mistake_in_a_suite_is_one_sentence_with_its_place(suite, change, says
     assert str(raised.value).startswith(str(suite))
 
 
-def test_settings_that_only_together_are_wrong_are_named(suite):
+def test_settings_that_conflict_are_named(suite):
     text = suite.read_text().replace("workers: 0", "attentive: {warmup_epochs: 10}")
     suite.write_text(text.replace("selection_share: 0.2", "attentive: {epochs: 5, warmup_epochs: 0}"))
     assert load_suite(suite).probe_settings(load_suite(suite).data[1]).attentive.epochs == 5
     suite.write_text(text.replace("k: [1, 3]", "attentive: {epochs: 5}"))
-    with pytest.raises(ConfigError, match="the settings of few over those of the suite: attentive: warmup_epochs 10"):
+    with pytest.raises(ConfigError, match="the settings of few merged over those of the suite: attentive: warmup_epochs 10"):
         load_suite(suite)
 
 
@@ -217,7 +217,7 @@ def as_record(spec, id):
     return JobRecord(cwd=Path.cwd(), submitted=datetime.now().astimezone(), **values)
 
 
-def test_what_is_queued_already_is_not_queued_again(suite, make, tmp_path, monkeypatch, capsys):
+def test_queued_probes_are_not_submitted_again(suite, make, tmp_path, monkeypatch, capsys):
     run, out, squeue = make("a"), tmp_path / "out", tmp_path / "bin/squeue"
     chosen, site = load_suite(suite), SiteConfig.model_validate({"time": "10"})
     squeue.parent.mkdir()
@@ -238,8 +238,8 @@ def test_what_is_queued_already_is_not_queued_again(suite, make, tmp_path, monke
         submit_benchmark(chosen, suite, [run], out, site)
 
 
-def test_only_pairs_without_numbers_are_submitted_and_a_job_gathers_all(suite, make, tmp_path, monkeypatch, capsys):
-    """The jobs' command lines, run here one after another, give the table."""
+def test_only_unfinished_probes_are_submitted_with_a_job_that_collects(suite, make, tmp_path, monkeypatch, capsys):
+    """The commands of the jobs, run here in order, write the table."""
     runs, out, queued = [make("a"), make("b", "seed=1")], tmp_path / "out", []
 
     def submit(specs, site, dependency=Dependency(), *, logs=None):
@@ -266,7 +266,7 @@ def test_only_pairs_without_numbers_are_submitted_and_a_job_gathers_all(suite, m
     assert len((out / "shapes.csv").read_text().splitlines()) == 5
 
 
-def test_the_suite_of_the_project_can_be_read():
+def test_the_suites_of_the_project_load():
     configs = Path(__file__).parents[1] / "configs"
     suites = sorted((configs / "suites").glob("*.yaml"))
     assert [load_suite(path).name for path in suites] == [path.stem for path in suites] != []

@@ -50,7 +50,7 @@ def read(report):
     return EnergyReport.model_validate_json(report.read_text())
 
 
-def test_a_videos_future_is_looked_at(runs, videos, capsys):
+def test_energies_of_the_future_of_videos(runs, videos, capsys):
     run = runs["vjepa"]
     report = energy(run, samples=9, pictures=2)
     name = f"{videos.name}-00000002-{energy_key(report, 2)}"
@@ -79,7 +79,7 @@ def test_every_level_of_a_stack_has_the_same_past(runs, tmp_path, capsys):
     assert len(report.colors) == 2 and len(report.said) == 3 and not report.flattered, "its attention is causal"
 
 
-def test_a_level_of_one_time_step_is_left_out_and_said(videos, tmp_path):
+def test_a_level_of_one_time_step_is_left_out_with_a_note(videos, tmp_path):
     coarse = {"stride": {"time": 2, "space": 1}, "embed_dim": 32, "depth": 1, "num_heads": 2}
     level = {
         "encoder": coarse,
@@ -98,7 +98,7 @@ def test_a_level_of_one_time_step_is_left_out_and_said(videos, tmp_path):
     assert report.past_frames == 4 and len(report.colors) == 2
 
 
-def test_what_an_image_hides_is_looked_at(runs, shards, tmp_path):
+def test_energies_of_masked_patches_of_images(runs, shards, tmp_path):
     report = energy(runs["ijepa"], shards / "test", samples=20, pictures=3, out=tmp_path)
     assert [(row.level, row.alternative, row.n) for row in report.separations] == [(1, "other", 20), (1, "shuffled", 20)]
     assert (report.data, report.past_frames, report.said) == ("test", None, [])
@@ -118,7 +118,7 @@ def test_the_same_command_gives_the_same_numbers_and_pictures(runs, tmp_path):
     assert other.separations != first.separations and [*(tmp_path / "c").glob("*.gif")] == []
 
 
-def test_what_was_asked_differently_is_kept_beside_and_no_picture_is_left_from_before(runs, tmp_path):
+def test_other_settings_write_other_files_and_the_same_replace_theirs(runs, tmp_path):
     asked = [{}, {"past": 0.25}, {"samples": 6}, {"seed": 1}, {"pictures": 1}]
     reports = [energy(runs["vjepa"], out=tmp_path, **{"samples": 7, "pictures": 2} | one) for one in asked]
     kept = [read(path) for path in tmp_path.glob("*.json")]
@@ -151,7 +151,7 @@ def test_the_error_is_the_methods_own_loss(runs, tmp_path):
     assert future.error == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_without_a_test_set_it_is_the_training_shards_and_says_so(runs, videos, tmp_path, capsys):
+def test_without_a_test_set_the_training_shards_are_used(runs, videos, tmp_path, capsys):
     shutil.copytree(videos / "train", tmp_path / "alone" / "clips")
     run = tmp_path / "run"
     shutil.copytree(runs["vjepa"], run)
@@ -160,7 +160,7 @@ def test_without_a_test_set_it_is_the_training_shards_and_says_so(runs, videos, 
     assert report.data == "clips" and "which it was trained on, because there is no test/ (change" in capsys.readouterr().out
 
 
-def test_a_picture_without_room_is_named_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(tmp_path):
     def full(path):
         path.write_bytes(b"some")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -172,7 +172,7 @@ def test_a_picture_without_room_is_named_and_leaves_nothing(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_mistakes_are_one_sentence(runs, videos, shards, tmp_path):
+def test_mistakes_are_refused_in_one_sentence(runs, videos, shards, tmp_path):
     with pytest.raises(UserError, match=r"was trained by vicreg, which predicts nothing that is hidden: name a run of a JEPA$"):
         energy(runs["vicreg"])
     with pytest.raises(UserError, match=r"holds images, which have no future_samplers: name videos with --data$"):
@@ -192,7 +192,7 @@ def test_mistakes_are_one_sentence(runs, videos, shards, tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 32])
-def test_nobody_is_left_alone_in_a_batch(at_once):
+def test_no_batch_has_a_single_sample(at_once):
     for count in range(2, 70):
         passes = split_evenly(list(range(count)), at_once)
         assert [number for part in passes for number in part] == list(range(count)) and min(map(len, passes)) >= 2

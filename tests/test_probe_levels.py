@@ -1,4 +1,4 @@
-"""`jepa probe`, `jepa benchmark` and `jepa table` of a stack: every level is a line of its own, from one report."""
+"""`jepa probe`, `jepa benchmark` and `jepa table` of a stack: a row per level, from one report."""
 
 import csv
 import json
@@ -78,7 +78,7 @@ def test_every_level_has_every_row_with_its_baselines(tmp_path, videos, capsys):
 
 
 @pytest.mark.parametrize(("level", "name"), [(1, "level1"), (2, "level2"), ("all", "levels")])
-def test_one_level_alone_has_the_numbers_it_has_beside_the_others(tmp_path, videos, level, name):
+def test_the_accuracies_of_a_level_do_not_depend_on_the_other_levels(tmp_path, videos, level, name):
     run = make_run(tmp_path / "stack", CLIPS)
     every, alone = probe(run, videos, config=QUICK), probe(run, videos, config=QUICK, level=level)
     assert names(alone) == [name, f"random_init_{name}", *BLINDED, "pixels"]
@@ -92,7 +92,7 @@ def test_one_level_alone_has_the_numbers_it_has_beside_the_others(tmp_path, vide
     assert sorted(path.name for path in (run / "probes").glob("*.json")) == paths
 
 
-def test_images_have_no_word_about_time(tmp_path, shards, capsys):
+def test_images_have_no_frames_baselines(tmp_path, shards, capsys):
     rows = probe(make_run(tmp_path / "stack", IMAGES), shards, config=QUICK)
     assert names(rows) == [*EVERY, "pixels"] and "order of frames" not in capsys.readouterr().out
 
@@ -113,14 +113,12 @@ def test_a_flat_encoder_is_its_level_1(tmp_path, shards):
     ],
 )
 @pytest.mark.parametrize("verb", ["probe", "export"])
-def test_a_level_that_is_not_there_is_refused_before_weights_are_read(
-    tmp_path, shards, monkeypatch, capsys, config, level, sentence, verb
-):
+def test_a_missing_level_is_refused_before_weights_are_read(tmp_path, shards, monkeypatch, capsys, config, level, sentence, verb):
     run = make_run(tmp_path / "run", config)
     (run / "encoder/model.safetensors").write_bytes(b"spoilt")
     given = ["--data", str(shards)] if verb == "probe" else ["--to", "jepa"]
     monkeypatch.setattr(sys, "argv", ["jepa", verb, str(run), *given, "--level", level])
-    monkeypatch.setattr("jepa_pipeline.cli.was_one_of_several", lambda: False)  # as other tests in this process may have been
+    monkeypatch.setattr("jepa_pipeline.cli.was_distributed", lambda: False)  # as other tests in this process may have been
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 2 and capsys.readouterr().err == sentence.format(run) + "\n"
@@ -136,7 +134,7 @@ def test_the_option_reaches_the_probe(tmp_path, shards):
     assert report.level == 2 and report.encoders == ["level2", "random_init_level2", "pixels"]
 
 
-def test_a_benchmark_has_a_line_for_each_level(tmp_path, shards):
+def test_a_benchmark_has_a_row_per_level(tmp_path, shards):
     runs = [make_run(tmp_path / "stack", IMAGES), make_run(tmp_path / "flat", EncoderConfig.model_validate(FLAT))]
     path = tmp_path / "suite.yaml"
     settings = "{workers: 0, protocols: [linear], weight_decay: [0.01], iterations: 5, features: [last]}"
@@ -158,7 +156,7 @@ def test_a_benchmark_has_a_line_for_each_level(tmp_path, shards):
     assert found["random_init_level1"] == found["random_init"] and all(found.values())
 
 
-def test_a_table_has_a_line_for_each_level(tiny, tmp_path, shards):
+def test_a_table_has_a_row_per_level(tiny, tmp_path, shards):
     config = tiny("name=stack")
     run = make_run(config.folder, IMAGES, config_hash=config.hash())
     flat = tiny("name=flat", "optim.lr=1e-3")
@@ -184,7 +182,7 @@ def test_a_table_has_a_line_for_each_level(tiny, tmp_path, shards):
     assert document[0]["levels"] == {"level2": {"target rank": 3.0}, "levels": {}} and "levels" not in document[1]
 
 
-def test_the_tool_for_many_seeds_keeps_levels_apart(tiny, shards):
+def test_the_tool_for_many_seeds_has_a_row_per_level(tiny, shards):
     spec = spec_from_file_location("probe_table", Path(__file__).parents[1] / "tools/probe_table.py")
     tool = module_from_spec(spec)
     spec.loader.exec_module(tool)

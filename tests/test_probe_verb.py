@@ -1,4 +1,4 @@
-"""`jepa probe`: every row with its baselines, on disk as printed, and mistakes refused in a sentence."""
+"""`jepa probe`: every row with its baselines, on disk as printed; mistakes are refused in a sentence."""
 
 import json
 import sys
@@ -106,7 +106,7 @@ def videos(tmp_path_factory) -> Path:
     return folder / "ramps"
 
 
-def test_an_encoder_of_clips_is_beside_itself_without_the_order_of_frames(tmp_path, videos, capsys):
+def test_an_encoder_of_clips_has_frames_baselines(tmp_path, videos, capsys):
     run = make_run(tmp_path / "clips", CLIPS, clip=CLIP)
     before = hash_weights(load_encoder(run))
     config = CONFIG.model_copy(
@@ -131,7 +131,7 @@ def test_an_encoder_of_clips_is_beside_itself_without_the_order_of_frames(tmp_pa
     assert "23 test videos" in out and "of target's linear 100.0, " in out and "target's attentive " in out
 
 
-def test_an_encoder_of_clips_reads_images_without_a_word_about_time(tmp_path, data, capsys):
+def test_an_encoder_of_clips_on_images_has_no_frames_baselines(tmp_path, data, capsys):
     run = make_run(tmp_path / "clips", CLIPS, clip=CLIP)
     rows = probe(run, data, config=CONFIG)
     assert list(dict.fromkeys(row.encoder for row in rows)) == ["target", "random_init", "pixels"]
@@ -154,7 +154,7 @@ def refuse(*_, **__):
     raise RuntimeError("this must not be reached")
 
 
-def test_attentive_heads_alone_need_no_pooled_features(run, data, monkeypatch, capsys):
+def test_the_attentive_protocol_extracts_no_pooled_features(run, data, monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["jepa_pipeline.probes.evaluate"], "extract_set", refuse)
     attentive = AttentiveConfig.model_validate(ATTENTIVE)
     rows = probe(run, data, config=CONFIG.model_copy(update={"protocols": ("attentive",), "attentive": attentive}))
@@ -163,7 +163,7 @@ def test_attentive_heads_alone_need_no_pooled_features(run, data, monkeypatch, c
     assert "RankMe" not in capsys.readouterr().out
 
 
-def test_linear_numbers_are_kept_where_attentive_heads_fail(run, data, monkeypatch):
+def test_linear_accuracies_are_saved_before_the_attentive_protocol(run, data, monkeypatch):
     config = CONFIG.model_copy(
         update={"protocols": ("linear", "attentive"), "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
     )
@@ -226,11 +226,11 @@ def test_videos_are_refused_where_they_do_not_belong(run, data, videos):
     with pytest.raises(UserError, match=r"ramps/train holds videos but .*test holds images"):
         write_set(run / "test", 4, classes=("darker", "brighter"))
         probe(make_run(run / "clips", CLIPS, clip=CLIP), videos / "train", run / "test", config=CONFIG)
-    with pytest.raises(UserError, match="does not say which frames"):
+    with pytest.raises(UserError, match="does not define the frames of a clip"):
         probe(make_run(run / "clips", CLIPS), videos, config=CONFIG)
 
 
-def test_reports_of_before_there_were_videos_and_ranks_are_still_read(run, data):
+def test_old_reports_can_still_be_read(run, data):
     probe(run, data, config=CONFIG)
     (path,) = (run / "probes").glob("*.json")
     old = json.loads(path.read_text())
@@ -239,7 +239,7 @@ def test_reports_of_before_there_were_videos_and_ranks_are_still_read(run, data)
     assert read.probe == CONFIG and read.rankme == {}
 
 
-def test_a_network_of_timm_trained_itself_is_probed_under_that_name(tmp_path, data, capsys):
+def test_an_online_timm_network_is_named_online(tmp_path, data, capsys):
     run = make_run(tmp_path / "resnet", RESNET, kept="online", step=5)
     rows = probe(run, data, config=CONFIG)
     assert list(dict.fromkeys(row.encoder for row in rows)) == ["online", "random_init", "pixels"]
@@ -250,7 +250,7 @@ def test_a_network_of_timm_trained_itself_is_probed_under_that_name(tmp_path, da
     assert f"RankMe of the last features: online {report.rankme['online']:.1f}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_same_question_gives_the_same_answer_and_replaces_it(run, data):
+def test_repeating_a_probe_gives_the_same_accuracies_and_replaces_the_report(run, data):
     first, second = probe(run, data, config=CONFIG), probe(run, data / "train", data / "test", config=CONFIG, out=run / "probes")
     assert [row.top1 for row in first] == [row.top1 for row in second]
     assert {report.data for report in load_reports(run / "probes")} == {"blobs", "train"}
@@ -258,7 +258,7 @@ def test_the_same_question_gives_the_same_answer_and_replaces_it(run, data):
     assert len(load_reports(run / "probes")) == 2
 
 
-def test_only_the_kinds_asked_for_are_probed(run, data):
+def test_only_the_chosen_features_are_probed(run, data):
     rows = probe(run, data, config=CONFIG.model_copy(update={"features": ("last",)}))
     assert {row.settings["features"] for row in rows} == {"last", "pixels"}
 
@@ -267,7 +267,7 @@ def write_recipe(run, config):
     (run / "config.yaml").write_text(to_yaml(config))
 
 
-def test_without_data_it_is_the_folder_around_what_the_run_was_trained_on(run, data, tiny, capsys):
+def test_the_default_data_is_around_the_training_shards(run, data, tiny, capsys):
     write_recipe(run, tiny(f"data.train={data / 'train'}"))
     rows = probe(run, config=CONFIG)
     assert f"probing on {data}, around the shards it was trained on" in capsys.readouterr().out
@@ -275,7 +275,7 @@ def test_without_data_it_is_the_folder_around_what_the_run_was_trained_on(run, d
     assert len(load_reports(run / "probes")) == 1
 
 
-def test_without_data_around_it_what_was_looked_for_is_named(run, data, tiny, tmp_path):
+def test_missing_default_data_is_named(run, data, tiny, tmp_path):
     with pytest.raises(UserError, match=r"run holds no config.yaml .*: name labeled shards with --data$"):
         probe(run, config=CONFIG)
     with pytest.raises(UserError, match=r"--test names .*: give them with --data$"):
@@ -305,9 +305,9 @@ def test_a_snapshot_reports_into_its_run_under_its_step(run, data, tiny, monkeyp
     assert path.name.startswith("blobs-step-00000002-") and load_reports(run / "probes")[0].step == 2
 
 
-def test_an_encoder_that_changes_while_probed_is_no_result(run, data, monkeypatch):
-    def spoil(readers, *_, **__):
-        next(readers["target"].encoder.parameters()).data.add_(1)
+def test_a_probe_that_changes_the_encoder_is_an_error(run, data, monkeypatch):
+    def spoil(extractors, *_, **__):
+        next(extractors["target"].encoder.parameters()).data.add_(1)
 
     monkeypatch.setattr(sys.modules["jepa_pipeline.probes.evaluate"], "extract_set", spoil)
     with pytest.raises(RuntimeError, match="changed the encoder"):
@@ -336,7 +336,7 @@ def test_a_folder_without_two_parts_is_refused_with_the_cure(run, data, tmp_path
     assert not (run / "probes").exists()
 
 
-def test_a_spoilt_report_is_named(run):
+def test_an_invalid_report_is_named(run):
     (run / "probes").mkdir()
     (run / "probes" / "a.json").write_text("{}")
     with pytest.raises(UserError, match=r"a.json is no probe report \(data: "):

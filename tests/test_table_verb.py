@@ -1,4 +1,4 @@
-"""`jepa table`: runs side by side by what differs, however far they came."""
+"""`jepa table`: runs side by side with the keys that differ, however far they got."""
 
 import csv
 import json
@@ -78,7 +78,7 @@ def read(prefix):
     return document, lines, Path(f"{prefix}.md").read_text().splitlines()
 
 
-def test_a_sweep_is_told_apart_by_what_was_swept(make, tmp_path, capsys):
+def test_the_columns_of_a_sweep_are_the_swept_keys(make, tmp_path, capsys):
     runs = [
         make(f"lr{n}-{seed}", 6, f"optim.lr={lr}", f"seed={seed}", top1=0.5 + n / 10)
         for n, lr in enumerate((1e-4, 3e-4))
@@ -136,7 +136,7 @@ def test_runs_that_failed_or_have_not_begun_are_rows_too(make, tmp_path, capsys)
     assert f"{stopped.folder / 'config.yaml'}:" in result.output and "not YAML" in result.output
 
 
-def test_of_several_probes_the_latest_step_counts_and_another_runs_not_at_all(make, tmp_path):
+def test_the_latest_step_counts_and_reports_of_another_run_do_not(make, tmp_path):
     config = make("a", 6, top1=0.5)
     early, later = report(config, 2, 0.65), report(config, 4, 0.7, data="other")
     save_report(config.folder / "probes/b.json", early)  # written last, and of an earlier step
@@ -150,7 +150,7 @@ def test_of_several_probes_the_latest_step_counts_and_another_runs_not_at_all(ma
     assert (lines[0]["shapes linear step"], lines[0]["other linear step"]) == ("6", "4")
 
 
-def test_sets_of_one_name_are_told_apart(make, tmp_path):
+def test_data_sets_of_one_name_have_their_hashes(make, tmp_path):
     runs = [make("a", 6, top1=0.5), make("b", 6, top1=0.4, sha="s" * 12, kept="online")]
     table([run.folder for run in runs], tmp_path / "t")
     _, _, markdown = read(tmp_path / "t")
@@ -172,7 +172,7 @@ def record(run, command=("pretrain", "nowhere.yaml"), cwd=Path()):
     return JobRecord(id="7_1", name=run.name, command=command, cwd=cwd, folder=run / "jobs", submitted=now, log="")
 
 
-def test_a_run_that_waits_in_a_queue_is_known_by_its_command(make, tiny, tmp_path, monkeypatch):
+def test_a_queued_run_is_known_by_its_command(make, tiny, tmp_path, monkeypatch):
     run = make("a", 6)
     (tmp_path / "recipe.yaml").write_text(to_yaml(tiny("name=b")))
     command = ("pretrain", "recipe.yaml", "optim.lr=3e-4")
@@ -191,18 +191,18 @@ def test_keys_that_change_no_result_are_the_last_columns(make, tmp_path):
     assert markdown[3].endswith("| **60.00** | **61.00** | 1 |")
 
 
-def test_the_folder_of_all_runs_is_none(make, tmp_path):
+def test_the_folder_of_all_runs_is_no_run(make, tmp_path):
     save_record(record(tmp_path / "runs/b"))
     with pytest.raises(UserError, match=r"runs is no run: it has no config.yaml"):
         table([tmp_path / "runs"])
 
 
-def test_runs_none_of_which_is_there_are_a_mistake():
+def test_missing_folders_are_refused():
     with pytest.raises(UserError, match="no folder nowhere"):
         table([Path("nowhere")])
 
 
-def test_a_token_in_the_place_of_the_data_stays_secret(make, tmp_path):
+def test_secrets_in_urls_are_redacted(make, tmp_path):
     runs = [make("a", 6), make("b", 6, "data.train=https://me:secret@host/train?token=abc")]
     table([run.folder for run in runs], tmp_path / "t")
     for kind in ("md", "csv", "json"):

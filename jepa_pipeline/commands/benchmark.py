@@ -51,16 +51,20 @@ def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool
     labels = run_labels([existing_folder(run) for run in runs])
     total = len(labels) * len(suite.data)
     for number, (folder, label) in enumerate(labels.items()):
-        reports, frozen = dict[str, ProbeReport](), load_or_explain(folder)
+        try:
+            frozen = load_frozen(folder)
+        except UserError as error:
+            missing += [Missing(label, data.name, str(error)) for data in suite.data]
+            continue
+        reports = dict[str, ProbeReport]()
         for index, data in enumerate(suite.data, number * len(suite.data) + 1):
             print_plain(None, f"{index}/{total}  {label} on {data.name}")
-            report = frozen if isinstance(frozen, str) else probe_or_explain(frozen, suite, data, collect)
+            report = probe_or_explain(frozen, suite, data, collect)
             if isinstance(report, str):
                 missing.append(Missing(label, data.name, report))
             else:
                 reports[data.name] = report
-        if not isinstance(frozen, str):
-            probed.append(ProbedRun(label, folder, frozen.card, reports))
+        probed.append(ProbedRun(label, folder, frozen.card, reports))
     for line in [*(f"written to {path}" for path in write(suite, probed, missing, out)), *missing_sentences(missing)]:
         print_plain(None, line)
     return not missing
@@ -70,14 +74,6 @@ def existing_folder(run: Path) -> Path:
     if not run.is_dir():
         raise UserError(f"no folder {run}: give run folders, such as runs/NAME")
     return run
-
-
-def load_or_explain(folder: Path) -> FrozenEncoder | str:
-    """Return the encoder, or why there is none."""
-    try:
-        return load_frozen(folder)
-    except UserError as error:
-        return str(error)
 
 
 def probe_or_explain(frozen: FrozenEncoder, suite: SuiteConfig, data: SetConfig, collect: bool) -> ProbeReport | str:

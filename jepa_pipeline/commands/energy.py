@@ -158,9 +158,7 @@ def choose_samples(config: RunConfig, data: str | None, count: int, seed: int) -
         why = "next to the shards it was trained on" if location == test else "which it was trained on, because there is no test/"
         print_line(f"evaluating on {redact_urls(location)}, {why} (change with --data)")
     if (available := min(count, shards.manifest.samples)) < 2:
-        raise UserError(
-            f"{available} sample of {redact_urls(location)} has no other one to be compared with: give 2 or more"
-        )
+        raise UserError(f"{available} sample of {redact_urls(location)} has no other one to be compared with: give 2 or more")
     order = keyed_generator(seed, Stream.SHUFFLE, 0, 0).permutation(shards.manifest.samples)
     return EvalSamples(shards, name, order[:count].tolist())
 
@@ -229,9 +227,7 @@ def save_picture(path: Path, write: Callable[[Path], object]) -> str:
         with atomic_path(path) as temporary:
             write(temporary)
     except OSError as error:
-        raise UserError(
-            f"{path} could not be written ({error.strerror}): free some space, or set another --out"
-        ) from None
+        raise UserError(f"{path} could not be written ({error.strerror}): free some space, or set another --out") from None
     return path.name
 
 

@@ -9,15 +9,10 @@ from jepa_pipeline.data.loader import build_loader
 
 
 class EvalLoader(NamedTuple):
-    """A data set, and how it is loaded.
+    """A data set of `samples` samples, and how it is loaded.
 
-    Attributes:
-        dataset: by numbers 0 to samples - 1; the views of its batches are in order of segments, `views` of each.
-        samples: number of samples.
-        views: crops per clip.
-        batch_size: samples per forward pass, at most.
-        workers: decoding processes.
-        first: number of sample 0 for the extractors, so that samples of two sets have different numbers.
+    The views of its batches are in order of segments, `views` of each. first: number of sample 0 for the extractors, so that
+    samples of two sets have different numbers.
     """
 
     dataset: Dataset[Batch]

@@ -61,13 +61,7 @@ def is_unchanged(name: Candidate, first: int, last: int, future: int) -> bool:
 
 
 def replace_future(name: Candidate, clips: Clips, past: int, orders: Int[Tensor, "B F"]) -> Clips:
-    """Return clips with their past and the future of a candidate.
-
-    Args:
-        name: of the candidate.
-        clips: the true ones.
-        past: number of past frames.
-        orders: for each clip, the order of the frames of the shuffled future, counted from its first frame.
+    """Return clips with their `past` frames and the future of a candidate; orders: of the frames of each shuffled future.
 
     Raises:
         UserError: another clip's future is needed, but there is a single clip.
@@ -111,13 +105,7 @@ def derangement(count: int, generator: np.random.Generator) -> Int[np.ndarray, "
 
 
 def replace_masked(name: Candidate, images: Images, masked: Bool[Tensor, "B _ _"], orders: Int[Tensor, "B _"]) -> Images:
-    """Return images with their visible patches, and masked patches of a candidate.
-
-    Args:
-        name: of the candidate: true, other or shuffled.
-        images: the true ones.
-        masked: on a grid of patches.
-        orders: for each image, the patch that is moved to each position, see shuffle_masked.
+    """Return images with their visible patches, and masked patches of a candidate; orders: see shuffle_masked.
 
     Raises:
         UserError: another image's pixels are needed, but there is a single image.

@@ -77,9 +77,7 @@ class EnergyReport(Section):
     intervals: str = Field(default=INTERVAL, description="Kinds of the intervals.")
     separations: list[SeparationRow] = Field(description="Energies of the truth against those of alternatives.")
     errors: list[ErrorRow] = Field(description="Errors of the prediction and of baselines.")
-    flattered: bool = Field(
-        description="Whether copy_last is optimistic, as targets attend to the whole clip (full attention)."
-    )
+    flattered: bool = Field(description="Whether copy_last is optimistic, as targets attend to the whole clip (full attention).")
     said: list[str] = Field(description="Conclusions beyond chance, and what was left out.")
     pictures: list[str] = Field(description="Files next to this one.")
     colors: list[tuple[float, float]] = Field(description="Errors of the darkest and the brightest color, by level.")

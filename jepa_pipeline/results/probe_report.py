@@ -83,9 +83,7 @@ class ProbeReport(Section):
         default_factory=dict,
         description="RankMe of the pooled features (or the pixels) of training samples, by encoder; empty in old reports.",
     )
-    selection: dict[str, list[LinearTrial]] = Field(
-        description="Linear heads that the reported one was chosen from, by encoder."
-    )
+    selection: dict[str, list[LinearTrial]] = Field(description="Linear heads that the reported one was chosen from, by encoder.")
     attentive_selection: dict[str, list[AttentiveTrial]] = Field(
         default_factory=dict, description="Attentive heads that the reported one was chosen from, by encoder."
     )

@@ -104,11 +104,11 @@ def summarize_runs(folders: Sequence[Path]) -> list[RunSummary]:
     jobs = {folder: newest_job(folder) for folder in folders}
     labels = run_labels([folder for folder, job in jobs.items() if job is not None or (folder / "config.yaml").is_file()])
     states = job_states([job for job in jobs.values() if job is not None])  # one request to Slurm for all
-    return [summarize_run(run, name, jobs[run], states) for run, name in labels.items()]
+    return [summarize_run(run, name, job := jobs[run], states.get(job.id, "") if job else "") for run, name in labels.items()]
 
 
-def summarize_run(folder: Path, name: str, job: JobRecord | None, job_states: dict[str, str]) -> RunSummary:
-    """Return the summary of a run. job_states: see job_states."""
+def summarize_run(folder: Path, name: str, job: JobRecord | None, job_state: str) -> RunSummary:
+    """Return the summary of a run. job: that trains it; job_state: Slurm's, empty if unknown."""
     problems = list[str]()
     config = load_config_or_command(folder, job, problems)
     rows = read_json_lines(folder / "metrics.jsonl")
@@ -118,7 +118,7 @@ def summarize_run(folder: Path, name: str, job: JobRecord | None, job_states: di
         card = None  # no checkpoint yet
     step = max([row["step"] for row in rows] + [card.step if card else 0])
     values = dict(flatten(json.loads(redact_urls(config.model_dump_json())))) if config else {}
-    state = run_state(folder, config, step, job_states.get(job.id, "") if job else "")
+    state = run_state(folder, config, step, job_state)
     accuracies = latest_accuracies(load_readable_reports(folder / "probes", problems), card)
     return RunSummary(name, folder, state, config, values, step, newest_metrics(rows), accuracies, problems)
 

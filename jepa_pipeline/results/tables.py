@@ -20,13 +20,7 @@ UNWRAPPED = 10_000
 
 
 class Cell(NamedTuple):
-    """A cell of a table.
-
-    Attributes:
-        text: as people read it.
-        record: its keys and values in the CSV file.
-        score: the highest score of a column is bold; None: it does not compete.
-    """
+    """A cell: its text, its keys and values in the CSV file, and a score, the highest of which in a column is bold."""
 
     text: str = EMPTY
     record: Mapping[str, Any] = {}

@@ -42,7 +42,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def stirred(form, width=12, classes=5, heads=3) -> AttentivePooler:
+def perturbed_pooler(form, width=12, classes=5, heads=3) -> AttentivePooler:
     """A pooler none of whose weights is 0 or 1."""
     torch.manual_seed(0)
     pooler = AttentivePooler(width, classes, heads, form)
@@ -78,7 +78,7 @@ def plain(pooler, tokens, heads):
 
 @FORMS
 def test_the_pooler_is_the_published_formula(form):
-    pooler, tokens = stirred(form), normal(4, 7, 12)
+    pooler, tokens = perturbed_pooler(form), normal(4, 7, 12)
     expected = torch.stack([plain(pooler, sample, 3) for sample in tokens])
     assert torch.allclose(pooler(tokens), expected, atol=1e-5)
     with torch.no_grad():
@@ -86,19 +86,19 @@ def test_the_pooler_is_the_published_formula(form):
 
 
 @FORMS
-def test_the_order_of_tokens_is_nothing_to_the_pooler(form):
-    pooler, tokens = stirred(form), normal(4, 7, 12)
+def test_the_pooler_ignores_the_order_of_tokens(form):
+    pooler, tokens = perturbed_pooler(form), normal(4, 7, 12)
     assert torch.allclose(pooler(tokens), pooler(tokens[:, torch.randperm(7)]), atol=1e-5)
 
 
 @FORMS
-def test_every_weight_learns(form):
-    pooler = stirred(form)
+def test_every_weight_has_a_gradient(form):
+    pooler = perturbed_pooler(form)
     F.cross_entropy(pooler(normal(4, 7, 12)), torch.arange(4)).backward()
     assert all(parameter.grad.abs().max() > 1e-6 for parameter in pooler.parameters())
 
 
-def test_first_weights_are_those_published():
+def test_initial_weights_are_as_published():
     torch.manual_seed(0)
     pooler = AttentivePooler(96, 10, 4, "vjepa2")
     stds = [block.linear2.weight.std().item() for block in pooler.blocks] + [pooler.mlp[-1].weight.std().item()]
@@ -115,26 +115,26 @@ def test_heads_are_the_encoders_and_divide_the_width():
     assert max_heads(ENCODER, of({"form": "vjepa2"})) == max_heads(backbone, of({})) == 16
     assert max_heads(backbone, of({"heads": 6})) == 6
     assert [largest_divisor(width, 16) for width in (384, 24, 17, 6)] == [16, 12, 1, 6]
-    with pytest.raises(ValueError, match="12 cannot be shared by 5"):
+    with pytest.raises(ValueError, match="width 12 is not a multiple of 5 heads"):
         AttentivePooler(12, 2, 5, "vjepa")
 
 
 @FORMS
 def test_what_decays_is_as_published(form):
-    groups = parameter_groups(stirred(form), (1e-3, 0.1), form)
+    groups = parameter_groups(perturbed_pooler(form), (1e-3, 0.1), form)
     free = [parameter for group in groups if group["weight_decay"] == 0 for parameter in group["params"]]
     assert all(parameter.ndim == 1 for parameter in free)
     assert bool(free) == (form == "vjepa")
-    assert sum(len(group["params"]) for group in groups) == len(list(stirred(form).parameters()))
+    assert sum(len(group["params"]) for group in groups) == len(list(perturbed_pooler(form).parameters()))
 
 
-def test_the_rate_rises_and_falls_to_nothing():
+def test_the_learning_rate_warms_up_and_decays_to_zero():
     assert [rate_factor(step, 4, 104) for step in (0, 3, 4, 54)] == pytest.approx([0.25, 1, 1, 0.5])
     assert rate_factor(103, 4, 104) < 3e-4
     assert rate_factor(0, 0, 10) == 1
 
 
-def test_every_sample_comes_once_an_epoch():
+def test_every_epoch_has_every_sample_once():
     batches = list(shuffled_batches(range(5, 42), settings().attentive, 0))
     assert [len(batch) for batch in batches] == [16, 16, 5] * 3
     epochs = [[number for batch in batches[start : start + 3] for number in batch] for start in (0, 3, 6)]
@@ -142,7 +142,7 @@ def test_every_sample_comes_once_an_epoch():
     assert epochs[0] != epochs[1] and batches == list(shuffled_batches(range(5, 42), settings().attentive, 0))
 
 
-def hidden(samples, views=1, seed=0, noise=0.5):
+def samples_with_one_token(samples, views=1, seed=0, noise=0.5):
     """Samples of 12 tokens, one of which knows the class; most of its views do."""
     labels = torch.arange(samples) % 3
     tokens = noise * normal(samples, views, 12, 8, seed=seed)
@@ -153,7 +153,7 @@ def hidden(samples, views=1, seed=0, noise=0.5):
 
 @FORMS
 def test_one_token_among_many_is_found(form):
-    (train, labels), (test, _) = hidden(150), hidden(60, views=3, seed=1)
+    (train, labels), (test, _) = samples_with_one_token(150), samples_with_one_token(60, views=3, seed=1)
     config = settings(form=form, epochs=30 if form == "vjepa" else 12, lr=(3e-3, 1e-2), weight_decay=(0.01,))
     result = attentive_probe(train, labels, test, 3, {"x": 2}, config)["x"]
     assert result.correct >= 57
@@ -161,8 +161,8 @@ def test_one_token_among_many_is_found(form):
 
 
 @FORMS
-def test_a_head_is_the_same_alone_and_in_company(form):
-    tokens, _ = hidden(70)
+def test_a_head_does_not_depend_on_the_other_heads(form):
+    tokens, _ = samples_with_one_token(70)
     grid = [(1e-3, 0.0), (1e-2, 0.1), (1e-1, 0.0)]
     config = settings(form=form)
     together = new_heads(3, 8, 3, 2, config)
@@ -175,8 +175,11 @@ def test_a_head_is_the_same_alone_and_in_company(form):
     assert not torch.allclose(together[0].query, together[1].query, atol=1e-4)
 
 
-def test_the_choice_does_not_hear_of_the_test_set():
-    (train, labels), (test, answers) = hidden(140, noise=1.5), hidden(60, views=3, seed=1, noise=1.5)
+def test_the_choice_does_not_depend_on_the_test_set():
+    (train, labels), (test, answers) = (
+        samples_with_one_token(140, noise=1.5),
+        samples_with_one_token(60, views=3, seed=1, noise=1.5),
+    )
     honest = attentive_probe(train, labels, test, 3, {"x": 2}, settings(epochs=6))["x"]
     spoilt = attentive_probe(train, labels, CachedTokens(test.tokens, answers.roll(1)), 3, {"x": 2}, settings(epochs=6))["x"]
     assert (honest.chosen, honest.trials) == (spoilt.chosen, spoilt.trials)
@@ -204,15 +207,15 @@ def clip_encoder():
     return build_encoder(ENCODER).requires_grad_(False).eval()
 
 
-def fresh(dataset, views, rows, readers=None):
+def computed_tokens(dataset, views, rows, extractors=None):
     return ComputedTokens(
-        readers or {"x": FeatureExtractor(clip_encoder())}, EvalLoader(dataset, len(dataset.labels), views, rows, 0), LENS
+        extractors or {"x": FeatureExtractor(clip_encoder())}, EvalLoader(dataset, len(dataset.labels), views, rows, 0), LENS
     )
 
 
 def test_tokens_are_the_encoders_by_view_and_then_by_segment():
     dataset, encoder = Clips(5, segments=2, views=3), clip_encoder()
-    tokens = fresh(dataset, 3, 2)
+    tokens = computed_tokens(dataset, 3, 2)
     assert tokens.shapes["x"] == (5, 3, 2 * 8, 24)
     (found, labels), (last, _) = tokens.batches([[3, 0, 1], [4]])
     assert labels.tolist() == [1, 0, 1] and last["x"].shape == (1, 3, 16, 24)
@@ -226,7 +229,7 @@ def test_tokens_are_the_encoders_by_view_and_then_by_segment():
 @FORMS
 def test_every_video_counts_once_whatever_the_batches(form):
     dataset = Clips(23, segments=3, views=3)
-    tokens, config = fresh(dataset, 3, 4), settings(form=form, batch_size=16)
+    tokens, config = computed_tokens(dataset, 3, 4), settings(form=form, batch_size=16)
     dataset.seen.clear()
     heads = new_heads(2, 24, 2, 2, config)
     with torch.no_grad():
@@ -243,7 +246,7 @@ def test_every_video_counts_once_whatever_the_batches(form):
 
 
 def test_counts_stay_on_the_device_until_the_end(monkeypatch):
-    tokens, config, fetched = hidden(40)[0], settings(batch_size=8), []
+    tokens, config, fetched = samples_with_one_token(40)[0], settings(batch_size=8), []
     heads, tolist = new_heads(3, 8, 3, 2, config), torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "cpu", lambda _: pytest.fail("a count was fetched"))
     monkeypatch.setattr(torch.Tensor, "item", lambda _: pytest.fail("a count was fetched"))
@@ -252,40 +255,46 @@ def test_counts_stay_on_the_device_until_the_end(monkeypatch):
     assert len(fetched) == 1
 
 
-def test_tokens_in_memory_and_tokens_computed_anew_give_the_same():
+def test_cached_and_computed_tokens_give_the_same_results():
     train, test = Clips(31, segments=2, views=1), Clips(14, segments=2, views=3)
-    readers = {name: FeatureExtractor(clip_encoder(), name, seed=1) for name in ("in_order", "shuffled", "apart")}
+    extractors = {name: FeatureExtractor(clip_encoder(), name, seed=1) for name in ("in_order", "shuffled", "apart")}
     results = []
     for memory_gb in (1.0, 0.0):
-        tokens = cache_tokens(fresh(train, 1, 5, readers), memory_gb)
+        tokens = cache_tokens(computed_tokens(train, 1, 5, extractors), memory_gb)
         assert isinstance(tokens, CachedTokens if memory_gb else ComputedTokens)
-        results.append(attentive_probe(tokens, train.labels, fresh(test, 3, 4, readers), 2, dict.fromkeys(readers, 2), settings()))
-    assert results[0] == results[1] and list(results[0]) == list(readers)
+        results.append(
+            attentive_probe(
+                tokens, train.labels, computed_tokens(test, 3, 4, extractors), 2, dict.fromkeys(extractors, 2), settings()
+            )
+        )
+    assert results[0] == results[1] and list(results[0]) == list(extractors)
 
 
-def test_an_encoder_is_judged_alike_alone_and_beside_others():
+def test_an_encoders_accuracy_does_not_depend_on_the_other_encoders():
     train, test = Clips(31, segments=1, views=1), Clips(14, segments=1, views=1)
-    readers = {name: FeatureExtractor(clip_encoder(), name) for name in ("in_order", "apart")}
-    limits = dict.fromkeys(readers, 2)
-    both = attentive_probe(fresh(train, 1, 8, readers), train.labels, fresh(test, 1, 8, readers), 2, limits, settings())
-    for name, reader in readers.items():
-        alone = fresh(train, 1, 8, {name: reader}), train.labels, fresh(test, 1, 8, {name: reader})
+    extractors = {name: FeatureExtractor(clip_encoder(), name) for name in ("in_order", "apart")}
+    limits = dict.fromkeys(extractors, 2)
+    both = attentive_probe(
+        computed_tokens(train, 1, 8, extractors), train.labels, computed_tokens(test, 1, 8, extractors), 2, limits, settings()
+    )
+    for name, reader in extractors.items():
+        alone = computed_tokens(train, 1, 8, {name: reader}), train.labels, computed_tokens(test, 1, 8, {name: reader})
         assert attentive_probe(*alone, 2, limits, settings())[name] == both[name]
 
 
 def test_the_tokens_of_two_sets_are_shuffled_differently():
-    dataset, readers = Clips(9, segments=1, views=1), {"x": FeatureExtractor(clip_encoder(), "shuffled")}
+    dataset, extractors = Clips(9, segments=1, views=1), {"x": FeatureExtractor(clip_encoder(), "shuffled")}
     feed = EvalLoader(dataset, 9, 1, 4, 0)
-    ((ours, _),) = ComputedTokens(readers, feed, LENS).batches([list(range(9))])
-    ((same, _),) = ComputedTokens(readers, feed._replace(first=0), LENS).batches([list(range(9))])
-    ((theirs, _),) = ComputedTokens(readers, feed._replace(first=9), LENS).batches([list(range(9))])
+    ((ours, _),) = ComputedTokens(extractors, feed, LENS).batches([list(range(9))])
+    ((same, _),) = ComputedTokens(extractors, feed._replace(first=0), LENS).batches([list(range(9))])
+    ((theirs, _),) = ComputedTokens(extractors, feed._replace(first=9), LENS).batches([list(range(9))])
     assert torch.equal(ours["x"], same["x"]) and not torch.equal(ours["x"], theirs["x"])
 
 
 def test_frozen_encoders_stay_frozen():
     train, encoder = Clips(20, segments=1, views=1), clip_encoder()
     before = [parameter.clone() for parameter in encoder.parameters()]
-    tokens = fresh(train, 1, 5, {"x": FeatureExtractor(encoder)})
+    tokens = computed_tokens(train, 1, 5, {"x": FeatureExtractor(encoder)})
     attentive_probe(tokens, train.labels, tokens, 2, {"x": 2}, settings())
     assert all(torch.equal(ours, theirs.cpu()) for ours, theirs in zip(before, encoder.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in encoder.parameters())

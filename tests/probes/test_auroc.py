@@ -12,7 +12,7 @@ from jepa_pipeline.results.confidence_interval import Z95, wilson_interval
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])
-def test_it_is_scikit_learns_with_ties_and_without(decimals):
+def test_auroc_equals_scikit_learns_with_and_without_ties(decimals):
     generator = np.random.default_rng(decimals)
     for shift in (-1.0, 0.0, 0.5, 3.0):
         true, other = generator.normal(size=83).round(decimals), (generator.normal(size=83) + shift).round(decimals)
@@ -28,14 +28,14 @@ def test_known_cases():
     assert (found.auroc, found.margin, found.own) == (0.5, None, 0.5) and found.ci95[0] < 0.5 < found.ci95[1]
 
 
-def test_the_margin_is_in_deviations():
+def test_the_margin_is_in_standard_deviations():
     true = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     assert margin(true, true + 2 * true.std()) == pytest.approx(2, abs=1e-5)
     assert margin(true, true - true.std()) == pytest.approx(-1, abs=1e-5)
 
 
 def test_a_samples_own_alternative_shows_what_all_pairs_do_not():
-    """Samples differ much more than the truth does from its alternative."""
+    """Samples differ much more from each other than from their alternatives."""
     true = 100 * torch.randn(200, generator=torch.Generator().manual_seed(0))
     found = separate(true, true + 0.1)
     assert found.ci95[0] < 0.5 < found.ci95[1] and found.own == 1 and found.own_ci95 == wilson_interval(200, 200)
@@ -53,8 +53,8 @@ def normals(generator, count, spread=1.0, paired=0.0, shift=0.0):
 @pytest.mark.parametrize("count", [10, 128])
 @pytest.mark.parametrize("shift", [0.0, 0.7, 3.4])
 @pytest.mark.parametrize(("spread", "paired"), [(1.0, 0.0), (10.0, 0.0), (0.1, 0.0), (1.0, 0.9), (6.0, 0.6), (1.0, -0.9)])
-def test_it_covers_the_true_area_as_often_as_it_says(spread, paired, shift, count):
-    """Up to the noise of so many trials; of ten samples nearly."""
+def test_the_interval_has_its_nominal_coverage(spread, paired, shift, count):
+    """Up to the noise of the trials; for ten samples nearly."""
     generator, hits = np.random.default_rng(0), 0
     for _ in range(600):
         true, other, area = normals(generator, count, spread, paired, shift * math.hypot(1, spread) / math.sqrt(2))
@@ -63,7 +63,7 @@ def test_it_covers_the_true_area_as_often_as_it_says(spread, paired, shift, coun
     assert hits / 600 >= (0.93 if count > 10 else 0.905)
 
 
-def test_it_is_narrower_where_hard_samples_are_hard_both_ways():
+def test_the_interval_is_narrower_for_correlated_energies():
     widths = []
     for paired in (0.0, 0.9):
         true, other, _ = normals(np.random.default_rng(0), 200, paired=paired, shift=0.7)
@@ -72,7 +72,7 @@ def test_it_is_narrower_where_hard_samples_are_hard_both_ways():
     assert widths[1] < 0.7 * widths[0]
 
 
-def test_it_is_delongs_where_samples_are_many():
+def test_the_interval_is_delongs_for_many_samples():
     true, other, _ = normals(np.random.default_rng(0), 2000, spread=3.0, shift=1.0)
     right = ((other[None] > true[:, None]).double() - 0.5).numpy()
     variance = (right.mean(0).var() + right.mean(1).var() + 2 * np.cov(right.mean(0), right.mean(1))[0, 1]) / 2000
@@ -81,7 +81,7 @@ def test_it_is_delongs_where_samples_are_many():
     assert (low + high) / 2 == pytest.approx(auroc(true, other), abs=1e-3)
 
 
-def test_it_is_no_point_and_within_bounds_where_all_are_told_apart():
+def test_the_interval_of_perfect_separation_has_a_width_and_stays_within_0_and_1():
     true = torch.arange(20.0)
     assert auroc_interval(true, true + 20) == pytest.approx(wilson_interval(20, 20))
     assert auroc_interval(true + 20, true) == pytest.approx(wilson_interval(0, 20))

@@ -1,4 +1,4 @@
-"""The meters tell collapsed representations from healthy ones."""
+"""The metrics distinguish collapsed representations from healthy ones."""
 
 import time
 
@@ -46,7 +46,7 @@ def test_rankme_of_a_known_spectrum(shape):
 
 
 @pytest.mark.parametrize("heavy", [False, True])
-def test_the_constant_is_the_best_there_is(heavy):
+def test_no_constant_has_a_lower_loss(heavy):
     targets = normal(301, 4).pow(3) * 5 if heavy else normal(301, 4) + torch.arange(4)
     grid = torch.linspace(float(targets.min()), float(targets.max()), 20001)
     losses = [

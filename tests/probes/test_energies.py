@@ -1,4 +1,4 @@
-"""Energies measured of stand-ins whose answers are known: one that knows the truth, and one that knows nothing."""
+"""Energies of models whose separations are known: an oracle, and one whose energy is constant."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ class Pixels(Dataset):
 
 
 class Oracle:
-    """Its energy is the distance of the pixels from those of the sample that has the same visible part."""
+    """Energy is the distance of the pixels from those of the sample with the same visible part; blind: it is constant."""
 
     def __init__(self, pixels, grids, visible, blind=False):
         self.truth, self.grids, self.visible, self.blind = normalize(pixels, *LENS[:2]), grids, visible, blind
@@ -89,7 +89,7 @@ def clip_masks(generators, number):
     return [[one(generators, number)] for one in masks]
 
 
-def look_at_clips(blind=False, pictures=3):
+def measure_noise_clips(blind=False, pictures=3):
     clips, grids = Pixels(8, 16, 16), [encoder.clip_grid for encoder in ENCODERS]
     oracle = Oracle(clips.pixels, grids, past, blind)
     assert isinstance(oracle, EnergyModel)
@@ -97,8 +97,8 @@ def look_at_clips(blind=False, pictures=3):
     return measure_clips(subject, build_loader(clips, BATCHES, 0), BATCHES, SPLIT)
 
 
-def test_who_knows_the_truth_tells_it_from_everything_at_every_level_and_horizon():
-    measured = look_at_clips()
+def test_an_oracle_separates_the_truth_at_every_level_and_horizon():
+    measured = measure_noise_clips()
     rows = separation_rows(measured, fps=10.0)
     assert all(row.auroc == 1 and row.own == 1 and row.ci95[1] == 1 and row.margin > 1 for row in rows)
     assert {row.alternative for row in rows} == {"other", "shuffled", "reversed", "frozen"}
@@ -110,38 +110,40 @@ def test_who_knows_the_truth_tells_it_from_everything_at_every_level_and_horizon
     assert len(rows) == 4 * 5 and "shuffled 100.0 % (56.6-100.0)" in own_sentences(rows)[1]
 
 
-def test_who_knows_nothing_tells_nothing():
-    measured = look_at_clips(blind=True, pictures=0)
+def test_a_constant_energy_separates_nothing():
+    measured = measure_noise_clips(blind=True, pictures=0)
     rows = separation_rows(measured, fps=None)
     assert all(row.auroc == 0.5 and row.own == 0.5 and row.margin is None and row.seconds is None for row in rows)
     assert separation_cell(rows[0]).startswith("50.0 ") and measured.maps == []
 
 
-def test_a_table_has_a_line_a_horizon_within_a_hundred_columns():
-    table = separation_table(separation_rows(look_at_clips(), fps=10.0), 5)
+def test_a_table_has_a_row_per_horizon_within_100_columns():
+    table = separation_table(separation_rows(measure_noise_clips(), fps=10.0), 5)
     assert table.row_count == 5 and [column.header for column in table.columns][:3] == ["level", "frames", "s"]
     assert Console(width=200).measure(table).maximum <= 100
 
 
-def test_tables_of_many_frames_and_wild_margins_are_within_a_hundred_columns():
-    rows = separation_rows(look_at_clips(), fps=10.0)
+def test_tables_of_many_frames_and_large_margins_fit_100_columns():
+    rows = separation_rows(measure_noise_clips(), fps=10.0)
     wild = [row.model_copy(update={"frames": (113, 128), "seconds": 12.75, "margin": 1e6, "ci95": (0.9999, 1.0)}) for row in rows]
-    errors = [row.model_copy(update={"frames": (113, 128), "seconds": 12.75}) for row in error_rows(look_at_clips(), fps=10.0)]
+    errors = [
+        row.model_copy(update={"frames": (113, 128), "seconds": 12.75}) for row in error_rows(measure_noise_clips(), fps=10.0)
+    ]
     for table in (separation_table(wild, 5), error_table(errors, flattered=True)):
         assert Console(width=200).measure(table).maximum <= 100
     assert separation_cell(wild[0]).endswith(" >99")
 
 
-def test_copying_is_called_flattered_where_targets_see_the_whole_clip_alone():
-    rows = error_rows(look_at_clips(), None)
+def test_only_full_attention_flatters_copying():
+    rows = error_rows(measure_noise_clips(), None)
     said = [str(error_table(rows, flattered).caption) for flattered in (True, False)]
     assert ["flattered" in caption for caption in said] == [True, False] and all("of each position" in caption for caption in said)
 
 
-def test_a_horizon_that_is_the_same_backwards_is_no_alternative():
-    """Of seven frames, a step each, the fourth stays where it is."""
+def test_a_horizon_that_reversal_leaves_unchanged_has_no_row():
+    """Reversal leaves the fourth of seven frames where it is."""
     energies = {name: [torch.rand(5, 7)] for name in candidates(7)}
-    curve = RolloutErrors(energies["true"][0], energies["true"][0], torch.ones(7), frames=1)
+    curve = RolloutErrors(energies["true"][0], energies["true"][0], torch.ones(7), frames_per_step=1)
     measured = Measurements(energies, [curve], [torch.ones(7)], [(4, 4)], [])
     rows = separation_rows(measured, None)
     assert {row.horizon for row in rows if row.alternative == "reversed"} == {1, 2, 3, 5, 6, 7, None}
@@ -151,23 +153,23 @@ def test_a_horizon_that_is_the_same_backwards_is_no_alternative():
     assert cells[headers.index("reversed")][3] == "" and "" not in cells[headers.index("shuffled")]
 
 
-def test_a_level_that_is_left_out_is_asked_and_not_looked_at():
+def test_a_level_that_is_left_out_is_computed_and_not_measured():
     clips, grids = Pixels(8, 16, 16), [*(encoder.clip_grid for encoder in ENCODERS), (1, 2, 2)]
     subject = Evaluation(Oracle(clips.pixels, grids, past), clip_masks, LENS, ["l1", "smooth_l1"], 0, 2)
     measured = measure_clips(subject, build_loader(clips, BATCHES, 0), BATCHES, SPLIT)
     assert len(measured.rollouts) == len(measured.constants) == len(measured.maps[0].errors) == 2
 
 
-def test_it_is_said_where_places_are_left_out(monkeypatch: pytest.MonkeyPatch):
-    assert position_sentences(look_at_clips()) == []
+def test_a_sentence_says_that_positions_are_subsampled(monkeypatch: pytest.MonkeyPatch):
+    assert position_sentences(measure_noise_clips()) == []
     monkeypatch.setattr(rollout_error, "MAX_VALUES", 5 * 2 * 3 * 4)
-    assert position_sentences(look_at_clips()) == [
+    assert position_sentences(measure_noise_clips()) == [
         "level 1: the best constants are of 4 of its 16 positions, evenly spaced, to limit memory"
     ]
 
 
-def test_pictures_are_of_the_first_samples_with_errors_in_the_future_alone():
-    shown = look_at_clips().maps
+def test_error_maps_are_of_the_first_samples_and_of_the_future():
+    shown = measure_noise_clips().maps
     assert len(shown) == 3
     for one, number in zip(shown, BATCHES[0], strict=True):
         assert (torch.from_numpy(one.frames) == Pixels(8, 16, 16).pixels[number].permute(1, 2, 3, 0)).all()
@@ -176,7 +178,7 @@ def test_pictures_are_of_the_first_samples_with_errors_in_the_future_alone():
             assert known[steps:].all() and not known[:steps].any()
 
 
-def test_energies_of_other_tokens_than_those_asked_for_are_no_result():
+def test_energies_that_are_not_finite_are_an_error():
     clips = Pixels(8, 16, 16)
     oracle = Oracle(clips.pixels, [encoder.clip_grid for encoder in ENCODERS], past)
     subject = Evaluation(oracle, clip_masks, LENS, ["l1", "l1"], 0, 0)
@@ -184,7 +186,7 @@ def test_energies_of_other_tokens_than_those_asked_for_are_no_result():
         measure_clips(subject, build_loader(clips, BATCHES, 0), BATCHES, SPLIT._replace(steps=(1, 1)))
 
 
-def look_at_images(blind=False):
+def measure_noise_images(blind=False):
     images, masks = Pixels(16, 16), MultiBlock(MultiBlockConfig(name="multiblock", num_targets=2, target_scale=(0.15, 0.3)), GRID)
     drawn = []
 
@@ -196,19 +198,19 @@ def look_at_images(blind=False):
     return measure_images(subject, build_loader(images, BATCHES, 0), BATCHES), drawn
 
 
-def test_images_are_told_from_others_behind_the_masks():
-    measured, drawn = look_at_images()
+def test_an_oracle_separates_masked_patches_of_images():
+    measured, drawn = measure_noise_images()
     rows = separation_rows(measured, None)
     assert [(row.level, row.horizon, row.frames, row.alternative, row.auroc) for row in rows] == [
         (1, None, None, "other", 1.0), (1, None, None, "shuffled", 1.0),
     ]  # fmt: skip
     (error,) = error_rows(measured, None)
     assert error.copy_last is None and measured.rollouts == [] and len(measured.maps) == 2
-    assert all(row.auroc == 0.5 for row in separation_rows(look_at_images(blind=True)[0], None))
+    assert all(row.auroc == 0.5 for row in separation_rows(measure_noise_images(blind=True)[0], None))
 
 
-def test_hidden_is_what_is_asked_for_and_never_seen():
-    masks = look_at_images()[1][0]
+def test_masked_patches_are_targets_and_never_context():
+    masks = measure_noise_images()[1][0]
     hidden = masked_patches([masks], GRID)
     assert hidden.flatten(1)[0].nonzero().flatten().tolist() == sorted(set(masks.targets[0].flatten().tolist()))
     assert not hidden.flatten(1).gather(1, masks.context).any()
@@ -217,8 +219,8 @@ def test_hidden_is_what_is_asked_for_and_never_seen():
 
 
 @pytest.mark.parametrize("distance", ["l1", "smooth_l1"])
-def test_an_images_constant_is_that_of_the_places_it_hides(distance):
-    """Places differ in how hard they are, and images in which and how many they hide."""
+def test_the_best_constant_of_an_image_is_that_of_its_masked_positions(distance):
+    """Positions differ in difficulty, and images in which and how many are masked."""
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.1, 1.0, 5.0, 20.0]).view(1, 1, 2, 2, 1)
     targets = spread * torch.randn(400, 1, 2, 2, 8, generator=generator)
@@ -231,7 +233,7 @@ def test_an_images_constant_is_that_of_the_places_it_hides(distance):
     assert float(kept.constants(0)) == pytest.approx(float(masked_mean(zero, hidden).mean()), rel=0.02)
 
 
-def test_masks_that_hide_nothing_are_a_users_mistake():
+def test_masks_that_hide_nothing_are_refused():
     seen, asked = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[[2, 3]], [[2, 3]]])
     masks = [Masks(seen, asked), Masks(asked[:, 0], seen[:, None])]
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Heat maps: colors lie where the errors are, and nowhere else."""
+"""Error maps: colors are where the errors are, and nowhere else."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def shown():
     return ErrorMap(generator.integers(0, 256, (8, 24, 24, 3), np.uint8), [fine, coarse])
 
 
-def test_what_was_not_asked_for_is_the_plain_input(shown):
+def test_the_input_is_unchanged_where_nothing_was_predicted(shown):
     for error in shown.errors:
         drawn = overlay(shown.frames, error, (0.0, 6.0))
         assert (drawn[:4] == shown.frames[:4]).all() and (drawn[4:] != shown.frames[4:]).any(-1).mean() > 0.9
@@ -31,13 +31,13 @@ def test_every_pixel_has_its_tokens_color():
     assert brightness[0] < brightness[1] < brightness[2] and brightness[3] == 0
 
 
-def test_a_levels_colors_are_alike_in_all_pictures(shown):
+def test_the_color_range_of_a_level_is_shared_by_all_maps(shown):
     brighter = ErrorMap(shown.frames, [error + 1 for error in shown.errors])
     (low, high), coarse = color_ranges([shown, brighter])
     assert 0 <= low < 0.3 and 1.7 < high <= 2 and 5 <= coarse[0] < coarse[1] <= 7
 
 
-def test_a_clip_moves_beside_its_errors(tmp_path, shown):
+def test_an_animation_has_a_panel_per_level(tmp_path, shown):
     save_animation(tmp_path / "clip.gif", shown, color_ranges([shown]), past=4, fps=10.0)
     with Image.open(tmp_path / "clip.gif") as picture:
         scale = -(-PANEL // 24)
@@ -45,7 +45,7 @@ def test_a_clip_moves_beside_its_errors(tmp_path, shown):
         assert picture.info["duration"] == 100
 
 
-def test_a_sheet_has_a_row_an_image_and_a_column_a_level(shown):
+def test_a_figure_has_a_row_per_image_and_a_column_per_level(shown):
     image = ErrorMap(shown.frames[:1], [error[-1:] for error in shown.errors])
     figure = plot_error_maps([image, image], color_ranges([image]), "drawn")
     assert len([axes for axes in figure.axes if axes.images]) == 6

@@ -48,7 +48,7 @@ def test_features_are_means_of_normed_tokens_for_every_encoder():
     assert found.keys == [f"k{number}" for number in range(11)]
 
 
-def test_features_of_timms_networks_are_their_own_pooling_and_their_stages():
+def test_timm_networks_use_their_own_pooling_and_stages():
     torch.manual_seed(0)
     network = Backbone(BackboneConfig(timm="resnet18", image_size=64, args={"channels": (8, 8, 12, 16)})).eval()
     loader = Loader([3, 2], side=64)
@@ -78,11 +78,11 @@ def test_clips_as_pixels_keep_their_order_and_have_no_more_values_than_images():
     assert flatten_pixels(clips[:, :, :2, :8, :8]).shape == (2, 3 * 2 * 8 * 8)
 
 
-def test_stills_are_as_pixels_the_image_itself():
+def test_the_pixels_of_still_clips_are_those_of_the_image():
     images = Loader([3, 2], side=64)
     batches = [batch._replace(views=[batch.views[0][:, :, None].expand(-1, -1, 8, -1, -1)]) for batch in images]
     clips = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
-    found = extract({}, clips, 5, LENS, stills=True).encoders["pixels"]["pixels"]
+    found = extract({}, clips, 5, LENS, still_clips=True).encoders["pixels"]["pixels"]
     assert found.shape == (5, 3 * 32 * 32) and torch.equal(found, extract({}, images, 5, LENS).encoders["pixels"]["pixels"])
 
 
@@ -98,6 +98,6 @@ def test_unlabeled_samples_are_refused():
         extract({}, Loader([2], labeled=False), 2, LENS)
 
 
-def test_a_lost_sample_is_no_small_matter():
+def test_a_missing_sample_is_an_error():
     with pytest.raises(RuntimeError, match="2 of 3"):
         extract({}, Loader([2]), 3, LENS)

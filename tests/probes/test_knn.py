@@ -13,7 +13,7 @@ def sample(rows, seed):
     return torch.randn(rows, 9, generator=generator), torch.randint(2, (rows,), generator=generator)
 
 
-def test_it_agrees_with_scikit_learn_where_no_vote_is_tied(monkeypatch):
+def test_votes_without_ties_equal_scikit_learns(monkeypatch):
     monkeypatch.setattr("jepa_pipeline.probes.knn.SIMILARITIES", 203 * 16)
     (train, labels), (test, answers) = sample(203, 0), sample(101, 1)
     counts = knn_probe(train, labels, test, answers, 2, (1, 5, 11))

@@ -23,7 +23,7 @@ def write_set(folder, labels, classes):
     return Shards(folder)
 
 
-def test_they_are_those_of_the_samples(tmp_path):
+def test_labels_are_those_of_the_samples(tmp_path):
     shards = write_set(tmp_path, LABELS, ("a", "b", "c"))
     assert len(shards.counts) == 3 and read_labels(shards).tolist() == LABELS
 
@@ -33,7 +33,7 @@ def test_unlabeled_samples_are_counted(tmp_path):
         read_labels(write_set(tmp_path, [None] * 11, None))
 
 
-def test_a_shard_that_is_gone_is_named(tmp_path):
+def test_a_missing_shard_is_named(tmp_path):
     shards = write_set(tmp_path, LABELS, ("a", "b", "c"))
     (tmp_path / "shard-000001.tar").unlink()
     with pytest.raises(SampleError, match=r"shard-000001.tar cannot be used \(its shard is not there\)"):

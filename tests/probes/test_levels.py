@@ -1,4 +1,4 @@
-"""Of a stack every level is read, in one pass, as it would be by itself, and has rows of its own."""
+"""Every level of a stack is extracted in one pass, as it would be by itself, and has rows of its own."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def card(config=CLIPS):
 
 
 @pytest.mark.parametrize("frames", ["in_order", "shuffled", "apart"])
-def test_one_pass_gives_every_level_as_it_is_by_itself(frames):
+def test_one_pass_gives_each_level_as_a_pass_of_its_own_does(frames):
     network = stack()
     together = FeatureExtractor(network, frames, 5, NAMES)
     vectors, tokens = together.pooled_features("s", PIXELS, range(3), 0), together.last_tokens("s", PIXELS, range(3), 0)
@@ -65,7 +65,7 @@ def test_one_pass_gives_every_level_as_it_is_by_itself(frames):
     assert torch.allclose(alone.pooled_features("x", PIXELS, range(3), 0)["x"]["last"], vectors["levels"]["last"], atol=1e-5)
 
 
-def test_no_level_passes_twice(monkeypatch):
+def test_no_level_is_computed_twice(monkeypatch):
     network, passes = stack(), []
     for number, encoder in enumerate(network.encoders, start=1):
         monkeypatch.setattr(
@@ -81,20 +81,20 @@ def test_no_level_passes_twice(monkeypatch):
 
 
 def test_the_untrained_first_level_is_that_of_a_flat_encoder():
-    readers = build_extractors(card(), stack(), None, seed=4, clips=False)
+    extractors = build_extractors(card(), stack(), None, seed=4, clips=False)
     flat = build_extractors(card(CLIPS.first), build_encoder(CLIPS.first).eval(), None, seed=4, clips=False)
-    ours = readers["random_init"].pooled_features("x", PIXELS, range(3), 0)["random_init_level1"]
+    ours = extractors["random_init"].pooled_features("x", PIXELS, range(3), 0)["random_init_level1"]
     assert torch.equal(ours["last4"], flat["random_init"].pooled_features("x", PIXELS, range(3), 0)["x"]["last4"])
 
 
 @pytest.mark.parametrize(
     ("level", "own"), [(None, [*NAMES]), (2, ["level2"]), ("all", ["levels"]), (3, ["level3"])], ids=["unsaid", "2", "all", "3"]
 )
-def test_the_names_of_what_is_read(level, own):
-    readers = build_extractors(card(), stack(), level, seed=0, clips=True)
+def test_the_names_of_the_features(level, own):
+    extractors = build_extractors(card(), stack(), level, seed=0, clips=True)
     twins = [f"random_init_{name}" for name in own]
-    assert feature_names(readers) == [*own, *twins, "frames_shuffled", "frames_apart"]
-    assert readers["frames_apart"].levels == {"frames_apart": NAMES[own[-1]]}
+    assert feature_names(extractors) == [*own, *twins, "frames_shuffled", "frames_apart"]
+    assert extractors["frames_apart"].levels == {"frames_apart": NAMES[own[-1]]}
     for name in own + twins:
         assert ProbeRow.model_validate(row(name, 1)).encoder == name
         assert level_of(name) == NAMES[name.removeprefix("random_init_")]
@@ -102,7 +102,7 @@ def test_the_names_of_what_is_read(level, own):
 
 
 @pytest.mark.parametrize("name", ["level0", "level", "level01", "levels2", "random_init_level", "frames_level1"])
-def test_other_names_are_none(name):
+def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match="encoder"):
         ProbeRow.model_validate(row(name, 1))
 
@@ -121,7 +121,7 @@ def row(name, right, total=100):
     }
 
 
-def test_what_is_due_to_time_is_said_of_all_levels_or_the_one_asked():
+def test_accuracy_is_attributed_to_time_for_all_levels_or_the_chosen_one():
     blinded = [row("frames_shuffled", 40), row("frames_apart", 30)]
     every = [row("level1", 80), row("level2", 70), row("levels", 90), row("random_init_levels", 20), *blinded, row("pixels", 10)]
     said = attribute_to_time([ProbeRow.model_validate(one) for one in every])
@@ -130,7 +130,7 @@ def test_what_is_due_to_time_is_said_of_all_levels_or_the_one_asked():
     assert len(said) == 2 and all(sentence.startswith("of level2's linear 70.0, ") for sentence in said)
 
 
-def test_levels_are_asked_for_by_number():
+def test_levels_are_chosen_by_number():
     flat = CLIPS.first
     assert [choose_level(flat, level, Path("runs/x")) for level in (None, 1, "all")] == [None] * 3
     assert [choose_level(CLIPS, level, Path("runs/x")) for level in (None, 1, 3, "all")] == [None, 1, 3, "all"]
@@ -156,7 +156,7 @@ def test_a_level_without_those_above_it():
     assert CLIPS.up_to_level("all") == CLIPS and CLIPS.first.up_to_level(1) == CLIPS.first
 
 
-def test_a_stack_is_called_by_the_shapes_of_its_levels():
+def test_a_stack_is_described_by_the_sizes_of_its_levels():
     assert CLIPS.describe() == "ViT 24 x 5 + 16 x 2 (stride 2x2x2) + 8 x 4 (stride 2x1x1), patches of 2x4x4, 8x16x16"
     assert IMAGES.describe() == "ViT 24 x 5 + 16 x 2 (stride 2x2), patches of 4, 16x16"
     entry = ProbedRun("s", Path(), card(), {})
@@ -168,7 +168,7 @@ def test_a_stack_is_called_by_the_shapes_of_its_levels():
     assert all(shared) and identity("random_init_levels", entry) != identity("random_init_levels", lower)
 
 
-def test_heads_are_those_of_the_levels_own_encoder():
+def test_attention_heads_are_those_of_the_level():
     settings = AttentiveConfig.model_validate({})
     assert [max_heads(CLIPS, settings, level) for level in (1, 2, 3, "all")] == [2, 4, 1, 4]
     assert max_heads(CLIPS, AttentiveConfig.model_validate({"heads": 8}), 2) == 8

@@ -19,7 +19,7 @@ def blobs(samples, classes=3, width=7, spread=1.0, seed=0):
 
 
 @pytest.mark.parametrize("decay", [1e-1, 1e-3])
-def test_heads_are_those_of_scikit_learn(decay):
+def test_heads_equal_scikit_learns(decay):
     raw, labels = blobs(401, spread=3.0)
     vectors, _, _ = standardize(raw)
     head = new_head(7, 3)
@@ -31,12 +31,12 @@ def test_heads_are_those_of_scikit_learn(decay):
     assert count_correct(head, vectors, labels) == int((theirs.predict(vectors.cpu().numpy()) == labels.numpy()).sum())
 
 
-def test_separable_classes_are_told_apart_without_error():
+def test_separable_classes_have_no_errors():
     train, test = blobs(300, spread=0.05), blobs(77, spread=0.05, seed=1)
     assert linear_probe({"last": train[0]}, train[1], {"last": test[0]}, test[1], 3, CONFIG).correct == 77
 
 
-def test_the_choice_does_not_hear_of_the_test_set():
+def test_the_choice_does_not_depend_on_the_test_set():
     (train, labels), (test, answers) = blobs(331, spread=4.0), blobs(101, spread=4.0, seed=1)
     noise = torch.randn(331, 5, generator=torch.Generator().manual_seed(3))
     kinds, unseen = {"noise": noise, "last": train}, {"noise": noise[:101], "last": test}
@@ -75,7 +75,7 @@ def test_one_sample_a_class_cannot_be_probed():
         linear_probe({"last": vectors}, torch.arange(3), {"last": vectors}, torch.arange(3), 3, CONFIG)
 
 
-def test_dead_dimensions_do_no_harm():
+def test_constant_dimensions_change_nothing():
     vectors = torch.cat([blobs(60)[0], torch.full((60, 2), 0.1)], 1)
     scaled, _, _ = standardize(vectors)
     assert scaled.isfinite().all()

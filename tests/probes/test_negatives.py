@@ -1,4 +1,4 @@
-"""Alternatives to the truth: what is seen stays bit for bit, what is not is never the truth by accident."""
+"""Alternatives to the truth: the visible part is unchanged bit for bit, the rest is never the truth by accident."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def orders():
     return torch.from_numpy(np.stack([derangement(5, generator(seed)) for seed in range(5)]))
 
 
-def test_the_past_is_kept_bit_for_bit_and_the_future_is_what_it_says(clips, orders):
+def test_the_past_is_unchanged_and_the_future_is_the_candidates(clips, orders):
     found = {name: replace_future(name, clips, 3, orders) for name in candidates(5)}
     assert list(found) == ["true", "other", "shuffled", "reversed", "frozen"]
     for name, one in found.items():
@@ -57,7 +57,7 @@ def test_one_frame_has_no_order_and_two_only_one_other():
 
 
 @pytest.mark.parametrize("future", [2, 3, 4, 7])
-def test_backwards_only_the_middle_frame_of_an_odd_number_stays_true(future):
+def test_reversal_leaves_only_the_middle_of_an_odd_number_of_frames_unchanged(future):
     clips = torch.arange(2 * (1 + future)).view(2, 1, -1, 1, 1)
     orders = torch.arange(future).expand(2, -1)
     for name in candidates(future):
@@ -71,18 +71,18 @@ def test_backwards_only_the_middle_frame_of_an_odd_number_stays_true(future):
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
-def test_a_derangement_has_no_fixed_point_and_leaves_nobody_out(count):
+def test_rolling_samples_has_no_fixed_point_and_omits_none(count):
     numbers = roll_samples(torch.arange(count))
     assert not (numbers == torch.arange(count)).any() and sorted(numbers.tolist()) == list(range(count))
 
 
-def test_one_sample_alone_is_refused(clips, orders):
+def test_a_single_sample_is_refused(clips, orders):
     with pytest.raises(UserError, match=r"^1 sample has no other sample to be compared with: give 2 or more$"):
         replace_future("other", clips[:1], 3, orders[:1])
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
-def test_a_shuffled_order_leaves_nothing_in_its_place_is_not_backwards_and_belongs_to_its_key(count):
+def test_a_derangement_has_no_fixed_point_is_no_reversal_and_depends_on_its_key(count):
     for seed in range(100):
         order = derangement(count, generator(seed))
         assert sorted(order) == list(range(count)) and not (order == np.arange(count)).any()
@@ -91,14 +91,14 @@ def test_a_shuffled_order_leaves_nothing_in_its_place_is_not_backwards_and_belon
     assert derangement(1, generator()).tolist() == [0]
 
 
-def test_patches_and_images_are_one_another():
+def test_unpatchify_inverts_patchify():
     images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8)
     cells = patchify(images, (2, 3))
     assert cells.shape == (2, 6, 48) and torch.equal(cells[1, 4], images[1, :, 4:, 4:8].flatten())
     assert torch.equal(unpatchify(cells, (2, 3), images.shape), images)
 
 
-def test_what_an_image_shows_is_kept_and_what_it_hides_is_not():
+def test_visible_patches_are_unchanged_and_masked_ones_are_replaced():
     images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     hidden = torch.zeros(3, 4, 4, dtype=torch.bool)
     hidden[:, 1:3, 2:] = True
@@ -141,7 +141,7 @@ LEVELS = HJepaConfig.model_validate(
 
 
 @pytest.mark.parametrize(("past", "frames"), [(0.01, 8), (0.5, 8), (0.7, 8), (0.99, 8)])
-def test_all_levels_are_cut_at_the_same_frame_as_their_masks(past, frames):
+def test_all_levels_and_their_masks_are_split_at_the_same_frame(past, frames):
     encoders = LEVELS.encoders
     split = split_time(past, encoders)
     assert split == (frames, (4, 2, 1), 0.5, None)
@@ -153,12 +153,12 @@ def test_all_levels_are_cut_at_the_same_frame_as_their_masks(past, frames):
         assert steps * 16 // time == split.frames
 
 
-def test_a_cut_is_nearest_to_the_share_and_leaves_past_and_future():
+def test_a_split_is_nearest_to_the_share_and_leaves_past_and_future():
     first = EncoderConfig(image_size=8, patch_size=4, frames=12, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
     assert [split_time(past, [first])[:2] for past in (0.01, 0.5, 0.7, 0.99)] == [(2, (1,)), (6, (3,)), (8, (4,)), (10, (5,))]
 
 
-def test_levels_of_one_time_step_are_left_out_and_it_is_said_which():
+def test_levels_of_one_time_step_are_left_out_and_named():
     levels = [
         EncoderConfig(image_size=8, patch_size=4, frames=frames, tubelet_size=2, embed_dim=24, depth=1, num_heads=2)
         for frames in (16, 8, 2, 2)

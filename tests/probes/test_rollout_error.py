@@ -1,4 +1,4 @@
-"""Errors against the horizon: their baselines, and what is said of them only beyond chance."""
+"""Errors against the horizon: their baselines, and conclusions beyond chance only."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ ERRORS = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
 @pytest.mark.parametrize("distance", ["l1", "smooth_l1"])
 @pytest.mark.parametrize("samples", [500, 501])
-def test_no_constant_of_a_place_is_better_than_the_best(distance, samples):
+def test_no_constant_of_a_position_has_a_lower_error(distance, samples):
     targets = random(samples, 3, 4) ** 3 + torch.tensor([0.0, 5, -2])[:, None]
     best = best_constant(targets, distance)
 
@@ -39,8 +39,8 @@ def test_no_constant_of_a_place_is_better_than_the_best(distance, samples):
 
 
 @pytest.mark.parametrize("distance", ["l1", "smooth_l1"])
-def test_knowing_only_the_place_is_no_skill(distance):
-    """Who predicts of each place what is usual there is as good as the best constant, however places differ."""
+def test_a_predictor_that_knows_the_position_alone_equals_the_best_constant(distance):
+    """Predicting the mean of each position is as good as the best constant, however positions differ."""
     place, noise = 10 * random(6, 8), random(1000, 6, 8, seed=1)
     errors = constant_errors(place + noise, distance)
     position = ERRORS[distance](place.expand_as(noise), place + noise, reduction="none").mean(2)
@@ -48,7 +48,7 @@ def test_knowing_only_the_place_is_no_skill(distance):
     assert float(errors.mean()) == pytest.approx(float(constant_errors(noise, distance).mean()), rel=1e-4)
 
 
-def test_no_sample_has_seen_the_constant_it_is_compared_with():
+def test_no_constant_was_fitted_to_the_sample_it_is_compared_with():
     targets = random(9, 2, 3)
     before = constant_errors(targets, "l1")
     for sample in range(9):
@@ -62,7 +62,7 @@ def test_no_sample_has_seen_the_constant_it_is_compared_with():
         assert torch.allclose(after[sample], (changed[sample] - best).abs().mean(1), atol=1e-4)
 
 
-def test_copying_the_last_step_is_right_where_nothing_moves_and_as_wrong_as_things_move():
+def test_the_error_of_copying_is_zero_without_motion_and_grows_with_it():
     still = random(2, 1, 3, 3, 8).expand(2, 6, 3, 3, 8)
     assert copy_last_errors(still, 2, "l1").abs().max() == 0
     moving = still + torch.arange(6.0).view(1, 6, 1, 1, 1)
@@ -70,14 +70,14 @@ def test_copying_the_last_step_is_right_where_nothing_moves_and_as_wrong_as_thin
     assert torch.allclose(copy_last_errors(moving, 2, "smooth_l1"), torch.tensor([0.5, 1.5, 2.5, 3.5]).expand(2, 4), atol=1e-5)
 
 
-def test_targets_are_kept_of_evenly_spaced_places_within_bounds():
+def test_positions_are_evenly_spaced_within_the_limit():
     assert subsample_positions(16, 10).tolist() == list(range(16))
     few = subsample_positions(196, MAX_VALUES // 14)
     assert few.tolist() == list(range(7, 196, 14))
     assert subsample_positions(196, 10 * MAX_VALUES).tolist() == [98]
 
 
-def test_better_means_better_from_there_on_and_beyond_chance():
+def test_a_better_horizon_is_better_beyond_chance_from_there_on():
     noise = random(100, 4)
     assert first_better_horizon(noise - torch.tensor([0.0, 2, 2, 2])) == 1
     assert first_better_horizon(noise - torch.tensor([2.0, 2, 0, 2])) == 3
@@ -89,7 +89,7 @@ def curve(error, copied, frames):
     return RolloutErrors(error.double(), copied.double(), torch.ones(error.shape[1]).double(), frames)
 
 
-def test_what_is_said_names_the_first_frame():
+def test_sentences_name_the_first_frame():
     noise = 0.01 * random(50, 4)
     copied = torch.tensor([0.3, 0.4, 0.6, 0.8]).expand(50, 4)
     first = curve(noise + 0.5, copied, 2)
@@ -102,7 +102,7 @@ def test_what_is_said_names_the_first_frame():
     assert "at every horizon" in comparison_sentences([curve(noise, copied, 2)])[0]
 
 
-def test_levels_are_drawn_over_the_frames_they_are_of():
+def test_levels_are_plotted_over_their_frames():
     fine, coarse = (curve(random(9, steps) + 3, random(9, steps) + 3, 8 // steps) for steps in (4, 2))
     assert frames_ahead(fine) == [1.5, 3.5, 5.5, 7.5] and frames_ahead(coarse) == [2.5, 6.5]
     lines = plot_horizons([fine, coarse], "drawn").axes[0].get_lines()

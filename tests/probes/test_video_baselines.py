@@ -1,4 +1,4 @@
-"""What is due to the order of frames: clips are read as they are, shuffled, and frame by frame."""
+"""The frames baselines: clips in order, shuffled, and frame by frame."""
 
 import numpy as np
 import pytest
@@ -81,9 +81,9 @@ def test_frames_apart_are_read_one_by_one(positions):
 
 def test_features_are_means_over_a_videos_clips():
     pixels, labels = clips(9)
-    readers = {name: FeatureExtractor(encoder(), name, seed=2) for name in ("in_order", "shuffled", "apart")}
-    found = extract(readers, Loader(pixels, labels), 9, LENS)
-    for name, reader in readers.items():
+    extractors = {name: FeatureExtractor(encoder(), name, seed=2) for name in ("in_order", "shuffled", "apart")}
+    found = extract(extractors, Loader(pixels, labels), 9, LENS)
+    for name, reader in extractors.items():
         reader.encoder.cpu()
         both = [
             reader.pooled_features(name, (view / 255 - 0.5) / 0.25, range(9), segment)[name]["last"]
@@ -93,21 +93,21 @@ def test_features_are_means_over_a_videos_clips():
     assert found.encoders["pixels"]["pixels"].shape == (9, 3 * 4 * 16 * 16)
 
 
-def test_test_samples_are_not_shuffled_as_training_samples_are():
+def test_test_samples_are_shuffled_differently_from_training_samples():
     pixels, labels = clips(9)
-    readers = {"shuffled": FeatureExtractor(encoder(), "shuffled")}
-    whole = extract(readers, Loader(pixels, labels), 9, LENS).encoders["shuffled"]["last"]
-    rest = extract(readers, Loader(pixels[5:], labels[5:]), 4, LENS, first=5).encoders["shuffled"]["last"]
-    again = extract(readers, Loader(pixels[5:], labels[5:]), 4, LENS).encoders["shuffled"]["last"]
+    extractors = {"shuffled": FeatureExtractor(encoder(), "shuffled")}
+    whole = extract(extractors, Loader(pixels, labels), 9, LENS).encoders["shuffled"]["last"]
+    rest = extract(extractors, Loader(pixels[5:], labels[5:]), 4, LENS, first=5).encoders["shuffled"]["last"]
+    again = extract(extractors, Loader(pixels[5:], labels[5:]), 4, LENS).encoders["shuffled"]["last"]
     assert torch.allclose(whole[5:], rest, atol=1e-5) and not torch.allclose(rest, again, atol=1e-3)
 
 
-def test_only_who_knows_the_order_of_frames_tells_brighter_from_darker():
+def test_only_frames_in_order_separate_brighter_from_darker():
     config = ProbeConfig.model_validate({"weight_decay": (1e-1, 1e-2)})
     (pixels, labels), (unseen, answers) = clips(160), clips(100, seed=1)
-    readers = {name: FeatureExtractor(encoder(), name) for name in ("in_order", "shuffled", "apart")}
-    train = extract(readers, Loader(pixels, labels), 160, LENS).encoders
-    test = extract(readers, Loader(unseen, answers), 100, LENS, first=160).encoders
+    extractors = {name: FeatureExtractor(encoder(), name) for name in ("in_order", "shuffled", "apart")}
+    train = extract(extractors, Loader(pixels, labels), 160, LENS).encoders
+    test = extract(extractors, Loader(unseen, answers), 100, LENS, first=160).encoders
     right = {name: linear_probe(train[name], labels, test[name], answers, 2, config).correct for name in train}
     assert right["in_order"] == right["pixels"] == 100
     assert right["shuffled"] < 70 and right["apart"] < 70
@@ -126,7 +126,7 @@ def videos(tmp_path_factory):
     return Shards(folder / "set")
 
 
-def test_clip_lists_give_any_sample_by_segment_and_view(videos):
+def test_eval_clips_return_any_sample_by_segment_and_view(videos):
     clip = ClipConfig.model_validate({"stride": 2})
     batch = EvalClips(videos, 4, clip, segments=2, views=3, image_size=16).__getitems__([4, 0, 2])
     assert [tuple(view.shape) for view in batch.views] == [(3, 3, 4, 16, 16)] * 6
@@ -138,7 +138,7 @@ def test_clip_lists_give_any_sample_by_segment_and_view(videos):
                 assert np.array_equal(batch.views[3 * segment + view][row], expected[segment, view])
 
 
-def test_images_are_clips_that_stand_still(tmp_path):
+def test_images_become_still_clips(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
     write_shards([png_record("a", image, 0)], tmp_path / "set", classes=("x",), made={})
     (clip,) = EvalClips(Shards(tmp_path / "set"), 4, ClipConfig.model_validate({}), 1, 1, 16).__getitems__([0]).views

@@ -13,7 +13,7 @@ def test_known_values():
     assert wilson_interval(10, 10) == pytest.approx((0.72247, 1.0), abs=1e-5)
 
 
-def test_its_ends_are_just_compatible_with_the_count():
+def test_the_ends_of_the_interval_satisfy_its_definition():
     for end in wilson_interval(843, 1000):
         assert abs(0.843 - end) / math.sqrt(end * (1 - end) / 1000) == pytest.approx(Z95)
 

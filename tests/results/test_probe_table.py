@@ -1,4 +1,4 @@
-"""What is printed of a report fits a terminal and claims no more than was measured."""
+"""A printed report fits a terminal and claims no more than was measured."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def accuracy(name, protocol, right, total=1000, **settings):
     return ProbeRow(encoder=name, protocol=protocol, top1=right / total, settings=settings, **rest)
 
 
-def test_what_time_is_worth_is_said_in_words_with_its_interval():
+def test_sentences_attribute_accuracy_to_time_with_intervals():
     rows = [accuracy(name, "linear", right) for name, right in (("target", 912), ("random_init", 300), ("pixels", 200))]
     assert attribute_to_time(rows) == []
     rows += [accuracy("frames_shuffled", "linear", 528), accuracy("frames_apart", "linear", 410)]
@@ -37,7 +37,7 @@ def neighbors(name, kind, *counts, **size):
     return [accuracy(name, "knn", right, features=kind, k=k, **size) for k, right in zip((5, 10, 20), counts, strict=True)]
 
 
-def test_of_k_nn_only_the_best_k_of_each_kind_is_printed():
+def test_only_the_best_k_of_each_kind_is_printed():
     linear = accuracy("target", "linear", 7, features="last", weight_decay=0.1)
     rows = [linear, *neighbors("target", "last", 5, 6, 6), *neighbors("target", "last4", 3, 1, 4)]
     rows += neighbors("random_init", "last", 0, 0, 0)
