@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md, followed to the letter in a copy of the package."""
+"""The example in CONTRIBUTING.md, followed step by step in a copy of the package."""
 
 import os
 import re
@@ -15,7 +15,7 @@ RECIPE = "method={name: uniformity, projector: {hidden: [16], out: 8}, encoder: 
 
 @pytest.fixture
 def copy(tmp_path):
-    """The package with the example's function, section and two lines in it."""
+    """Return a folder with a copy of the package that has the example's function, section and two lines."""
     shutil.copytree(ROOT / "jepa_pipeline", tmp_path / "jepa_pipeline")
     text = (ROOT / "CONTRIBUTING.md").read_text()
     blocks = dict(re.findall(r"```python\n# (jepa_pipeline/\S+)\n(.*?)```", text, re.DOTALL))
@@ -33,13 +33,13 @@ def copy(tmp_path):
     return tmp_path
 
 
-def insert(path, where, before, after):
+def insert(path, anchor, before, after):
     text = path.read_text()
-    assert text.count(where) == 1
-    path.write_text(text.replace(where, before + where + after))
+    assert text.count(anchor) == 1
+    path.write_text(text.replace(anchor, before + anchor + after))
 
 
-def test_the_new_objective_trains(copy, shards):
+def test_new_objective_trains(copy, shards):
     command = [
         sys.executable,
         "-m",

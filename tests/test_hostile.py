@@ -21,7 +21,7 @@ from PIL import Image
 from jepa_pipeline.cli import main
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import index_path
-from jepa_pipeline.data.loader import train_loader
+from streams import load_stream
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.shards import SampleError, Shards
 
@@ -107,7 +107,7 @@ def member_start(data: bytes, name: str) -> int:
 @pytest.fixture
 def jepa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], str]]:
     """The command line: exit code, what it says of shards, standard output."""
-    monkeypatch.setattr("jepa_pipeline.cli.was_one_of_several", lambda: False)  # as other tests in this process may have been
+    monkeypatch.setattr("jepa_pipeline.cli.was_distributed", lambda: False)  # as other tests in this process may have been
 
     def run(*arguments: object) -> tuple[int, list[str], str]:
         monkeypatch.setattr(sys, "argv", ["jepa", *map(str, arguments), "--workers=1"])
@@ -346,7 +346,7 @@ def test_no_pickle_is_loaded_by_any_reader(folder: Path, tiny, jepa):
     assert jepa("shards", "check", folder)[0] == 0
     jepa("shards", "stats", folder)
     assert Shards(folder).read(0, 3).media == png(9)
-    next(iter(train_loader(tiny(f"data.train={folder}"), [])))
+    next(iter(load_stream(tiny(f"data.train={folder}"), [])))
     assert not ran.exists()
     pickle.loads(payload)
     assert ran.exists(), "the payload works"

@@ -1,4 +1,4 @@
-"""Every recipe in configs/ loads as it stands, and takes two steps with its networks shrunk."""
+"""Every recipe in configs/ loads unchanged, and takes two steps with smaller networks."""
 
 import re
 from pathlib import Path
@@ -9,15 +9,15 @@ from rich.console import Console
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.training.loggers import read_rows
+from jepa_pipeline.files import read_json_lines
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("parts", "suites"))
 NAMES = [str(path.relative_to(CONFIGS)) for path in RECIPES]
 
 
-def shrunk(config: RunConfig) -> dict:
-    """The recipe's values with everything that costs time made small, and nothing else changed."""
+def shrink(config: RunConfig) -> dict:
+    """Return the values of a recipe with smaller networks, images and heads, and nothing else changed."""
     values = config.model_dump(mode="json")
     method = values["method"]
     if method["name"] == "hjepa":
@@ -60,7 +60,7 @@ def shrunk(config: RunConfig) -> dict:
 
 
 def shrink_level(level: dict) -> None:
-    """Of a stack, whose grids stay the recipe's own, of patches of two pixels."""
+    """Shrink a level of a stack in place, on the recipe's own grid of patches, of two pixels each."""
     encoder = level["encoder"]
     encoder |= {"embed_dim": 24, "depth": 1, "num_heads": 2}
     level["predictor"] |= {"embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -70,10 +70,10 @@ def shrink_level(level: dict) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
-def test_a_recipe_takes_two_steps(recipe, shards, videos, tmp_path):
+def test_recipe_takes_two_steps(recipe, shards, videos, tmp_path):
     config = load_config(recipe)
-    data = videos if getattr(config.method.encoder, "clips", False) else shards
-    values = shrunk(config)
+    data = videos if config.method.encoder.modality.has_time else shards
+    values = shrink(config)
     parts = 1 if config.optim.accumulate_steps == 1 else 2
     values |= {"init_from": None, "output": tmp_path, "data": {"train": data / "train", "workers": 0}, "log": {"every_steps": 1}}
     values["optim"] |= {
@@ -85,29 +85,29 @@ def test_a_recipe_takes_two_steps(recipe, shards, videos, tmp_path):
     }
     values["trainer"] |= {"accelerator": "cpu", "compile": False, "threads": None}
     folder = pretrain(RunConfig.model_validate(values), Console(quiet=True))
-    assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row] == [1, 2]
+    assert [row["step"] for row in read_json_lines(folder / "metrics.jsonl") if "loss" in row] == [1, 2]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
-def test_a_recipe_opens_with_its_command_and_its_number(recipe):
+def test_recipe_opens_with_its_command_and_result(recipe):
     head = recipe.read_text().split("\nname:")[0]
     assert f"jepa pretrain configs/{recipe.relative_to(CONFIGS)}" in head
-    told = {"debug": "Measured: nothing", "configs": r"Measured at commit [0-9a-f]{7}|not yet run"}[recipe.parent.name]
-    assert re.search(told, head) and "@" not in head
+    result = {"debug": "Measured: nothing", "configs": r"Measured at commit [0-9a-f]{7}|not yet run"}[recipe.parent.name]
+    assert re.search(result, head) and "@" not in head
     if recipe.stem.endswith("fashion_mnist"):
         assert "Measured at commit" in head
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
-def test_a_recipe_is_named_after_its_file(recipe):
+def test_recipe_is_named_after_its_file(recipe):
     folder = recipe.parent.name
     assert load_config(recipe).name == (recipe.stem if folder == "configs" else f"{folder}_{recipe.stem}")
 
 
 def test_every_method_has_a_debug_recipe_and_one_that_was_run():
-    kinds = {load_config(path).method.name for path in (CONFIGS / "debug").glob("*.yaml")}
+    debugged = {load_config(path).method.name for path in (CONFIGS / "debug").glob("*.yaml")}
     heads = {path: path.read_text().split("\nname:")[0] for path in CONFIGS.glob("*.yaml")}
     ran = {load_config(path).method.name for path, head in heads.items() if "Measured at commit" in head}
-    named = {kind.model_fields["name"].annotation.__args__[0] for kind in RunConfig.model_fields["method"].annotation.__args__}
-    assert kinds == named
+    named = {section.model_fields["name"].annotation.__args__[0] for section in RunConfig.model_fields["method"].annotation.__args__}
+    assert debugged == named
     assert named - ran == {"vjepa2"}, "which is vjepa with other positions and momentum, and was not run at a size worth a number"

@@ -17,6 +17,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.video_masks import Grid
+from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
@@ -63,7 +64,7 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
         row[0].set_ylabel(name)
     figure.savefig(out, dpi=110)
     said = [f"{name}: {describe(batches, use)}" for name, batches, use in zip(names, sets, uses, strict=True)]
-    (console or Console()).print(f"{out}: {'; '.join(said)}", soft_wrap=True, markup=False, highlight=False)
+    print_plain(console, f"{out}: {'; '.join(said)}")
     return out
 
 
@@ -82,9 +83,9 @@ def png_path(out: Path | None, name: str) -> Path:
 
 def names_and_grids(method: MethodConfig) -> Iterator[tuple[str, Grid]]:
     """Yield the name and the grid of each mask set, level by level."""
-    for number, (mask_sets, encoder) in enumerate(zip(method.level_masks, method.encoders, strict=True), start=1):
+    for number, (mask_sets, grid) in enumerate(zip(method.level_masks, method.grids, strict=True), start=1):
         level = f"level {number}: " if method.name == "hjepa" else ""
-        yield from ((f"{level}{masks.describe()}", encoder.clip_grid) for masks in mask_sets)
+        yield from ((f"{level}{masks.describe()}", grid) for masks in mask_sets)
 
 
 def sample(config: RunConfig, samplers: Sequence[MaskSampler]) -> list[list[Masks]]:
@@ -193,7 +194,7 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
     clips = config.method.encoder.modality.has_time
     figure, said = draw_clips(few) if clips else draw_views(few)
     figure.savefig(out, dpi=110)
-    (console or Console()).print(f"{out}: {IMAGES} {said}", soft_wrap=True, markup=False, highlight=False)
+    print_plain(console, f"{out}: {IMAGES} {said}")
     return out
 
 

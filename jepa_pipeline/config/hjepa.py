@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from jepa_pipeline.config.jepa import PredictionConfig
+from jepa_pipeline.config.masks import Grid
 from jepa_pipeline.config.method import BaseMethodConfig, Distance
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.stack import CoarseEncoderConfig, resolve_levels
@@ -94,6 +95,11 @@ class HJepaConfig(BaseMethodConfig):
     def encoders(self) -> tuple[EncoderConfig, ...]:
         """Return every level's encoder as a vision transformer on the grid of the level below."""
         return resolve_levels(self.encoder, self.above)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Return the token grid of every level."""
+        return tuple(encoder.clip_grid for encoder in self.encoders)
 
     @property
     def level_masks(self) -> tuple[tuple[MaskSet, ...], ...]:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.masks import MultiBlockConfig
+from jepa_pipeline.config.masks import Grid, MultiBlockConfig
 from jepa_pipeline.config.method import BaseMethodConfig, Distance
 from jepa_pipeline.config.networks import EncoderConfig, HeadConfig, PredictorConfig
 from jepa_pipeline.config.section import Positive, Section, Share, Weight
@@ -99,6 +99,11 @@ class JepaConfig(BaseMethodConfig, PredictionConfig):
     def encoders(self) -> tuple[EncoderConfig, ...]:
         """Return the encoder of the only level."""
         return (self.encoder,)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Return the token grid of the only level."""
+        return (self.encoder.clip_grid,)
 
     @property
     def distances(self) -> tuple[Distance, ...]:

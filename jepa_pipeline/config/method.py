@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from jepa_pipeline.config.masks import Grid
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.tasks import MaskSet
 
@@ -22,8 +23,13 @@ class BaseMethodConfig(Section):
 
     @property
     def level_masks(self) -> tuple[tuple[MaskSet, ...], ...]:
-        """Return the mask sets of every level, in the order of `encoders`."""
-        return ((),)
+        """Return the mask sets of every level, from the first up; empty for a method without masks."""
+        return ()
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Return the token grid of every level; empty for a method without masks."""
+        return ()
 
     @property
     def mask_sets(self) -> tuple[MaskSet, ...]:

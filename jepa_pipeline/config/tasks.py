@@ -66,9 +66,9 @@ class ForwardTaskConfig(Section):
         """Return how many tokens are past and how many future at that t."""
         return self.count_past_tokens(grid), self.horizon * grid[1] * grid[2]
 
-    def check_encoder(self, encoder: EncoderConfig) -> None:
-        """Raise ValueError if the encoder's clips have no past before the horizon, or its attention sees the future."""
-        steps = encoder.clip_grid[0]
+    def check_grid(self, grid: Grid) -> None:
+        """Raise ValueError if clips have no past before the horizon."""
+        steps = grid[0]
         if steps == 1:
             raise ValueError(
                 "task forward needs two time steps or more, but the level has one: lower stride.time or tubelet_size, or set "
@@ -76,6 +76,10 @@ class ForwardTaskConfig(Section):
             )
         if self.horizon >= steps:
             raise ValueError(f"task.horizon {self.horizon} leaves no past of {steps} time steps: set it to {steps - 1} or less")
+
+    def check_encoder(self, encoder: EncoderConfig) -> None:
+        """Raise ValueError if the encoder's clips are too short, or its attention sees the future."""
+        self.check_grid(encoder.clip_grid)
         if encoder.attention != "causal":
             raise ValueError(
                 "task forward needs encoders that do not see the future: set attention of the first level's encoder to causal"

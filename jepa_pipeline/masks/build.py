@@ -28,8 +28,8 @@ def build_mask_sampler(config: MaskSet, grid: Grid) -> Sampler:
 def build_samplers_by_level(config: MethodConfig) -> list[list[Sampler]]:
     """Return the mask samplers of every level, in the order of its mask sets."""
     return [
-        [build_mask_sampler(masks, encoder.clip_grid) for masks in mask_sets]
-        for mask_sets, encoder in zip(config.level_masks, config.encoders, strict=True)
+        [build_mask_sampler(masks, grid) for masks in mask_sets]
+        for mask_sets, grid in zip(config.level_masks, config.grids, strict=True)
     ]
 
 
@@ -41,4 +41,4 @@ def build_mask_samplers(config: MethodConfig) -> list[Sampler]:
 def build_future_samplers(config: MethodConfig, past: float) -> list[list[Sampler]]:
     """Return one sampler per level whose context is the first share `past` of the time steps, and its target the rest."""
     masks = CausalConfig(name="causal", context_time=past)
-    return [[Causal(masks, encoder.clip_grid)] for encoder in config.encoders]
+    return [[Causal(masks, grid)] for grid in config.grids]

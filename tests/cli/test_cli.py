@@ -1,4 +1,4 @@
-"""The command answers at once, and a mistake is one sentence and exit code 2."""
+"""Help and mistakes do not wait for torch; a mistake is one sentence with exit code 2."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 JEPA = [sys.executable, "-c", "from jepa_pipeline.cli import main; main()"]
-RECIPE = Path(__file__).parents[1] / "configs/ijepa_fashion_mnist.yaml"
+RECIPE = Path(__file__).parents[2] / "configs/ijepa_fashion_mnist.yaml"
 
 
 def jepa(*arguments, cwd=None):
@@ -45,18 +45,23 @@ def jepa(*arguments, cwd=None):
         "config check",
         "config show",
         "masks preview",
+        "views preview",
+        "energy",
+        "shards demo",
+        "shards demo-video",
+        "shards demo-scales",
     ],
 )
-def test_every_verb_explains_itself(command):
+def test_every_command_has_help(command):
     result = jepa(*command.split(), "--help")
     assert result.returncode == 0 and "Usage" in result.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["config", "check", RECIPE, "optim.lrr=1"]])
-def test_help_and_typos_answer_without_torch(arguments):
-    """Their time is Python's own start and little more; 0.5 s of processor time on the slowest machine this runs on."""
-    watch = [sys.executable, "-X", "importtime", "-c", JEPA[2], *map(str, arguments)]
-    heavy = subprocess.run(watch, capture_output=True, text=True).stderr
+def test_help_and_typos_do_not_import_torch(arguments):
+    """Also limit their CPU time, which is little more than Python's own start, to 0.5 s."""
+    profile = [sys.executable, "-X", "importtime", "-c", JEPA[2], *map(str, arguments)]
+    heavy = subprocess.run(profile, capture_output=True, text=True).stderr
     assert not {"torch", "timm", "lightning", "numpy"} & {line.rsplit("|")[-1].strip() for line in heavy.splitlines()}
 
     def seconds():
@@ -68,33 +73,33 @@ def test_help_and_typos_answer_without_torch(arguments):
     assert min(seconds() for _ in range(3)) < 0.5
 
 
-def test_a_misspelt_verb_is_corrected():
+def test_misspelled_command_is_corrected():
     result = jepa("pretrian", RECIPE)
     assert result.returncode == 2 and "pretrain" in result.stderr
 
 
-def test_three_mistakes_with_their_lines_and_exit_code_2(tmp_path):
+def test_three_mistakes_are_reported_with_their_lines(tmp_path):
     lines = RECIPE.read_text().splitlines()
-    place = {key: next(n for n, line in enumerate(lines) if line.strip().startswith(key)) for key in ("lr:", "seed:", "trainer:")}
-    lines[place["lr:"]] = "  lr: fast"
-    lines[place["seed:"]] = "sede: 0"
-    lines[place["trainer:"]] = "trainer: {precision: bf61}"
+    line_of = {key: next(n for n, line in enumerate(lines) if line.strip().startswith(key)) for key in ("lr:", "seed:", "trainer:")}
+    lines[line_of["lr:"]] = "  lr: fast"
+    lines[line_of["seed:"]] = "sede: 0"
+    lines[line_of["trainer:"]] = "trainer: {precision: bf61}"
     recipe = tmp_path / "wrong.yaml"
     recipe.write_text("\n".join(lines))
     result = jepa("config", "check", recipe)
     assert result.returncode == 2
-    said = result.stderr.splitlines()
-    assert len(said) == 3
+    errors = result.stderr.splitlines()
+    assert len(errors) == 3
     for key, words in (
         ("lr:", "'optim.lr' is 'fast'"),
         ("seed:", "did you mean 'seed'"),
         ("trainer:", "'trainer.precision' is 'bf61'"),
     ):
-        assert any(line.startswith(f"{recipe}:{place[key] + 1}: ") and words in line for line in said), said
+        assert any(line.startswith(f"{recipe}:{line_of[key] + 1}: ") and words in line for line in errors), errors
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "text"),
     [
         (["pretrain", "nowhere.yaml"], "no file nowhere.yaml"),
         (["pretrain", RECIPE, "data.train=nowhere"], "nowhere"),
@@ -112,10 +117,10 @@ def test_three_mistakes_with_their_lines_and_exit_code_2(tmp_path):
         (["config", "show", "nowhere.yaml"], "no file nowhere.yaml"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(arguments, says, tmp_path):
+def test_missing_file_or_folder_is_one_sentence(arguments, text, tmp_path):
     result = jepa(*arguments, cwd=tmp_path)
     assert result.returncode == 2
-    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert text in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
 
 
@@ -125,30 +130,30 @@ def test_config_show_explains_every_key():
     assert "optim.lr (default 0.001): Peak learning rate" in jepa("config", "show").stdout
 
 
-def test_config_check_says_a_good_file_is_fine():
+def test_config_check_accepts_a_valid_recipe():
     result = jepa("config", "check", RECIPE)
-    assert result.returncode == 0 and "fine" in result.stdout
+    assert result.returncode == 0 and "is valid" in result.stdout
 
 
-def test_importing_the_package_is_light_and_its_verbs_are_functions():
+def test_importing_the_package_is_light_and_its_names_are_functions():
     code = """
 import sys, jepa_pipeline
 assert not {"torch", "pydantic", "numpy"} & set(sys.modules)
 import jepa_pipeline.commands.pretrain, jepa_pipeline.commands.probe, jepa_pipeline.commands.export
 from jepa_pipeline import export, load_config, load_encoder, pretrain, probe
-assert all(callable(verb) for verb in (export, load_config, load_encoder, pretrain, probe))
+assert all(map(callable, (export, load_config, load_encoder, pretrain, probe)))
 assert jepa_pipeline.pretrain is pretrain
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_version_is_the_packages():
+def test_version_option():
     from jepa_pipeline import __version__
 
     assert jepa("--version").stdout.strip() == __version__
 
 
-def test_a_run_interrupted_from_the_keyboard_says_how_to_go_on(shards, tmp_path):
+def test_interrupted_run_says_how_to_resume(shards, tmp_path):
     import signal
 
     recipe = [
@@ -167,13 +172,13 @@ def test_a_run_interrupted_from_the_keyboard_says_how_to_go_on(shards, tmp_path)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "Traceback" not in stderr and "stopped in order after step" in stderr and "the same command goes on" in stderr
+    assert "Traceback" not in stderr and "stopped cleanly after step" in stderr and "run the same command to resume" in stderr
     assert (tmp_path / "ijepa_fashion_mnist/checkpoints/last").exists()
 
 
 @pytest.mark.parametrize("limit_kb", [20, 60])
-def test_a_disk_that_takes_no_more_is_one_sentence(tiny, tmp_path, limit_kb):
-    """Whichever file meets it: the log, the encoder or the checkpoint."""
+def test_full_disk_is_one_sentence(tiny, tmp_path, limit_kb):
+    """It may be the log, the encoder or the checkpoint that does not fit."""
     from jepa_pipeline.config.render import to_yaml
 
     recipe = tmp_path / "recipe.yaml"
