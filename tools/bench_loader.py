@@ -21,17 +21,19 @@ from loader_baselines import Rivals, Team, Unit, crop_all, read_media, timed, un
 from rich.console import Console
 from rich.table import Table
 
+from jepa_pipeline.batch import Batch
 from jepa_pipeline.cli import leave
 from jepa_pipeline.cli.arguments import Overrides
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.dataset import SampleStream, as_batch, picture
-from jepa_pipeline.data.decode import DecodeError
-from jepa_pipeline.data.remote import without_secrets
+from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.dataset import TrainDataset, open_media, stack_labels
+from jepa_pipeline.data.remote import redact_urls
+from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.shards import SampleError
 from jepa_pipeline.data.worker_pool import available_cores
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 
 BATCH = {"images": 64, "clips": 16}
 """Most of a batch while measuring; more would only make the rounds coarse."""
@@ -115,12 +117,12 @@ def bench(
     config = config.model_copy(update={"optim": config.optim.model_copy(update=endless)})
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     with progress.status("opening the first shards"):
-        rivals = Rivals(config, method_masks(config.method), on_trainer=config.views.on_trainer("cuda" if on_gpu else "cpu"))
+        rivals = Rivals(config, build_mask_samplers(config.method), on_trainer=config.views.on_trainer("cuda" if on_gpu else "cpu"))
     parts, alone = measure_process(rivals, seconds, progress)
     numbers = sorted({*(workers or [config.data.workers])} - {0})
     speeds = [alone, *(measure_workers(rivals, number, seconds, progress) for number in numbers)]
     needed = math.ceil(step_rate * per_step / speeds[-1].per_worker) if step_rate else None
-    source = without_secrets(config.data.train[0].path)
+    source = redact_urls(config.data.train[0].path)
     report = Report(source, rivals.unit, available_cores(), per_step, parts, speeds, step_rate, needed, rivals.uncut)
     if as_json:
         print(json.dumps({**report._asdict(), "speeds": [speed._asdict() for speed in speeds]}))
@@ -132,13 +134,13 @@ def bench(
 def measure_process(rivals: Rivals, seconds: float, progress: Console) -> tuple[dict[str, float], Speeds]:
     """Seconds an image or clip takes in each part of the whole path, and the three rivals, all with a batch a round."""
     stream = rivals.loader(workers=0).dataset
-    assert isinstance(stream, SampleStream)
+    assert isinstance(stream, TrainDataset)
     plain, size, speeds, parts = rivals.webdataset(0), rivals.batch, [], []
     for turn in turns(seconds, in_words(0), progress):
         first, second = (list(range(start, start + size)) for start in (2 * turn * size, (2 * turn + 1) * size))
         parts.append(time_parts(stream, first))
         whole = timed(partial(whole_batch, stream, second))
-        found = stream.mixture.samples(second[0], second[-1] + 1)
+        found = stream.mixture.locate(second[0], second[-1] + 1)
         media = read_media(stream.sources[0], found.shard.tolist(), found.member.tolist())
         bare = timed(partial(next, crop_all(rivals.crop, media, size)))
         speeds.append((whole, bare, timed(partial(next, plain))))
@@ -157,7 +159,7 @@ def turns(seconds: float, title: str, progress: Console) -> Iterator[int]:
             yield number
 
 
-def whole_batch(stream: SampleStream, numbers: list[int]) -> int:
+def whole_batch(stream: TrainDataset, numbers: list[int]) -> int:
     return len(stream.__getitems__(numbers).keys)
 
 
@@ -174,32 +176,32 @@ class Stopwatch:
         self.last = now
 
 
-def time_parts(stream: SampleStream, numbers: list[int]) -> dict[str, float]:
-    """Seconds of each part of what SampleStream does for a batch. Damaged samples have no stand-ins here."""
+def time_parts(stream: TrainDataset, numbers: list[int]) -> dict[str, float]:
+    """Seconds of each part of what TrainDataset does for a batch. Damaged samples are not replaced here."""
     parts = PARTS[stream.sources[0].manifest.kind]
     samples, watch, opening, cutting = [], Stopwatch(parts), parts[2], parts[3]
-    found = stream.mixture.samples(numbers[0], numbers[-1] + 1)
+    found = stream.mixture.locate(numbers[0], numbers[-1] + 1)
     stream.fetch_ahead(found)
     whose = list(zip(found.epoch.tolist(), found.sample.tolist(), strict=True))
     places = zip(found.shard.tolist(), found.member.tolist(), strict=True)
     watch.mark("order")
-    views = stream.empty_views(len(numbers))
+    views = stream.create_views(len(numbers))
     for (epoch, number), (shard, member) in zip(whose, places, strict=True):
         with suppress(SampleError, DecodeError):
             watch.mark("batch")
             sample = stream.sources[0].read(shard, member)
             watch.mark("read")
-            shown: Any = picture(stream.sources[0], sample)
+            shown: Any = open_media(stream.sources[0], sample)
             watch.mark(opening)
             views.add(shown, stream.view_generators(0, epoch, number))
             watch.mark(cutting)
             samples.append(sample)
     watch.mark("batch")
-    finished = views.finish()
+    pixels, deferred = views.finish()
     watch.mark("views")
-    masks = stream.draw_masks([(0, *who) for who in whose], 0)
+    masks = stream.sample_masks([(0, *who) for who in whose], 0)
     watch.mark("masks")
-    as_batch(*finished, masks, samples, [])
+    Batch(pixels, masks, stack_labels(samples), [sample.key for sample in samples], [], deferred)
     watch.mark("batch")
     return watch.seconds
 
@@ -219,16 +221,12 @@ def summarize(workers: int, unit: str, rounds: list[tuple[float, ...]], progress
     """Medians over all rounds but the first."""
     whole, bare_loop, webdataset = (median(speeds) for speeds in zip(*rounds[1:], strict=True))
     ratios = [median(speeds[0] / speeds[rival] for speeds in rounds[1:]) for rival in (1, 2)]
-    say(progress, f"{in_words(workers)}: {whole:,.0f} {unit}/s in {len(rounds)} rounds")
+    print_plain(progress, f"{in_words(workers)}: {whole:,.0f} {unit}/s in {len(rounds)} rounds")
     return Speeds(workers, whole, bare_loop, webdataset, whole / min(max(workers, 1), available_cores()), *ratios)
 
 
 def in_words(workers: int) -> str:
     return {0: "one process", 1: "1 worker"}.get(workers, f"{workers} workers")
-
-
-def say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def show(report: Report, console: Console) -> None:
@@ -251,7 +249,7 @@ def show(report: Report, console: Console) -> None:
         table.add_row(in_words(speeds.workers), *(f"{number:,.0f}" for number in numbers), *ratios)
     console.print(table)
     for sentence in sentences(report):
-        say(console, sentence)
+        print_plain(console, sentence)
 
 
 def sentences(report: Report) -> Iterator[str]:

@@ -49,7 +49,7 @@ from jepa_pipeline.training.setup import (
     build_card,
     check_view_sizes,
     choose_accelerator,
-    describe_run,
+    build_checkpoint_info,
     describe_start,
     hash_data,
 )
@@ -103,12 +103,12 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     with raise_on_all_ranks():
         data_hash = hash_data(config.data.train, config.method)
     check_same_setup(processes, config, data_hash)
-    about = describe_run(config, data_hash, accelerator)
+    run_info = build_checkpoint_info(config, data_hash, accelerator)
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):
             if is_first:
                 stack.enter_context(lock_run_folder(config.folder))
-                check_same_run(config.folder, about, log)
+                check_same_run(config.folder, run_info, log)
                 check_online_eval(config.probing)
         if is_finished_at(config.folder / "checkpoints", config.optim.total_steps):
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
@@ -126,7 +126,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         log(describe_start(config, module, processes, accelerator))
         checkpoint_writer = AsyncCheckpointWriter(config.folder / "checkpoints", config.checkpoint, log)
         card = build_card(config, method, data_hash)
-        checkpoints = CheckpointCallback(checkpoint_writer, card, about, optimizer_state, stop, watchdog)
+        checkpoints = CheckpointCallback(checkpoint_writer, card, run_info, optimizer_state, stop, watchdog)
         try:
             fit(config, module, checkpoints, processes.info, accelerator, console)
         except Interrupted:

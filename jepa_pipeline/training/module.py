@@ -74,7 +74,7 @@ class Pretraining(LightningModule):
         self.skipped = state["skipped"]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what networks sample themselves, such as dropout, by step, micro-batch and rank, so that a resumed run repeats it."""
+        """Seed torch by step, micro-batch and rank, so that a resumed run samples the same dropout and drop path."""
         micro_batch = batch_idx % self.optim.accumulate_steps
         generator = keyed_generator(self.seed, Stream.STEP, 0, self.step, view=micro_batch, source=rank())
         torch.manual_seed(int(generator.integers(2**63)))

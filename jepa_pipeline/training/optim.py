@@ -16,7 +16,7 @@ TRUST_COEFFICIENT = 1e-3
 
 
 def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
-    """Return the optimizer of all trainable parameters, in two groups: weights, and norms and biases, which are not decayed.
+    """Return the optimizer of all trainable parameters, in two groups: weights, and undecayed norms and biases.
 
     LARS is timm's: for a weight w with gradient g it subtracts the learning rate times the momentum of r (g + decay w), with
     the trust ratio r = TRUST_COEFFICIENT |w| / (|g| + decay |w| + 1e-8), and r = 1 if |w| or |g| is 0; norms and biases have

@@ -64,12 +64,12 @@ def acquire_lock(file: IO[str]) -> bool:
             return True
 
 
-def check_same_run(run: Path, about: CheckpointInfo, log: Callable[[str], object]) -> None:
+def check_same_run(run: Path, info: CheckpointInfo, log: Callable[[str], object]) -> None:
     """Check that a run folder holds no checkpoint, or one of this run.
 
     Args:
         run: the run folder.
-        about: describes this run, at any step.
+        info: describes this run, at any step.
         log: prints a sentence if torch's version differs.
 
     Raises:
@@ -78,9 +78,9 @@ def check_same_run(run: Path, about: CheckpointInfo, log: Callable[[str], object
     saved = latest_info(run / "checkpoints")
     if saved is None:
         return
-    if saved.torch != about.torch:
-        log(f"{run} was trained with torch {saved.torch}, this is {about.torch}: results may differ in the last bits")
-    differences = compare(saved, about)
+    if saved.torch != info.torch:
+        log(f"{run} was trained with torch {saved.torch}, this is {info.torch}: results may differ in the last bits")
+    differences = compare(saved, info)
     if differences:
         raise UserError(
             f"{run} holds a run that differs from this one:\n{format_columns([('key', 'there', 'here'), *differences])}\n"
@@ -89,9 +89,9 @@ def check_same_run(run: Path, about: CheckpointInfo, log: Callable[[str], object
         )
 
 
-def compare(saved: CheckpointInfo, about: CheckpointInfo) -> list[Difference]:
+def compare(saved: CheckpointInfo, info: CheckpointInfo) -> list[Difference]:
     """Return everything in which two runs differ that can change their results."""
-    old, new = ({**run.results, "data.train (hash)": run.data, "trainer.accelerator (found)": run.device} for run in (saved, about))
+    old, new = ({**run.results, "data.train (hash)": run.data, "trainer.accelerator (found)": run.device} for run in (saved, info))
     keys = sorted(old.keys() | new.keys())
     return [(key, f"{old.get(key)}", f"{new.get(key)}") for key in keys if old.get(key) != new.get(key)]
 

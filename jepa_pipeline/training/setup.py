@@ -66,7 +66,7 @@ def check_view_sizes(method: Method, sizes: Sequence[int]) -> None:
             raise UserError(f"views.crops makes views of {side} pixels, but {error}") from None
 
 
-def describe_run(config: RunConfig, data_hash: str, accelerator: str) -> CheckpointInfo:
+def build_checkpoint_info(config: RunConfig, data_hash: str, accelerator: str) -> CheckpointInfo:
     """Return the description of the run that its checkpoints contain, at step 0."""
     return CheckpointInfo(
         step=0,

@@ -6,10 +6,10 @@ import pytest
 
 from jepa_pipeline.checks.data import check_data
 from jepa_pipeline.checks.submission import find_data_errors
-from jepa_pipeline.commands.pretrain import name_data
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.data.media import check_motion
+from jepa_pipeline.training.setup import hash_data
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -34,7 +34,7 @@ def test_every_check_of_the_data_refuses_it(shards):
     config = load_config(CONFIGS / "hjepa_quickstart.yaml", [f"data.train={shards / 'train'}"])
     sentence = "data.train holds only still images, but hjepa predicts only the future"
     with pytest.raises(UserError, match=sentence):
-        name_data(config)
+        hash_data(config.data.train, config.method)
     assert any(found.level == "fail" and sentence in found.text for found in check_data(config, quick=True))
     (mistake,) = find_data_errors(config)
     assert sentence in mistake

@@ -1,4 +1,4 @@
-"""Damage met in training: counted, named once, the same after a kill, and too much of it stops the run."""
+"""Unusable samples in training: counted, named once, the same after a kill, and too many of them end the run."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture
 def damaged(tiny, tmp_path):
-    """A function that makes the configuration of a run over 20 images of which the third and the fifth are no images."""
+    """Return a function that makes the configuration of a run on 20 samples, two of which are not images."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
     records = [png_record(f"k{n:02d}", Image.fromarray(image), None) for n, image in enumerate(pixels)]
     records = [record._replace(media=b"no image") if n in (2, 4) else record for n, record in enumerate(records)]
@@ -76,22 +76,24 @@ def test_a_run_over_damage_resumes_exactly(damaged, monkeypatch):
 def test_too_much_of_it_stops_the_run_and_a_higher_limit_goes_on(damaged):
     config = damaged("data.damage.limit=0.05")
     with pytest.raises(
-        UserError, match=r"of 48 samples could not be used, more than data.damage.limit 0.05 allows; they are named in"
+        UserError, match=r"of 48 samples are unusable, more than data.damage.limit 0.05 allows; they are listed in"
     ) as stopped:
         pretrain(config, QUIET)
-    assert str(stopped.value).endswith(": mend the data, or raise the limit; there is no checkpoint yet, so it would start anew")
+    assert str(stopped.value).endswith(
+        ": fix the data, or raise the limit; there is no checkpoint yet, so the same command starts over"
+    )
     pretrain(damaged("data.damage.limit=0.5"), QUIET)
     assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == 6
 
 
 def test_the_stop_names_the_checkpoint_from_which_it_goes_on(damaged):
-    with pytest.raises(UserError, match=r"raise the limit; the same command goes on from step-00000004$"):
+    with pytest.raises(UserError, match=r"raise the limit; the same command resumes from step-00000004$"):
         pretrain(damaged("data.damage.limit=0.05", "checkpoint.every_steps=2"), QUIET)
 
 
 def test_it_is_judged_early_in_a_long_run(damaged, monkeypatch):
     monkeypatch.setattr("jepa_pipeline.training.skipped_samples.MIN_SAMPLES", 16)
-    with pytest.raises(UserError, match=r"of (16|24|32) samples could not be used"):
+    with pytest.raises(UserError, match=r"of (16|24|32) samples are unusable"):
         pretrain(damaged("data.damage.limit=0.05"), QUIET)
 
 

@@ -1,4 +1,4 @@
-"""What the meters keep is a fair sample, and what they report is what they say."""
+"""Meters store an unbiased sample of vectors, and report correct averages."""
 
 import time
 
@@ -9,15 +9,15 @@ from jepa_pipeline.training.callbacks import measure_health
 from jepa_pipeline.training.meters import AverageMeters, RingBuffer
 
 
-@pytest.mark.parametrize(("images", "places"), [(64, 36), (256, 116), (8, 8), (7, 5)])
-def test_the_ring_buffer_meets_every_place_of_an_image(images, places):
-    """The number of vectors is a multiple of the batch; an even spacing would meet one place for ever."""
-    buffer, met = RingBuffer(2048, 1), set()
+@pytest.mark.parametrize(("images", "positions"), [(64, 36), (256, 116), (8, 8), (7, 5)])
+def test_the_ring_buffer_visits_every_position_of_an_image(images, positions):
+    """The number of vectors is a multiple of the batch size, so an even spacing would always select the same positions."""
+    buffer, visited = RingBuffer(2048, 1), set()
     for _ in range(40):
-        step = torch.arange(places, dtype=torch.float32).repeat(images)[:, None]
+        step = torch.arange(positions, dtype=torch.float32).repeat(images)[:, None]
         buffer.add(step, 64)
-        met |= set(buffer.contents().flatten().int().tolist())
-    assert met == set(range(places))
+        visited |= set(buffer.contents().flatten().int().tolist())
+    assert visited == set(range(positions))
 
 
 def test_targets_and_predictions_stay_matched():
@@ -29,7 +29,7 @@ def test_targets_and_predictions_stay_matched():
     assert torch.equal(targets.contents(), -predictions.contents()) and len(targets.contents()) == 100
 
 
-def test_means_are_means_and_start_again():
+def test_averages_are_reset_when_they_are_computed():
     means = AverageMeters()
     for value in (1.0, 2.0, 6.0):
         means.update({"a": torch.tensor(value)})
@@ -38,7 +38,7 @@ def test_means_are_means_and_start_again():
     assert means.compute_and_reset() == {}
 
 
-def test_health_tells_collapse_from_learning():
+def test_health_distinguishes_collapse_from_learning():
     torch.manual_seed(0)
     targets = torch.randn(500, 16)
     good = measure_health(targets, targets, targets + 0.1 * torch.randn(500, 16))

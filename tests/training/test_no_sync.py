@@ -1,4 +1,4 @@
-"""The host never waits for the device inside a step: nothing in it needs a value, a shape made of values, or a copy."""
+"""The host never waits for the device within a step: no operator needs a value, a shape that depends on values, or a copy."""
 
 from itertools import islice
 from pathlib import Path
@@ -36,7 +36,7 @@ class HostWaits(AssertionError):
 
 
 class NoWaitingOperators(TorchDispatchMode):
-    """Raise at operators that wait for a GPU; a mask as an index is one, for its true places are counted first."""
+    """Raise at operators that wait for a GPU, among them indexing by a mask, whose true entries are counted first."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         operator = func.overloadpacket
@@ -48,7 +48,7 @@ class NoWaitingOperators(TorchDispatchMode):
 
 
 class NoCopies(TorchFunctionMode):
-    """Raise at calls that copy to the host or from it, which do nothing on a CPU and so reach no operator."""
+    """Raise at calls that copy to or from the host; on a CPU they copy nothing and reach no operator."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in COPIES:
@@ -65,7 +65,7 @@ def make_batch(config):
 
 
 def take_step(config, module, optimizer, batch):
-    """An optimizer step in the order in which Lightning calls its parts."""
+    """Take an optimizer step, calling the hooks in Lightning's order."""
 
     def closure():
         for part in range(config.optim.accumulate_steps):
@@ -95,7 +95,7 @@ def test_no_step_waits_for_the_device(tiny, overrides):
     config = tiny(*overrides)
     module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
     optimizer, batch = module.configure_optimizers(), make_batch(config)
-    take_step(config, module, optimizer, batch)  # the first may: constants are made once
+    take_step(config, module, optimizer, batch)  # the first step may wait: constants are created once
     before = module.method.encoder.norm.weight.clone()
     with NoWaitingOperators(), NoCopies():
         take_step(config, module, optimizer, batch)
@@ -123,7 +123,7 @@ def test_no_method_waits_for_the_device(recipe, uncut, shards):
     assert any(not torch.equal(old, new) for old, new in zip(before, module.method.encoder_to_export.parameters(), strict=True))
 
 
-SINS = {
+WAITING_CALLS = {
     "item": lambda x: x.sum().item(),
     "float": lambda x: float(x.sum()),
     "if": lambda x: 1 if x.sum() > 0 else 0,
@@ -138,8 +138,8 @@ SINS = {
 }
 
 
-@pytest.mark.parametrize("sin", SINS.values(), ids=SINS.keys())
-def test_a_wait_would_be_seen(sin):
+@pytest.mark.parametrize("call", WAITING_CALLS.values(), ids=WAITING_CALLS.keys())
+def test_a_wait_is_detected(call):
     x = torch.zeros(3, 2)
     with pytest.raises(HostWaits), NoWaitingOperators(), NoCopies():
-        sin(x)
+        call(x)

@@ -1,4 +1,4 @@
-"""Each optimizer steps as its formula says, and none lets a step that is not finite reach the weights."""
+"""Each optimizer follows its formula, and none applies a step that is not finite."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ SHAPES = {"conv": (3, 2, 2, 2), "linear": (4, 3), "token": (1, 1, 5), "zero": (2
 
 
 class Parts(nn.Module):
-    """Weights and biases, a weight that is zero, and one whose gradient will be."""
+    """Weights and biases, a weight that is zero, and one whose gradient is zero."""
 
     def __init__(self):
         super().__init__()
@@ -31,12 +31,12 @@ class Parts(nn.Module):
         self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
 
 
-def draw_gradients(step):
+def sample_gradients(step):
     generator = torch.Generator().manual_seed(step)
     return {name: torch.randn(shape, generator=generator) * (name != "still") for name, shape in SHAPES.items()}
 
 
-def give(network, gradients):
+def set_gradients(network, gradients):
     for name, gradient in gradients.items():
         network.get_parameter(name).grad = gradient.clone()
 
@@ -55,10 +55,10 @@ def test_lars_is_its_formula(momentum, decay, lr_biases):
     slow = {name: value.double() for name, value in values(network).items() if name != "frozen"}
     memory = {name: torch.zeros_like(value) for name, value in slow.items()}
     for step, rate in enumerate((0.1, 0.2, 0.05)):
-        give(network, draw_gradients(step))
+        set_gradients(network, sample_gradients(step))
         set_rates(optimizer, rate, decay)
         optimizer.step()
-        for name, gradient in draw_gradients(step).items():
+        for name, gradient in sample_gradients(step).items():
             update, own_rate = gradient.double(), rate * (lr_biases or 0.2) / 0.2
             if gradient.ndim > 1:
                 w, g, own_rate = slow[name].norm().item(), update.norm().item(), rate
@@ -71,11 +71,11 @@ def test_lars_is_its_formula(momentum, decay, lr_biases):
     assert torch.equal(network.frozen, torch.ones(2, 2))
 
 
-def test_a_step_of_lars_does_not_hear_the_gradients_scale_but_that_of_biases_does():
+def test_lars_is_invariant_to_the_scale_of_gradients_except_for_biases():
     first, second = Parts(), Parts()
     for network, scale in ((first, 1.0), (second, 8.0)):
         optimizer = build_optimizer(network, LARS)
-        give(network, {name: scale * gradient for name, gradient in draw_gradients(0).items()})
+        set_gradients(network, {name: scale * gradient for name, gradient in sample_gradients(0).items()})
         set_rates(optimizer, 0.2, 0.0)
         optimizer.step()
     assert torch.allclose(first.linear, second.linear, rtol=1e-6)
@@ -90,10 +90,10 @@ def test_sgd_is_its_formula():
     optimizer = build_optimizer(network, EVERY[2])
     memory = dict.fromkeys(SHAPES, 0.0)
     for step in range(3):
-        give(network, draw_gradients(step))
+        set_gradients(network, sample_gradients(step))
         set_rates(optimizer, 0.1, 0.5)
         optimizer.step()
-        for name, gradient in draw_gradients(step).items():
+        for name, gradient in sample_gradients(step).items():
             memory[name] = 0.9 * memory[name] + gradient + (0.5 * before[name] if gradient.ndim > 1 else 0)
             before[name] = before[name] - 0.1 * memory[name]
     for name in SHAPES:
@@ -119,7 +119,7 @@ def test_after_a_broken_step_no_weight_moves_again(config, good_steps):
     optimizer = build_optimizer(network, config)
 
     def take_step(step, factor):
-        give(network, {name: gradient * factor for name, gradient in draw_gradients(step).items()})
+        set_gradients(network, {name: gradient * factor for name, gradient in sample_gradients(step).items()})
         set_rates(optimizer, 0.1, 0.1)
         norm = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()
         guard.check(step, torch.tensor(1.0), norm, optimizer)
@@ -139,13 +139,13 @@ def test_after_a_broken_step_no_weight_moves_again(config, good_steps):
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.name)
-def test_an_optimizer_goes_on_from_its_state(config, tmp_path):
+def test_an_optimizer_resumes_from_its_state(config, tmp_path):
     network, other = Parts(), Parts()
     optimizer = build_optimizer(network, config)
     guard = FiniteGuard()
 
     def take_step(network, optimizer, step):
-        give(network, draw_gradients(step))
+        set_gradients(network, sample_gradients(step))
         set_rates(optimizer, 0.1, 0.1)
         guard.check(step, torch.tensor(1.0), torch.tensor(1.0), optimizer)
         optimizer.step()
@@ -161,7 +161,7 @@ def test_an_optimizer_goes_on_from_its_state(config, tmp_path):
 
 
 @pytest.mark.parametrize("optim", [["optim.name=lars", "optim.lr=0.2"], ["optim.name=sgd", "optim.lr=0.1"]], ids=["lars", "sgd"])
-def test_a_broken_step_ends_the_run_and_leaves_a_whole_checkpoint(tiny, monkeypatch, optim):
+def test_a_broken_step_ends_the_run_and_leaves_a_valid_checkpoint(tiny, monkeypatch, optim):
     config = tiny(*optim, "log.every_steps=6", "checkpoint.every_steps=2")
     original, calls = JEPA.forward, []
 
@@ -182,7 +182,7 @@ def test_a_broken_step_ends_the_run_and_leaves_a_whole_checkpoint(tiny, monkeypa
     assert load_latest(config.folder / "checkpoints", log=pytest.fail).state["step"] == 6
 
 
-def test_an_optimizer_that_is_not_named_is_adamw():
+def test_the_default_optimizer_is_adamw():
     assert OPTIM.validate_python({"total_samples": 4096}) == AdamWConfig(total_samples=4096)
 
 
@@ -207,7 +207,7 @@ def test_an_optimizer_survives_being_written_and_read(config):
         ({"name": "sgd", "lr": 1.0, "momentum": 1.0}, ("sgd", "momentum"), "less_than"),
     ],
 )
-def test_what_an_optimizer_does_not_have_is_refused(values, where, kind):
+def test_keys_that_an_optimizer_does_not_have_are_refused(values, where, kind):
     with pytest.raises(ValidationError) as raised:
         OPTIM.validate_python({"total_samples": 4096, **values})
     assert [(error["loc"], error["type"]) for error in raised.value.errors()] == [(where, kind)]

@@ -1,4 +1,4 @@
-"""Probes of a run that goes on: which are begun, with what, and what their failures do."""
+"""Probes during training: which are started, with what, and what happens when they fail."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ BESIDE = ["probing.submit=false", "probing.every_steps=2"]
 
 
 class Started:
-    """A process that only says it was started, and how it ended."""
+    """A fake process that records how it was started."""
 
     code: int | None = 0
 
@@ -41,7 +41,7 @@ class Started:
 
 @pytest.fixture
 def started(monkeypatch):
-    """What was started in place of probes."""
+    """The fake processes that are started instead of probes."""
     found = []
 
     def start(*arguments, **options):
@@ -54,7 +54,7 @@ def started(monkeypatch):
 
 @pytest.fixture
 def cluster(monkeypatch, tmp_path):
-    """A cluster that could be submitted to; its site file."""
+    """Make a cluster to submit to, and return its site file."""
     monkeypatch.setattr(probing, "which", lambda name: f"/usr/bin/{name}")
     site = tmp_path / "site.yaml"
     site.write_text("time: 10\n")
@@ -90,14 +90,14 @@ def test_a_job_is_submitted_with_nothing_of_this_one(tiny, cluster, started, mon
     assert started[0].command == [*submit, str(snapshot), "--data", "d"]
     assert started[0].log == config.folder / "snapshots/step-00000003.log" and started[0].options["start_new_session"]
     assert {"PATH", "HOME"} & started[0].env.keys()
-    assert probing.environment(here, config.probing) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/root"}
+    assert probing.probe_environment(here, config.probing) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/root"}
     beside = config.probing.model_copy(update={"submit": False})
-    assert "CUDA_VISIBLE_DEVICES" in probing.environment(here, beside)
-    assert probing.command(snapshot, beside) == [*submit[:3], "probe", str(snapshot), "--data", "d"]
+    assert "CUDA_VISIBLE_DEVICES" in probing.probe_environment(here, beside)
+    assert probing.probe_command(snapshot, beside) == [*submit[:3], "probe", str(snapshot), "--data", "d"]
 
 
 def killed_after(monkeypatch, step):
-    """A run ends like one that is killed between a snapshot and its checkpoint."""
+    """End the run as if it were killed between a snapshot and its checkpoint; return a function that undoes this."""
     original = CheckpointCallback.on_step
 
     def on_step(self, trainer, module):
@@ -109,7 +109,7 @@ def killed_after(monkeypatch, step):
     return lambda: monkeypatch.setattr(CheckpointCallback, "on_step", original)
 
 
-def test_a_run_that_goes_on_probes_no_snapshot_twice(tiny, started, monkeypatch):
+def test_a_resumed_run_probes_no_snapshot_twice(tiny, started, monkeypatch):
     config, again = tiny(*BESIDE, "checkpoint.every_steps=1"), killed_after(monkeypatch, 4)
     with pytest.raises(RuntimeError, match="killed"):
         pretrain(config, QUIET)
@@ -121,13 +121,13 @@ def test_a_run_that_goes_on_probes_no_snapshot_twice(tiny, started, monkeypatch)
     assert (config.folder / "snapshots/step-00000004/model.safetensors").stat().st_ino == written
 
 
-def test_a_run_that_goes_on_loses_no_snapshot(tiny, started, monkeypatch):
-    """Killed before the probe of one was begun, or while it wrote one."""
+def test_a_resumed_run_loses_no_snapshot(tiny, started, monkeypatch):
+    """It was killed before a probe was started, or while it wrote a snapshot."""
     config, again = tiny(*BESIDE, "checkpoint.every_steps=1"), killed_after(monkeypatch, 5)
     with pytest.raises(RuntimeError, match="killed"):
         pretrain(config, QUIET)
     snapshots = config.folder / "snapshots"
-    (snapshots / "step-00000002" / probing.ASKED).unlink()
+    (snapshots / "step-00000002" / probing.STARTED).unlink()
     (snapshots / ".step-00000006").mkdir()
     (snapshots / ".step-00000006/model.safetensors").write_text("half")
     again()
@@ -169,14 +169,14 @@ def test_snapshots_of_another_run_in_this_folder_are_replaced(tiny, started, mon
     assert read_card(tiny().folder / "snapshots/step-00000002").config_hash == tiny("seed=1").hash()
 
 
-def test_failures_are_said_once_and_end_nothing(tiny, started, monkeypatch, tmp_path):
+def test_failures_are_reported_once_and_do_not_end_the_run(tiny, started, monkeypatch, tmp_path):
     monkeypatch.setattr(Started, "code", 2)
     with (tmp_path / "said").open("w") as file:
         pretrain(config := tiny(*BESIDE, "probing.every_steps=3"), Console(file=file))
     said = (tmp_path / "said").read_text()
     for step in (3, 6):
         log = config.folder / f"snapshots/step-0000000{step}.log"
-        assert said.count(f"step-0000000{step} failed, and the run goes on: {log} says why\n") == 1
+        assert said.count(f"step-0000000{step} failed, but training continues: see {log}\n") == 1
     assert not [*config.folder.glob("snapshots/*/asked")] and read_card(config.folder).step == 6
 
 
@@ -184,21 +184,21 @@ def test_probes_that_outlive_the_run_are_named(tiny, started, monkeypatch, tmp_p
     monkeypatch.setattr(Started, "code", None)
     with (tmp_path / "said").open("w") as file:
         pretrain(tiny(*BESIDE, "probing.every_steps=3"), Console(file=file))
-    assert "probes of step-00000003, step-00000006 go on; their numbers will be in" in (tmp_path / "said").read_text()
+    assert "probes of step-00000003, step-00000006 are still running; their results will be in" in (tmp_path / "said").read_text()
 
 
-def test_a_disk_that_refuses_a_snapshot_ends_nothing(tiny, started, monkeypatch, tmp_path):
+def test_a_full_disk_under_a_snapshot_does_not_end_the_run(tiny, started, monkeypatch, tmp_path):
     def refuse(folder, weights, card):
         raise UserError("encoder x could not be written (no space)")
 
     monkeypatch.setattr(probing, "save_weights", refuse)
     with (tmp_path / "said").open("w") as file:
         pretrain(config := tiny(*BESIDE), Console(file=file))
-    assert "step 2 is not probed, and the run goes on: encoder x could not" in (tmp_path / "said").read_text()
+    assert "step 2 is not probed, but training continues: encoder x could not" in (tmp_path / "said").read_text()
     assert not started and read_card(config.folder).step == 6
 
 
-def test_without_slurm_it_is_said_before_the_first_step(tiny, monkeypatch):
+def test_a_missing_slurm_is_reported_before_the_first_step(tiny, monkeypatch):
     config = tiny("probing.every_steps=2")
     monkeypatch.setattr(probing, "which", lambda name: None)
     with pytest.raises(
@@ -208,7 +208,7 @@ def test_without_slurm_it_is_said_before_the_first_step(tiny, monkeypatch):
     assert not config.folder.exists()
 
 
-def test_without_a_site_it_is_said_before_the_first_step(tiny, cluster):
+def test_an_invalid_site_is_reported_before_the_first_step(tiny, cluster):
     cluster.write_text("partition: main\n")
     config = tiny("probing.every_steps=2", f"probing.site={cluster}")
     with pytest.raises(UserError, match="time"):

@@ -1,4 +1,4 @@
-"""A whole run: what it leaves behind, what changes nothing, what stops it."""
+"""Complete runs: what they write, what does not change their results, and what ends them."""
 
 import json
 
@@ -36,7 +36,7 @@ def same(first, second, tolerance=0.0):
     return all(torch.allclose(first[name], second[name], rtol=0, atol=tolerance) for name in first)
 
 
-def test_a_run_leaves_what_it_says(tiny):
+def test_a_run_writes_its_files(tiny):
     config = tiny()
     state = run(config)
     assert state["step"] == 6
@@ -52,7 +52,7 @@ def test_a_run_leaves_what_it_says(tiny):
     assert same(kept, {name: value for name, value in state["module"].items() if name.startswith("method.target.")})
 
 
-def test_the_same_run_twice_is_bit_identical_whatever_the_workers(tiny):
+def test_a_run_is_bit_identical_for_any_number_of_workers(tiny):
     first = run(tiny("name=a"))
     second = run(tiny("name=b", "data.workers=2"))
     assert same(weights(first), weights(second))
@@ -72,8 +72,8 @@ def test_accumulation_changes_nothing_but_rounding(tiny):
     assert logged[0] == logged[1]
 
 
-def test_horizons_come_from_the_config_and_not_from_the_stream(tiny, monkeypatch):
-    """A stream without a length trains the same run: no schedule asks the loader how long it is."""
+def test_the_length_of_schedules_comes_from_the_configuration_alone(tiny, monkeypatch):
+    """A loader without a length gives the same run."""
     import jepa_pipeline.data.loader as loader_module
     from jepa_pipeline import pretrain as _  # noqa: F401
     from jepa_pipeline.data.sampler import DistributedBatchSampler
@@ -85,17 +85,20 @@ def test_horizons_come_from_the_config_and_not_from_the_stream(tiny, monkeypatch
 
 
 def test_momentum_and_rates_under_max_steps(tiny, monkeypatch):
-    """The target's updates are numbered 1 to total_steps, against the steps the schedules are planned for."""
-    seen = []
+    """The EMA is updated at steps 1 to total_steps, with a momentum planned for schedule_steps."""
+    updates = []
     original = JEPA.after_optimizer_step
-    monkeypatch.setattr(
-        JEPA, "after_optimizer_step", lambda self, step, steps: (seen.append((step, steps)), original(self, step, steps))
-    )
+
+    def after_optimizer_step(self, step, schedule_steps):
+        updates.append((step, schedule_steps))
+        original(self, step, schedule_steps)
+
+    monkeypatch.setattr(JEPA, "after_optimizer_step", after_optimizer_step)
     run(tiny("optim.schedule_stretch=1.5", "optim.accumulate_steps=2"))
-    assert seen == [(step, 9) for step in range(1, 7)]
+    assert updates == [(step, 9) for step in range(1, 7)]
 
 
-def test_a_run_cut_short_goes_on_to_the_same_end(tiny, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_result(tiny, monkeypatch):
     straight = run(tiny("name=straight", "checkpoint.every_steps=2"))
     config = tiny("name=cut", "checkpoint.every_steps=2")
 
@@ -124,14 +127,14 @@ def test_a_run_cut_short_goes_on_to_the_same_end(tiny, monkeypatch):
     assert rows == [2, 4, 6]
 
 
-def test_a_finished_run_is_left_alone(tiny):
+def test_a_finished_run_is_not_trained_again(tiny):
     config = tiny()
     first = run(config)
     assert same(weights(first), weights(run(config)))
 
 
-def test_a_folder_without_a_checkpoint_has_nothing_to_protect(tiny, monkeypatch):
-    """So that the cure for a run that died at once, such as a lower rate, can be tried under the same name."""
+def test_a_folder_without_a_checkpoint_may_be_reused(tiny, monkeypatch):
+    """So that after an early failure another learning rate can be tried under the same name."""
     poison(monkeypatch, step=1)
     with pytest.raises(UserError, match="step 1"):
         pretrain(tiny(), QUIET)
@@ -145,7 +148,7 @@ def test_a_broken_step_is_named_even_where_health_is_measured_first(tiny, monkey
         pretrain(tiny("health.every_steps=4", "log.every_steps=5"), QUIET)
 
 
-def test_a_resumed_run_counts_its_seconds_on(tiny):
+def test_a_resumed_run_adds_to_its_seconds(tiny):
     first = tiny("optim.total_samples=48", "checkpoint.every_steps=2")
     run(first)
     seconds = [row["seconds"] for row in read_json_lines(first.folder / "metrics.jsonl") if "loss" in row]
@@ -157,7 +160,7 @@ def test_a_resumed_run_counts_its_seconds_on(tiny):
 
 
 def poison(monkeypatch, step):
-    """Make the loss of one step not finite."""
+    """Make the loss of one step NaN."""
     original = JEPA.forward
 
     def forward(self, batch, step, seed):
@@ -179,11 +182,11 @@ def test_a_step_that_is_not_finite_stops_the_run_before_it_touches_the_weights(t
     kept = {}
     original = Pretraining.check_finite
 
-    def look(self):
+    def check_finite(self):
         kept.update({name: value.clone() for name, value in self.method.state_dict().items() if not name.startswith("target.")})
         original(self)
 
-    monkeypatch.setattr(Pretraining, "check_finite", look)
+    monkeypatch.setattr(Pretraining, "check_finite", check_finite)
     with pytest.raises(UserError, match=r"step 5 gave a loss or gradient that is not finite") as raised:
         pretrain(config, QUIET)
     assert str(raised.value).count(",") >= 7, "the samples of the step are named"
