@@ -1,4 +1,4 @@
-"""A recipe of a stack and its flat twin cost the same and differ in nothing but the levels above; tools/count_flops.py counts it."""
+"""H-JEPA recipes and their flat baselines cost the same and differ only in the levels above; tools/count_flops.py."""
 
 import re
 from importlib.util import module_from_spec, spec_from_file_location
@@ -11,8 +11,8 @@ from jepa_pipeline.config.load import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-TWINS = sorted(CONFIGS.glob("hjepa_*_flat.yaml"))
-PAIRS = [(twin.with_stem(twin.stem.removesuffix("_flat")), twin) for twin in TWINS]
+BASELINES = sorted(CONFIGS.glob("hjepa_*_flat.yaml"))
+PAIRS = [(flat.with_stem(flat.stem.removesuffix("_flat")), flat) for flat in BASELINES]
 IDS = [stack.stem for stack, _ in PAIRS]
 
 
@@ -20,7 +20,7 @@ def load_tool(name):
     spec = spec_from_file_location(name, ROOT / f"tools/{name}.py")
     module = module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")  # some stand on their neighbors
+        patch.syspath_prepend(ROOT / "tools")  # some tools import others
         spec.loader.exec_module(module)
     return module
 
@@ -40,16 +40,16 @@ def header(path):
 
 
 @pytest.mark.parametrize(("stack", "flat"), PAIRS, ids=IDS)
-def test_a_step_of_a_stack_costs_what_one_of_its_flat_twin_does(costs, stack, flat):
+def test_a_stack_and_its_flat_baseline_cost_the_same(costs, stack, flat):
     assert costs[flat].step == pytest.approx(costs[stack].step, rel=0.03)
     assert costs[flat].above == 0
 
 
 @pytest.mark.parametrize(("stack", "flat"), PAIRS, ids=IDS)
-def test_the_headers_say_what_a_step_costs(costs, stack, flat):
+def test_recipe_headers_state_the_cost_of_a_step(costs, stack, flat):
     for path in (stack, flat):
-        (said,) = re.findall(r"A step costs ([\d,.]+) GFLOP", header(path))
-        assert said == f"{costs[path].step / 1e9:,.1f}"
+        (stated,) = re.findall(r"A step costs ([\d,.]+) GFLOP", header(path))
+        assert stated == f"{costs[path].step / 1e9:,.1f}"
         assert f"tools/count_flops.py configs/{stack.name} configs/{flat.name}" in header(path)
     (share,) = re.findall(r"the level above takes ([\d.]+) %", header(stack))
     above, step = costs[stack].above, costs[stack].step
@@ -57,7 +57,7 @@ def test_the_headers_say_what_a_step_costs(costs, stack, flat):
 
 
 @pytest.mark.parametrize(("stack", "flat"), PAIRS, ids=IDS)
-def test_twins_differ_in_size_for_levels_and_in_nothing_else(stack, flat):
+def test_a_stack_and_its_baseline_differ_only_in_levels_and_size(stack, flat):
     tall, wide = load_config(stack), load_config(flat)
     assert tall.model_dump(exclude={"name", "method"}) == wide.model_dump(exclude={"name", "method"})
     first, (only,) = tall.method.levels[0], wide.method.levels
@@ -66,18 +66,20 @@ def test_twins_differ_in_size_for_levels_and_in_nothing_else(stack, flat):
     assert ours._replace(depth=0, mlp_ratio=0.0) == theirs._replace(depth=0, mlp_ratio=0.0)
     assert ours.depth >= theirs.depth and ours.mlp_ratio >= theirs.mlp_ratio and ours != theirs
     sizes = {"arch", "embed_dim", "depth", "num_heads", "mlp_ratio"}
-    sizes |= {"window"} if first.encoder.window and not only.encoder.window else set()  # a twin may see more, not less
+    sizes |= (
+        {"window"} if first.encoder.window and not only.encoder.window else set()
+    )  # the baseline may attend to more, not to less
     assert only.encoder.model_dump(exclude=sizes) == first.encoder.model_dump(exclude=sizes)
 
 
 @pytest.mark.parametrize("recipe", ["ijepa_vits16", "vjepa_gpu_hour"])
-def test_the_count_is_the_arithmetic_of_a_jepa(tool, recipe):
+def test_the_count_agrees_with_the_formula(tool, recipe):
     config, bench_speed = load_config(CONFIGS / f"{recipe}.yaml"), load_tool("bench_speed")
     small = config.model_copy(update={"optim": config.optim.model_copy(update={"batch_size_global": 2})})
     assert tool.cost(config).step == pytest.approx(bench_speed.image_flops(small), rel=0.02)
 
 
-def test_the_table_has_a_row_a_recipe(tool, capsys):
+def test_the_table_has_one_row_per_recipe(tool, capsys):
     tool.table([CONFIGS / "debug/hjepa.yaml", CONFIGS / "debug/ijepa_sigreg.yaml"])
     printed = capsys.readouterr().out
     assert "hjepa" in printed and "ijepa_sigreg" in printed and "0.0%" in printed

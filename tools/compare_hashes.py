@@ -1,8 +1,8 @@
 """Check that a change left every number as it was: python tools/compare_hashes.py REVISION [--case TEXT ...] [--keep FOLDER].
 
 Each debug recipe trains a few steps from a checkout of REVISION and from this working tree: on one process, with gradient
-accumulation and on two processes (ddp and fsdp2), in fp32 and bf16. Every run writes hashes.jsonl, the SHA-256 of every batch, weight,
-buffer and optimizer tensor after every step; the two files must be equal. Exits with 1 if any differs.
+accumulation and on two processes (ddp and fsdp2), in fp32 and bf16. Every run writes hashes.jsonl, the SHA-256 of every batch,
+weight, buffer and optimizer tensor after every step; the two files must be equal. Exits with 1 if any differs.
 
 The runs of REVISION are kept in FOLDER and used again by the next comparison with the same revision.
 """

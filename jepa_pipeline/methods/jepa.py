@@ -35,7 +35,6 @@ class JEPA(Method):
         distance: `l1` or `smooth_l1`.
     """
 
-    encoder: Encoder  # pyright: ignore[reportIncompatibleVariableOverride]
     predicts_targets = True
 
     def __init__(
@@ -47,7 +46,8 @@ class JEPA(Method):
         distance: str,
     ) -> None:
         super().__init__()
-        self.encoder, self.predictor, self.regularizer = encoder, predictor, regularizer
+        self.encoder: Encoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.predictor, self.regularizer = predictor, regularizer
         self.target_encoder, self.distance = target_encoder, distance
         # an average is a network of its own, to be moved, sharded and saved; None leaves no `target.*` in the state
         self.register_module("target", None if target_encoder.encoder is encoder else target_encoder.encoder)
@@ -64,7 +64,7 @@ class JEPA(Method):
             self.encoder(pixels, masks=self.predictor.context_masks(masks)),  # B K D of each mask set
         )
         targets = self.predictor.select_targets(layer_norm(target), masks)  # B G M D of each mask set
-        predictions = self.predictor.predict(context, masks)  # likewise
+        predictions = self.predictor.predict(context, masks)  # B G M D of each mask set
         errors = [mean_distance(self.distance, *pair) for pair in zip(predictions, targets, strict=True)]
         loss = {"prediction": torch.stack(errors).mean()}
         regularized = [*context, target] if self.target_encoder.has_gradient else context
@@ -73,6 +73,7 @@ class JEPA(Method):
             features=target.detach().mean(1),
             targets=targets[self.predictor.monitored].detach().flatten(0, 2),
             predictions=predictions[self.predictor.monitored].detach().flatten(0, 2),
+            # not strict: a single mask set has no name, because its error is the loss
             metrics={f"prediction/{name}": e.detach() for name, e in zip(self.predictor.metric_names, errors, strict=False)},
         )
 

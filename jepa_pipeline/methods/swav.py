@@ -59,7 +59,7 @@ class SwAV(Method):
 
     @torch.no_grad()
     def normalize_prototypes(self) -> None:
-        """Project the prototypes back onto the unit sphere in place; each process its own rows of sharded ones."""
+        """Project the prototypes back onto the unit sphere in place, each process its own rows of sharded ones."""
         rows = to_local(self.prototypes.weight)
         rows.copy_(unit(rows))
 

@@ -76,7 +76,7 @@ class Predictor(nn.Module):
         self, context: Float[Tensor, "B K D"], masks: Masks, mask_token: Float[Tensor, "1 P"]
     ) -> Float[Tensor, "B G M D"]:
         samples, blocks, length = masks.targets.shape
-        context = self.embed(context)  # B K P; bf16 under autocast, fp32 beside the mask tokens
+        context = self.embed(context)  # B K P; bf16 under autocast, and fp32 once concatenated with the mask tokens
         queries = mask_token.expand(samples, blocks, length, -1)  # B G M P
         if self.pos_embed is not None:
             context, queries = context + self.pos_embed[masks.context], queries + self.pos_embed[masks.targets]

@@ -158,22 +158,22 @@ def test_a_window_of_one_encodes_every_time_step_separately():
     changed[:, :, 2:4] = torch.randn_like(changed[:, :, 2:4])
     with torch.no_grad():
         same = torch.isclose(encoder(pixels), encoder(changed), atol=1e-6).all(-1).unflatten(1, (4, 16))
-        kept = torch.tensor([[17, 3, 40]]).expand(4, -1)
-        assert torch.allclose(encoder(pixels, masks=[kept])[0][:, 1], encoder(changed, masks=[kept])[0][:, 1], atol=1e-6)
+        mask = torch.tensor([[17, 3, 40]]).expand(4, -1)
+        assert torch.allclose(encoder(pixels, masks=[mask])[0][:, 1], encoder(changed, masks=[mask])[0][:, 1], atol=1e-6)
     assert same[:, [0, 2, 3]].all() and not same[:, 1].any()
 
 
 def test_each_target_encoder_runs_once_per_step():
-    whole = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [1, 1], time: [0.5, 0.5], context_keep: 0.5}]}"
-    config = clips(coarse(COARSE_BLOCKS), coarse(whole, "{space: 2}"))
+    half = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [1, 1], time: [0.5, 0.5], context_keep: 0.5}]}"
+    config = clips(coarse(COARSE_BLOCKS), coarse(half, "{space: 2}"))
     method, calls = build(config), []
     for number, level in enumerate(method.jepas):
-        level.target.register_forward_hook(lambda _, given, kept, number=number: calls.append((number, kept)))
+        level.target.register_forward_hook(lambda _, given, mask, number=number: calls.append((number, mask)))
     method(batch_of(config), step=0, seed=0)
     # then the contexts of the upper levels, through the exported encoders below, with as many tokens as they cover
     assert [number for number, _ in calls[:3]] == [0, 1, 2]
     assert sorted(number for number, _ in calls[3:]) == [0, 0, 1]
-    assert [kept[0].shape[1] for number, kept in calls[3:] if number == 0] == [2 * 8, 1 * 4 * 8]
+    assert [mask[0].shape[1] for number, mask in calls[3:] if number == 0] == [2 * 8, 1 * 4 * 8]
 
 
 def test_the_loss_is_the_weighted_sum_of_the_levels():
@@ -278,8 +278,8 @@ def test_a_conditional_roll_out_learns_the_effect_of_conditions():
 
     def draw(samples):
         actions = torch.randn(samples, 4, 2)
-        places = torch.randn(samples, 1, 8) + torch.cat([torch.zeros(samples, 1, 8), (actions @ directions)[:, :3].cumsum(1)], 1)
-        return layer_norm(places)[:, :, None], actions
+        positions = torch.randn(samples, 1, 8) + torch.cat([torch.zeros(samples, 1, 8), (actions @ directions)[:, :3].cumsum(1)], 1)
+        return layer_norm(positions)[:, :, None], actions
 
     for _ in range(300):
         states, actions = draw(128)
@@ -328,10 +328,10 @@ def test_the_energy_is_the_distance_at_each_token():
     method, batch = build(config), batch_of(config)
     losses, energies = method(batch, step=0, seed=0).losses, method.energy(batch)
     for number, (energy, masks) in enumerate(zip(energies, batch.masks, strict=True), start=1):
-        asked = torch.zeros_like(energy.error.flatten(1), dtype=torch.bool).scatter(1, masks.targets.flatten(1), True)
-        assert torch.equal(~energy.error.flatten(1).isnan(), asked)
+        predicted = torch.zeros_like(energy.error.flatten(1), dtype=torch.bool).scatter(1, masks.targets.flatten(1), True)
+        assert torch.equal(~energy.error.flatten(1).isnan(), predicted)
         assert torch.isclose(energy.error[~energy.error.isnan()].mean(), losses[f"level{number}/weighted/prediction"], rtol=1e-5)
-        assert not energy.error.requires_grad and math.prod(energy.targets.shape[1:4]) == asked.shape[1]
+        assert not energy.error.requires_grad and math.prod(energy.targets.shape[1:4]) == predicted.shape[1]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_the_error_for_an_upper_level_without_stride_names_the_stride():
 
 @pytest.mark.parametrize("attention", ["full", "causal"])
 def test_a_level_above_a_single_time_step_has_image_masks(attention):
-    """If the tokens of a level span the whole clip, the level above can mask only in space."""
+    """If each token of a level spans the clip, the level above can mask only in space."""
     images = "{name: masked, masks: [{name: multiblock, num_targets: 1, target_scale: [0.1, 0.3], target_aspect: [0.7, 1.5], context_keep: 0.3}]}"
     blocks = "{name: masked, masks: [{name: blocks, num_blocks: 1, scale: [0.2, 0.3], context_keep: 0.25, target_keep: 0.2}]}"
     levels = coarse(blocks, "{time: 4}"), coarse(images, "{space: 1}")

@@ -62,11 +62,11 @@ def rotated(vectors, where, size):
     """Rotate every head of every token: a third of its channels, in pairs, by time, a third by row and a third by column."""
     third = 2 * (size // 3 // 2)
     output = [[*row] for row in vectors]
-    for token, place in enumerate(where):
+    for token, position in enumerate(where):
         for head in range(0, vectors.shape[1], size):
             for axis in range(3):
                 for pair in range(third // 2):
-                    angle = place[axis] * 10_000 ** (-pair / (third / 2))
+                    angle = position[axis] * 10_000 ** (-pair / (third / 2))
                     first = head + axis * third + 2 * pair
                     x, y = vectors[token, first], vectors[token, first + 1]
                     output[token][first] = x * math.cos(angle) - y * math.sin(angle)
@@ -78,10 +78,10 @@ def rope_table(grid, size):
     """Return sines and cosines of the angles of a head's channels, in float64 and in the networks' layout."""
     third = 2 * (size // 3 // 2)
     angles = torch.zeros(math.prod(grid), size, dtype=torch.float64)
-    for token, place in enumerate(product(*map(range, grid))):
+    for token, position in enumerate(product(*map(range, grid))):
         for channel in range(3 * third):
             axis, inside = divmod(channel, third)
-            angles[token, channel] = place[axis] * 10_000 ** (-(inside // 2) / (third / 2))
+            angles[token, channel] = position[axis] * 10_000 ** (-(inside // 2) / (third / 2))
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -89,9 +89,9 @@ def clip_positions(grid, dim, kind):
     """Return the positions of a clip: channels of time, then row, then column; for each axis sines, then cosines."""
     widths = {"sincos": (dim // 2, dim // 4, dim // 4), "sincos_uniform": (2 * math.ceil(dim / 6),) * 3}[kind]
     table = []
-    for place in product(*map(range, grid)):
+    for position in product(*map(range, grid)):
         channels = []
-        for index, width in zip(place, widths, strict=True):
+        for index, width in zip(position, widths, strict=True):
             angles = [index / 10_000 ** (k / (width / 2)) for k in range(width // 2)]
             channels += [*map(math.sin, angles), *map(math.cos, angles)]
         table.append(channels[:dim])
@@ -152,7 +152,7 @@ def paper_loss(state, views, sets, config):
     encoder = PlainViT(state, "encoder.", encoder_config.size.num_heads, rotary)
     target = PlainViT(state, "target.", encoder_config.size.num_heads, rotary)
     predictor = PlainViT(state, "predictor.", config.predictor.num_heads, rotary)
-    added, place = table(encoder_config, dim), table(encoder_config, width)
+    added, position = table(encoder_config, dim), table(encoder_config, width)
     set_losses = []
     for number, masks in enumerate(sets):
         errors = []
@@ -164,8 +164,8 @@ def paper_loss(state, views, sets, config):
             context_tokens = (patches(view, encoder_config, encoder) + added)[context]
             context_tokens = encoder.blocks(context_tokens, [where[token] for token in context])
             for block in blocks:
-                queries = predictor.state["mask_token"][number, 0] + place[block]
-                tokens = torch.cat([predictor.linear(context_tokens, "embed") + place[context], queries])
+                queries = predictor.state["mask_token"][number, 0] + position[block]
+                tokens = torch.cat([predictor.linear(context_tokens, "embed") + position[context], queries])
                 predicted = predictor.blocks(tokens, [where[token] for token in [*context, *block]])[len(context) :]
                 errors.append(distance(config, (predictor.linear(predicted, "proj") - tokens_target[block]).abs()))
         set_losses.append(torch.stack(errors).mean())

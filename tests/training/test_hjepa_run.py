@@ -1,4 +1,4 @@
-"""A whole run of a stack: what it logs and keeps of every level, what changes nothing, and how it goes on."""
+"""A run of an H-JEPA: its logs and exported encoders, its resumption, and settings that change no number."""
 
 from pathlib import Path
 
@@ -30,11 +30,11 @@ SMALL = [
 
 @pytest.fixture
 def configure(videos, tmp_path):
-    """A function that makes the configuration of six steps of the debug recipe, with dotted overrides."""
+    """Return a function from dotted overrides to the configuration of six steps of the debug recipe."""
 
     def make(*overrides):
-        places = [f"data.train={videos / 'train'}", f"output={tmp_path / 'runs'}"]
-        return load_config(RECIPE, [*SMALL, *places, *overrides])
+        paths = [f"data.train={videos / 'train'}", f"output={tmp_path / 'runs'}"]
+        return load_config(RECIPE, [*SMALL, *paths, *overrides])
 
     return make
 
@@ -55,7 +55,7 @@ def losses(config):
     return [row["loss"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row]
 
 
-def test_every_level_is_logged_and_kept(configure):
+def test_every_level_is_logged_and_exported(configure):
     config = configure()
     pretrain(config, QUIET)
     rows = read_json_lines(config.folder / "metrics.jsonl")
@@ -63,17 +63,17 @@ def test_every_level_is_logged_and_kept(configure):
     for row in trained:
         assert row["loss"] == pytest.approx(row["level1/prediction"] + row["level2/weighted/prediction"], rel=1e-6)
     assert len(trained) == 6 and len(healthy) == 2 and all("level2/health/target_rankme" in row for row in healthy)
-    kept, state = load_encoder(config.folder), weights(config)
-    assert isinstance(kept, Stack)
+    exported, state = load_encoder(config.folder), weights(config)
+    assert isinstance(exported, Stack)
     for number in range(2):
         target = f"method.levels.{number}.target."
-        found = kept.encoders[number].state_dict()
+        found = exported.encoders[number].state_dict()
         assert len(found) > 10 and all(torch.equal(value, state[target + name]) for name, value in found.items())
 
 
 @pytest.mark.parametrize("detach", ["true", "false"])
-def test_killed_and_continued_it_is_the_run_left_alone(configure, monkeypatch, detach):
-    """Bit for bit, in every hash: batches with the masks of all levels, gradients, weights, targets, moments."""
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(configure, monkeypatch, detach):
+    """Every hash is equal: batches with the masks of all levels, gradients, weights, targets, optimizer state."""
     choices = [f"method.levels.1.detach={detach}", "optim.accumulate_steps=2"]
     straight, killed = configure(*choices, "name=straight"), configure(*choices, "name=killed")
     pretrain(straight, QUIET)
@@ -101,38 +101,38 @@ def test_killed_and_continued_it_is_the_run_left_alone(configure, monkeypatch, d
 
 
 def test_the_number_of_workers_and_accumulation_change_nothing(configure):
-    """But for rounding, of a sum in parts."""
-    eps = "optim.eps=1e-3"  # else AdamW would blow the rounding of gradients that are zero up to whole steps
-    whole, workers, parts = (configure(eps, f"name=run{n}") for n in range(3))
+    """Except for the rounding of sums in parts."""
+    eps = "optim.eps=1e-3"  # else AdamW would amplify the rounding of zero gradients to full steps
+    reference, workers, accumulated = (configure(eps, f"name=run{n}") for n in range(3))
     workers = workers.model_copy(update={"data": workers.data.model_copy(update={"workers": 2})})
-    parts = parts.model_copy(update={"optim": parts.optim.model_copy(update={"accumulate_steps": 2})})
-    for config in (whole, workers, parts):
+    accumulated = accumulated.model_copy(update={"optim": accumulated.optim.model_copy(update={"accumulate_steps": 2})})
+    for config in (reference, workers, accumulated):
         pretrain(config, QUIET)
-    expected, same, close = weights(whole), weights(workers), weights(parts)
+    expected, same, close = weights(reference), weights(workers), weights(accumulated)
     assert all(torch.equal(value, same[name]) for name, value in expected.items())
     assert all(torch.allclose(value, close[name], atol=2e-6, rtol=0) for name, value in expected.items())
 
 
 def test_compiled_blocks_of_all_levels_train_the_same(configure, monkeypatch):
-    """By a backend that runs what it is given, for the real compiler takes minutes."""
+    """With a backend that runs the graph as it is, because the real compiler takes minutes."""
     compiled, compile = [], torch.nn.Module.compile
 
     def backend(graph, _):
         return graph.forward
 
-    def ask(self):
+    def compile_eagerly(self):
         compiled.append(self)
         compile(self, backend=backend)
 
     short = "optim.total_samples=8"
-    plain, asked = configure("name=plain", short), configure("name=compiled", short, "trainer.compile=true")
+    plain, compiled_run = configure("name=plain", short), configure("name=compiled", short, "trainer.compile=true")
     pretrain(plain, QUIET)
-    monkeypatch.setattr(torch.nn.Module, "compile", ask)
-    jaxtyping.config.update("jaxtyping_disable", True)  # the checks of shapes cannot be compiled
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    jaxtyping.config.update("jaxtyping_disable", True)  # shape checks cannot be compiled
     try:
-        pretrain(asked, QUIET)
+        pretrain(compiled_run, QUIET)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
         torch.compiler.reset()
     assert len(compiled) == 2 * 2 + 1 + 2 * 1 + 1  # two encoders and a predictor of each level
-    assert losses(asked) == pytest.approx(losses(plain), rel=1e-5) and weights(asked).keys() == weights(plain).keys()
+    assert losses(compiled_run) == pytest.approx(losses(plain), rel=1e-5) and weights(compiled_run).keys() == weights(plain).keys()
