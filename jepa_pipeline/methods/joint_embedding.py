@@ -77,8 +77,8 @@ class LeJEPA(JointEmbedding):
         self.config = config
 
     def embed(self, views: Views) -> tuple[Features, Embeddings]:
-        """Return features and embeddings of all views; all views share batch norm statistics, so that those
-        of global and local views stay different."""
+        """Return features and embeddings of all views."""
+        # one batch for all: with statistics of their own, batch norm would hide a difference between global and local views
         features = forward_multicrop(self.encoder, views)
         return features, self.projector(torch.cat(features)).unflatten(0, (len(features), -1))
 
