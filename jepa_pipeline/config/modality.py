@@ -31,10 +31,17 @@ class Modality:
     mask_names: tuple[str, ...]
 
 
-IMAGE = Modality("image", "images", data_kinds=("images",), has_time=False, cropped_on_device=True, mask_names=("multiblock",))
+IMAGE = Modality(
+    name="image",
+    unit="images",
+    data_kinds=("images",),
+    has_time=False,
+    cropped_on_device=True,
+    mask_names=("multiblock",),
+)
 CLIP = Modality(
-    "clip",
-    "clips",
+    name="clip",
+    unit="clips",
     data_kinds=("images", "videos"),  # an image is repeated to make a clip
     has_time=True,
     cropped_on_device=False,  # data/gpu_crop.py crops images only
