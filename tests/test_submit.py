@@ -457,7 +457,8 @@ def test_a_changed_recipe_is_refused_before_it_is_queued(tiny, monkeypatch):
     refuse_changed(config)
     told = {"version": "1", "torch": "2", "device": "cuda", "data": "x", "config_hash": config.hash()}
     about = CheckpointInfo(step=1, samples=8, results=config.results(), **told)
-    monkeypatch.setattr("jepa_pipeline.training.run_folder.newest_about", lambda _: about)
+    for module in ("checkpoint", "run_folder"):
+        monkeypatch.setattr(f"jepa_pipeline.training.{module}.latest_info", lambda _: about)
     refuse_changed(config)
     with pytest.raises(UserError, match=r"differs from this one:\n.*\n  seed .*\n.*choose another name"):
         refuse_changed(config.model_copy(update={"seed": 7}))

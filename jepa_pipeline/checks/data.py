@@ -13,7 +13,7 @@ from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import open_media
 from jepa_pipeline.data.index import index_path
-from jepa_pipeline.data.manifest import Manifest, load_manifest, tar_location
+from jepa_pipeline.data.manifest import Manifest, load_manifest, locate_tars
 from jepa_pipeline.data.media import check_kind, check_motion
 from jepa_pipeline.data.remote import is_remote, redact_urls
 from jepa_pipeline.data.sample import DecodeError
@@ -56,7 +56,7 @@ def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
 
 def check_files(location: str, manifest: Manifest) -> CheckResult:
     """Check that every local shard exists with its size, and its index."""
-    name, tars = redact_urls(location), tar_location(location, manifest)
+    name, tars = redact_urls(location), locate_tars(location, manifest)
     if is_remote(tars):
         return CheckResult("shards", "skipped", f"{redact_urls(tars)} is remote: shards are verified when they are downloaded")
     problems = [text for shard in manifest.shards if (text := check_size(Path(tars) / shard.file, shard.bytes))]
@@ -117,7 +117,7 @@ def decode_sample(shards: Shards, shard: int, member: int) -> None:
         if isinstance(media, Video):
             media.frames(np.unique([0, len(media) - 1]))
     except DecodeError as error:
-        raise shards.error(shard, sample.key, str(error)) from error
+        raise shards.sample_error(shard, sample.key, str(error)) from error
 
 
 def check_amount(data: DataConfig, optim: ScheduleConfig, manifests: Sequence[Manifest]) -> CheckResult:

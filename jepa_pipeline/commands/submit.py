@@ -174,9 +174,11 @@ def refuse_changed(config: RunConfig) -> None:
 
     Data and device are left to the job to compare: they may differ here.
     """
-    from jepa_pipeline.training.run_folder import check_same_run, newest_about  # imports torch, which takes seconds
+    # imports torch, which takes seconds
+    from jepa_pipeline.training.checkpoint import latest_info
+    from jepa_pipeline.training.run_folder import check_same_run
 
-    saved = newest_about(config.folder / "checkpoints")
+    saved = latest_info(config.folder / "checkpoints")
     if saved is not None:
         check_same_run(config.folder, saved.model_copy(update={"results": config.results()}), log=lambda _: None)
 

@@ -30,8 +30,8 @@ def crop_views(deferred: DeferredCrops) -> list[Float[Tensor, "B 3 _ _"]]:
         view = images.new_empty((len(images), 3, size, size), dtype=torch.float32)
         for rows, columns_first in ((order[:rows_first], False), (order[rows_first:], True)):
             for part in rows.split(CHUNK):
-                selected = (tensor.index_select(0, part) for tensor in (images, deferred.extents, boxes, flipped))
-                view.index_copy_(0, part, resized_crop(*selected, size, columns_first))
+                pixels, extents, *crops = (t.index_select(0, part) for t in (images, deferred.extents, boxes, flipped))
+                view.index_copy_(0, part, resized_crop(pixels, extents, crops[0], crops[1], size, columns_first))
         views.append(augment(view, ColorOps(hues_per_slot, *islice(tensors, len(ColorOps._fields) - 1))))
     return views
 

@@ -41,7 +41,7 @@ class EpochLayout(NamedTuple):
     """The shuffled shards of an epoch, and the first position of each window followed by the length of the epoch."""
 
     shards: Int64[np.ndarray, "shards"]
-    starts: Int64[np.ndarray, "windows+1"]
+    starts: Int64[np.ndarray, "_"]
 
 
 class ShardSampler:
@@ -132,7 +132,7 @@ class ShardSampler:
         return self._permutations[epoch, window]
 
 
-def find_window(starts: Int64[np.ndarray, "windows+1"], position: int) -> int:
+def find_window(starts: Int64[np.ndarray, "_"], position: int) -> int:
     # side="right" skips windows of empty shards, which start where the next one does
     return int(np.searchsorted(starts, position, side="right")) - 1
 
