@@ -134,7 +134,7 @@ def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
     os.kill(int(children[0]), signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2, stderr
-    assert "a decoding process died after step" in stderr and "there is no checkpoint yet" in stderr
+    assert "a data worker died after step" in stderr and "there is no checkpoint yet" in stderr
     assert "Traceback" not in stderr
 
 
