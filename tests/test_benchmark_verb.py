@@ -230,7 +230,7 @@ def test_queued_probes_are_not_submitted_again(suite, make, tmp_path, monkeypatc
     assert submit_benchmark(chosen, suite, [run], out, site, dry_run=True) == []
     said = capsys.readouterr().out
     assert "queued already: 1 of 2 probes, as 17_1" in said and said.count("#!/bin/bash") == 2 and not out.exists()
-    assert f"# runs: jepa probe {run} --data {chosen.data[0].path}" in said and "--dependency=afterany:JOB1:17_1" in said
+    assert f"# command: jepa probe {run} --data {chosen.data[0].path}" in said and "--dependency=afterany:JOB1:17_1" in said
     squeue.write_text("#!/bin/sh\nprintf '17_0|PENDING|0:00|None\\n17_1|RUNNING|1:00|None\\n27|PENDING|0:00|None\\n'\n")
     gather = ["benchmark", str(suite), str(run), "--out", str(out), "--collect"]
     save_record(as_record(specs[0]._replace(command=gather, folder=out / "jobs"), "27"))

@@ -28,16 +28,17 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.commands.pretrain import choose_accelerator, prepare
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import MaskSampler
-from jepa_pipeline.data.loader import loader, train_loader
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.data.loader import build_batch_sampler, build_loader, train_loader
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.models.transformer import set_fused_attn
+from jepa_pipeline.training.parallel import parallelize
+from jepa_pipeline.training.setup import choose_accelerator
 
 WARM_UP = 2
 REST = "rest of the loop"
@@ -125,18 +126,29 @@ def measure(config: RunConfig, steps: int, synthetic: bool, attention: Attention
     Raises:
         UserError: the device or the shards are not there.
     """
-    accelerator = choose_accelerator(config)
+    accelerator = choose_accelerator(config.trainer.accelerator)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.seed)
     config = lengthen(config, 2 * steps + WARM_UP + config.data.workers)
-    masks, optim = method_masks(config.method), config.optim
-    one = loader(OneBatch(config, masks), [[0]] * optim.total_steps * optim.accumulate_steps, workers=0)
+    masks, optim = build_mask_samplers(config.method), config.optim
+    one = build_loader(OneBatch(config, masks), [[0]] * optim.total_steps * optim.accumulate_steps, workers=0)
     uncut, pin_memory = config.views.on_trainer(accelerator), accelerator == "cuda"
-    real = one if synthetic else train_loader(config, masks, pin_memory=pin_memory, uncut=uncut)
-    module = Marked(config, prepare(build_method(config.method), config, accelerator, local_size=1))
+    real = one
+    if not synthetic:
+        real = train_loader(
+            config.data,
+            config.views,
+            config.method,
+            masks,
+            build_batch_sampler(optim),
+            seed=config.seed,
+            pin_memory=pin_memory,
+            crop_on_device=uncut,
+        )
+    module = Marked(config, parallelize(build_method(config.method), config.trainer, accelerator, local_size=1))
     if attention is not None:
-        use_attention(module, fused=attention is Attention.fused)
+        set_fused_attn(module, fused=attention is Attention.fused)
     with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         flops = run(module, one, Timeline(counter.get_total_flops, lambda start, end: end - start), 1, accelerator)
     counts = counter.get_flop_counts()["Global"].items()
@@ -229,7 +241,7 @@ def bench(
     config, console = load_config(recipe, overrides or []), Console()
     report = measure(config, steps, synthetic, attention)
     images, kind = config.optim.batch_size_global, "fused" if report.fused else "plain"
-    how = f"{choose_accelerator(config)}, {config.trainer.precision}, {kind} attention, threads: {torch.get_num_threads()}"
+    how = f"{choose_accelerator(config.trainer.accelerator)}, {config.trainer.precision}, {kind} attention, threads: {torch.get_num_threads()}"
     console.print(as_table(report, f"one step of {config.name}: {images} images, {how}", images))
     if isinstance(config.method, HJepaConfig):
         console.print(levels_table(compare_levels(config, steps, report.fused), f"what each level adds to a step of {config.name}"))

@@ -21,9 +21,9 @@ import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.dataset import SampleStream
-from jepa_pipeline.data.gpu_crop import cut
-from jepa_pipeline.data.loader import train_loader
+from jepa_pipeline.data.dataset import TrainDataset
+from jepa_pipeline.data.gpu_crop import crop_views
+from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.views import normalize
 from lightning.fabric.utilities import move_data_to_device
 
@@ -50,13 +50,13 @@ def measure(config: RunConfig, images: int, device: torch.device) -> Report:
     size = min(BATCH, images)
     batches = [list(range(start, start + size)) for start in range(0, images - size + 1, size)]
     whole, host = (stream(config, uncut) for uncut in (False, True))
-    ours, uncut = whole.__getitems__(batches[0]).views, host.__getitems__(batches[0]).uncut
+    ours, uncut = whole.__getitems__(batches[0]).views, host.__getitems__(batches[0]).deferred_crops
     assert uncut is not None
     there = move_data_to_device(uncut, device)
-    differences = torch.cat([(a - b.cpu()).abs().flatten() for a, b in zip(ours, cut(there), strict=True)])
+    differences = torch.cat([(a - b.cpu()).abs().flatten() for a, b in zip(ours, crop_views(there), strict=True)])
 
     def finish() -> None:
-        for view in cut(there):
+        for view in crop_views(there):
             normalize(view, config.views.mean, config.views.std)
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -66,10 +66,13 @@ def measure(config: RunConfig, images: int, device: torch.device) -> Report:
     return Report(workers, decoding, cutting, float(differences.max()), float(differences.mean()))
 
 
-def stream(config: RunConfig, uncut: bool) -> SampleStream:
+def stream(config: RunConfig, uncut: bool) -> TrainDataset:
     """The images of the run without their masks."""
-    dataset = train_loader(config, [], uncut=uncut).dataset
-    assert isinstance(dataset, SampleStream)
+    sampler = build_batch_sampler(config.optim)
+    dataset = train_loader(
+        config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=uncut
+    ).dataset
+    assert isinstance(dataset, TrainDataset)
     return dataset
 
 

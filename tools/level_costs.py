@@ -18,13 +18,14 @@ from rich.table import Table
 from timed_steps import OneBatch, Timed, Timeline, lengthen, milliseconds, run
 from torch.profiler import ProfilerActivity, profile
 
-from jepa_pipeline.commands.pretrain import choose_accelerator, prepare
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.loader import loader
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.data.loader import build_loader
+from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
-from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.models.transformer import set_fused_attn
+from jepa_pipeline.training.parallel import parallelize
+from jepa_pipeline.training.setup import choose_accelerator
 
 ROUNDS = 5
 WARM_UP = 2
@@ -41,8 +42,9 @@ class Cut(Timed):
     """A stack that is timed; the memory that its first step took is forgotten."""
 
     def __init__(self, config: RunConfig, fused: bool) -> None:
-        super().__init__(config, prepare(build_method(config.method), config, choose_accelerator(config), local_size=1))
-        use_attention(self, fused=fused)
+        accelerator = choose_accelerator(config.trainer.accelerator)
+        super().__init__(config, parallelize(build_method(config.method), config.trainer, accelerator, local_size=1))
+        set_fused_attn(self, fused=fused)
         self.timeline = Timeline(lambda: 0, lambda *_: 0.0)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
@@ -52,10 +54,12 @@ class Cut(Timed):
 
     def take_steps(self, count: int) -> list[float]:
         """Milliseconds of each but the first few."""
-        config, accelerator = self.config, choose_accelerator(self.config)
+        config, accelerator = self.config, choose_accelerator(self.config.trainer.accelerator)
         self.timeline = milliseconds(accelerator)
         numbers = [[0]] * (WARM_UP + count) * config.optim.accumulate_steps
-        batches = loader(OneBatch(config, method_masks(config.method)), numbers, workers=0, pin_memory=accelerator == "cuda")
+        batches = build_loader(
+            OneBatch(config, build_mask_samplers(config.method)), numbers, workers=0, pin_memory=accelerator == "cuda"
+        )
         return run(self, batches, self.timeline, WARM_UP + count, accelerator).wholes(WARM_UP)
 
 
@@ -71,7 +75,7 @@ def cut(config: RunConfig) -> list[RunConfig]:
 def compare_levels(config: RunConfig, steps: int, fused: bool) -> LevelCosts:
     """The cost of every stack in each of a few rounds, a median of so many steps; fused: attention is torch's call."""
     config = lengthen(config, ROUNDS * (WARM_UP + steps) + WARM_UP + 1)
-    measured = [peak_memory(partial(begun, part, fused), choose_accelerator(config)) for part in cut(config)]
+    measured = [peak_memory(partial(begun, part, fused), choose_accelerator(config.trainer.accelerator)) for part in cut(config)]
     peaks, stacks = zip(*measured, strict=True)
     return LevelCosts([[median(stack.take_steps(steps)) for stack in stacks] for _ in range(ROUNDS)], [*peaks])
 

@@ -24,15 +24,14 @@ from webdataset.compat import WebDataset
 from webdataset.handlers import ignore_and_continue
 
 from jepa_pipeline.batch import Batch, Masks
-from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler
-from jepa_pipeline.data.loader import deaf_worker, mixture, train_loader
-from jepa_pipeline.data.samples import IMAGES, VIDEOS
+from jepa_pipeline.data.loader import build_batch_sampler, build_mixture, init_forked_worker, train_loader
 from jepa_pipeline.data.shards import SampleError, Shards
+from jepa_pipeline.data.tar_samples import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.data.video import imported
-from jepa_pipeline.data.views import padded, random_resized_crop_box
+from jepa_pipeline.data.views import pad_images, random_resized_crop_box
 
 Cut = list[UInt8[np.ndarray, "*T H W C"]]
 """The views of one image or video."""
@@ -67,27 +66,30 @@ class Rivals:
         source = Shards(config.data.train[0].path, cache=config.data.cache)
         self.videos = source.manifest.kind == "videos"
         self.crop = bare_image if self.uncut else self.bare_crop()
-        order = mixture(config, [source]).orders[0]
-        window = order.shards_from(0)[: order.window_shards]
+        sampler = build_mixture(config.data, config.seed, [source]).samplers[0]
+        window = sampler.upcoming_shards(0)[: sampler.window_shards]
         for shard in window:
             source.open(shard)
         files = [source.manifest.shards[shard] for shard in window]
         self.tars = [source.cache.tar(file) if source.cache else Path(source.tars) / file.file for file in files]
-        positions = order.samples(0, HELD_BATCHES * self.batch)
+        positions = sampler.locate(0, HELD_BATCHES * self.batch)
         self.held = read_media(source, positions.shard.tolist(), positions.member.tolist())
 
     def bare_crop(self) -> Callable[[bytes], Cut]:
         """What makes all views out of the bytes of an image or video."""
         views, encoder = self.config.views, self.config.method.encoder
         sizes = views.sizes(encoder.image_size)
-        if isinstance(encoder, EncoderConfig) and encoder.clips:
+        if encoder.modality.has_time:
             return partial(bare_clips if self.videos else still_clips, views=views, sizes=sizes, frames=encoder.frames)
         return partial(bare_views, views=views, sizes=sizes)
 
     def loader(self, workers: int) -> DataLoader[Batch]:
         """That of a run."""
         data = self.config.data.model_copy(update={"workers": workers})
-        return train_loader(self.config.model_copy(update={"data": data}), self.masks, uncut=self.uncut)
+        config, batch_sampler = self.config, build_batch_sampler(self.config.optim)
+        return train_loader(
+            data, config.views, config.method, self.masks, batch_sampler, seed=config.seed, crop_on_device=self.uncut
+        )
 
     def whole(self, workers: int) -> Iterator[int]:
         """The path of a run, with views, masks, labels and keys."""
@@ -105,7 +107,7 @@ class Rivals:
         """Plain webdataset on the same shards and to the same batches with masks, but without shuffling, labels and keys."""
         pipeline: Any = (
             WebDataset(list(map(str, self.tars)), resampled=True, shardshuffle=False, handler=ignore_and_continue)
-            .to_tuple(";".join(VIDEOS if self.videos else IMAGES), handler=ignore_and_continue)
+            .to_tuple(";".join(VIDEO_EXTENSIONS if self.videos else IMAGE_EXTENSIONS), handler=ignore_and_continue)
             .map_tuple(self.crop, handler=ignore_and_continue)
             .batched(self.batch, collation_fn=partial(collate, masks=self.masks, uncut=self.uncut), partial=False)
         )
@@ -115,14 +117,14 @@ class Rivals:
             batch_size=None,
             num_workers=workers,
             prefetch_factor=prefetch,
-            worker_init_fn=deaf_worker if workers else None,
+            worker_init_fn=init_forked_worker if workers else None,
         )
         return (len(views[0]) for views, _ in loader)
 
 
 def unit_of(config: RunConfig) -> Unit:
     encoder = config.method.encoder
-    return "clips" if isinstance(encoder, EncoderConfig) and encoder.clips else "images"
+    return "clips" if encoder.modality.has_time else "images"
 
 
 def read_media(shards: Shards, numbers: Sequence[int], members: Sequence[int]) -> list[bytes]:
@@ -197,7 +199,7 @@ def crop_all(crop: Callable[[bytes], object], media: Sequence[bytes], batch: int
 
 
 def crop_for_ever(crop: Callable[[bytes], object], media: Sequence[bytes], batch: int, done: "SimpleQueue[int]") -> None:
-    deaf_worker(0)
+    init_forked_worker(0)
     for count in crop_all(crop, media, batch):
         done.put(count)
 
@@ -205,7 +207,7 @@ def crop_for_ever(crop: Callable[[bytes], object], media: Sequence[bytes], batch
 def collate(
     rows: Sequence[tuple[Cut]], masks: Sequence[MaskSampler], uncut: bool
 ) -> tuple[list[UInt8[Tensor, "B C *T _ _"]], list[Masks]]:
-    stacked = [padded(images, len(images)) if uncut else stack(images) for images in zip(*(row for (row,) in rows), strict=True)]
+    stacked = [pad_images(images, len(images)) if uncut else stack(images) for images in zip(*(row for (row,) in rows), strict=True)]
     return stacked, [sampler([GENERATOR] * len(rows), 0) for sampler in masks]
 
 

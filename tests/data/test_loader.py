@@ -18,7 +18,7 @@ from jepa_pipeline.data.dataset import EvalImages, TrainDataset
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.sampler import ShardSampler
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.writer import Record, moments, png_record, write_shards
+from jepa_pipeline.data.writer import Record, compute_channel_stats, png_record, write_shards
 from jepa_pipeline.probes.eval_loader import EvalLoader
 
 TOTAL, BATCH = 30, 12
@@ -144,7 +144,7 @@ def evaluation(folder: Path, image_size: int, at_once: int, workers: int = 0) ->
     """Return every batch that a probe is given."""
     shards = Shards(folder)
     feed = EvalLoader(EvalImages(shards, image_size), shards.manifest.samples, 1, at_once, workers)
-    return list(feed.load(feed.passes()))
+    return list(feed.load(feed.batches()))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -162,7 +162,7 @@ def test_unlabeled_batches_have_no_labels(tmp_path: Path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_does_not_decode_is_named_with_its_cure(tmp_path: Path, workers: int):
-    broken = Record("b", b"no image", "jpg", None, moments(Image.new("RGB", (1, 1))))
+    broken = Record("b", b"no image", "jpg", None, compute_channel_stats(Image.new("RGB", (1, 1))))
     write_shards([png_record("a", Image.new("RGB", (8, 8)), None), broken], tmp_path / "set", classes=None, made={})
     with pytest.raises(SampleError) as caught:
         evaluation(tmp_path / "set", 8, 1, workers)

@@ -73,10 +73,10 @@ def write(folder: Path, count: int = 2000) -> None:
     from PIL import Image
 
     from jepa_pipeline.data.writer import png_record, write_shards
-    from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
+    from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
     generator, names = np.random.default_rng(0), list(SHAPES)
-    images = (Image.fromarray(draw_shape(names[n % 10], 20, generator)) for n in range(count))
+    images = (Image.fromarray(generate_shape(names[n % 10], 20, generator)) for n in range(count))
     records = (png_record(f"{n:05d}", image, n % 10) for n, image in enumerate(images))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 100)
