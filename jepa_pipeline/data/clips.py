@@ -153,7 +153,7 @@ def iterate_frames(media: Image.Image | Video, indices: Int64[np.ndarray, "S T"]
     if isinstance(media, Image.Image):
         yield 0, media
     else:
-        yield from ((index, Image.fromarray(frame)) for index, frame in media.each(np.unique(indices)))
+        yield from ((index, Image.fromarray(frame)) for index, frame in media.iter_frames(np.unique(indices)))
 
 
 def paste_crop(

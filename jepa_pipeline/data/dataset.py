@@ -137,7 +137,7 @@ class TrainDataset(Dataset[Batch]):
         """Start fetching the shards that are read now and next."""
         # of each source, the last index of the batch decides
         for source, index in dict(zip(positions.source.tolist(), positions.index.tolist(), strict=True)).items():
-            self.sources[source].fetch_ahead(self.mixture.samplers[source].upcoming_shards(index))
+            self.sources[source].prefetch(self.mixture.samplers[source].upcoming_shards(index))
 
     def view_generators(self, source: int, epoch: int, sample: int) -> list[np.random.Generator]:
         seed = self.mixture.seed
@@ -176,7 +176,7 @@ def read_decoded(process: Callable[[Any], Decoded], shards: Shards, shard: int, 
         return sample, process(open_media(shards, sample))
     except DecodeError as error:
         cure = error.cure if isinstance(error, TooShort) else None
-        raise shards.error(shard, sample.key, str(error), cure) from error
+        raise shards.sample_error(shard, sample.key, str(error), cure) from error
 
 
 def open_media(shards: Shards, sample: Sample) -> Image.Image | Video:

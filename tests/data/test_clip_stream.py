@@ -17,7 +17,7 @@ from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.video import encode_video
+from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.data.writer import video_record, write_shards
 from jepa_pipeline.masks.build import build_mask_samplers
@@ -312,7 +312,7 @@ def test_replacements_depend_on_nothing_else(damaged: Path, skipping: dict[str, 
 
 
 def test_a_damaged_video_stops_a_run_that_is_to_stop(damaged: Path):
-    with pytest.raises(SampleError, match=r"sample \d{4} of .*tar cannot be used \(.*`jepa shards check .*` names all damage$"):
+    with pytest.raises(SampleError, match=r"sample \d{4} of .*tar cannot be used \(.*`jepa shards check .*` lists all damage$"):
         stream(clips(damaged, "data.damage.policy=stop"))
 
 

@@ -18,7 +18,8 @@ from jepa_pipeline.config.views import CropConfig, ViewsConfig
 from jepa_pipeline.data.clips import ClipViews, TooShort, clip_frame_indices, extract_eval_clips, segment_frame_indices
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError
-from jepa_pipeline.data.video import Video, encode_video, open_video
+from jepa_pipeline.data.video import Video, open_video
+from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.data.views import center_view, random_view, resized_crop, sample_crop
 
 EVEN = np.arange(50) / 25

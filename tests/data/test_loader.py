@@ -169,7 +169,7 @@ def test_a_sample_that_does_not_decode_is_named_with_its_cure(tmp_path: Path, wo
     shard = tmp_path / "set" / "shard-000000.tar"
     reason = "it is not a JPEG, PNG or WebP image"
     assert (
-        str(caught.value) == f"sample b of {shard} cannot be used ({reason}): `jepa shards check {shard.parent}` names all damage"
+        str(caught.value) == f"sample b of {shard} cannot be used ({reason}): `jepa shards check {shard.parent}` lists all damage"
     )
 
 
