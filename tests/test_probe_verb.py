@@ -16,7 +16,7 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.data.index import load_index
-from jepa_pipeline.data.video import encode_video
+from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, save_encoder

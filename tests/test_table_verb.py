@@ -202,7 +202,7 @@ def test_missing_folders_are_refused():
         table([Path("nowhere")])
 
 
-def test_secrets_in_urls_are_redacted(make, tmp_path):
+def test_credentials_in_urls_are_redacted(make, tmp_path):
     runs = [make("a", 6), make("b", 6, "data.train=https://me:secret@host/train?token=abc")]
     table([run.folder for run in runs], tmp_path / "t")
     for kind in ("md", "csv", "json"):

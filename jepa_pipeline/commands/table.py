@@ -78,12 +78,13 @@ def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def accuracy_columns(summaries: Sequence[RunSummary]) -> dict[AccuracyKey, str]:
     """Return the titles of the accuracies; where data sets of one name differ, all but the first have their hashes too."""
-    keys = sorted(
-        dict.fromkeys(key for summary in summaries for row in summary.rows for key in row.accuracies), key=lambda key: key[:2]
-    )
-    sets = {key[:2] for key in ordered}
+    keys = dict.fromkeys(key for summary in summaries for row in summary.rows for key in row.accuracies)
+    sets = {key[:2] for key in keys}
     ambiguous = {data for data, hashes in sets if (data, hashes) != min(pair for pair in sets if pair[0] == data)}
-    return {key: f"{key.data}{f' ({key.hashes})' if key.data in ambiguous else ''} {key.column}" for key in ordered}
+    return {
+        key: f"{key.data}{f' ({key.hashes})' if key.data in ambiguous else ''} {key.column}"
+        for key in sorted(keys, key=lambda key: key[:2])
+    }
 
 
 def build_table(summaries: Sequence[RunSummary], keys: Sequence[str], columns: Mapping[AccuracyKey, str]) -> Table:

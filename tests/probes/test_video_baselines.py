@@ -13,7 +13,8 @@ from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.clips import extract_eval_clips
 from jepa_pipeline.data.eval_clips import EvalClips
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.video import encode_video, open_video
+from jepa_pipeline.data.video import open_video
+from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor, frame_orders, shuffle_frames
