@@ -14,8 +14,6 @@ from random import Random
 from tempfile import mkdtemp
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
@@ -24,7 +22,7 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.files import read_json_lines
-from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
+from jepa_pipeline.synthetic.shapes import generate_shapes
 from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
 from jepa_pipeline.training.hashes import HASHES
 
@@ -105,8 +103,7 @@ def resume(
 
 def build_small_config(folder: Path) -> RunConfig:
     """Write synthetic shards; return an I-JEPA of a few seconds with workers, accumulation and several epochs."""
-    generator, names = np.random.default_rng(0), list(SHAPES)
-    images = (Image.fromarray(draw_shape(names[number % len(names)], 20, generator)) for number in range(IMAGES))
+    images = (image for image, _ in generate_shapes(IMAGES, 20, seed=0))
     records = (png_record(f"{number:04d}", image, None) for number, image in enumerate(images))
     write_shards(records, folder / "data", classes=None, made={"from": "selftest"})
     return RunConfig.model_validate(
