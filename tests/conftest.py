@@ -21,10 +21,10 @@ def write_shapes(folder, count, seed):
     from PIL import Image
 
     from jepa_pipeline.data.writer import png_record, write_shards
-    from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
+    from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
     generator, names = np.random.default_rng(seed), list(SHAPES)
-    images = (Image.fromarray(draw_shape(names[n % 10], 20, generator)) for n in range(count))
+    images = (Image.fromarray(generate_shape(names[n % 10], 20, generator)) for n in range(count))
     records = (png_record(f"{n:04d}", image, n % 10) for n, image in enumerate(images))
     write_shards(records, folder, classes=names, made={"from": "tests"}, shard_size=256)
     return folder
@@ -43,7 +43,7 @@ def write_moving(folder, count, seed):
     """Shards of `count` videos of 12 frames of 24x24 pixels, in which a square goes left or right: two classes."""
     import numpy as np
 
-    from jepa_pipeline.data.video import encode_video
+    from jepa_pipeline.data.video_writer import encode_video
     from jepa_pipeline.data.writer import video_record, write_shards
 
     generator, records = np.random.default_rng(seed), []

@@ -16,7 +16,7 @@ from jepa_pipeline.commands.shard_stats import stats
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, save_index
 from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.data.summary import class_table
+from jepa_pipeline.data.summary import format_class_table
 from jepa_pipeline.data.verify import ShardReport, key_hashes, repeated_keys
 from jepa_pipeline.data.writer import png_record, write_shards
 
@@ -112,7 +112,7 @@ def tiny_png() -> bytes:
 
 
 def test_of_many_classes_both_ends_are_shown():
-    table = class_table({f"c{n}": n + 1 for n in range(100)})
+    table = format_class_table({f"c{n}": n + 1 for n in range(100)})
     assert table[0] == "100 classes, the largest 100.0 times the smallest"
     assert len(table) == 2 + 21
     assert table[2].split() == ["100", "c99"] and table[-1].split() == ["1", "c0"] and "80 more classes" in table[12]

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.data.video import encode_video
-from jepa_pipeline.synthetic.moving import DIRECTIONS, draw_moving
-from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
+from jepa_pipeline.data.video_writer import encode_video
+from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, generate_moving_shape
+from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "slurm/dev-cluster/site.yaml"
@@ -47,13 +47,13 @@ def place(tmp_path_factory):
     for number in range(60):
         name = list(SHAPES)[number % 3]
         (place / "photos" / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_shape(name, int(generator.integers(30, 60)), generator)).save(
+        Image.fromarray(generate_shape(name, int(generator.integers(30, 60)), generator)).save(
             place / "photos" / name / f"{number}.png"
         )
     for number in range(20):
         folder = place / "videos" / DIRECTIONS[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.mp4").write_bytes(encode_video(draw_moving(number % 2, 40, 48, generator), 10.0))
+        (folder / f"{number}.mp4").write_bytes(encode_video(generate_moving_shape(number % 2, 40, 48, generator), 10.0))
     foreign = place / "shards/imagenet"
     foreign.mkdir(parents=True)
     with tarfile.open(foreign / "train-0.tar", "w") as tar:

@@ -10,7 +10,7 @@ from PIL import Image
 from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.decode import decode
+from jepa_pipeline.data.image import decode_image
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.shards import Sample, Shards
 
@@ -67,7 +67,7 @@ def test_a_build_depends_on_the_seed_and_not_on_the_workers(images: Path, tmp_pa
 
 def test_size_shrinks_the_shorter_side_and_never_enlarges(images: Path, tmp_path: Path):
     _, manifest, stored = only(build(images, tmp_path / "out", size=10, workers=1))
-    sizes = {(sample.label, decode(sample.media).size) for sample in stored}
+    sizes = {(sample.label, decode_image(sample.media).size) for sample in stored}
     assert sizes == {(0, (12, 9)), (1, (10, 13)), (2, (12, 9))}
     assert manifest.made["size"] == 10
     big = save(tmp_path / "big" / "a.webp", size=(40, 20)).parent
@@ -150,13 +150,13 @@ def test_nothing_to_build_from_is_one_sentence(images: Path, tmp_path: Path):
 
 
 def test_both_parts_of_a_split_are_checked_together(tmp_path):
-    from jepa_pipeline.synthetic.shapes import draw_shape
+    from jepa_pipeline.synthetic.shapes import generate_shape
 
     generator = np.random.default_rng(0)
     for number in range(20):
         folder = tmp_path / "images" / ("a" if number % 2 else "b")
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_shape("disc", 24, generator)).save(folder / f"{number}.png")
+        Image.fromarray(generate_shape("disc", 24, generator)).save(folder / f"{number}.png")
     build(tmp_path / "images", tmp_path / "out", split=0.2, workers=1)
     assert (report := check(tmp_path / "out", workers=1)).ok and report.samples == 20
     tar = next((tmp_path / "out/test").glob("*.tar"))

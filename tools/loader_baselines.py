@@ -29,8 +29,8 @@ from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.loader import build_batch_sampler, build_mixture, init_forked_worker, train_loader
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.tar_samples import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from jepa_pipeline.data.video import imported
+from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from jepa_pipeline.data.video import import_av
 from jepa_pipeline.data.views import pad_images, random_resized_crop_box
 
 Cut = list[UInt8[np.ndarray, "*T H W C"]]
@@ -164,7 +164,7 @@ def bare_clips(data: bytes, views: ViewsConfig, sizes: Sequence[int], frames: in
 
     Frames are found by their time at the mean rate, so where the rate varies they are not quite those of a run.
     """
-    av = imported()
+    av = import_av()
     with av.open(BytesIO(data)) as container:
         stream, reformatter = container.streams.video[0], av.video.reformatter.VideoReformatter()
         stream.thread_count = 1

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from rich.progress import track
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.video import encode_video
+from jepa_pipeline.data.video_writer import encode_video
 
 ACTIONS = ("turn_left", "turn_right", "forward", "backward", "step_left", "step_right")
 FRAMES, FPS = 24, 17.5

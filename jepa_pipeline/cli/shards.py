@@ -43,9 +43,9 @@ def shards_build(
 
     If there are several top-level subfolders, they are the classes. Files are copied unchanged, except with --size or --reencode.
     """
-    from jepa_pipeline.commands.build_shards import build, reencoding
+    from jepa_pipeline.commands.build_shards import build, reencoding_from_options
 
-    encoding = reencoding(reencode, gop, crf)
+    encoding = reencoding_from_options(reencode, gop, crf)
     build(folder, out, size=size, reencode=encoding, shard_size=shard_size, split=split, seed=seed, workers=workers)
 
 
@@ -106,7 +106,7 @@ def shards_index(
     """
     from jepa_pipeline.commands.index_shards import index
 
-    if index(tars, out=out, classes=classes, workers=workers).left_out:
+    if index(tars, out=out, classes=classes, workers=workers).skipped:
         raise typer.Exit(1)
 
 

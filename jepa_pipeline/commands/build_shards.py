@@ -1,4 +1,4 @@
-"""jepa shards build: a data set from a folder of images or videos."""
+"""`jepa shards build`: make a data set from a folder of images or videos."""
 
 import re
 from collections import Counter
@@ -12,25 +12,26 @@ from typing import NamedTuple
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.channel_stats import moments
-from jepa_pipeline.data.decode import DecodeError, decode_as
+from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.data.channel_stats import compute_channel_stats
+from jepa_pipeline.data.image import decode_with_extension
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Skipped
-from jepa_pipeline.data.media_folder import Source, by_suffix, deal, find_sources, printable, stray
-from jepa_pipeline.data.samples import MAX_MEDIA, Kind
-from jepa_pipeline.data.summary import count_videos, facts_table, normalization, say, video_lines
-from jepa_pipeline.data.video import reencode
-from jepa_pipeline.data.worker_pool import available_cores, in_order, progress
+from jepa_pipeline.data.media_folder import MediaFile, describe_suffixes, find_unclassified, list_media, split_files, to_utf8
+from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, DecodeError
+from jepa_pipeline.data.summary import compute_video_stats, format_normalization, format_video_stats, metadata_table, print_lines
+from jepa_pipeline.data.video_writer import reencode_video
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
 from jepa_pipeline.data.writer import Record, new_folder, video_record, write_shards
 
 JPEG_QUALITY = 95
-TASK_FILES: dict[Kind, int] = {"images": 4, "videos": 1}
-"""Files a process prepares between two messages; those of all tasks are in memory at once."""
+CHUNK_FILES: dict[DataKind, int] = {"images": 4, "videos": 1}
+"""Files a process prepares between two messages; those of all chunks are in memory at once."""
 MAX_CRF = 51
 
 
 class Reencoding(NamedTuple):
-    """How videos are encoded anew, as H.264 in mp4: frames from one key frame to the next, and x264's quality, 0 the best."""
+    """Settings of H.264: frames from one key frame to the next (gop), and x264's quality (crf), 0 is best."""
 
     gop: int = 12
     crf: int = 18
@@ -47,43 +48,47 @@ def build(
     seed: int = 0,
     workers: int | None = None,
 ) -> dict[Path, Manifest]:
-    """Write the images, or the videos, under a folder, at any depth, as shards; the manifest of each folder written.
+    """Write the images or videos of a folder, at any depth, as shards, and return the manifest of each folder written.
 
-    Images are JPEG, PNG and WebP, videos are mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are passed over, all others
-    counted. With several first-level folders that hold some, their names are the classes; else there are none. The files are
-    shuffled by `seed`. With `split`, that share of every class goes to OUT/test and the rest to OUT/train. With `size`, an image
-    whose shorter side is longer is shrunk to it: JPEG stays JPEG, at quality 95, all else becomes PNG. With `reencode`, videos are
-    encoded anew, so that few frames need be decoded to reach any other, and shrunk to `size`. All else is stored byte for byte. A
-    file that cannot be decoded, of a video its first frame, or is a link to another one of the folder, is left out and named in
-    the manifest.
-    `shard_size` is in MB; `workers` is the number of processes, all cores unless said.
+    Several first-level folders are classes. A file that does not decode (of a video, its first frame), or is a link to
+    another file of the folder, is skipped and listed in the manifest. Others are stored byte for byte by default.
+
+    Args:
+        root: images are JPEG, PNG and WebP, videos mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are ignored.
+        out: a new folder.
+        size: shrink the shorter side of larger images to this; JPEG stays JPEG at quality 95, all else becomes PNG.
+        reencode: encode videos again, for fast access to any frame, and shrink them to `size`.
+        shard_size: in MB.
+        split: share of every class for OUT/test; the rest is OUT/train. Without it all is in OUT.
+        seed: of the shuffle and the split.
+        workers: processes. Default: all cores.
 
     Raises:
-        UserError: there is nothing to build from, or both images and videos, `out` is not empty, or a value is out of range.
+        UserError: there is nothing to build from, both images and videos, `out` is not empty, or a value is out of range.
     """
     check_values(size, shard_size, split, workers)
-    sources, classes, others = find_sources(root)
-    kind = sources[0].kind
+    files, classes, others = list_media(root)
+    kind = files[0].kind
     check_encoding(kind, size, reencode)
-    parts = deal(sources, split, seed)
-    if beside := stray(sources, root):
-        say([f"no classes, because {beside} lies beside the folders: move such files into one of them to have labels"])
+    parts = split_files(files, split, seed)
+    if beside := find_unclassified(files, root):
+        print_lines([f"no classes, because {beside} is beside the folders: move such files into one of them to have labels"])
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
-    began = perf_counter()
+    start = perf_counter()
     manifests = {}
     with new_folder(out) as folder, ProcessPoolExecutor(workers) as pool:
-        for part, files in parts.items():
-            jobs = [(record_key(number, source.path), source) for number, source in enumerate(files)]
-            prepared = in_order(pool, workers, partial(prepare, root, size, reencode), jobs, TASK_FILES[kind])
+        for part, selected in parts.items():
+            jobs = [(record_key(index, file.path), file) for index, file in enumerate(selected)]
+            prepared = parallel_map(pool, workers, partial(prepare, root, size, reencode), jobs, CHUNK_FILES[kind])
             manifests[out / part] = write_shards(
-                progress(prepared, f"writing {out / part}", len(jobs)),
+                track_progress(prepared, f"writing {out / part}", len(jobs)),
                 folder / part,
                 classes=classes,
                 made={"source": root.resolve().name, "part": part, **made},
                 shard_size=shard_size,
             )
-    summarize(manifests, others, perf_counter() - began)
+    print_summary(manifests, others, perf_counter() - start)
     return manifests
 
 
@@ -98,73 +103,73 @@ def check_values(size: int | None, shard_size: int, split: float, workers: int |
         raise UserError(f"workers is {workers}: at least 1 process is needed")
 
 
-def reencoding(reencode: bool, gop: int | None, crf: int | None) -> Reencoding | None:
-    """What the options of the command line ask for.
+def reencoding_from_options(reencode: bool, gop: int | None, crf: int | None) -> Reencoding | None:
+    """Return the settings of the command line, None without --reencode.
 
     Raises:
-        UserError: there are settings for what is not asked for, or one is out of range.
+        UserError: there are settings without --reencode, or one is out of range.
     """
     given = {name: value for name, value in (("gop", gop), ("crf", crf)) if value is not None}
     if not reencode and given:
         name, value = next(iter(given.items()))
         raise UserError(f"--{name} is {value}, but videos are stored as they are: add --reencode, or leave it out")
-    how = Reencoding(**given)
-    if how.gop < 1:
-        raise UserError(f"--gop is {how.gop}: from one key frame to the next it is at least 1 frame")
-    if not 0 <= how.crf <= MAX_CRF:
-        raise UserError(f"--crf is {how.crf}: x264 has qualities from 0, the best, to {MAX_CRF}")
-    return how if reencode else None
+    settings = Reencoding(**given)
+    if settings.gop < 1:
+        raise UserError(f"--gop is {settings.gop}: key frames are at least 1 frame apart")
+    if not 0 <= settings.crf <= MAX_CRF:
+        raise UserError(f"--crf is {settings.crf}: x264 has qualities from 0, the best, to {MAX_CRF}")
+    return settings if reencode else None
 
 
-def check_encoding(kind: Kind, size: int | None, reencode: Reencoding | None) -> None:
+def check_encoding(kind: DataKind, size: int | None, reencode: Reencoding | None) -> None:
     if kind == "images" and reencode:
         raise UserError("--reencode is for videos, and the folder holds images: leave it out, --size alone shrinks images")
     if kind == "videos" and size and not reencode:
         raise UserError(f"--size is {size}, but videos are stored as they are: add --reencode to shrink them, or leave it out")
 
 
-def record_key(number: int, path: Path) -> str:
-    """A running number, which makes it unique, and the file's name without what a member's name cannot hold."""
-    return f"{number:08d}_{re.sub('[^A-Za-z0-9_-]+', '-', path.stem)[:48]}"
+def record_key(index: int, path: Path) -> str:
+    """Return a unique key: a running number, and the file's name without characters that a member cannot have."""
+    return f"{index:08d}_{re.sub('[^A-Za-z0-9_-]+', '-', path.stem)[:48]}"
 
 
-def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tuple[str, Source]) -> Record | Skipped:
-    """One file as it is to be stored."""
-    key, source = job
-    name = printable(str(source.path.relative_to(root)))
-    if source.path.is_symlink() and source.path.resolve().is_relative_to(root.resolve()):
-        reason = f"it is a link to another {source.kind[:-1]} of the folder"  # stored twice it could reach both parts
+def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tuple[str, MediaFile]) -> Record | Skipped:
+    """Return the record of a file, or the reason why it is skipped."""
+    key, file = job
+    name = to_utf8(str(file.path.relative_to(root)))
+    if file.path.is_symlink() and file.path.resolve().is_relative_to(root.resolve()):
+        reason = f"it is a link to another {file.kind[:-1]} of the folder"  # stored twice it could reach both parts
         return Skipped(file=name, reason=reason)
     try:
-        if source.kind == "videos":
-            return prepare_video(key, source, size, reencode)
-        return prepare_image(key, source, size)
+        if file.kind == "videos":
+            return prepare_video(key, file, size, reencode)
+        return prepare_image(key, file, size)
     except (OSError, DecodeError) as error:
         return Skipped(file=name, reason=str(error))
 
 
-def prepare_image(key: str, source: Source, size: int | None) -> Record:
-    data = source.path.read_bytes()
-    image, extension = decode_as(data)
+def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:
+    data = file.path.read_bytes()
+    image, extension = decode_with_extension(data)
     if size is not None and min(image.size) > size:
         extension = "jpg" if extension == "jpg" else "png"
         image = shrink(image, size)
         data = encode(image, extension)
-    return Record(key, data, extension, source.label, moments(image))
+    return Record(key, data, extension, file.label, compute_channel_stats(image))
 
 
-def prepare_video(key: str, source: Source, size: int | None, how: Reencoding | None) -> Record:
-    check_bytes(source.path.stat().st_size)
-    data, extension = source.path.read_bytes(), source.path.suffix[1:].lower()
-    if how:
-        data, extension = reencode(data, size=size, gop=how.gop, crf=how.crf), "mp4"
-        check_bytes(len(data))
-    return video_record(key, data, extension, source.label)
+def prepare_video(key: str, file: MediaFile, size: int | None, reencode: Reencoding | None) -> Record:
+    check_size(file.path.stat().st_size)
+    data, extension = file.path.read_bytes(), file.path.suffix[1:].lower()
+    if reencode:
+        data, extension = reencode_video(data, size=size, gop=reencode.gop, crf=reencode.crf), "mp4"
+        check_size(len(data))
+    return video_record(key, data, extension, file.label)
 
 
-def check_bytes(size: int) -> None:
-    if size > MAX_MEDIA:
-        raise DecodeError(f"it has {size} bytes, but a video has up to {MAX_MEDIA}: cut it into shorter ones")
+def check_size(size: int) -> None:
+    if size > MAX_MEDIA_BYTES:
+        raise DecodeError(f"it has {size} bytes, but a video has up to {MAX_MEDIA_BYTES}: cut it into shorter ones")
 
 
 def shrink(image: Image.Image, size: int) -> Image.Image:
@@ -182,23 +187,23 @@ def encode(image: Image.Image, extension: str) -> bytes:
     return stream.getvalue()
 
 
-def summarize(manifests: dict[Path, Manifest], others: Counter[str], seconds: float) -> None:
-    lines = []
+def print_summary(manifests: dict[Path, Manifest], others: Counter[str], seconds: float) -> None:
+    lines: list[str] = []
     for folder, manifest in manifests.items():
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         classes = f"{len(manifest.classes)} classes" if manifest.classes else "no classes"
         lines.append(f"{folder}: {manifest.samples} {manifest.kind}, {classes}, shards: {len(manifest.shards)}, {size:.1f} MB")
         if manifest.kind == "videos":
-            videos = count_videos(facts_table(load_index(folder / shard.file).videos) for shard in manifest.shards)
-            lines.extend(f"  {line}" for line in video_lines(videos))
+            videos = compute_video_stats(metadata_table(load_index(folder / shard.file).videos) for shard in manifest.shards)
+            lines.extend(f"  {line}" for line in format_video_stats(videos))
         if manifest.mean and manifest.std:
-            lines.append(f"  {normalization(manifest.mean, manifest.std, manifest.kind)}")
+            lines.append(f"  {format_normalization(manifest.mean, manifest.std, manifest.kind)}")
         if manifest.skipped:
             first = manifest.skipped[0]
-            lines.append(f"  left out {len(manifest.skipped)}, all named in the manifest; first {first.file}: {first.reason}")
+            lines.append(f"  skipped {len(manifest.skipped)}, all listed in the manifest; first {first.file}: {first.reason}")
     files = sum(manifest.samples + len(manifest.skipped) for manifest in manifests.values())
     kind = next(iter(manifests.values())).kind
     lines.append(f"{files} files in {seconds:.1f} s, {files / seconds:.0f} {kind}/s")
     if others:
-        lines.append(f"not read: {by_suffix(others)}")
-    say(lines)
+        lines.append(f"not read: {describe_suffixes(others)}")
+    print_lines(lines)

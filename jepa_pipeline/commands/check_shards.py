@@ -1,4 +1,4 @@
-"""jepa shards check: whether a data set is whole, by reading all of it."""
+"""`jepa shards check`: find the damage in a data set by reading all of it."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -8,56 +8,56 @@ from pathlib import Path
 import numpy as np
 from pydantic import computed_field
 
+from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.views import RGB
 from jepa_pipeline.data.channel_stats import mean_and_std
-from jepa_pipeline.data.manifest import Manifest, read_manifest, tar_location
-from jepa_pipeline.data.remote import without_secrets
-from jepa_pipeline.data.samples import Kind
+from jepa_pipeline.data.manifest import Manifest, locate_tars, read_manifest
+from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.data.summary import (
-    Spread,
-    Videos,
-    abridged,
-    add,
-    by_class,
-    class_table,
-    count_videos,
-    normalization,
-    parts,
-    spread,
-    video_lines,
+    Range,
+    VideoStats,
+    abridge,
+    compute_video_stats,
+    count_by_class,
+    format_class_table,
+    format_normalization,
+    format_video_stats,
+    list_parts,
+    sum_counters,
+    weighted_range,
 )
-from jepa_pipeline.data.tar import shown
+from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.verify import Finding, check_shard, repeated_keys
-from jepa_pipeline.data.worker_pool import available_cores, in_order, progress
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
 
 
 class PartReport(Section):
-    """What `check` found in one folder. mean, std: on pixels scaled to 0..1, every image, or first frame, counts the same."""
+    """Results of one data set. mean, std: of images or first frames, each of which counts the same, on pixels scaled to 0..1."""
 
     folder: str
-    kind: Kind
+    kind: DataKind
     samples: int
     shards: int
     problems: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
     extensions: dict[str, int]
     classes: dict[str, int] | None
-    shorter_side: Spread | None
-    videos: Videos | None
+    shorter_side: Range | None
+    videos: VideoStats | None
     mean: RGB | None
     std: RGB | None
 
 
 class Report(Section):
-    """What `check` found."""
+    """Results of all parts."""
 
     parts: tuple[PartReport, ...]
 
     @computed_field
     @property
     def ok(self) -> bool:
-        """Whether there is no problem; there may be warnings."""
+        """Whether there are no problems; there may be warnings."""
         return not self.problems
 
     @computed_field
@@ -67,25 +67,28 @@ class Report(Section):
 
     @property
     def problems(self) -> list[str]:
-        """One sentence for each thing that training or a count would meet."""
+        """A sentence for each damage that training or counting would meet."""
         return [str(problem) for part in self.parts for problem in part.problems]
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for each thing that is odd and harms nothing, such as a sample that was left out or is tiny."""
+        """A sentence for each harmless oddity, such as a sample that was skipped or is tiny."""
         return [str(warning) for part in self.parts for warning in part.warnings]
 
 
 def check(folder: str | Path, *, workers: int | None = None, json: bool = False) -> Report:
-    """Read every byte of a data set, or of the train/ and test/ in it, decode every image or frame, and print what was found.
+    """Read every byte of a data set, or of the train/ and test/ in it, decode every image or frame, and print the results.
 
-    workers: processes, all cores unless said; json: print one JSON object.
+    Args:
+        folder: folder or URL.
+        workers: processes. Default: all cores.
+        json: print one JSON object.
 
     Raises:
         UserError: there is no manifest, or it cannot be read.
     """
     workers = workers or available_cores()
-    sets = {part: read_manifest(part) for part in parts(str(folder))}
+    sets = {part: read_manifest(part) for part in list_parts(str(folder))}
     with ProcessPoolExecutor(workers) as pool:
         report = Report(parts=tuple(check_part(pool, workers, part, manifest) for part, manifest in sets.items()))
     if json:
@@ -97,37 +100,37 @@ def check(folder: str | Path, *, workers: int | None = None, json: bool = False)
 
 def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) -> PartReport:
     names = manifest.classes
-    work = partial(check_shard, folder, tar_location(folder, manifest), manifest.kind, None if names is None else len(names))
-    checked = in_order(pool, workers, work, manifest.shards)
-    shards = list(progress(checked, f"checking {without_secrets(str(folder))}", len(manifest.shards)))
+    work = partial(check_shard, folder, locate_tars(folder, manifest), manifest.kind, None if names is None else len(names))
+    checked = parallel_map(pool, workers, work, manifest.shards)
+    shards = list(track_progress(checked, f"checking {redact_urls(str(folder))}", len(manifest.shards)))
     decoded = sum(shard.decoded for shard in shards)
-    mean, std = mean_and_std(sum((shard.moments for shard in shards), np.zeros((2, 3))), decoded) if decoded else (None, None)
+    mean, std = mean_and_std(sum((shard.channel_stats for shard in shards), np.zeros((2, 3))), decoded) if decoded else (None, None)
     return PartReport(
-        folder=without_secrets(folder),
+        folder=redact_urls(folder),
         kind=manifest.kind,
         samples=manifest.samples,
         shards=len(shards),
         problems=tuple(problem for shard in shards for problem in shard.problems),
         warnings=(*(warning for shard in shards for warning in shard.warnings), *repeated_keys(folder, shards)),
-        extensions=dict(sorted(add(shard.extensions for shard in shards).items())),
-        classes=None if names is None else by_class(names, add(shard.labels for shard in shards)),
-        shorter_side=spread(add(shard.sides for shard in shards)) if decoded else None,
-        videos=count_videos(shard.videos for shard in shards),
+        extensions=dict(sorted(sum_counters(shard.extensions for shard in shards).items())),
+        classes=None if names is None else count_by_class(names, sum_counters(shard.labels for shard in shards)),
+        shorter_side=weighted_range(sum_counters(shard.sides for shard in shards)) if decoded else None,
+        videos=compute_video_stats(shard.videos for shard in shards),
         mean=mean,
         std=std,
     )
 
 
 def report_lines(part: PartReport) -> Iterator[str]:
-    yield from abridged((problem.kind, f"problem: {problem}") for problem in part.problems)
-    yield from abridged((warning.kind, f"warning: {warning}") for warning in part.warnings)
+    yield from abridge((problem.kind, f"problem: {problem}") for problem in part.problems)
+    yield from abridge((warning.kind, f"warning: {warning}") for warning in part.warnings)
     counts = f"problems: {len(part.problems)}, warnings: {len(part.warnings)}"
     yield f"{part.folder}: samples: {part.samples}, shards: {part.shards}, {counts}"
-    yield f"  members: {', '.join(f'{count} {shown(extension)}' for extension, count in part.extensions.items())}"
-    yield from (f"  {line}" for line in video_lines(part.videos))
+    yield f"  members: {', '.join(f'{count} {printable(extension)}' for extension, count in part.extensions.items())}"
+    yield from (f"  {line}" for line in format_video_stats(part.videos))
     if part.kind == "images" and part.shorter_side:
         yield f"  shorter side of the images: {part.shorter_side} pixels"
     if part.mean and part.std:
-        yield f"  {normalization(part.mean, part.std, part.kind)}"
+        yield f"  {format_normalization(part.mean, part.std, part.kind)}"
     if part.classes:
-        yield from (f"  {line}" for line in class_table(part.classes))
+        yield from (f"  {line}" for line in format_class_table(part.classes))

@@ -1,73 +1,72 @@
-"""`jepa quickstart`: the whole path on images made on the spot. It is the one verb that calls the others."""
+"""`jepa quickstart`: all steps on synthetic images. It is the one command that calls the others."""
 
 import shutil
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from jepa_pipeline.commands import build_shards as shards
+from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.export import export
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.commands.probe import probe
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.manifest import MANIFEST, load_manifest
-from jepa_pipeline.probes.report import Row
-from jepa_pipeline.synthetic.shapes import SHAPES, draw_shape
+from jepa_pipeline.results.probe_report import ProbeRow
+from jepa_pipeline.synthetic.shapes import CLASSES, generate_shapes
 
 IMAGES, SIDE, TEST_SHARE = 10_000, 40, 0.2
 TOTAL_SAMPLES = 76_800
 
 
-def quickstart(out: Path, seed: int = 0, total_samples: int = TOTAL_SAMPLES, images: int = IMAGES) -> list[Row]:
-    """Draw images, pack them, pretrain, probe, export; what is already there from an earlier call is kept.
+def quickstart(out: Path, seed: int = 0, total_samples: int = TOTAL_SAMPLES, images: int = IMAGES) -> list[ProbeRow]:
+    """Generate images, build shards, pretrain, probe and export; steps that an earlier call finished are skipped.
 
     Returns:
-        The rows of the probe's table.
+        The rows of the probe report.
     """
-    console, begun = Console(), time.perf_counter()
+    console, start = Console(), time.perf_counter()
     prepare_shards(out, images, seed, console)
-    run = pretrain(recipe(out, seed, total_samples), console)
+    run = pretrain(build_config(out, seed, total_samples), console)
     rows = probe(run, out / "shards")
     exported = run / "export" / "timm"
     if not exported.exists():
-        shutil.rmtree(exported.with_name("timm.partial"), ignore_errors=True)  # of a quickstart that was killed
+        shutil.rmtree(exported.with_name("timm.partial"), ignore_errors=True)  # left by a killed quickstart
         export(run, to="timm")
-    console.print(farewell(out, run, exported, time.perf_counter() - begun), soft_wrap=True, markup=False, highlight=False)
+    print_plain(console, format_summary(out, run, exported, time.perf_counter() - start))
     return rows
 
 
 def prepare_shards(out: Path, images: int, seed: int, console: Console) -> None:
-    """The images as shards, unless an earlier call left them whole.
+    """Build shards of synthetic images unless an earlier call did.
 
     Raises:
-        UserError: they are those of another seed.
+        UserError: that call had another seed.
     """
     if (out / "shards/train" / MANIFEST).exists():
-        before = load_manifest(out / "shards/train").made["seed"]
-        if before != seed:
-            raise UserError(f"{out} holds the quickstart of seed {before}, not {seed}: name another folder with --out")
+        previous_seed = load_manifest(out / "shards/train").made["seed"]
+        if previous_seed != seed:
+            raise UserError(f"{out} holds the quickstart of seed {previous_seed}, not {seed}: give another folder with --out")
         return
-    shutil.rmtree(out / "shards.partial", ignore_errors=True)  # of a quickstart that was killed
-    draw_images(out / "images", images, seed, console)
-    shards.build(out / "images", out / "shards", split=TEST_SHARE, seed=seed)
+    shutil.rmtree(out / "shards.partial", ignore_errors=True)  # left by a killed quickstart
+    write_images(out / "images", images, seed, console)
+    build(out / "images", out / "shards", split=TEST_SHARE, seed=seed)
 
 
-def draw_images(folder: Path, count: int, seed: int, console: Console) -> None:
-    """A folder per shape, of PNG files."""
-    generator, names = np.random.default_rng(seed), list(SHAPES)
-    for number in track(range(count), "drawing images", console=console):
-        name = names[number % len(names)]
+def write_images(folder: Path, count: int, seed: int, console: Console) -> None:
+    """Write synthetic images as PNG files in a folder for each class."""
+    for name in CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_shape(name, SIDE, generator)).save(folder / name / f"{number:05d}.png")
+    images = track(generate_shapes(count, SIDE, seed), "generating images", count, console=console)
+    for index, (image, label) in enumerate(images):
+        image.save(folder / CLASSES[label] / f"{index:05d}.png")
 
 
-def recipe(out: Path, seed: int, total_samples: int) -> RunConfig:
-    """A small I-JEPA on 8x8 patches, for minutes on a CPU."""
+def build_config(out: Path, seed: int, total_samples: int) -> RunConfig:
+    """Return a small I-JEPA on 8x8 patches that trains within minutes on a CPU."""
     return RunConfig.model_validate(
         {
             "name": "quickstart",
@@ -95,9 +94,9 @@ def recipe(out: Path, seed: int, total_samples: int) -> RunConfig:
     )
 
 
-def farewell(out: Path, run: Path, exported: Path, seconds: float) -> str:
+def format_summary(out: Path, run: Path, exported: Path, seconds: float) -> str:
     return f"""
-The whole path took {seconds / 60:.1f} minutes. Everything lies in {out}:
+All steps took {seconds / 60:.1f} minutes. Everything is in {out}:
   {run}           the run: resolved config.yaml, metrics.jsonl, checkpoints, encoder, probes
   {exported}   the encoder for timm: timm.create_model("local-dir:{exported}", pretrained=True)
 

@@ -1,7 +1,7 @@
-"""The shards of URLs on this machine: each fetched once for all processes of the node, whole and verified."""
+"""The shards of URLs on this machine: each fetched and verified once for all processes of the node."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -11,18 +11,16 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.index import ShardIndex, index_shard, load_index, save_index
-from jepa_pipeline.data.manifest import Manifest, Shard
-from jepa_pipeline.data.remote import fetch_file, without_secrets
-from jepa_pipeline.data.samples import IMAGES, VIDEOS
-from jepa_pipeline.data.tar import ShardError
+from jepa_pipeline.data.index import ShardIndex, load_index, save_index
+from jepa_pipeline.data.manifest import Shard
+from jepa_pipeline.data.remote import download, redact_urls
 
-TIDY_SHARE = 0.02
-"""Of the limit; what one process fetches before it looks again whether all of them are above it."""
+EVICTION_SHARE = 0.02
+"""Share of the limit that one process fetches before it checks again whether the cache is above it."""
 
 
-class Fetched(NamedTuple):
-    """A shard that was fetched: its open file, which stays readable when the cache deletes it, and its index if it keeps those."""
+class CachedShard(NamedTuple):
+    """The open file of a shard, which stays readable when the cache deletes it, and its index if the cache keeps those."""
 
     fd: int
     index: ShardIndex | None
@@ -31,106 +29,104 @@ class Fetched(NamedTuple):
 class Cache:
     """A folder of shards named by their SHA-256, as XX/SHA256.tar.
 
-    The hash is checked when a shard is fetched and not whenever it is opened; one whose size is wrong is fetched again. Under
-    its final name a file is whole. Beyond the limit those that were not opened for longest are deleted. With `indexed`, the
-    manifest of shards without index files beside it, the indexes are made here once, and kept beside the shards.
+    The hash is checked when a shard is fetched, not when it is opened; a shard of another size is fetched again. A file
+    under its final name is complete. Beyond the limit, the least recently opened shards are deleted.
+
+    Args:
+        config: folder and limit.
+        build_index: reads a tar whose URL has no index; the index is then made once and kept beside the tar.
+        index_tag: part of the name of such an index, for what it depends on besides the tar.
     """
 
-    def __init__(self, config: CacheConfig, indexed: Manifest | None = None) -> None:
+    def __init__(
+        self, config: CacheConfig, build_index: Callable[[Path, Shard], ShardIndex] | None = None, index_tag: str = "0"
+    ) -> None:
         self.folder = config.folder.expanduser() if config.folder else default_folder()
         self.limit = config.limit_gb * 1e9
-        self.untidied = self.limit
-        """Bytes this process fetched since it last looked at the whole folder, which takes a while where there is much."""
-        self.indexed = indexed is not None
-        self.media = VIDEOS if indexed and indexed.kind == "videos" else IMAGES
-        self.classes = len(indexed.classes) if indexed and indexed.classes else None
+        self.build_index = build_index
+        self.index_tag = index_tag
+        self.unchecked_bytes = self.limit
+        """Bytes this process fetched since it last listed the folder, which takes a while if it is large."""
 
-    def tar(self, shard: Shard) -> Path:
-        """Where a shard is kept."""
+    def tar_path(self, shard: Shard) -> Path:
         return self.folder / shard.sha256[:2] / f"{shard.sha256}.tar"
 
-    def _beside(self, shard: Shard) -> Path:
-        """The path beside which its index is kept. Which samples a shard has depends on whether they need a class."""
-        return self.tar(shard).with_stem(f"{shard.sha256}-{self.classes or 0}")
+    def _index_base(self, shard: Shard) -> Path:
+        return self.tar_path(shard).with_stem(f"{shard.sha256}-{self.index_tag}")
 
-    def open(self, url: str, shard: Shard, wait: bool = True) -> Fetched:
-        """A shard, from the cache or else from its URL. The caller closes the file.
+    def open(self, url: str, shard: Shard, wait: bool = True) -> CachedShard:
+        """Open a shard, after fetching it from its URL if it is not in the cache. The caller closes the file.
 
         Raises:
-            UserError: it could not be fetched, or the disk does not take it.
-            filelock.Timeout: without `wait`, another process is fetching it.
+            UserError: it could not be fetched or written.
+            filelock.Timeout: without `wait`, if another process is fetching it.
         """
         try:
-            if found := self._cached(shard):
-                return found
-            self.tar(shard).parent.mkdir(parents=True, exist_ok=True)
-            with lock(self.tar(shard), wait):
-                return self._cached(shard) or self._fetch(url, shard)
-        except Timeout:
+            if cached := self._open_cached(shard):
+                return cached
+            self.tar_path(shard).parent.mkdir(parents=True, exist_ok=True)
+            with lock(self.tar_path(shard), wait):
+                return self._open_cached(shard) or self._fetch(url, shard)
+        except Timeout:  # an OSError too
             raise
         except OSError as error:
             raise UserError(
-                f"{without_secrets(url)} cannot be kept in {self.folder} ({error.strerror or error}): see that there is room and "
-                "that you may write there, or set data.cache.folder to a larger disk and data.cache.limit_gb to what it holds; "
+                f"{redact_urls(url)} cannot be written to {self.folder} ({error.strerror or error}): make room there and check "
+                "that you may write to it, or set data.cache.folder to a larger disk and data.cache.limit_gb to its size; "
                 "then run the same command again"
             ) from error
 
-    def _cached(self, shard: Shard) -> Fetched | None:
-        """A shard if it is here and whole; from now on it counts as used."""
-        tar = self.tar(shard)
+    def prefetch(self, request: tuple[str, Shard]) -> None:
+        """Fetch a shard, given as its URL and entry of the manifest, unless it is cached or another process is fetching it."""
+        url, shard = request
+        os.close(self.open(url, shard, wait=False).fd)
+
+    def _open_cached(self, shard: Shard) -> CachedShard | None:
+        """Open a shard if it is complete, and mark it as used."""
         try:
-            fd = os.open(tar, os.O_RDONLY)
+            fd = os.open(self.tar_path(shard), os.O_RDONLY)
         except FileNotFoundError:
             return None
         try:
             if os.fstat(fd).st_size == shard.bytes:
-                index = load_index(self._beside(shard)) if self.indexed else None
-                with suppress(PermissionError):  # it is another user's
+                index = load_index(self._index_base(shard)) if self.build_index else None
+                with suppress(PermissionError):  # another user fetched it
                     os.utime(fd)
-                return Fetched(fd, index)
+                return CachedShard(fd, index)
         except UserError:
-            pass  # no index, or a damaged one: both files come anew
+            pass  # the index is missing or damaged: fetch both files again
         os.close(fd)
         return None
 
-    def _fetch(self, url: str, shard: Shard) -> Fetched:
-        """Fetch a shard whose lock this process holds. It is opened before it gets its name, so that nobody deletes it first."""
-        tar = self.tar(shard)
-        for left in tar.parent.glob(f"{shard.sha256}*.partial"):  # by a process that was killed: no other one has the lock
-            left.unlink(missing_ok=True)
+    def _fetch(self, url: str, shard: Shard) -> CachedShard:
+        """Fetch a shard whose lock this process holds."""
+        tar = self.tar_path(shard)
+        for abandoned in tar.parent.glob(f"{shard.sha256}*.partial"):  # by a killed process, for this one holds the lock
+            abandoned.unlink(missing_ok=True)
         partial = tar.with_name(f"{shard.sha256}.{token_hex(4)}.partial")
         try:
-            fetch_file(url, partial, shard.bytes, shard.sha256)
-            index = self._index(partial, shard) if self.indexed else None
+            download(url, partial, shard.bytes, shard.sha256)
+            index = self.build_index(partial, shard) if self.build_index else None
+            if index:
+                save_index(index, self._index_base(shard))
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
                 partial.rename(tar)
-                fd = os.dup(file.fileno())
+                fd = os.dup(file.fileno())  # open before another process can evict it
         finally:
             partial.unlink(missing_ok=True)
-        self.untidied += shard.bytes
-        if self.untidied > TIDY_SHARE * self.limit:
-            self.untidied = 0
-            self._tidy(keep=tar)
-        return Fetched(fd, index)
+        self.unchecked_bytes += shard.bytes
+        if self.unchecked_bytes > EVICTION_SHARE * self.limit:
+            self.unchecked_bytes = 0
+            self._evict(keep=tar)
+        return CachedShard(fd, index)
 
-    def _index(self, tar: Path, shard: Shard) -> ShardIndex:
-        """Make and keep the index of a shard that was fetched to `tar`. If that is no tar it is empty, as no manifest expects."""
-        try:
-            with tar.open("rb", buffering=1 << 20) as file:
-                index = index_shard(file, shard.file, self.classes, media=self.media).index
-        except ShardError:
-            index = ShardIndex(keys=[], members={}, labels=[])
-        index = index if self.classes else index.unlabeled()
-        save_index(index, self._beside(shard))
-        return index
-
-    def _tidy(self, keep: Path) -> None:
-        """Delete what killed processes left half written and, beyond the limit, the shards that were not used for longest."""
+    def _evict(self, keep: Path) -> None:
+        """Delete unfinished files of killed processes and, beyond the limit, the least recently used shards."""
         with FileLock(self.folder / "tidy.lock"):
             for partial in self.folder.glob("??/*.partial"):
                 delete(partial.with_name(f"{partial.name[:64]}.tar"), partial)
-            tars = sorted(self._sizes(), reverse=True)
+            tars = sorted(self._list_tars(), reverse=True)
             excess = sum(size for _, size, _ in tars) - self.limit
             while tars and excess > 0:
                 _, size, tar = tars.pop()
@@ -138,8 +134,8 @@ class Cache:
                     delete(tar, tar, *tar.parent.glob(f"{tar.stem}-*"))
                     excess -= size
 
-    def _sizes(self) -> Iterator[tuple[int, int, Path]]:
-        """When it was last used, size and path of every shard that is here."""
+    def _list_tars(self) -> Iterator[tuple[int, int, Path]]:
+        """Yield the time of last use, the size and the path of every cached shard."""
         for tar in self.folder.glob("??/*.tar"):
             with suppress(FileNotFoundError):  # a user may clear the folder while it is in use
                 stat = tar.stat()
@@ -147,12 +143,12 @@ class Cache:
 
 
 def lock(tar: Path, wait: bool) -> BaseFileLock:
-    """Held by the one process that writes or deletes the files of a shard."""
+    """Return the lock of the one process that writes or deletes the files of a shard."""
     return FileLock(tar.with_suffix(".lock"), blocking=wait)
 
 
 def delete(tar: Path, *paths: Path) -> None:
-    """Delete files of a shard, unless a process is writing them."""
+    """Delete files of a shard unless a process is writing them."""
     with suppress(Timeout), lock(tar, wait=False):
         for path in paths:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The manifest of a data set: what its shards hold and how they came to be."""
+"""The manifest of a data set: its shards and how they were made."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.views import RGB
-from jepa_pipeline.data.remote import is_remote, join, read_file, without_secrets
-from jepa_pipeline.data.samples import Kind
+from jepa_pipeline.data.remote import is_remote, join_url, read_bytes, redact_urls
+from jepa_pipeline.files import atomic_write
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -21,7 +22,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Shard:
-    """One tar file. A data set may have a hundred thousand, so each is as small as it can be."""
+    """One tar file. A data set may have a hundred thousand, hence a dataclass with slots instead of a Section."""
 
     file: str = Field(pattern=r"^[^/\\]+\.tar$", description="Name within the folder of the manifest.")
     samples: int = Field(ge=1, description="Samples in it.")
@@ -30,39 +31,39 @@ class Shard:
 
 
 class Skipped(Section):
-    """A source file that is in no shard."""
+    """A file or sample that was left out."""
 
-    file: str = Field(description="Path within the source folder.")
+    file: str = Field(description="Path in the source folder.")
     reason: str = Field(description="Why it could not be used.")
 
 
 class Manifest(Section):
     """A data set."""
 
-    version: Literal[1] = Field(default=VERSION, description="Of this format.")
+    version: Literal[1] = Field(default=VERSION, description="Version of this format.")
     created_by: str = Field(description="The package and its version.")
-    kind: Kind = Field(default="images", description="What a sample is.")
+    kind: DataKind = Field(default="images", description="What a sample is.")
     shards: tuple[Shard, ...] = Field(min_length=1, description="In the order in which samples are numbered.")
     samples: int = Field(ge=1, description="Samples in all shards.")
     extensions: tuple[str, ...] = Field(description="Extensions of the samples' members.")
     classes: tuple[str, ...] | None = Field(description="Name of each label; null where samples have none.")
     location: str | None = Field(
         None,
-        description="URL, or folder seen from that of this file, in which the shards lie; null: beside this file. "
-        "The indexes always lie beside this file.",
+        description="URL of the shards, or their folder relative to that of this file; null: beside this file. "
+        "The indexes are always beside this file.",
     )
     made: dict[str, str | int | float | None] = Field(description="How the shards were made.")
     skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
     mean: RGB | None = Field(
         None,
-        description="Mean of the images' channels on pixels scaled to 0..1; every image counts the same, of a video the first.",
+        description="Mean of the images' channels on pixels scaled to 0..1; each counts the same; of a video, the first frame.",
     )
     std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
 
     def hash(self) -> str:
-        """First 12 hex digits of a SHA-256 of all samples, their order and classes: the name of the data in checkpoints and tables.
+        """Return the name of the data in checkpoints and tables: 12 hex digits of a SHA-256.
 
-        Neither where the shards lie nor who packed them counts.
+        It depends on all samples, their order and the classes. It does not depend on where the shards are or who packed them.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for shard in self.shards:
@@ -71,30 +72,34 @@ class Manifest(Section):
 
 
 def load_manifest(location: str | Path) -> Manifest:
-    """The manifest of a folder or URL, whose shards are all there if they are local.
+    """Return the manifest of a folder or URL after checking that its shards are there if they are local.
 
     Raises:
         UserError: there is none, it cannot be read, or a shard it lists is missing.
     """
     manifest = read_manifest(location)
-    tars = tar_location(location, manifest)
+    tars = locate_tars(location, manifest)
     if is_remote(tars):
         return manifest
     if not Path(tars).is_dir():
-        raise UserError(f"{tars}, where {Path(location) / MANIFEST} says its shards lie, is not a folder: copy them there")
+        raise UserError(f"{tars}, where the shards of {Path(location) / MANIFEST} should be, is not a folder: copy them there")
     present = {entry.name for entry in Path(tars).iterdir()}
     missing = [shard.file for shard in manifest.shards if shard.file not in present]
     if missing:
         others = f" and {len(missing) - 1} more shards" if len(missing) > 1 else ""
-        raise UserError(f"{tars} lacks {missing[0]}{others} of its manifest: copy the folder again or build the shards anew")
+        raise UserError(f"{tars} lacks {missing[0]}{others} of its manifest: copy the folder again or rebuild the shards")
     return manifest
 
 
-def tar_location(location: str | Path, manifest: Manifest) -> str:
-    """The folder or URL in which the shards of a manifest lie, if the manifest was read from `location`.
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def locate_tars(location: str | Path, manifest: Manifest) -> str:
+    """Return the folder or URL of the shards of a manifest that was read from `location`.
 
     Raises:
-        UserError: a manifest from a URL says that its shards are on another host, or on this machine.
+        UserError: a manifest from a URL names another host, or this machine: it could make a user read private files.
     """
     base, tars = str(location), manifest.location
     if tars is None:
@@ -103,55 +108,55 @@ def tar_location(location: str | Path, manifest: Manifest) -> str:
         return tars if is_remote(tars) else str(Path(base) / tars)
     if not is_remote(tars) or urlsplit(base)[:2] != urlsplit(tars)[:2]:
         raise UserError(
-            f"the manifest at {without_secrets(base)} says that its shards lie at {without_secrets(tars)}, elsewhere than its own "
-            "host: if you trust it, copy it and its index files into a folder and name that"
+            f"the manifest at {redact_urls(base)} places its shards at {redact_urls(tars)}, not on its own host: "
+            "if you trust it, copy it and its index files into a folder and name that"
         )
     return tars
 
 
 def read_manifest(location: str | Path) -> Manifest:
-    """The manifest of a folder or URL, whether its shards are there or not.
+    """Return the manifest of a folder or URL without looking for its shards.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    path, text = manifest_text(str(location))
+    path, text = read_manifest_text(str(location))
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path} is not readable JSON ({error}): copy it again or build the shards anew") from error
+        raise UserError(f"{path} is not readable JSON ({error}): copy it again or rebuild the shards") from error
     version = values.get("version") if isinstance(values, dict) else None
     if version != VERSION:
-        raise UserError(f"{path} has version {version!r}: this release reads version {VERSION}, build the shards anew or update")
+        raise UserError(f"{path} has version {version!r}: this release reads version {VERSION}, rebuild the shards or update")
     try:
         manifest = Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is damaged at {where} ({first['msg']}): copy it again or build the shards anew") from error
+        raise UserError(f"{path} is damaged at {where} ({first['msg']}): copy it again or rebuild the shards") from error
     counted = sum(shard.samples for shard in manifest.shards)
     if counted != manifest.samples:
-        raise UserError(f"{path} says {manifest.samples} samples but its shards add up to {counted}: build the shards anew")
+        raise UserError(f"{path} says {manifest.samples} samples but its shards add up to {counted}: rebuild the shards")
     return manifest
 
 
-def manifest_text(location: str) -> tuple[str, bytes]:
-    """Where the manifest of a location is, as it may be printed, and what it says."""
+def read_manifest_text(location: str) -> tuple[str, bytes]:
+    """Return the printable path or URL of a manifest, and its content."""
     if is_remote(location):
-        url = join(location, MANIFEST)
-        return without_secrets(url), read_file(url)
+        url = join_url(location, MANIFEST)
+        return redact_urls(url), read_bytes(url)
     path = Path(location) / MANIFEST
     if not path.is_file():
-        raise UserError(no_manifest(Path(location)))
+        raise UserError(describe_missing(Path(location)))
     return str(path), path.read_bytes()
 
 
-def no_manifest(folder: Path) -> str:
+def describe_missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is not a folder: data is a folder of shards, as `jepa shards build IMAGES {folder}` writes it"
     parts = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if parts:
-        return f"{folder} holds no {MANIFEST} but {' and '.join(parts)} in it do: name one of them, such as {folder / parts[-1]}"
+        return f"{folder} has no {MANIFEST}, but its folders {' and '.join(parts)} do: name one, such as {folder / parts[-1]}"
     if any(folder.glob("*.tar")):
-        return f"{folder} holds tars but no {MANIFEST}: make it with `jepa shards index {folder}`"
-    return f"{folder} holds no {MANIFEST}: make shards of a folder of images or videos with `jepa shards build IMAGES {folder}`"
+        return f"{folder} has tars but no {MANIFEST}: make it with `jepa shards index {folder}`"
+    return f"{folder} has no {MANIFEST}: make shards of a folder of images or videos with `jepa shards build IMAGES {folder}`"

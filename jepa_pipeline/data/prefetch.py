@@ -1,51 +1,50 @@
-"""Fetching shards before they are read, in the background of the process that will read them."""
+"""Fetching of shards before they are read, in background threads of the process that will read them."""
 
-import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Thread
-
-from jepa_pipeline.data.cache import Cache
-from jepa_pipeline.data.manifest import Shard
+from typing import Generic, TypeVar
 
 THREADS = 2
 """Shards that one process fetches at the same time; there are several processes."""
 
-Wanted = tuple[str, Shard]
-"""A shard and its URL."""
+Item = TypeVar("Item")
 
 
-class Ahead:
-    """Fetches the shards it was asked for last, first ones first, in daemon threads that a process does not wait for at its end.
+class Prefetcher(Generic[Item]):
+    """Calls `fetch` for the items that were requested last, in their order, in daemon threads.
 
-    A shard that another process is fetching is passed over, so that the processes of a node share out the list and keep its
-    order. What fails is passed over too: whoever reads that shard meets the error again.
+    Errors of `fetch` are dropped: whoever reads the item calls `fetch` itself and raises them. A process does not wait
+    for the threads when it ends.
+
+    Args:
+        fetch: called with one item, which is hashable; it must be picklable.
     """
 
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
-        self.pending: deque[Wanted] = deque()
-        self.begun: set[Wanted] = set()
+    def __init__(self, fetch: Callable[[Item], None]) -> None:
+        self.fetch = fetch
+        self.pending: deque[Item] = deque()
+        self.started: set[Item] = set()
         self.threads: list[Thread] = []
 
-    def ask(self, wanted: Sequence[Wanted]) -> None:
-        """Have these fetched, and no longer what was asked for before and has not begun. Cheap to repeat; never blocks."""
-        self.begun.intersection_update(wanted)
-        self.pending = deque(pair for pair in wanted if pair not in self.begun)
+    def request(self, items: Sequence[Item]) -> None:
+        """Fetch these items and forget earlier ones that have not been started. Cheap to repeat; never blocks."""
+        self.started.intersection_update(items)
+        self.pending = deque(item for item in items if item not in self.started)
         self.threads = [thread for thread in self.threads if thread.is_alive()]
         for _ in range(min(THREADS, len(self.pending)) - len(self.threads)):
-            self.threads.append(Thread(target=self._work, name="fetch-ahead", daemon=True))
+            self.threads.append(Thread(target=self._fetch_pending, name="prefetch", daemon=True))
             self.threads[-1].start()
 
-    def _work(self) -> None:
-        with suppress(IndexError):  # nothing is pending any more
+    def _fetch_pending(self) -> None:
+        with suppress(IndexError):  # nothing is pending any more; asking first would race with the other thread
             while True:
-                pair = self.pending.popleft()
-                self.begun.add(pair)
-                with suppress(Exception):  # reading the shard repeats it, and raises it where it can be told
-                    os.close(self.cache.open(*pair, wait=False).fd)
+                item = self.pending.popleft()
+                self.started.add(item)
+                with suppress(Exception):
+                    self.fetch(item)
 
-    def __reduce__(self) -> tuple[type, tuple[Cache]]:
-        """Threads do not travel."""
-        return Ahead, (self.cache,)
+    def __reduce__(self) -> tuple[type, tuple[Callable[[Item], None]]]:
+        # Threads cannot be pickled: a worker that gets a copy starts its own.
+        return Prefetcher, (self.fetch,)

@@ -1,11 +1,11 @@
-"""Files behind a URL: read or fetched whole, with retries, through fsspec."""
+"""Files at a URL: read, opened or downloaded through fsspec, with retries."""
 
 import errno
-import hashlib
 import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from random import SystemRandom
@@ -15,32 +15,33 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import fsspec
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.files import sha256_of
 
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
-"""Longest silence of a server; a transfer may take as long as it likes while bytes come (aiohttp would end it after 5 minutes)."""
+"""Longest silence of a server; a transfer may take any time while bytes come, where aiohttp would end it after 5 minutes."""
 TRIES = 8
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-"""The pause between tries doubles from the first to the longest, times a random 0.5 to 1.5 so that nodes do not come in step."""
+"""The pause between tries doubles from the first to the longest, times a random 0.5 to 1.5 so that nodes do not retry at once."""
 MANIFEST_TRIES = 4
 """Fewer, because somebody may be waiting who only mistyped the host."""
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-"""The schemes of URLs that are read, and the package each needs beside fsspec."""
-PASSING_STATUS = (408, 425, 429)
-"""Of the answers 400 to 499, those that another try may change."""
+"""Schemes of URLs that are read, and the package each needs beside fsspec."""
+TRANSIENT_STATUS = (408, 425, 429)
+"""HTTP errors of a client that another try may not meet: timeout, too early, too many requests."""
 
 Result = TypeVar("Result")
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL and no local folder.
+    """Return whether a location is a URL and not a local folder.
 
     Raises:
-        UserError: it runs a program, or its scheme is none that is read.
+        UserError: it runs a program, or its scheme is not supported.
     """
-    if location.startswith("pipe:"):
+    if location.startswith("pipe:"):  # webdataset would run it
         raise UserError(f"{location} runs a program; shards are data: give a folder or URL")
     scheme, separator, _ = location.partition("://")
     if separator and scheme not in PACKAGES:
@@ -48,73 +49,88 @@ def is_remote(location: str) -> bool:
     return bool(separator)
 
 
-def join(url: str, name: str) -> str:
-    """The URL of a file right under another; over HTTP a query, such as an access token, stays at its end."""
+def join_url(url: str, name: str) -> str:
+    """Return the URL of a file in a folder at a URL; over HTTP a query, such as an access token, stays at the end."""
     if not url.startswith(("http://", "https://")):
         return f"{url.rstrip('/')}/{name}"
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name, safe='')}", fragment=""))
 
 
-def without_secrets(url: str) -> str:
-    """A text as it may be printed and kept: URLs in it without password, query and fragment."""
-    return re.sub(r"""(://[^\s?#,}\]"']*)[?#][^\s,}\]"']*""", r"\1", re.sub(r"://[^\s/?#]*@", "://", url))
+def redact_urls(text: str) -> str:
+    """Return a text without the password, query and fragment of any URL in it, so that it may be printed and kept."""
+    return re.sub(r"""(://[^\s?#,}\]"']*)[?#][^\s,}\]"']*""", r"\1", re.sub(r"://[^\s/?#]*@", "://", text))
 
 
-def read_file(url: str) -> bytes:
-    """A small file.
+def read_bytes(url: str) -> bytes:
+    """Return the content of a small file.
 
     Raises:
         UserError: it could not be read.
     """
-    return retried(url, lambda: filesystem(url).cat_file(url), MANIFEST_TRIES)
+    return retry(url, lambda: get_filesystem(url).cat_file(url), MANIFEST_TRIES)
 
 
-def fetch_file(url: str, path: Path, size: int, sha256: str) -> None:
-    """Fetch a file of known size and SHA-256 whole to a local path; what came amiss is fetched again.
+def open_file(location: str, name: str) -> AbstractContextManager[Any]:
+    """Open a file in a folder or at a URL, for one reading from front to end.
 
     Raises:
-        UserError: it could not be fetched, in as many tries as made sense.
+        UserError: the scheme of the URL is not supported.
+        OSError: a local one is not there. A client library raises its own errors if a URL cannot be reached.
+    """
+    if not is_remote(location):
+        path = Path(location) / name
+        if path.is_fifo():
+            raise OSError(errno.EINVAL, "it is a pipe")  # opening it would wait for a writer
+        return path.open("rb", buffering=1 << 20)
+    url = join_url(location, name)
+    streamed = {"block_size": 0} if url.startswith(("http", "hf")) else {}  # one request for all of it instead of ranges
+    return get_filesystem(url).open(url, "rb", **streamed)
+
+
+def download(url: str, path: Path, size: int, sha256: str) -> None:
+    """Download a file of known size and SHA-256 to a local path; if it arrives damaged it is downloaded again.
+
+    Raises:
+        UserError: it could not be downloaded.
         OSError: the disk is full.
     """
 
     def attempt() -> None:
-        filesystem(url).get_file(url, str(path))
-        verify(path, size, sha256)
+        get_filesystem(url).get_file(url, str(path))
+        check_download(path, size, sha256)
 
-    retried(url, attempt, TRIES)
+    retry(url, attempt, TRIES)
 
 
-def verify(path: Path, size: int, sha256: str) -> None:
-    """Raises ConnectionError where a fetched file is not what the manifest says: a proxy may end a file early, and say nothing."""
-    came = path.stat().st_size
-    if came != size:
-        raise ConnectionError(f"{came} bytes came, the manifest says {size}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def check_download(path: Path, size: int, sha256: str) -> None:
+    """Raise ConnectionError if a file is not what the manifest says: a proxy may end one early without an error."""
+    received = path.stat().st_size
+    if received != size:
+        raise ConnectionError(f"{received} bytes came, the manifest says {size}")
+    digest = sha256_of(path)
     if digest != sha256:
         raise ConnectionError(f"the SHA-256 of what came is {digest[:12]}, the manifest says {sha256[:12]}")
 
 
-def filesystem(url: str) -> Any:
-    """The fsspec file system that reads a URL.
+def get_filesystem(url: str) -> Any:
+    """Return the fsspec file system that reads a URL.
 
     Raises:
         UserError: its package is not installed.
     """
     scheme = urlsplit(url).scheme
     try:
-        return connected(scheme, os.getpid())
+        return connect(scheme, os.getpid())
     except ImportError as error:
         package = PACKAGES[scheme]
-        raise UserError(f"{without_secrets(url)} needs a package that is missing: pip install {package}") from error
+        raise UserError(f"{redact_urls(url)} needs a package that is missing: pip install {package}") from error
 
 
+# A file system for each process, because connections do not survive a fork. A forked process keeps its parent's in the
+# cache without using it: if it were collected, its finalizer would close the parent's connections in the event loop.
 @cache
-def connected(scheme: str, process: int) -> Any:
-    """One file system a process. That of a forked process's parent is never used there, but it is kept: were it collected, its
-    finalizer would take the parent's connections off the event loop that both share.
-    """
+def connect(scheme: str, pid: int) -> Any:
     if scheme in ("http", "https", "gs"):
         import aiohttp
 
@@ -126,61 +142,63 @@ def connected(scheme: str, process: int) -> Any:
     return fsspec.filesystem(scheme)
 
 
-def retried(url: str, attempt: Callable[[], Result], tries: int) -> Result:
-    """What `attempt` returns in the first try that does not fail."""
-    number = 1
-    while True:
+def retry(url: str, attempt: Callable[[], Result], tries: int) -> Result:
+    """Call `attempt` until it succeeds, with growing pauses, and return its result.
+
+    Raises:
+        UserError: all tries failed, or another one would fail likewise.
+        OSError: the disk is full.
+    """
+    for number in range(1, tries + 1):
         try:
             return attempt()
         except UserError:
             raise
-        except Exception as error:  # each client library has a hierarchy of its own
+        except Exception as error:  # each client library has its own hierarchy of errors
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            if is_final(error) or number == tries:
-                raise UserError(failure(url, error, number)) from error
-        time.sleep(pause_s(number))
-        number += 1
+            if is_permanent(error) or number == tries:
+                raise UserError(describe_failure(url, error, number)) from error
+        jitter = SystemRandom().uniform(0.5, 1.5)  # not from the global generator, which belongs to the run
+        time.sleep(jitter * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1)))
+    raise ValueError(f"tries is {tries}, but at least 1 is needed")
 
 
-def pause_s(tried: int) -> float:
-    """How long to wait after so many tries."""
-    jitter = SystemRandom().uniform(0.5, 1.5)  # not from the global generator, which belongs to the run
-    return jitter * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (tried - 1))
-
-
-def is_final(error: Exception) -> bool:
-    """Whether another try would fail likewise: the file is not there, must not be read, or the URL is none."""
+def is_permanent(error: Exception) -> bool:
+    """Return whether another try would fail likewise: the file is missing or forbidden, or the URL is wrong."""
     status = http_status(error)
     if status is not None:
-        return 400 <= status < 500 and status not in PASSING_STATUS
+        return 400 <= status < 500 and status not in TRANSIENT_STATUS
     return isinstance(error, FileNotFoundError | PermissionError | ValueError)
 
 
 def http_status(error: Exception) -> int | None:
-    """The status in an error of aiohttp, gcsfs or huggingface_hub, if it is about one."""
-    places = ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code"))
-    found = (getattr(holder, name, None) for holder, name in places)
-    return next((status for status in found if isinstance(status, int)), None)
+    # aiohttp, gcsfs and huggingface_hub each keep it under another name.
+    values = (
+        getattr(error, "status", None),
+        getattr(error, "code", None),
+        getattr(getattr(error, "response", None), "status_code", None),
+    )
+    return next((value for value in values if isinstance(value, int)), None)
 
 
-def failure(url: str, error: Exception, tries: int) -> str:
-    """The sentence on a file that could not be fetched."""
+def describe_failure(url: str, error: Exception, tries: int) -> str:
     count = "1 try" if tries == 1 else f"{tries} tries"
-    if is_final(error):
-        cure = "see that the URL is right and that you may read it"
+    if is_permanent(error):
+        cure = "check that the URL is right and that you may read it"
     else:
-        cure = "see that its server works and holds the files of the manifest"
-    return f"{without_secrets(url)} could not be fetched in {count} ({reason(url, error)}): {cure}; then run the same command again"
+        cure = "check that its server works and holds the files of the manifest"
+    reason = describe_error(url, error)
+    return f"{redact_urls(url)} could not be fetched in {count} ({reason}): {cure}; then run the same command again"
 
 
-def reason(url: str, error: Exception) -> str:
+def describe_error(url: str, error: Exception) -> str:
     status = http_status(error)
     if status is not None:
         return f"the server answered {status}"
     if isinstance(error, FileNotFoundError):
         return "it is not there"
     if isinstance(error, TimeoutError):
-        return f"the server was silent, for {CONNECT_TIMEOUT_S:g} s at connecting or for {READ_TIMEOUT_S:g} s later"
-    text = " ".join(str(error).replace(url, without_secrets(url)).split())
+        return f"the server was silent for {CONNECT_TIMEOUT_S:g} s while connecting or for {READ_TIMEOUT_S:g} s later"
+    text = " ".join(str(error).replace(url, redact_urls(url)).split())
     return text or type(error).__name__

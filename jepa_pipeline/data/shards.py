@@ -1,8 +1,9 @@
-"""Reading single samples out of tar shards, by the index that lies beside each."""
+"""Reading of single samples from tar shards, by the index of each."""
 
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,17 +13,19 @@ from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.cache import Cache
 from jepa_pipeline.data.index import ShardIndex, index_path, load_index
-from jepa_pipeline.data.manifest import read_manifest, tar_location
-from jepa_pipeline.data.prefetch import Ahead
-from jepa_pipeline.data.remote import is_remote, join, without_secrets
-from jepa_pipeline.data.samples import MAX_MEDIA, VIDEOS
+from jepa_pipeline.data.indexing import index_shard
+from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
+from jepa_pipeline.data.prefetch import Prefetcher
+from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
+from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, MEDIA_EXTENSIONS
+from jepa_pipeline.data.tar_reader import ShardError
 
-NOWHERE, NO_LABEL = (-1, -1), -(2**63)
-"""What stands in arrays for a sample without an image or video, and for one without a label."""
+NO_MEDIA, NO_LABEL = (-1, -1), -(2**63)
+"""Values in arrays for a sample without an image or video, and for one without a label."""
 
 
 class Sample(NamedTuple):
-    """What a shard holds of one sample: the image or video still compressed."""
+    """A sample as stored: the image or video is still compressed."""
 
     key: str
     media: bytes
@@ -34,51 +37,62 @@ class SampleError(UserError):
 
 
 class Shards:
-    """The samples of a data set, readable in any order. Local shards are read where they lie, those of a URL are fetched into
-    the cache of this machine. Files are opened when first read, so it travels to workers cheaply.
+    """The samples of a data set, readable in any order.
+
+    Local shards are read in place, those of a URL through the cache of this machine. Files are opened when first read, so
+    it can be pickled for workers cheaply.
+
+    Args:
+        location: folder or URL with a manifest.json.
+        max_open: shards kept open.
+        cache: where shards of a URL are kept.
 
     Raises:
-        UserError: there is no manifest in the folder or at the URL, or it cannot be read.
+        UserError: there is no manifest, or it cannot be read.
     """
 
     def __init__(self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None) -> None:
         self.location = str(location)
         self.manifest = read_manifest(self.location)
         self.starts = np.cumsum([0, *self.counts])
-        """Number in the data set of the first sample of each shard, and how many there are."""
+        """Index in the data set of the first sample of each shard, then the number of samples."""
         self.max_open = max_open
-        self.tars = tar_location(self.location, self.manifest)
-        indexed = self.manifest if is_remote(self.location) else None
-        self.cache = Cache(cache or CacheConfig(), indexed) if is_remote(self.tars) else None
-        self._ahead = Ahead(self.cache) if self.cache else None
+        self.tars = locate_tars(self.location, self.manifest)
+        self.cache = self._build_cache(cache or CacheConfig()) if is_remote(self.tars) else None
+        self._prefetcher = Prefetcher(self.cache.prefetch) if self.cache else None
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
+
+    def _build_cache(self, config: CacheConfig) -> Cache:
+        if not is_remote(self.location):  # the indexes are beside the manifest
+            return Cache(config)
+        # Which samples a shard has depends on whether they need a class.
+        return Cache(config, partial(index_fetched, manifest=self.manifest), str(len(self.manifest.classes or ())))
 
     @property
     def counts(self) -> list[int]:
         """Samples of each shard."""
         return [shard.samples for shard in self.manifest.shards]
 
-    def locate(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
-        """Shard and member of samples by their numbers in the data set."""
-        which = np.searchsorted(self.starts, numbers, side="right") - 1
-        return list(zip(which.tolist(), (numbers - self.starts[which]).tolist(), strict=True))
+    def locate(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """Return shard and member of samples by their index in the data set."""
+        shards = np.searchsorted(self.starts, indices, side="right") - 1
+        return list(zip(shards.tolist(), (indices - self.starts[shards]).tolist(), strict=True))
 
-    def fetch_ahead(self, shards: Sequence[int]) -> None:
-        """Start to fetch these shards in the background, first ones first; asking again is cheap. Nothing to do for local ones.
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Start to fetch these shards in the background, in this order, instead of earlier requests. Does nothing for local ones.
 
-        It drops what was asked for before and has not begun. An error is met again, and raised, where the shard is read.
+        An error is dropped here and raised by `read`.
         """
-        if self._ahead:
-            self._ahead.ask([(self._place(shard), self.manifest.shards[shard]) for shard in shards])
+        if self._prefetcher:
+            self._prefetcher.request([(self._path(shard), self.manifest.shards[shard]) for shard in shards])
 
     def read(self, shard: int, member: int) -> Sample:
-        """One sample.
+        """Return one sample.
 
         Raises:
-            SampleError: it has no image or video, its shard ends early or is gone, or that has no whole index; the sentence names
-                the sample, the shard and the cure.
-            UserError: its shard could not be fetched, or the system does not read it for a reason that may pass: a run that
-                skipped it would not be the run it should be.
+            SampleError: it has no image or video, or its shard or index is missing, truncated or damaged.
+            UserError: its shard could not be fetched or read for a reason that may pass. Skipping the sample then would
+                make the run depend on chance.
         """
         key = f"number {member}"
         try:
@@ -86,64 +100,74 @@ class Shards:
             key = opened.key(member)
             return Sample(key, opened.media(member), opened.label(member))
         except ValueError as error:
-            raise self.error(shard, key, str(error)) from error
+            raise self.sample_error(shard, key, str(error)) from error
         except OSError as error:
-            place = without_secrets(self._place(shard))
-            raise UserError(f"{place} cannot be read ({error.strerror}): see to that, then run the same command again") from error
+            path = redact_urls(self._path(shard))
+            raise UserError(f"{path} cannot be read ({error.strerror}): fix that, then run the same command again") from error
 
     def open(self, shard: int) -> "OpenShard":
-        """A shard's open file and index; the least recently read are closed beyond max_open.
+        """Return a shard's open file and index; beyond max_open the least recently read shard is closed.
 
         Raises:
-            ValueError: it is gone, or has no index that agrees with the manifest.
+            ValueError: it is missing, or has no index that agrees with the manifest.
             UserError: it could not be fetched.
         """
         if shard not in self._open:
-            self._open[shard] = self._opened(shard)
+            self._open[shard] = self._open_shard(shard)
             if len(self._open) > self.max_open:
                 self._open.popitem(last=False)
         self._open.move_to_end(shard)
         return self._open[shard]
 
-    def _opened(self, number: int) -> "OpenShard":
+    def _open_shard(self, number: int) -> "OpenShard":
         shard = self.manifest.shards[number]
         beside = Path(self.location) / shard.file
         if self.cache:
-            opened = open_shard(beside, *self.cache.open(self._place(number), shard))
+            opened = open_indexed(beside, *self.cache.open(self._path(number), shard))
         else:
-            opened = open_shard(beside, open_local(Path(self._place(number))))
+            opened = open_indexed(beside, open_local(Path(self._path(number))))
         if len(opened.keys) != shard.samples:
             raise ValueError(f"its index lists {len(opened.keys)} samples, the manifest {shard.samples}")
         return opened
 
-    def _place(self, shard: int) -> str:
-        """Path or URL of a shard."""
+    def _path(self, shard: int) -> str:
         file = self.manifest.shards[shard].file
-        return join(self.tars, file) if self.cache else str(Path(self.tars) / file)
+        return join_url(self.tars, file) if self.cache else str(Path(self.tars) / file)
 
-    def error(self, shard: int, key: str, reason: str, cure: str | None = None) -> SampleError:
-        """What to raise for a sample that cannot be used; without a cure that is known it is damaged, and a check is the way."""
-        place, data = map(without_secrets, (self._place(shard), self.location))
-        way = cure or f"`jepa shards check {data}` names all damage"
-        return SampleError(f"sample {key} of {place} cannot be used ({reason}): {way}")
+    def sample_error(self, shard: int, key: str, reason: str, cure: str | None = None) -> SampleError:
+        """Return the error of a sample that cannot be used. Without a cure it is taken to be damaged."""
+        path, location = map(redact_urls, (self._path(shard), self.location))
+        cure = cure or f"`jepa shards check {location}` lists all damage"
+        return SampleError(f"sample {key} of {path} cannot be used ({reason}): {cure}")
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict()}  # file descriptors do not survive pickling
+
+
+def index_fetched(tar: Path, shard: Shard, manifest: Manifest) -> ShardIndex:
+    """Build the index of a fetched shard. It is empty, as no manifest expects, if that is not a tar of samples."""
+    classes = len(manifest.classes) if manifest.classes else None
+    try:
+        with tar.open("rb", buffering=1 << 20) as file:
+            index = index_shard(file, shard.file, classes, media=MEDIA_EXTENSIONS[manifest.kind]).index
+    except ShardError:
+        index = ShardIndex(keys=[], members={}, labels=[])
+    return index if classes else index.without_labels()
 
 
 def open_local(tar: Path) -> int:
-    """File descriptor of a tar on this machine; ValueError if it is not there."""
+    """Return the file descriptor of a tar on this machine. Raises ValueError if it is missing."""
     try:
         fd = os.open(tar, os.O_RDONLY)
     except FileNotFoundError as error:
-        raise ValueError("its shard is not there") from error
-    if hasattr(os, "posix_fadvise"):  # all of it will be read, and in one sweep that is quicker than image by image
+        raise ValueError("its shard is missing") from error
+    if hasattr(os, "posix_fadvise"):  # all of it will be read: one sequential read is faster than one for each image
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
     return fd
 
 
-def open_shard(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShard":
-    """A shard whose index lies beside `tar` unless it is given; ValueError if that is missing or damaged."""
+def open_indexed(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShard":
+    """Return an open shard with the given index, or else that beside `tar`. Raises ValueError if it is missing or damaged."""
     try:
         return OpenShard(fd, load_index(tar) if index is None else index)
     except (UserError, OverflowError) as error:
@@ -155,17 +179,17 @@ def open_shard(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShar
 
 
 class OpenShard:
-    """A shard's file descriptor, closed when nobody holds this any more, and its index in arrays: a process has dozens open."""
+    """A shard's file descriptor and its index, in arrays because a process has dozens open. Closed when garbage collected."""
 
     fd = -1
 
     def __init__(self, fd: int, index: ShardIndex) -> None:
         self.keys = np.array([key.encode(errors="surrogatepass") for key in index.keys])
-        places = [index.media_place(member) or NOWHERE for member in range(len(index.keys))]
-        self.places = np.array(places, np.int64).reshape(-1, 2)
+        ranges = [index.media_range(member) or NO_MEDIA for member in range(len(index.keys))]
+        self.ranges = np.array(ranges, np.int64).reshape(-1, 2)
         self.labels = np.array([NO_LABEL if label is None else label for label in index.labels], np.int64)
-        self.extensions = index.media
-        self.fd = fd  # last: whoever meets an error above still owns it
+        self.kind = index.kind
+        self.fd = fd  # last: after an error above the caller closes it
 
     def key(self, member: int) -> str:
         return self.keys[member].decode(errors="surrogatepass")
@@ -175,17 +199,16 @@ class OpenShard:
         return None if label == NO_LABEL else label
 
     def media(self, member: int) -> bytes:
-        """The compressed image or video of a sample.
+        """Return the compressed image or video of a sample.
 
         Raises:
-            ValueError: it has none, its index gives it more bytes than are read, or the shard ends before it does.
+            ValueError: it has none, it is too large to be read, or the shard ends before it does.
         """
-        offset, size = self.places[member].tolist()
-        if (offset, size) == NOWHERE:
-            raise ValueError(f"it has no {', '.join(self.extensions)}")
-        if size > MAX_MEDIA:
-            kind, article = ("video", "a") if self.extensions == VIDEOS else ("image", "an")
-            raise ValueError(f"its index gives its {kind} {size} bytes, but {article} {kind} has up to {MAX_MEDIA}")
+        offset, size = self.ranges[member].tolist()
+        if (offset, size) == NO_MEDIA:
+            raise ValueError(f"it has no {', '.join(MEDIA_EXTENSIONS[self.kind])}")
+        if size > MAX_MEDIA_BYTES:  # a damaged index must not exhaust the memory
+            raise ValueError(f"its index gives its {self.kind[:-1]} {size} bytes, more than the limit of {MAX_MEDIA_BYTES}")
         media = os.pread(self.fd, size, offset)
         if len(media) < size:
             raise ValueError("its shard is truncated")

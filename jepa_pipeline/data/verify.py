@@ -1,4 +1,4 @@
-"""What can be wrong with a shard, one sentence each, and what its samples are like; all from one reading."""
+"""Verification of a shard in one reading: a sentence for each problem, and statistics of its samples."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,25 +12,28 @@ from jaxtyping import Float64, UInt64
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.channel_stats import moments
-from jepa_pipeline.data.decode import DecodeError, decode
-from jepa_pipeline.data.index import ShardIndex, as_index, load_index, unreadable
+from jepa_pipeline.data.channel_stats import compute_channel_stats
+from jepa_pipeline.data.image import decode_image
+from jepa_pipeline.data.index import ShardIndex, load_index
+from jepa_pipeline.data.indexing import build_index, unreadable_video
 from jepa_pipeline.data.manifest import Shard
-from jepa_pipeline.data.remote import TRIES, is_remote, join, retried
-from jepa_pipeline.data.samples import IMAGES, VIDEOS, Fault, Found, Kind, find_samples
-from jepa_pipeline.data.summary import facts_table
-from jepa_pipeline.data.tar import Passing, ShardError, open_tar, shown
-from jepa_pipeline.data.video import Video, VideoFacts, as_decode_error, open_video
+from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
+from jepa_pipeline.data.sample import MEDIA_EXTENSIONS, DecodeError, VideoMetadata
+from jepa_pipeline.data.summary import metadata_table
+from jepa_pipeline.data.tar_reader import HashingReader, ShardError, printable
+from jepa_pipeline.data.tar_samples import Defect, TarSample, iter_samples
+from jepa_pipeline.data.video import Video, as_decode_error, open_video
 
 TINY = 16
-"""Pixels of the shorter side below which an image or video is remarked on."""
-CLOSE = 1e-3
-"""How far a duration or frame rate may be off, as another release of FFmpeg may round it otherwise."""
+"""Pixels of the shorter side below which there is a warning."""
+TOLERANCE = 1e-3
+"""Relative error of a duration or frame rate, which another release of FFmpeg may round otherwise."""
 
 
 class Finding(Section):
-    """Something about a shard that its owner should know."""
+    """A problem of a shard, or a warning."""
 
     kind: str
     shard: str
@@ -38,16 +41,21 @@ class Finding(Section):
     sentence: str
 
     def __str__(self) -> str:
-        return f"{shown(self.shard)}: {self.sentence}"
+        return f"{printable(self.shard)}: {self.sentence}"
 
 
 @dataclass
 class ShardReport:
-    """What one reading of a shard has shown.
+    """Problems, warnings and statistics of one shard.
 
-    problems: damage that training or a count would meet; warnings: what it would not. labels, sides, extensions: how many
-    samples have each label, shorter side in pixels, kind of member; videos: a table of their facts; moments: sums over
-    `decoded` images or first frames; keys: 64-bit hashes.
+    Attributes:
+        problems: damage that training or counting would meet.
+        warnings: oddities that they would not.
+        decoded: number of images or first frames that decode.
+        labels, sides, extensions: number of samples by label, shorter side in pixels, and extension of a member.
+        videos: table of their metadata.
+        channel_stats: sum over the decoded images or first frames.
+        keys: 64-bit hashes.
     """
 
     shard: str
@@ -57,8 +65,8 @@ class ShardReport:
     labels: Counter[int | None] = field(default_factory=Counter)
     sides: Counter[int] = field(default_factory=Counter)
     extensions: Counter[str] = field(default_factory=Counter)
-    videos: Float64[np.ndarray, "_ 5"] = field(default_factory=lambda: facts_table(None))
-    moments: Float64[np.ndarray, "2 3"] = field(default_factory=lambda: np.zeros((2, 3)))
+    videos: Float64[np.ndarray, "_ 5"] = field(default_factory=lambda: metadata_table(None))
+    channel_stats: Float64[np.ndarray, "2 3"] = field(default_factory=lambda: np.zeros((2, 3)))
     keys: UInt64[np.ndarray, " samples"] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def problem(self, kind: str, sentence: str, sample: str | None = None) -> None:
@@ -67,50 +75,54 @@ class ShardReport:
     def warn(self, kind: str, sentence: str, sample: str | None = None) -> None:
         self.warnings.append(Finding(kind=kind, shard=self.shard, sample=sample, sentence=sentence))
 
-    def look(self, sample: Found, kind: Kind) -> Found | Fault:
-        """Decode all of a sample and count it. It comes back without its bytes; a video with its facts, or why it does not open."""
-        seen, video = sample._replace(media=b""), None
+    def add(self, sample: TarSample, kind: DataKind) -> TarSample | Defect:
+        """Decode and count a sample, and return it without its bytes, or the defect of a video that does not open."""
+        indexed, video = sample._replace(media=b""), None
         if kind == "videos":
             try:
                 video = open_video(sample.media)
-                seen = seen._replace(facts=video.facts)
+                indexed = indexed._replace(metadata=video.metadata)
             except DecodeError as error:
-                return unreadable(sample.key, error)
+                return unreadable_video(sample.key, error)
         self.labels[sample.label] += 1
-        self.extensions.update(sample.places.keys())
+        self.extensions.update(sample.ranges.keys())
         try:
-            picture = decode(sample.media) if video is None else watch(video)
+            image = decode_image(sample.media) if video is None else decode_all(video)
         except DecodeError as error:
-            self.problem("decode", f"sample {shown(sample.key)} does not decode ({error})", sample.key)
+            self.problem("decode", f"sample {printable(sample.key)} does not decode ({error})", sample.key)
         else:
-            self.count(sample, picture)
-        return seen
+            self.add_image(sample, image)
+        return indexed
 
-    def count(self, sample: Found, picture: Image.Image) -> None:
-        """Count a sample that decodes, by its image or a video's first frame."""
+    def add_image(self, sample: TarSample, image: Image.Image) -> None:
         self.decoded += 1
-        self.moments += moments(picture)
-        self.sides[min(picture.size)] += 1
-        if min(picture.size) < TINY:
-            self.warn("tiny", f"sample {shown(sample.key)} has only {picture.width}x{picture.height} pixels", sample.key)
+        self.channel_stats += compute_channel_stats(image)
+        self.sides[min(image.size)] += 1
+        if min(image.size) < TINY:
+            self.warn("tiny", f"sample {printable(sample.key)} has only {image.width}x{image.height} pixels", sample.key)
 
 
-def watch(video: Video) -> Image.Image:
-    """Decode every frame, of which none is kept but the first. Raises DecodeError if one does not come."""
+def decode_all(video: Video) -> Image.Image:
+    """Decode every frame and return the first. Raises DecodeError if one does not decode."""
     with as_decode_error():
-        for _ in video.decoded(range(len(video))):
+        for _ in video.decode(range(len(video))):
             pass
-    return Image.fromarray(video.frames(np.zeros(1, np.int64))[0])
+    return Image.fromarray(video.get_frames(np.zeros(1, np.int64))[0])
 
 
-def check_shard(folder: str, location: str, kind: Kind, classes: int | None, shard: Shard) -> ShardReport:
-    """Read a shard whole: size, SHA-256, its index, each image or frame decoded, each label below `classes`.
+def check_shard(folder: str, location: str, kind: DataKind, classes: int | None, shard: Shard) -> ShardReport:
+    """Verify a shard: its size, SHA-256 and index, that every image or frame decodes, and every label is below `classes`.
 
-    folder: where manifest and indexes lie; at a URL there are none to be checked. location: where the shards lie.
+    Args:
+        folder: of the manifest and the indexes; at a URL indexes are not checked.
+        location: folder or URL of the shards.
+        kind: of the data set.
+        classes: their number, if there are any.
+        shard: its entry in the manifest.
     """
     try:
         if is_remote(location):
-            return retried(join(location, shard.file), lambda: read_shard(folder, location, kind, classes, shard), TRIES)
+            return retry(join_url(location, shard.file), lambda: read_shard(folder, location, kind, classes, shard), TRIES)
         return read_shard(folder, location, kind, classes, shard)
     except FileNotFoundError:
         reason = "it is missing: copy it again"
@@ -123,33 +135,33 @@ def check_shard(folder: str, location: str, kind: Kind, classes: int | None, sha
     return report
 
 
-def read_shard(folder: str, location: str, kind: Kind, classes: int | None, shard: Shard) -> ShardReport:
+def read_shard(folder: str, location: str, kind: DataKind, classes: int | None, shard: Shard) -> ShardReport:
     report = ShardReport(shard.file)
-    samples: list[Found] = []
-    faults: list[Fault] = []
-    stored = stored_index(folder, report)
-    media = VIDEOS if kind == "videos" else IMAGES
-    with open_tar(location, shard.file) as file:
-        passing = Passing(file)
+    samples: list[TarSample] = []
+    defects: list[Defect] = []
+    stored = load_stored_index(folder, report)
+    media = MEDIA_EXTENSIONS[kind]
+    with open_file(location, shard.file) as file:
+        reader = HashingReader(file)
         try:
-            for result in find_samples(passing, classes, media=media, read=media):
-                seen = result if isinstance(result, Fault) else report.look(result, kind)
-                faults.append(seen) if isinstance(seen, Fault) else samples.append(seen)
-            index = as_index(samples)
+            for result in iter_samples(reader, classes, media=media, read=media):
+                checked = result if isinstance(result, Defect) else report.add(result, kind)
+                defects.append(checked) if isinstance(checked, Defect) else samples.append(checked)
+            index = build_index(samples)
         except ShardError as error:
-            report.problem("tar", f"{error}; {len(samples)} of its {shard.samples} samples are whole")
+            report.problem("tar", f"{error}; {len(samples)} of its {shard.samples} samples are complete")
             return report
-    report.videos = facts_table(index.videos)
-    compare_bytes(passing, shard, report)
-    judge_faults(faults, stored, report)
+    report.videos = metadata_table(index.videos)
+    compare_bytes(reader, shard, report)
+    report_defects(defects, stored, report)
     if stored is not None:
-        stored = compare_facts(stored, index, report)
-        compare_index(stored, index if classes else index.unlabeled(), shard, passing.bytes, report)
+        stored = compare_metadata(stored, index, report)
+        compare_index(stored, index if classes else index.without_labels(), shard, reader.bytes, report)
         report.keys = key_hashes(stored.keys)
     return report
 
 
-def stored_index(folder: str, report: ShardReport) -> ShardIndex | None:
+def load_stored_index(folder: str, report: ShardReport) -> ShardIndex | None:
     if is_remote(folder):
         return None
     try:
@@ -159,64 +171,66 @@ def stored_index(folder: str, report: ShardReport) -> ShardIndex | None:
         return None
 
 
-def compare_bytes(passing: Passing, shard: Shard, report: ShardReport) -> None:
-    digest = passing.sha256.hexdigest()
-    if passing.bytes != shard.bytes:
-        report.problem("size", f"it has {passing.bytes} bytes, the manifest says {shard.bytes}")
+def compare_bytes(reader: HashingReader, shard: Shard, report: ShardReport) -> None:
+    digest = reader.sha256.hexdigest()
+    if reader.bytes != shard.bytes:
+        report.problem("size", f"it has {reader.bytes} bytes, the manifest says {shard.bytes}")
     elif digest != shard.sha256:
         report.problem("hash", f"its SHA-256 is {digest[:12]}..., the manifest says {shard.sha256[:12]}...")
 
 
-def judge_faults(faults: list[Fault], stored: ShardIndex | None, report: ShardReport) -> None:
-    """What makes samples unusable is a problem where the index lists them, and else a remark on what was left out."""
+def report_defects(defects: list[Defect], stored: ShardIndex | None, report: ShardReport) -> None:
+    """Report a problem for each unusable sample that the index lists, and a warning for those it leaves out."""
     listed = Counter(stored.keys if stored else ())
-    for fault in faults:
-        if fault.left_out and listed[fault.name] > (fault.kind == "key"):  # of two samples with one key the first is right
-            report.problem(fault.kind, f"sample {shown(fault.name)} cannot be used: {fault.reason}", fault.name)
+    for defect in defects:
+        # Of two samples with the same key the first is right, so the index lists the key once without a problem.
+        if defect.skipped and listed[defect.name] > (defect.kind == "key"):
+            report.problem(defect.kind, f"sample {printable(defect.name)} cannot be used: {defect.reason}", defect.name)
         else:
-            report.warn(fault.kind, str(fault), fault.name)
+            report.warn(defect.kind, str(defect), defect.name)
 
 
-def compare_facts(stored: ShardIndex, index: ShardIndex, report: ShardReport) -> ShardIndex:
-    """A sentence on each video whose facts are not those of the stored index; that index with the right ones."""
+def compare_metadata(stored: ShardIndex, index: ShardIndex, report: ShardReport) -> ShardIndex:
+    """Report videos whose metadata differs from the stored index, and return that index with the right metadata."""
     if stored.videos is None or index.videos is None:
         return stored
     right = dict(zip(index.keys, index.videos, strict=True))
-    for key, said in zip(stored.keys, stored.videos, strict=True):
-        found = right.get(key, said)
-        if found and (said is None or not agree(said, found)):
-            says = in_words(said) if said else "nothing"
-            report.problem("facts", f"its index says {says} of sample {shown(key)}, which has {in_words(found)}", key)
+    for key, old in zip(stored.keys, stored.videos, strict=True):
+        new = right.get(key, old)
+        if new and (old is None or not agree(old, new)):
+            stated = format_metadata(old) if old else "nothing"
+            sentence = f"its index states {stated} for sample {printable(key)}, which has {format_metadata(new)}"
+            report.problem("facts", sentence, key)
     return stored.model_copy(update={"videos": index.videos})
 
 
-def agree(one: VideoFacts, other: VideoFacts) -> bool:
-    same = (one.width, one.height, one.frames) == (other.width, other.height, other.frames)
-    return same and isclose(one.duration_s, other.duration_s, rel_tol=CLOSE) and isclose(one.fps, other.fps, rel_tol=CLOSE)
+def agree(old: VideoMetadata, new: VideoMetadata) -> bool:
+    same = (old.width, old.height, old.frames) == (new.width, new.height, new.frames)
+    return same and isclose(old.duration_s, new.duration_s, rel_tol=TOLERANCE) and isclose(old.fps, new.fps, rel_tol=TOLERANCE)
 
 
-def in_words(facts: VideoFacts) -> str:
-    return f"{facts.frames} frames of {facts.width}x{facts.height} pixels, {facts.fps:.6g} a second for {facts.duration_s:.6g} s"
+def format_metadata(video: VideoMetadata) -> str:
+    return f"{video.frames} frames of {video.width}x{video.height} pixels, {video.fps:.6g} per second for {video.duration_s:.6g} s"
 
 
 def compare_index(stored: ShardIndex, index: ShardIndex, shard: Shard, size: int, report: ShardReport) -> None:
-    """At most one sentence on an index; `index` is what it should be, `size` that of the tar in bytes."""
+    """Report at most one problem of the stored index. index: the right one; size: of the tar in bytes."""
     if stored == index and len(stored.keys) == shard.samples:
         return
-    outside = next(places_beyond(stored, size), None)
+    outside = next(keys_beyond(stored, size), None)
     if outside is not None:
-        report.problem("index", f"its index says that sample {shown(outside)} lies beyond the end of the tar", outside)
+        report.problem("index", f"its index places sample {printable(outside)} beyond the end of the tar", outside)
     elif len(stored.keys) != shard.samples:
         report.problem("index", f"its index lists {len(stored.keys)} samples, the manifest says {shard.samples}")
-    elif stored.unlabeled() == index:
-        report.problem("label", "its index holds labels, the manifest names no classes")
-    elif all(problem.kind == "decode" for problem in report.problems):  # others have said why the two differ
-        report.problem("index", "the index beside it is not the index of this tar: make it with `jepa shards index`")
+    elif stored.without_labels() == index:
+        report.problem("label", "its index has labels, but the manifest has no classes")
+    elif all(problem.kind == "decode" for problem in report.problems):  # other problems say why they differ
+        report.problem("index", "the index beside it belongs to another tar: make it with `jepa shards index`")
 
 
-def places_beyond(index: ShardIndex, size: int) -> Iterator[str]:
-    for places in index.members.values():
-        yield from (key for key, place in zip(index.keys, places, strict=True) if place and sum(place) > size)
+def keys_beyond(index: ShardIndex, size: int) -> Iterator[str]:
+    for ranges in index.members.values():
+        yield from (key for key, span in zip(index.keys, ranges, strict=True) if span and sum(span) > size)
 
 
 def key_hashes(keys: list[str]) -> UInt64[np.ndarray, " samples"]:
@@ -225,20 +239,20 @@ def key_hashes(keys: list[str]) -> UInt64[np.ndarray, " samples"]:
 
 
 def repeated_keys(folder: str, reports: Sequence[ShardReport]) -> Iterator[Finding]:
-    """One sentence for each shard that has keys of an earlier one. 1e8 samples take about 2 GB."""
-    everything = np.sort(np.concatenate([report.keys for report in reports]))
-    repeated = np.unique(everything[1:][everything[1:] == everything[:-1]])
+    """Yield a finding for each shard that repeats keys of an earlier one. 1e8 samples take about 2 GB."""
+    keys = np.sort(np.concatenate([report.keys for report in reports]))
+    repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
     first = np.full(len(repeated), -1)
     for number, report in enumerate(reports):
         if not len(repeated):
             return
-        where = np.searchsorted(repeated, report.keys).clip(max=len(repeated) - 1)
-        members = np.flatnonzero(repeated[where] == report.keys)
-        rows = where[members]
-        again = members[first[rows] >= 0]
-        if len(again):
-            key = load_index(Path(folder) / report.shard).keys[int(again[0])]
-            other = reports[int(first[where[again[0]]])].shard
-            sentence = f"{len(again)} of its keys are those of samples in earlier shards, such as {shown(key)} in {shown(other)}"
+        rows = np.searchsorted(repeated, report.keys).clip(max=len(repeated) - 1)
+        members = np.flatnonzero(repeated[rows] == report.keys)
+        rows = rows[members]
+        repeats = members[first[rows] >= 0]
+        if len(repeats):
+            key = load_index(Path(folder) / report.shard).keys[int(repeats[0])]
+            earlier = reports[int(first[rows[first[rows] >= 0][0]])].shard
+            sentence = f"it repeats {len(repeats)} keys of earlier shards, such as {printable(key)} of {printable(earlier)}"
             yield Finding(kind="key", shard=report.shard, sample=key, sentence=sentence)
         first[rows[first[rows] < 0]] = number

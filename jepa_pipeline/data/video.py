@@ -1,8 +1,8 @@
-"""Compressed bytes to frames of a video, any of them, without decoding more than it takes."""
+"""Compressed bytes to any frames of a video, decoding as few others as possible."""
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
@@ -12,39 +12,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
-from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.containers import FORMATS, UNTRUSTED, Turn, check_whole, is_hidden, key_places, turn_of
-from jepa_pipeline.data.decode import DecodeError
+from jepa_pipeline.data.sample import DecodeError, VideoMetadata
+from jepa_pipeline.data.video_container import (
+    FORMATS,
+    WITHOUT_KEY_FRAMES,
+    Orientation,
+    is_hidden,
+    is_truncated,
+    key_packets,
+    read_orientation,
+)
 
 if TYPE_CHECKING:
     import av
 
-SKIPPING = "h264"
-"""The codec whose frames say whether others need them; those of HEVC may be needed all the same."""
-
-PRESET = "veryfast"
-"""Of x264: a third of the time of its default, for files as large."""
-
-
-class VideoFacts(Section):
-    """What is known of a video without decoding it."""
-
-    duration_s: float = Field(description="From the start of the first frame to the end of the last, in seconds.")
-    fps: float = Field(description="Mean rate, in frames a second.")
-    width: int = Field(description="Of a frame that is upright, in pixels.")
-    height: int = Field(description="Of a frame that is upright, in pixels.")
-    frames: int = Field(description="Number of frames.")
+DISPOSABLE_FRAMES_CODEC = "h264"
+"""The codec whose frames say reliably whether others need them; those of HEVC do not."""
 
 
 class Video:
-    """A video in memory, whose frames are decoded when asked for; not by several threads at once.
+    """A video in memory whose frames are decoded on request, by one thread at a time. Frames are indexed in display order.
 
-    times: seconds from the first frame to each, ascending, whatever the rate does; duration_s: to the end of the last one, which
-    is taken to last as long as the others on average: what files say of it is not to be relied upon. Frames are numbered in the
-    order in which they are shown.
+    Attributes:
+        times: seconds from the first frame to each, ascending; the frame rate may vary.
+        duration_s: to the end of the last frame, which is taken to last as long as the others on average, because what
+            files declare is unreliable.
+        pts: presentation timestamps of the frames, in units of time_base.
     """
 
     def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, container: str) -> None:
@@ -53,147 +48,148 @@ class Video:
         self._packets, self._context = packets, context
         self.coded_size = context.width, context.height
         self._reformatter = VideoReformatter()
-        self._turn: Turn | None = None
+        self._orientation: Orientation | None = None
         shown = [packet for packet in packets if not packet.is_discard and not is_hidden(packet, context.name)]
         if not shown:
             raise DecodeError("its video stream is empty")
+        # AVI stores no timestamps, and FFmpeg guesses them wrongly where frames are reordered: count the frames instead.
         stamps = {packet.pts for packet in shown if packet.pts is not None}
-        self._counted = len(stamps) < len(shown) or (container == "avi" and context.has_b_frames)
-        self.time_base = 1 / rate if self._counted else packets[0].time_base
-        self.stamps: Int64[np.ndarray, " N"] = np.arange(len(shown)) if self._counted else np.array(sorted(stamps))
-        self.times: Float64[np.ndarray, " N"] = (self.stamps - self.stamps[0]) * float(self.time_base)
+        self._no_timestamps = len(stamps) < len(shown) or (container == "avi" and context.has_b_frames)
+        self.time_base = 1 / rate if self._no_timestamps else packets[0].time_base
+        self.pts: Int64[np.ndarray, " N"] = np.arange(len(shown)) if self._no_timestamps else np.array(sorted(stamps))
+        self.times: Float64[np.ndarray, " N"] = (self.pts - self.pts[0]) * float(self.time_base)
         self.duration_s = float(self.times[-1] / (len(shown) - 1) * len(shown) if len(shown) > 1 else 1 / rate)
-        self._keys = [0] if self._counted or container in UNTRUSTED else key_places(packets)
-        self._firsts = [packets[key].pts or 0 for key in self._keys]
+        self._keys = [0] if self._no_timestamps or container in WITHOUT_KEY_FRAMES else key_packets(packets)
+        self._key_pts = [packets[key].pts or 0 for key in self._keys]
 
     def __len__(self) -> int:
         return len(self.times)
 
     @property
     def width(self) -> int:
-        """Of a frame that is upright, in pixels."""
-        return self._first.shape[1]
+        """Of an upright frame, in pixels."""
+        return self._first_frame.shape[1]
 
     @property
     def height(self) -> int:
-        """Of a frame that is upright, in pixels."""
-        return self._first.shape[0]
+        """Of an upright frame, in pixels."""
+        return self._first_frame.shape[0]
 
     @cached_property
-    def facts(self) -> VideoFacts:
+    def metadata(self) -> VideoMetadata:
         fps = len(self) / self.duration_s
-        return VideoFacts(duration_s=self.duration_s, fps=fps, width=self.width, height=self.height, frames=len(self))
+        return VideoMetadata(duration_s=self.duration_s, fps=fps, width=self.width, height=self.height, frames=len(self))
 
     @cached_property
-    def _first(self) -> UInt8[np.ndarray, "H W 3"]:
-        return self.frames(np.zeros(1, np.int64))[0]
+    def _first_frame(self) -> UInt8[np.ndarray, "H W 3"]:
+        return self.get_frames(np.zeros(1, np.int64))[0]
 
-    def frames(self, numbers: Int64[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames by number, in any order, RGB and upright; pixels that are not square stay so. Each is decoded and converted once.
+    def get_frames(self, indices: Int64[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Return frames by index, in any order, as RGB and upright. Each is decoded once; non-square pixels are kept.
 
         Raises:
             DecodeError: one of them cannot be decoded.
-            IndexError: there is no frame of that number.
+            IndexError: there is no frame with that index.
         """
-        wanted, places = np.unique(numbers, return_inverse=True)
-        rows = {number: row for row, number in enumerate(wanted.tolist())}
+        unique, inverse = np.unique(indices, return_inverse=True)
+        rows = {index: row for row, index in enumerate(unique.tolist())}
         pixels = np.empty(0, np.uint8)
-        for number, picture in self.each(wanted):
+        for index, frame in self.iter_frames(unique):
             if not pixels.size:
-                pixels = np.empty((len(wanted), *picture.shape), np.uint8)
-            pixels[rows[number]] = picture
-        return pixels if len(wanted) == len(numbers) and (np.diff(places) > 0).all() else pixels[places]
+                pixels = np.empty((len(unique), *frame.shape), np.uint8)
+            pixels[rows[index]] = frame
+        ascending = len(unique) == len(indices) and (np.diff(inverse) > 0).all()
+        return pixels if ascending else pixels[inverse]
 
-    def each(self, wanted: Int64[np.ndarray, " T"]) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
-        """Frames by ascending numbers with these, one after the other, as `frames` has them; each lives until the next one.
+    def iter_frames(self, indices: Int64[np.ndarray, " T"]) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
+        """Yield (index, frame) for ascending indices, with frames and errors as in get_frames. A frame is valid until the next.
 
-        Of a file that is found to lie all come a second time, and only those count. Raises as `frames` does.
+        If a key frame turns out to be none, all frames are yielded a second time, and only those count.
         """
-        if wanted[0] < 0 or wanted[-1] >= len(self):
-            raise IndexError(f"there are frames 0 to {len(self) - 1}, not {wanted[0]} to {wanted[-1]}")
+        if indices[0] < 0 or indices[-1] >= len(self):
+            raise IndexError(f"there are frames 0 to {len(self) - 1}, not {indices[0]} to {indices[-1]}")
         try:
-            yield from self._converted(wanted.tolist(), quick=True)
-        except DecodeError:  # a key flag may have lied: from the first frame on everything can be decoded, or nothing can
+            yield from self._iter_rgb(indices.tolist(), seek=True)
+        except DecodeError:  # a key flag may be wrong: decode from the first frame on
             if len(self._keys) == 1:
                 raise
-            yield from self._converted(wanted.tolist(), quick=False)
+            yield from self._iter_rgb(indices.tolist(), seek=False)
 
-    def _converted(self, wanted: list[int], quick: bool) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
+    def _iter_rgb(self, indices: list[int], seek: bool) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
         with as_decode_error():
-            for number, frame in zip(wanted, self.decoded(wanted, quick), strict=True):
-                yield number, self.picture(frame, *self.coded_size)
+            for index, frame in zip(indices, self.decode(indices, seek), strict=True):
+                yield index, self.to_rgb(frame, *self.coded_size)
 
-    def upright(self, size: tuple[int, int]) -> "Iterator[UInt8[np.ndarray, 'H W 3']]":
-        """All frames one after the other, upright, resized to a width and height; each lives until the next one."""
-        with as_decode_error():
-            for frame in self.decoded(range(len(self))):
-                yield self.picture(frame, *size)
-
-    def picture(self, frame: "av.VideoFrame", width: int, height: int) -> UInt8[np.ndarray, "_ _ 3"]:
-        """A decoded frame as RGB, resized to width and height, then turned upright. It lives until the next one is made."""
-        if self._turn is None:
-            self._turn = turn_of(frame)
+    def to_rgb(self, frame: "av.VideoFrame", width: int, height: int) -> UInt8[np.ndarray, "_ _ 3"]:
+        """Return a decoded frame as RGB, resized to width and height, then made upright. It is valid until the next call."""
+        if self._orientation is None:
+            self._orientation = read_orientation(frame)
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
-        plane = rgb.planes[0]
+        plane = rgb.planes[0]  # its rows are padded to line_size; the view is not copied
         pixels = (
             np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[:, : width * 3].reshape(height, width, 3)
         )
-        return (pixels.transpose(1, 0, 2) if self._turn.sideways else pixels)[:: self._turn.down, :: self._turn.right]
+        upright = pixels.transpose(1, 0, 2) if self._orientation.transposed else pixels
+        return upright[:: self._orientation.row_step, :: self._orientation.column_step]
 
-    def decoded(self, wanted: Sequence[int], quick: bool = False) -> "Iterator[av.VideoFrame]":
-        """Frames by ascending numbers, as FFmpeg has them. quick: whether to begin at key frames, and to leave out frames that
-        no other needs, which is right unless the file lies.
+    def decode(self, indices: Sequence[int], seek: bool = False) -> "Iterator[av.VideoFrame]":
+        """Yield frames of FFmpeg by ascending indices.
+
+        Args:
+            indices: of the frames.
+            seek: start at key frames and skip frames that no other needs, which is right unless the file's flags are wrong.
 
         Raises:
-            DecodeError: one of them does not come.
+            DecodeError: one of them cannot be decoded.
         """
-        firsts = self._firsts if quick else self._firsts[:1]
-        stamps = deque(self.stamps[list(wanted)].tolist())
-        wanted_stamps, place, count, start = set(stamps), -1, 0, 0
-        skips = quick and self._context.name == SKIPPING and not self._counted
+        key_pts = self._key_pts if seek else self._key_pts[:1]
+        pending = deque(self.pts[list(indices)].tolist())
+        requested, position, count, start = set(pending), -1, 0, 0
+        skip_disposable = seek and self._context.name == DISPOSABLE_FRAMES_CODEC and not self._no_timestamps
         self._context.skip_frame = "DEFAULT"
-        while stamps:
-            key = max(0, bisect_right(firsts, stamps[0]) - 1)
-            if place < 0 or self._keys[key] > place:
+        while pending:
+            key = max(0, bisect_right(key_pts, pending[0]) - 1)
+            if position < 0 or self._keys[key] > position:
                 self._context.flush_buffers()
-                place, count, start = self._keys[key], 0, key
-            if place > len(self._packets):
-                raise DecodeError(f"the frame at {float((stamps[0] - self.stamps[0]) * self.time_base):.2f} s cannot be decoded")
-            packet = self._packets[place] if place < len(self._packets) else None
-            if skips and packet:
-                self._context.skip_frame = "DEFAULT" if packet.pts in wanted_stamps else "NONREF"
+                position, count, start = self._keys[key], 0, key
+            if position > len(self._packets):
+                raise DecodeError(f"the frame at {float((pending[0] - self.pts[0]) * self.time_base):.2f} s cannot be decoded")
+            packet = self._packets[position] if position < len(self._packets) else None  # None flushes the decoder
+            if skip_disposable and packet:
+                self._context.skip_frame = "DEFAULT" if packet.pts in requested else "NONREF"
             for frame in self._context.decode(packet):
-                stamp, count = count if self._counted else frame.pts, count + 1
-                if start and stamp == firsts[start] and not frame.key_frame:
-                    raise DecodeError("a key frame is none")
-                if stamps and stamp == stamps[0]:
+                pts, count = count if self._no_timestamps else frame.pts, count + 1
+                if start and pts == key_pts[start] and not frame.key_frame:
+                    raise DecodeError("a frame is wrongly flagged as a key frame")
+                if pending and pts == pending[0]:
                     if frame.is_corrupt:
                         raise DecodeError("a frame is damaged")
-                    stamps.popleft()
+                    pending.popleft()
                     yield frame
-            place += 1
+            position += 1
 
 
 def open_video(data: bytes) -> Video:
-    """The first video stream of a file.
+    """Return the first video stream of a file.
 
     Raises:
-        DecodeError: it holds none that FFmpeg reads, is truncated or damaged, or has frames of more pixels than
+        DecodeError: it has none that FFmpeg reads, is truncated or damaged, or has frames of more pixels than
             Image.MAX_IMAGE_PIXELS.
         UserError: PyAV is not installed.
     """
-    av = imported()
+    av = import_av()
     options = {"format_whitelist": FORMATS}
     with as_decode_error(), av.open(BytesIO(data), options=options, metadata_errors="replace") as container:
         stream = next((s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic), None)
         if stream is None:
             raise DecodeError("it has no video stream")
         if stream.codec_context is None:
-            raise DecodeError("it has a video stream of a kind that FFmpeg does not decode")
+            raise DecodeError("FFmpeg has no decoder for its video stream")
         context = stream.codec_context
         check_size(context.width, context.height)
-        check_whole(data, stream)
-        context.thread_count = 1
+        if is_truncated(data, stream):
+            raise DecodeError("it is truncated")
+        context.thread_count = 1  # the data workers use the other cores
         packets = [packet for packet in container.demux(stream) if packet.size]
         if any(packet.is_corrupt for packet in packets):
             raise DecodeError("it is truncated or damaged")
@@ -201,7 +197,7 @@ def open_video(data: bytes) -> Video:
         return Video(packets, context, rate, container.format.name)
 
 
-def imported() -> Any:
+def import_av() -> Any:
     try:
         import av
     except ImportError as error:
@@ -211,14 +207,14 @@ def imported() -> Any:
 
 @contextmanager
 def as_decode_error() -> Iterator[None]:
-    """What PyAV raises on damaged bytes as a DecodeError."""
+    """Raise the errors of PyAV on damaged bytes as DecodeError."""
     try:
         yield
     except DecodeError:
         raise
-    except imported().error.InvalidDataError as error:
-        raise DecodeError("it is not a video of a format that is read, or is damaged") from error
-    except (imported().FFmpegError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
+    except import_av().error.InvalidDataError as error:
+        raise DecodeError("it is not a video of a supported format, or is damaged") from error
+    except (import_av().FFmpegError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
         raise DecodeError(str(getattr(error, "strerror", None) or error or type(error).__name__)) from error
 
 
@@ -228,65 +224,3 @@ def check_size(width: int, height: int) -> None:
         raise DecodeError("its frames have no size")
     if limit is not None and width * height > limit:
         raise DecodeError(f"its frames have {width}x{height} pixels, more than the limit of {limit}")
-
-
-def video_facts(data: bytes) -> VideoFacts:
-    """Duration, rate, size and number of frames, from the packets and one decoded frame. Raises as open_video does."""
-    return open_video(data).facts
-
-
-def encode_video(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, gop: int = 12, crf: int = 18) -> bytes:
-    """An mp4 file (H.264, yuv420p) of frames of even sides. The same frames make the same bytes.
-
-    gop: frames from one key frame to the next at most; crf: x264's quality, 0 the best.
-
-    Raises:
-        ValueError: a side is odd.
-    """
-    rate = Fraction(fps).limit_denominator(1001)
-    return encode(((pixels, number, 1) for number, pixels in enumerate(frames)), rate, 1 / rate, gop, crf)
-
-
-def reencode(data: bytes, *, size: int | None, gop: int, crf: int) -> bytes:
-    """A video as an mp4 file, upright, without sound, its times kept, its shorter side no longer than size. Sides are made
-    even, and at least 2; none grows but to that.
-
-    Raises:
-        DecodeError: one of its frames cannot be decoded.
-    """
-    video = open_video(data)
-    shorter = min(video.coded_size)
-    width, height = (max(2, side * min(size or shorter, shorter) // shorter // 2 * 2) for side in video.coded_size)
-    stamps = video.stamps - video.stamps[0]
-    lasts = np.diff(stamps, append=round(video.duration_s / video.time_base))
-    timed = zip(video.upright((width, height)), stamps.tolist(), lasts.tolist(), strict=True)
-    return encode(timed, Fraction(video.facts.fps).limit_denominator(1001), video.time_base, gop, crf)
-
-
-def encode(
-    frames: Iterable[tuple[UInt8[np.ndarray, "H W 3"], int, int]], rate: Fraction, time_base: Fraction, gop: int, crf: int
-) -> bytes:
-    """An mp4 file of frames, each with its time and how long it lasts, in units of time_base."""
-    av = imported()
-    file, reformatter = BytesIO(), av.video.reformatter.VideoReformatter()
-    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        options = {"preset": PRESET, "crf": str(crf), "threads": "1", "mbtree": "0"}  # mbtree may make other bytes the next time
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.pix_fmt, stream.codec_context.gop_size, stream.codec_context.time_base = "yuv420p", gop, time_base
-        stream.codec_context.flags |= av.codec.context.Flags.frame_duration
-        for pixels, stamp, lasts in frames:
-            if not stream.codec_context.is_open:
-                stream.height, stream.width = even_sides(pixels)
-            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-            frame = reformatter.reformat(rgb, format="yuv420p", threads=1)
-            frame.pts, frame.duration, frame.time_base = stamp, lasts, time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def even_sides(pixels: UInt8[np.ndarray, "H W 3"]) -> tuple[int, int]:
-    height, width = pixels.shape[:2]
-    if height % 2 or width % 2:
-        raise ValueError(f"frames have {width}x{height} pixels, but H.264 halves the sides of its colors: give even sides")
-    return height, width

@@ -1,1 +1,1 @@
-"""Small labeled images and videos that are made on the spot, with nothing to download."""
+"""Small labeled images and videos, generated instead of downloaded."""

@@ -1,13 +1,14 @@
-"""Labeled images drawn on the spot, for a first run with nothing to download.
+"""Synthetic labeled images of ten shapes.
 
-Each image shows one of ten shapes at a random size, angle and place, in random tints, dark on light or light on dark. What makes
-the class is how the parts of an outline go together, of which single pixels say next to nothing.
+Each image shows a shape at a random size, angle and position, in random colors, dark on light or light on dark. The class
+is in the arrangement of an outline's parts; single pixels say next to nothing about it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 Plane = Float[np.ndarray, "H W"]
 Shape = Callable[[Plane, Plane], Plane]
@@ -38,24 +39,34 @@ SHAPES: dict[str, Shape] = {
     "tee": lambda x, y: np.maximum(box(x, y - 0.65, 0.9, 0.25), box(x, y + 0.1, 0.25, 0.85)),
     "triangle": triangle,
 }
-"""Ten shapes within the unit circle, each as a function that is positive inside."""
+"""Shapes within the unit circle, each as a function that is positive inside."""
+
+CLASSES = list(SHAPES)
 
 
-def draw_shape(name: str, side: int, generator: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """One image of a shape, side x side pixels."""
+def generate_shapes(images: int, side: int, seed: int) -> Iterator[tuple[Image.Image, int]]:
+    """Yield images of side x side pixels with their class, an index of CLASSES; the classes alternate."""
+    generator = np.random.default_rng(seed)
+    for index in range(images):
+        label = index % len(CLASSES)
+        yield Image.fromarray(generate_shape(CLASSES[label], side, generator)), label
+
+
+def generate_shape(name: str, side: int, generator: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+    """Return one image of a shape, side x side pixels."""
     y, x = np.mgrid[0:side, 0:side] / side * 2 - 1
     scale, angle, shift = generator.uniform(0.55, 0.85), generator.uniform(0, 2 * np.pi), generator.uniform(-0.2, 0.2, 2)
     x, y = (x - shift[0]) / scale, (y - shift[1]) / scale
     inside = SHAPES[name](np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x)
-    ink = np.clip(0.5 + inside * scale * side / 4, 0, 1)[..., None]  # an edge is two pixels wide
-    ground, figure = draw_tints(generator)
+    alpha = np.clip(0.5 + inside * scale * side / 4, 0, 1)[..., None]  # an edge is two pixels wide
+    ground, figure = sample_colors(generator)
     light = generator.uniform(-25, 25) * x[..., None] + generator.uniform(-25, 25) * y[..., None]
     noise = generator.normal(0, 6, (side, side, 3))
-    return np.clip(ground + (figure - ground) * ink + light + noise, 0, 255).astype(np.uint8)
+    return np.clip(ground + (figure - ground) * alpha + light + noise, 0, 255).astype(np.uint8)
 
 
-def draw_tints(generator: np.random.Generator) -> Float[np.ndarray, "2 3"]:
-    """Colors of ground and figure, a contrast of 70 to 130 gray levels apart, either one the lighter."""
+def sample_colors(generator: np.random.Generator) -> Float[np.ndarray, "2 3"]:
+    """Return the colors of background and shape, 70 to 130 gray levels apart, either one the lighter."""
     ground, contrast = generator.uniform(40, 215), generator.choice([-1, 1]) * generator.uniform(70, 130)
     figure = ground + contrast if 0 <= ground + contrast <= 255 else ground - contrast
     return np.array([[ground], [figure]]) + generator.uniform(-25, 25, (2, 3))

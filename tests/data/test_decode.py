@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_pipeline.data.image import DecodeError, decode, decode_as
+from jepa_pipeline.data.image import decode_image, decode_with_extension
+from jepa_pipeline.data.sample import DecodeError
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
 
@@ -18,7 +19,7 @@ def stored(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
 
 
 def pixels(data: bytes) -> np.ndarray:
-    image = decode(data)
+    image = decode_image(data)
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -77,9 +78,9 @@ def test_exif_orientation_is_applied(form: str):
 
 def test_the_extension_is_that_of_the_content():
     image = Image.new("RGB", (8, 8))
-    assert [decode_as(stored(image, form))[1] for form in ("JPEG", "PNG", "WEBP")] == ["jpg", "png", "webp"]
+    assert [decode_with_extension(stored(image, form))[1] for form in ("JPEG", "PNG", "WEBP")] == ["jpg", "png", "webp"]
     pair = stored(image, "MPO", save_all=True, append_images=[image])
-    assert decode_as(pair)[1] == "jpg"
+    assert decode_with_extension(pair)[1] == "jpg"
 
 
 def test_the_first_frame_of_an_animation():
@@ -95,7 +96,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), n
 def test_a_truncated_file_is_an_error(form: str, share: float):
     data = stored(NOISE, form)
     with pytest.raises(DecodeError):
-        decode(data[: int(len(data) * share)])
+        decode_image(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -106,14 +107,14 @@ def test_damage_raises_nothing_but_decode_error(form: str):
         for place in generator.integers(0, len(data), 3):
             damaged[place] = generator.integers(256)
         try:
-            decode(bytes(damaged))
+            decode_image(bytes(damaged))
         except DecodeError as error:
             assert str(error)
 
 
 def test_other_formats_are_refused():
     with pytest.raises(DecodeError, match="not a JPEG, PNG or WebP"):
-        decode(stored(Image.new("RGB", (8, 8)), "GIF"))
+        decode_image(stored(Image.new("RGB", (8, 8)), "GIF"))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -121,4 +122,4 @@ def test_other_formats_are_refused():
 def test_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch, limit: int):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(DecodeError, match="pixels"):
-        decode(stored(NOISE))
+        decode_image(stored(NOISE))

@@ -11,8 +11,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.index import Indexed, ShardIndex, index_shard, load_index, save_index
-from jepa_pipeline.data.tar_reader import CHUNK, Passing, ShardError, shown, tar_members
+from jepa_pipeline.data.index import ShardIndex, load_index, save_index
+from jepa_pipeline.data.indexing import IndexedShard, index_shard
+from jepa_pipeline.data.tar_reader import CHUNK, Passing, ShardError, iter_members
 from jepa_pipeline.data.writer import png_record, write_shards
 
 
@@ -26,7 +27,7 @@ def pack(members: dict[str, bytes], tar_format: int = tarfile.PAX_FORMAT) -> byt
     return stream.getvalue()
 
 
-def indexed(members: dict[str, bytes], classes: int | None = None) -> Indexed:
+def indexed(members: dict[str, bytes], classes: int | None = None) -> IndexedShard:
     return index_shard(io.BytesIO(pack(members)), "a.tar", classes)
 
 
@@ -73,7 +74,7 @@ def test_all_bytes_pass_even_of_a_damaged_tar():
     data = b"no tar" * 100_000
     passing = Passing(io.BytesIO(data))
     with pytest.raises(ShardError):
-        list(tar_members(passing))
+        list(iter_members(passing))
     assert (passing.bytes, passing.sha256.hexdigest()) == (len(data), hashlib.sha256(data).hexdigest())
 
 

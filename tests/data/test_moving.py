@@ -7,7 +7,7 @@ from jepa_pipeline.commands.demo_shards import demo_video
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.video import open_video
-from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, SPEED, draw_moving, path
+from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, SPEED, generate_moving_shape, path
 
 SIDE, FRAMES = 40, 24
 
@@ -48,7 +48,7 @@ def steady(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_videos_of_opposite_directions_have_the_same_frames(seed, steady):
-    videos = [draw_moving(direction, 25, SIDE, np.random.default_rng(seed)).astype(int) for direction in range(8)]
+    videos = [generate_moving_shape(direction, 25, SIDE, np.random.default_rng(seed)).astype(int) for direction in range(8)]
     for direction in range(4):
         assert np.abs(videos[direction] - videos[direction + 4][::-1]).max() <= 1
     assert all(np.abs(videos[0][12] - video[12]).max() <= 1 for video in videos)  # halfway all are where any other is
@@ -56,13 +56,13 @@ def test_videos_of_opposite_directions_have_the_same_frames(seed, steady):
 
 
 def test_motion_is_finer_than_a_pixel(steady):
-    frames = draw_moving(0, 2, SIDE, np.random.default_rng(3)).astype(int)
+    frames = generate_moving_shape(0, 2, SIDE, np.random.default_rng(3)).astype(int)
     changed = np.abs(frames[1] - frames[0]).max(-1)
     assert ((changed > 3) & (changed < changed.max() / 2)).any()
 
 
 def test_tint_and_grain_are_each_frames_own_whatever_the_class():
-    frames = draw_moving(0, 400, SIDE, np.random.default_rng(0)).astype(float)
+    frames = generate_moving_shape(0, 400, SIDE, np.random.default_rng(0)).astype(float)
     tints = frames.mean((1, 2)) - frames.mean((0, 1, 2))
     assert 15 < tints.std() < 35 and abs(np.corrcoef(tints[1:, 0], tints[:-1, 0])[0, 1]) < 0.2
 

@@ -14,7 +14,7 @@ import webdataset
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.image import decode
+from jepa_pipeline.data.image import decode_image
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Manifest, Skipped, load_manifest
 from jepa_pipeline.data.shards import SampleError, Shards
@@ -42,7 +42,7 @@ def test_every_sample_is_read_back(folder: Path):
     for number in np.random.default_rng(0).permutation(20).tolist():
         sample = shards.read(number // 8, number % 8)
         assert (sample.key, sample.label) == (f"k{number:02d}", number % 2)
-        assert (np.asarray(decode(sample.media)) == PIXELS[number]).all()
+        assert (np.asarray(decode_image(sample.media)) == PIXELS[number]).all()
 
 
 def test_numbers_are_located_in_any_order(folder: Path):

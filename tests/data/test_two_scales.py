@@ -10,7 +10,7 @@ from jepa_pipeline.commands.demo_shards import demo_scales
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.video import open_video
-from jepa_pipeline.synthetic.two_scales import CIRCLE, DART, TURN, TURNS, WAYS, color_path, draw_two_scales, part_path
+from jepa_pipeline.synthetic.two_scales import HUE_AXES, DOT_SPEED, HUE_STEP, HUE_SPEEDS, DOT_DIRECTIONS, sample_hues, generate_two_scales, part_path
 
 SIDE, FRAMES = 40, 40
 
@@ -78,7 +78,7 @@ def test_all_colors_are_as_bright_and_as_far_from_grey():
 def test_classes_differ_in_the_motion_alone(seed):
     """Videos of one seed: all but the places is the same."""
     pairs = [("north", "forward"), ("north", "backward"), ("west", "forward")]
-    one, other_turn, other_part = (draw_two_scales(*pair, FRAMES, SIDE, np.random.default_rng(seed)).astype(int) for pair in pairs)
+    one, other_turn, other_part = (generate_two_scales(*pair, FRAMES, SIDE, np.random.default_rng(seed)).astype(int) for pair in pairs)
     assert (one[0] == other_turn[0]).all()
     assert np.abs(one[20] - other_turn[20]).max() > 15
     changed = np.abs(one - other_part).max(-1) > 0
@@ -91,7 +91,7 @@ def pixels():
     drawn, labels = [], []
     for number in range(3200):
         slow, fast = divmod(number % 16, 4)
-        frames = draw_two_scales(list(WAYS)[fast], list(TURNS)[slow], 21, SIDE, np.random.default_rng([7, number]))
+        frames = generate_two_scales(list(WAYS)[fast], list(TURNS)[slow], 21, SIDE, np.random.default_rng([7, number]))
         drawn.append(frames[-1].reshape(20, 2, 20, 2, 3).mean((1, 3)).ravel())
         labels.append((fast, slow))
     return torch.tensor(np.array(drawn, np.float32)), torch.tensor(labels)
@@ -109,7 +109,7 @@ def test_a_single_frame_does_not_tell_the_class(factor, pixels):
 
 
 def test_the_same_generator_draws_the_same_video():
-    one, other, another = (draw_two_scales("north", "forward", 8, SIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    one, other, another = (generate_two_scales("north", "forward", 8, SIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert (one == other).all() and (one != another).any()
     assert one.shape == (8, SIDE, SIDE, 3) and one.dtype == np.uint8
 
@@ -144,7 +144,7 @@ def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
     def told(fast, slow, frames, side, _):
         return np.full((frames, side, side, 3), 64 * names[fast] + 16 * names[slow] + 8, np.uint8)
 
-    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.draw_two_scales", told)
+    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.generate_two_scales", told)
     demo_scales(tmp_path / "scales", 80)
     fast, slow = (Shards(tmp_path / "scales" / factor / "test") for factor in ("fast", "slow"))
     for member in range(16):
@@ -156,7 +156,7 @@ def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
 def test_mistakes_leave_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--videos is 70: .* 16 pairs of classes: give 80 or more"):
         demo_scales(tmp_path / "few", 70)
-    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.drifting", lambda fast: iter(()))
+    monkeypatch.setattr("jepa_pipeline.commands.demo_shards.relabel_slow", lambda fast: iter(()))
     with pytest.raises(UserError):
         demo_scales(tmp_path / "broken", 80)
     assert not list(tmp_path.iterdir())

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.image import DecodeError
-from jepa_pipeline.data.video import Video, encode_video, open_video, reencode, video_facts
+from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.video import Video, open_video, read_video_metadata
+from jepa_pipeline.data.video_writer import encode_video, reencode_video
 
 COUNT, HEIGHT, WIDTH = 40, 48, 64
 
@@ -175,7 +176,7 @@ def test_frames_are_upright(degrees, mirrored):
 
 
 def test_facts():
-    facts = video_facts(x264(turn=(90,)))
+    facts = read_video_metadata(x264(turn=(90,)))
     assert (facts.frames, facts.width, facts.height) == (COUNT, HEIGHT, WIDTH)
     assert facts.duration_s == pytest.approx(1.6)
     assert facts.fps == pytest.approx(25)

@@ -20,14 +20,16 @@ from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.commands.index_shards import index
 from jepa_pipeline.commands.shard_stats import stats
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.channel_stats import moments
-from jepa_pipeline.data.image import DecodeError
+from jepa_pipeline.data.channel_stats import compute_channel_stats
+from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, load_manifest
 from jepa_pipeline.data.media_folder import Source
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.summary import count_videos, facts_table, video_lines
-from jepa_pipeline.data.video import VideoFacts, encode_video, open_video
+from jepa_pipeline.data.summary import compute_video_stats, metadata_table, format_video_stats
+from jepa_pipeline.data.video import open_video
+from jepa_pipeline.data.video_writer import encode_video
+from jepa_pipeline.data.sample import VideoMetadata
 from jepa_pipeline.data.writer import video_record, write_shards
 
 CODECS = {
@@ -142,7 +144,7 @@ def test_videos_of_five_formats_are_stored_byte_for_byte_with_their_facts(folder
 def test_the_moments_are_those_of_the_first_frame(data: dict[str, bytes]):
     first = open_video(data["mp4"]).frames(np.zeros(1, np.int64))[0]
     record = video_record("a", data["mp4"], "mp4", 0)
-    assert record.moments == moments(Image.fromarray(first))
+    assert record.moments == compute_channel_stats(Image.fromarray(first))
     assert np.allclose(record.moments.mean, shapes(1)[0].mean((0, 1)) / 255, atol=0.02)
 
 
@@ -295,13 +297,13 @@ def test_a_build_tells_its_length_and_so_does_stats_without_the_shards(
 
 
 def test_many_sizes_are_told_in_short_and_hours_as_such():
-    facts = [VideoFacts(duration_s=3600, fps=29.97, width=100 + n, height=50, frames=107_892) for n in range(7)]
-    assert video_lines(count_videos([facts_table(facts[:3]), facts_table(facts[3:])])) == [
+    facts = [VideoMetadata(duration_s=3600, fps=29.97, width=100 + n, height=50, frames=107_892) for n in range(7)]
+    assert format_video_stats(compute_video_stats([metadata_table(facts[:3]), metadata_table(facts[3:])])) == [
         "7.0 hours of video; shorter than 1 s: 0",
         "frames: 107892 to 107892, median 107892; frames a second: 29.97 to 29.97, median 29.97",
         "shorter side: 50 to 50, median 50 pixels; 100x50 (1), 101x50 (1), 102x50 (1), 103x50 (1), 104x50 (1) and 2 more sizes",
     ]
-    assert count_videos([facts_table(None)]) is None and video_lines(None) == []
+    assert compute_video_stats([metadata_table(None)]) is None and format_video_stats(None) == []
 
 
 def in_tar(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -443,7 +445,7 @@ def test_an_index_of_images_from_before_videos_were_read_still_means_the_images(
 
 
 def test_facts_and_samples_of_an_index_are_as_many():
-    facts = VideoFacts(duration_s=1, fps=10, width=4, height=4, frames=10)
+    facts = VideoMetadata(duration_s=1, fps=10, width=4, height=4, frames=10)
     with pytest.raises(ValueError, match="different lengths"):
         ShardIndex(keys=["a"], members={"mp4": [(0, 1)]}, labels=[None], videos=[facts, facts])
 

@@ -1,4 +1,4 @@
-"""Which tars an argument of the command line stands for."""
+"""The tars named on the command line: folders, files, glob patterns and URLs with ranges in braces."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -8,31 +8,31 @@ from braceexpand import braceexpand
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.remote import is_remote
-from jepa_pipeline.data.tar import shown
+from jepa_pipeline.data.tar_reader import printable
 
 
-def find_tars(tars: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder or URL in which tars lie, and their names in the order in which they will be numbered.
+def list_tars(tars: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the folder or URL of the tars, and their names in the order in which they will be numbered.
 
     Raises:
-        UserError: there are none, they lie in several folders, or a name or URL is of a kind that is not read.
+        UserError: there are none, they are in several folders, or a name or URL is not supported.
     """
-    found = list(dict.fromkeys(place for pattern in tars for place in expand(pattern)))
+    found = list(dict.fromkeys(tar for pattern in tars for tar in expand(pattern)))
     locations = sorted({location for location, _ in found})
     if not found:
         raise UserError(f"{' '.join(tars)} names no .tar file: name a folder that holds some, files, or a URL")
     if len(locations) > 1:
-        raise UserError(f"the tars lie in {locations[0]} and {locations[1]}: index each folder, and mix them in data.train")
+        raise UserError(f"the tars are in {locations[0]} and {locations[1]}: index each separately, and mix them in data.train")
     for _, name in found:
         if not name.endswith(".tar") or "\\" in name:
-            raise UserError(f"{shown(name)} is not the name of a tar: names end in .tar and have no backslash")
+            raise UserError(f"{printable(name)} is not the name of a tar: names end in .tar and have no backslash")
     return locations[0], [name for _, name in found]
 
 
 def expand(pattern: str) -> Iterator[tuple[str, str]]:
-    """The location and name of each tar that an argument stands for."""
+    """Yield the folder or URL and the name of each tar of an argument."""
     if is_remote(pattern):
-        yield from map(split_url, in_braces(pattern))
+        yield from map(split_url, expand_braces(pattern))
         return
     path = Path(pattern)
     if path.is_dir():
@@ -40,22 +40,21 @@ def expand(pattern: str) -> Iterator[tuple[str, str]]:
     elif path.exists():
         matches = [path]
     else:
-        matches = [match for one in map(Path, in_braces(pattern)) for match in sorted(one.parent.glob(one.name))]
+        matches = [match for path in map(Path, expand_braces(pattern)) for match in sorted(path.parent.glob(path.name))]
     yield from ((str(match.parent.absolute()), match.name) for match in matches)
 
 
-def in_braces(pattern: str) -> Iterator[str]:
+def expand_braces(pattern: str) -> Iterator[str]:
     try:
         yield from braceexpand(pattern)
     except ValueError as error:
-        raise UserError(f"{pattern} cannot be expanded ({error}): a range in braces is such as {{000000..000099}}") from error
+        raise UserError(f"{pattern} cannot be expanded ({error}): write a range as {{000000..000099}}") from error
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Over HTTP a query, such as an access token, stays with the location."""
     if not url.startswith(("http://", "https://")):
         location, _, name = url.rpartition("/")
         return location, name
-    parts = urlsplit(url)
+    parts = urlsplit(url)  # a query, such as an access token, stays with the location
     path = PurePosixPath(parts.path)
     return urlunsplit(parts._replace(path=str(path.parent))), unquote(path.name)

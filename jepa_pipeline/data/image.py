@@ -1,4 +1,4 @@
-"""Compressed bytes to an RGB image, whatever the file holds."""
+"""Compressed bytes to an RGB image."""
 
 import warnings
 from io import BytesIO
@@ -6,33 +6,32 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from jepa_pipeline.data.sample import DecodeError
+
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Formats that are read, as Pillow calls them, and the extension of each in a shard. Phones write JPEG as MPO."""
+"""Formats that are read, by Pillow's names, and the extension of each in a shard. Phones write JPEG as MPO."""
 
 ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
-"""Where Pillow keeps what may hold an orientation; to ask it takes longer than to decode a small image."""
+"""Keys of Image.info that may hold an orientation; asking Pillow for it takes longer than decoding a small image."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # check_pixels refuses such images
-
-
-class DecodeError(ValueError):
-    """Bytes that are no image of ours; its text says why."""
+# check_pixels refuses such images with an error, so Pillow's warning about them would only repeat it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(data: bytes) -> Image.Image:
-    """The image as RGB, upright.
+def decode_image(data: bytes) -> Image.Image:
+    """Return an image as RGB, upright.
 
-    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits, of an animation the
-    first frame is taken.
+    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits, and of an
+    animation the first frame is taken.
 
     Raises:
-        DecodeError: not JPEG, PNG or WebP, truncated, damaged, or of more pixels than Image.MAX_IMAGE_PIXELS.
+        DecodeError: it is not JPEG, PNG or WebP, truncated, damaged, or has more pixels than Image.MAX_IMAGE_PIXELS.
     """
-    return decode_as(data)[0]
+    return decode_with_extension(data)[0]
 
 
-def decode_as(data: bytes) -> tuple[Image.Image, str]:
-    """The image as RGB, upright, and the extension of the format it was stored in. Raises as decode does."""
+def decode_with_extension(data: bytes) -> tuple[Image.Image, str]:
+    """Return an image as decode_image does, and the extension of its format."""
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
             check_pixels(image)
@@ -56,10 +55,10 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # convert("RGB") would clip the 16 bits
+    if image.mode.startswith("I"):  # convert("RGB") would clip the 16 bits instead of scaling them
         gray = np.asarray(image).astype(np.float32) / 257
         return Image.fromarray(np.clip(gray.round(), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
+    if image.has_transparency_data:  # palettes may be transparent too, so the mode does not tell
         pixels = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, pixels).convert("RGB")

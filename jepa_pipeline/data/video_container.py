@@ -1,0 +1,77 @@
+"""Facts about video files that FFmpeg does not report, or reports wrongly: hidden frames, key frames, truncation, rotation."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import av
+
+FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc"
+"""FFmpeg's demuxers of video files. Others read text, images, and playlists that name other files: not from untrusted data."""
+
+WITHOUT_KEY_FRAMES = {"gif"}
+"""Formats whose frames are flagged as key frames but need the frames before them."""
+
+
+class Orientation(NamedTuple):
+    """How a frame is made upright: transposed or not, then read with steps of 1 or -1 through its rows and its columns."""
+
+    transposed: bool
+    row_step: int
+    column_step: int
+
+
+def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:
+    """Return whether a packet is a frame that is never shown; VP8 says so in its header (RFC 6386, 9.1)."""
+    return codec == "vp8" and not memoryview(packet)[0] >> 4 & 1
+
+
+def key_packets(packets: "Sequence[av.Packet[Any]]") -> list[int]:
+    """Return the indices of packets from which all later frames can be decoded: the first, and key frames ascending in time."""
+    indices, latest = [0], packets[0].pts or 0
+    for index, packet in enumerate(packets):
+        if packet.is_keyframe and packet.pts is not None and packet.pts > latest:
+            indices.append(index)
+            latest = packet.pts
+    return indices
+
+
+def is_truncated(data: bytes, stream: "av.VideoStream") -> bool:
+    """Return whether a file is shorter than it declares; FFmpeg would read it as a shorter video."""
+    ends = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    cut_gif = data.startswith(b"GIF8") and not data.rstrip(b"\0").endswith(b"\0;")
+    return max(ends, declared_size(data)) > len(data) or cut_gif
+
+
+def declared_size(data: bytes) -> int:
+    """Return the size in bytes that a RIFF or Matroska file declares, 0 if it does not."""
+    if data.startswith(b"RIFF"):
+        return 8 + int.from_bytes(data[4:8], "little")
+    if not data.startswith(b"\x1aE\xdf\xa3"):
+        return 0
+    header, size = ebml_size(data, 4)
+    segment, size = ebml_size(data, header + size + 4)
+    return segment + size
+
+
+def ebml_size(data: bytes, offset: int) -> tuple[int, int]:
+    """Return the start and the size, 0 if unknown, of a Matroska element whose size is at `offset` (RFC 8794, 4 and 6)."""
+    width = 9 - data[offset].bit_length()
+    unknown = (1 << 7 * width) - 1
+    size = int.from_bytes(data[offset : offset + width]) & unknown
+    return offset + width, 0 if size == unknown else size
+
+
+def read_orientation(frame: "av.VideoFrame") -> Orientation:
+    """Return the orientation in the display matrix of a frame: [a b u; c d v; x y w] takes (1, 0) to (a, b)."""
+    # PyAV keeps a frame whose side data was read until garbage collection, so read it from a tiny copy.
+    tiny = frame.reformat(2, 2, "gray", threads=1)
+    matrix = tiny.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return Orientation(False, 1, 1)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    transposed = abs(b) > abs(a)
+    right, down = (c, b) if transposed else (a, d)
+    return Orientation(transposed, -1 if down < 0 else 1, -1 if right < 0 else 1)
