@@ -175,7 +175,7 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_file(tmp_path):
 def test_mistakes_are_refused_in_one_sentence(runs, videos, shards, tmp_path):
     with pytest.raises(UserError, match=r"was trained by vicreg, which predicts nothing that is hidden: name a run of a JEPA$"):
         energy(runs["vicreg"])
-    with pytest.raises(UserError, match=r"holds images, which have no future_samplers: name videos with --data$"):
+    with pytest.raises(UserError, match=r"holds images, which have no future: name videos with --data$"):
         energy(runs["vjepa"], shards)
     with pytest.raises(UserError, match=r"holds videos, but the run has an encoder of images: name images with --data$"):
         energy(runs["ijepa"], videos)

@@ -214,7 +214,7 @@ def test_a_damaged_sample_is_named_with_the_cure(tmp_path, run, data, protocols,
 def damage(folder):
     """Overwrite the image or video of sample 7."""
     (tar,) = folder.glob("*.tar")
-    place = load_index(tar).media_place(7)
+    place = load_index(tar).media_range(7)
     with tar.open("r+b") as file:
         file.seek(place[0])
         file.write(bytes(place[1]))

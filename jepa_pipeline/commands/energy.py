@@ -93,14 +93,10 @@ def energy(
     if split and abs(split.share - past) > 1e-6:
         frames = f"{split.frames} of {encoders[0].frames} frames are past"
         print_line(f"{frames}, the nearest to {past:g} that lies between steps of every level")
-    evaluation = Evaluation(
-        model.to(compute_device()),
-        combine_samplers(future_samplers(method, split) if split else training_samplers(method)),
-        Preprocessing(card.mean, card.std),
-        method.distances[: len(split.steps) if split else None],
-        seed,
-        pictures,
-    )
+    sample_masks = combine_samplers(future_samplers(method, split) if split else training_samplers(method))
+    distances = method.distances[: len(split.steps) if split else None]
+    preprocessing = Preprocessing(card.mean, card.std)
+    evaluation = Evaluation(model.to(compute_device()), sample_masks, preprocessing, distances, seed, pictures)
     loader = build_eval_loader(chosen.shards, card, ProbeConfig.model_validate({"workers": config.data.workers}), 1, 1, 0)
     batches = split_evenly(chosen.numbers, loader.batch_size)
     with explain_damage(chosen.shards.manifest.kind):

@@ -102,7 +102,7 @@ def read_labels(shards: Shards) -> Int64[Tensor, "S"]:
         UserError: a sample has no label, or a shard could not be fetched or read.
     """
     numbers = range(len(shards.counts))
-    shards.fetch_ahead(numbers)
+    shards.prefetch(numbers)
     labels = np.concatenate([read_shard_labels(shards, number) for number in numbers])
     if unlabeled := int((labels == NO_LABEL).sum()):
         location = redact_urls(shards.location)

@@ -36,5 +36,5 @@ def test_unlabeled_samples_are_counted(tmp_path):
 def test_a_missing_shard_is_named(tmp_path):
     shards = write_set(tmp_path, LABELS, ("a", "b", "c"))
     (tmp_path / "shard-000001.tar").unlink()
-    with pytest.raises(SampleError, match=r"shard-000001.tar cannot be used \(its shard is not there\)"):
+    with pytest.raises(SampleError, match=r"shard-000001.tar cannot be used \(its shard is missing\)"):
         read_labels(shards)
