@@ -48,7 +48,7 @@ class OnlineEval(StepCallback):
         self.probing = probing
         self.run = run
         self.card = card
-        self.log = log
+        self.print = log  # not self.log: Lightning sets `log` of every callback to that of the module
         self.probes: dict[Path, Popen[bytes]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
@@ -71,7 +71,7 @@ class OnlineEval(StepCallback):
             if not self.is_of_this_run(snapshot):
                 save_snapshot(snapshot, weights, self.card.model_copy(update={"step": module.step, "samples": module.samples}))
         except (UserError, OSError) as error:
-            self.log(f"step {module.step} is not probed, but training continues: {error}")
+            self.print(f"step {module.step} is not probed, but training continues: {error}")
         else:
             self.start_probe(snapshot)
 
@@ -100,7 +100,7 @@ class OnlineEval(StepCallback):
             if not self.probing.submit:
                 (snapshot / STARTED).touch()
         except OSError as error:
-            self.log(f"the probe of {snapshot} could not be started ({error}), but training continues")
+            self.print(f"the probe of {snapshot} could not be started ({error}), but training continues")
 
     def report_failures(self) -> None:
         """Log which probes or submissions have failed since the last call."""
@@ -108,7 +108,7 @@ class OnlineEval(StepCallback):
             if process.returncode is None and process.poll():
                 with suppress(OSError):
                     (snapshot / STARTED).unlink(missing_ok=True)
-                self.log(f"the probe of {snapshot} failed, but training continues: see {log_path(snapshot)}")
+                self.print(f"the probe of {snapshot} failed, but training continues: see {log_path(snapshot)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Pretraining) -> None:
         if self.probing.submit:  # a job that ends kills the processes it started, so wait until they have submitted theirs
@@ -118,7 +118,7 @@ class OnlineEval(StepCallback):
         self.report_failures()
         running = [snapshot.name for snapshot, process in self.probes.items() if process.returncode is None]
         if running:
-            self.log(f"probes of {', '.join(running)} are still running; their results will be in {self.run / 'probes'}")
+            self.print(f"probes of {', '.join(running)} are still running; their results will be in {self.run / 'probes'}")
 
     def on_exception(self, *_: Any) -> None:
         self.report_failures()

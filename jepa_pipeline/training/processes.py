@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous
 
+import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig

@@ -98,7 +98,7 @@ def test_it_is_judged_early_in_a_long_run(damaged, monkeypatch):
 
 
 def test_policy_stop_ends_the_run_in_one_sentence(damaged):
-    with pytest.raises(UserError, match=r"sample k0[24] of .* cannot be used .*`jepa shards check .*` names all damage"):
+    with pytest.raises(UserError, match=r"sample k0[24] of .* cannot be used .*`jepa shards check .*` lists all damage"):
         pretrain(damaged("data.damage.policy=stop", "data.workers=1"), QUIET)
 
 
