@@ -114,4 +114,4 @@ def test_a_decay_without_an_end_stays():
     ],
 )
 def test_the_rate_says_how_it_came_about(config, says):
-    assert config.describe_rate() == says
+    assert config.describe_lr() == says
