@@ -1,8 +1,9 @@
 """The properties and checks that every method's configuration has."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from jepa_pipeline.config.masks import Grid
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.tasks import MaskSet
 
@@ -20,6 +21,17 @@ class BaseMethodConfig(Section):
     """Key that sets the frames of a clip; None: the method is for images only."""
     compares_samples: ClassVar[bool] = False
     """Whether the loss or batch norm compares samples, so that the size of a micro-batch changes the results."""
+
+    if TYPE_CHECKING:  # fields of every method; pydantic would put them before those of the subclasses
+
+        @property
+        def name(self) -> str: ...
+
+        @property
+        def encoder(self) -> EncoderConfig | BackboneConfig: ...
+
+        @property
+        def encoders(self) -> tuple[EncoderConfig | BackboneConfig, ...]: ...
 
     @property
     def level_masks(self) -> tuple[tuple[MaskSet, ...], ...]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.data import DataConfig
-from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler, TrainDataset
@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 def train_loader(
     data: DataConfig,
     views: ViewsConfig,
-    method: MethodConfig,
+    method: BaseMethodConfig,
     masks: Sequence[MaskSampler],
     batch_sampler: DistributedBatchSampler,
     *,

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.data.remote import redact_urls
 
 
-def check_kind(location: str, kind: DataKind, method: MethodConfig) -> None:
+def check_kind(location: str, kind: DataKind, method: BaseMethodConfig) -> None:
     """Raise UserError if the method's encoder cannot be trained on data of this kind."""
     modality = method.encoder.modality
     if kind not in modality.data_kinds:
@@ -19,7 +19,7 @@ def check_kind(location: str, kind: DataKind, method: MethodConfig) -> None:
         )
 
 
-def check_motion(kinds: Collection[DataKind], method: MethodConfig) -> None:
+def check_motion(kinds: Collection[DataKind], method: BaseMethodConfig) -> None:
     """Raise UserError if a method that predicts only the future is given only still images: copying the past solves that."""
     if set(kinds) == {"images"} and method.predicts_only_future:
         raise UserError(
