@@ -201,7 +201,7 @@ def test_a_damaged_sample_is_named_with_the_cure(tmp_path, run, data, protocols,
     update = {"protocols": protocols, "workers": workers, "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
     config = CONFIG.model_copy(update=update)
     damage(data / "train")
-    cure = r"^sample 00007 of .* cannot be used .*`jepa shards check .*train` names all damage; remove it from the {} and build the shards"
+    cure = r"^sample 00007 of .* cannot be used .*`jepa shards check .*train` lists all damage; remove it from the {} and build the shards"
     with pytest.raises(UserError, match=cure.format("images") + " anew$"):
         probe(run, data, config=config)
     write_videos(tmp_path / "ramps" / "train", 9)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from jepa_pipeline.config.encoder_card import read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
@@ -88,7 +89,7 @@ def energy(
     model, about = load_trained(folder, print_line)
     assert isinstance(model, EnergyModel)
     chosen, card = choose_samples(config, None if data is None else str(data), samples, seed), read_card(folder)
-    encoders, fps = method.encoders, card.clip.fps if card.clip else None
+    encoders, fps = cast(tuple[EncoderConfig, ...], method.encoders), card.clip.fps if card.clip else None
     split = split_time(past, encoders) if encoders[0].modality.has_time else None
     if split and abs(split.share - past) > 1e-6:
         frames = f"{split.frames} of {encoders[0].frames} frames are past"

@@ -166,18 +166,19 @@ def build_extractors(
     concatenated if there are several.
     """
     untrained = build_untrained(card.encoder, seed)
-    levels = main = baseline = last = None
-    if card.encoder.is_stack:
-        levels = levels_to_probe(card.encoder, level)
+    trained_levels: dict[str, Level] | None = None
+    untrained_levels: dict[str, Level] | None = None
+    levels = levels_to_probe(card.encoder, level) if card.encoder.is_stack else ()
+    if levels:
         encoder, untrained = encoder.read_level(levels[-1]), untrained.read_level(levels[-1])
-        main, baseline = ({name(level): level for level in levels} for name in (level_name, untrained_name))
-        last = levels[-1]
+        trained_levels = {level_name(level): level for level in levels}
+        untrained_levels = {untrained_name(level): level for level in levels}
     extractors: dict[EncoderName, FeatureExtractor] = {
-        card.kept: FeatureExtractor(encoder, levels=main),
-        UNTRAINED: FeatureExtractor(untrained, levels=baseline),
+        card.kept: FeatureExtractor(encoder, levels=trained_levels),
+        UNTRAINED: FeatureExtractor(untrained, levels=untrained_levels),
     }
     for name, frames in FRAME_BASELINES.items() if clips else ():
-        extractors[name] = FeatureExtractor(encoder, frames, seed, None if last is None else {name: last})
+        extractors[name] = FeatureExtractor(encoder, frames, seed, {name: levels[-1]} if levels else None)
     return extractors
 
 
