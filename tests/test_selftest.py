@@ -55,7 +55,7 @@ start = CheckpointCallback.on_train_start
 
 
 def forgetful(self, trainer, module):
-    self.optimizer_state = None
+    self.optimizer_state = []
     start(self, trainer, module)
 
 

@@ -118,7 +118,6 @@ def build_small_config(folder: Path) -> RunConfig:
                 "masks": {"num_targets": 2, "target_scale": (0.2, 0.3)},
             },
             "optim": {"batch_size_global": 8, "accumulate_steps": 2, "total_samples": 8, "schedule_stretch": 2},
-            "health": {"vectors": 64, "vectors_per_step": 16},
         }
     )
 
