@@ -47,9 +47,9 @@ from jepa_pipeline.training.requeue import requeue_after_stop
 from jepa_pipeline.training.run_folder import check_same_run, lock_run_folder, write_run_files
 from jepa_pipeline.training.setup import (
     build_card,
+    build_checkpoint_info,
     check_view_sizes,
     choose_accelerator,
-    build_checkpoint_info,
     describe_start,
     hash_data,
 )

@@ -12,7 +12,7 @@ from jepa_pipeline.distributed import all_reduce, is_sharded
 from timm.optim.lars import Lars
 
 TRUST_COEFFICIENT = 1e-3
-"""Length of a weight's LARS step at learning rate 1 over the weight's norm: 0.001 in the releases of VICReg, Barlow Twins and BYOL."""
+"""LARS step at learning rate 1 over the norm of the weight, as in the releases of VICReg, Barlow Twins and BYOL."""
 
 
 def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
