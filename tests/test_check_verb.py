@@ -85,7 +85,7 @@ def test_stats_opens_no_shard(folder: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_no_manifest_is_one_sentence(tmp_path: Path):
     for verb in (check, stats):
-        with pytest.raises(UserError, match=r"holds no manifest.json"):
+        with pytest.raises(UserError, match=r"has no manifest.json"):
             verb(tmp_path)
 
 
@@ -129,4 +129,4 @@ def test_keys_of_a_million_samples_are_compared_in_a_second(tmp_path: Path):
     found = list(repeated_keys(str(tmp_path), reports))
     assert time.perf_counter() - began < 5
     assert [(finding.shard, finding.sample) for finding in found] == [("7.tar", "s3_5"), ("9.tar", "s3_6")]
-    assert found[1].sentence == "2 of its keys are those of samples in earlier shards, such as s3_6 in 3.tar"
+    assert found[1].sentence == "it repeats 2 keys of earlier shards, such as s3_6 of 3.tar"

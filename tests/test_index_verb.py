@@ -124,7 +124,7 @@ def test_labels_of_only_some_samples_are_none_unless_classes_are_named(
     pack(folder / "train-2.tar", {"5.png": picture(5), "5.json": b'{"label": "cat", "cls": true}'})
     manifest, _ = index([str(folder)], workers=1)
     assert (manifest.classes, manifest.samples) == (None, 5)
-    assert "only 4 samples have a label: --classes FILE would leave the others out" in capsys.readouterr().err
+    assert "only 4 samples have a label: --classes FILE would skip the others" in capsys.readouterr().err
     assert {Shards(folder).read(shard, 0).label for shard in range(3)} == {None}
     assert check(folder, workers=1).ok
     (tmp_path / "names").write_text("cat\ndog\nfox")
@@ -158,11 +158,11 @@ def test_indexing_again_replaces_its_own_manifest_and_no_other(folder: Path, tmp
     [
         (["nowhere"], "names no .tar file"),
         (["{}/empty"], "names no .tar file"),
-        (["{}/set", "{}/other"], "the tars lie in .*: index each folder"),
+        (["{}/set", "{}/other"], "the tars are in .*: index each separately"),
         (["{}/names.txt"], "names end in .tar"),
-        (["https://host/a-{0..1}.tar"], "is a URL: say with --out"),
+        (["https://host/a-{0..1}.tar"], "is a URL: give a folder for the manifest and the indexes with --out"),
         (["https://host/a-{0..1.tar"], "cannot be expanded"),
-        (["https://host/a/", "https://host/b.tar"], "the tars lie in|names end in .tar"),
+        (["https://host/a/", "https://host/b.tar"], "the tars are in|names end in .tar"),
         (["ftp://host/a.tar"], "has the scheme ftp"),
     ],
 )
@@ -220,7 +220,7 @@ def test_a_part_of_a_folder_does_not_push_out_the_rest(folder: Path):
     """Who names the one tar that was added would else lose all others."""
     whole = index([str(folder)], workers=1).manifest
     with pytest.raises(
-        UserError, match=r"manifest.json also lists train-0.tar, in all 1 tars that are not named now: name the folder"
+        UserError, match=r"manifest.json also lists train-0.tar, in all 1 tars that you did not name: name the folder"
     ):
         index([str(folder / "train-1.tar")], workers=1)
     assert load_manifest(folder) == whole

@@ -159,9 +159,14 @@ def retry(url: str, attempt: Callable[[], Result], tries: int) -> Result:
                 raise
             if is_permanent(error) or number == tries:
                 raise UserError(describe_failure(url, error, number)) from error
-        jitter = SystemRandom().uniform(0.5, 1.5)  # not from the global generator, which belongs to the run
-        time.sleep(jitter * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1)))
+        time.sleep(backoff_s(number))
     raise ValueError(f"tries is {tries}, but at least 1 is needed")
+
+
+def backoff_s(tries: int) -> float:
+    """Return how long to wait after the given number of tries."""
+    jitter = SystemRandom().uniform(0.5, 1.5)  # not from the global generator, which belongs to the run
+    return jitter * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (tries - 1))
 
 
 def is_permanent(error: Exception) -> bool:
@@ -173,12 +178,9 @@ def is_permanent(error: Exception) -> bool:
 
 
 def http_status(error: Exception) -> int | None:
-    # aiohttp, gcsfs and huggingface_hub each keep it under another name.
-    values = (
-        getattr(error, "status", None),
-        getattr(error, "code", None),
-        getattr(getattr(error, "response", None), "status_code", None),
-    )
+    # aiohttp, gcsfs and huggingface_hub each keep it under another name; a generator, because aiohttp's `code` is deprecated.
+    attributes = ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code"))
+    values = (getattr(holder, name, None) for holder, name in attributes)
     return next((value for value in values if isinstance(value, int)), None)
 
 

@@ -61,7 +61,7 @@ def sample_dot_path(direction: str, frames: int, side: int, generator: np.random
     return (starts + generator.uniform(*DOT_SPEED) * np.arange(frames)[:, None] * DOT_DIRECTIONS[direction]) % side
 
 
-def sample_hues(speed: str, frames: int, generator: np.random.Generator) -> Float[np.ndarray, "T"]:
+def sample_hues(speed: str, frames: int, generator: np.random.Generator) -> Float[np.ndarray, " T"]:
     """Return the hue of the scene in each frame, in radians."""
     degrees = generator.uniform(0, 360) + HUE_STEP * HUE_SPEEDS[speed] * np.arange(frames)
     return np.radians(degrees + generator.normal(0, HUE_NOISE, frames))

@@ -40,7 +40,7 @@ def read_all(shards: Shards, first: int) -> list[str]:
 
 
 def process(shards: Shards, first: int, queue) -> None:
-    shards.fetch_ahead(range(3))
+    shards.prefetch(range(3))
     queue.put(read_all(shards, first))
 
 
@@ -66,7 +66,7 @@ class Keys(Dataset[str]):
         return 20
 
     def __getitem__(self, number: int) -> str:
-        self.shards.fetch_ahead(range(3))
+        self.shards.prefetch(range(3))
         return self.shards.read(number // 8, number % 8).key
 
 
@@ -99,11 +99,11 @@ def wait_for(condition) -> None:
 
 def test_what_was_fetched_ahead_is_there(server, url, config):
     shards = Shards(url, cache=config)
-    shards.fetch_ahead([2, 0])
+    shards.prefetch([2, 0])
     wait_for(lambda: sum(path.suffix == ".tar" for path in kept(config)) == 2)
     gets = dict(server.gets)
     server.forever = dict.fromkeys(TARS, 404)
-    shards.fetch_ahead([2, 0])
+    shards.prefetch([2, 0])
     assert (shards.read(2, 0).key, shards.read(0, 1).key) == ("k16", "k01")
     assert dict(server.gets) == gets
 
@@ -113,9 +113,9 @@ def test_fetching_ahead_neither_blocks_nor_tells(server, url, config, capfd):
     shards = Shards(url, cache=config)
     began = time.monotonic()
     for _ in range(1000):
-        shards.fetch_ahead([0, 1])
+        shards.prefetch([0, 1])
     assert time.monotonic() - began < 0.5
-    assert shards._ahead and len(shards._ahead.threads) <= 2
+    assert shards._prefetcher and len(shards._prefetcher.threads) <= 2
     wait_for(lambda: server.gets[TARS[1]] == 1)
     with pytest.raises(UserError, match="is not there"):
         shards.read(1, 0)
@@ -129,7 +129,7 @@ from pathlib import Path
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.data.shards import Shards
 shards = Shards(sys.argv[1], cache=CacheConfig(folder=Path(sys.argv[2])))
-shards.fetch_ahead([0, 1])
+shards.prefetch([0, 1])
 time.sleep(0.5)
 print(time.time())
 """
@@ -150,7 +150,7 @@ def test_a_process_does_not_wait_for_what_it_fetches(server, url, config):
 def test_a_forked_worker_ends_while_it_fetches(server, url, config):
     server.forever = {TARS[2]: "stall"}
     shards, context = Shards(url, cache=config), multiprocessing.get_context("fork")
-    worker = context.Process(target=lambda: (shards.fetch_ahead([2]), time.sleep(0.3)))
+    worker = context.Process(target=lambda: (shards.prefetch([2]), time.sleep(0.3)))
     began = time.monotonic()
     worker.start()
     worker.join(10)
@@ -179,9 +179,9 @@ def test_a_limit_below_one_shard_still_reads(url, config, folder):
     config = config.model_copy(update={"limit_gb": 1e-9})
     shards = Shards(url, max_open=2, cache=config)
     for first in (0, 7, 13):
-        shards.fetch_ahead(range(3))
+        shards.prefetch(range(3))
         assert read_all(shards, first) == KEYS
-    threads = shards._ahead.threads if shards._ahead else []
+    threads = shards._prefetcher.threads if shards._prefetcher else []
     wait_for(lambda: not any(thread.is_alive() for thread in threads))
     assert total(config) <= max((folder / name).stat().st_size for name in TARS), "only what was fetched last is left"
 
@@ -220,9 +220,9 @@ def test_a_full_disk_is_one_sentence_at_once(server, url, config, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache_module, "fetch_file", full)
+    monkeypatch.setattr(cache_module, "download", full)
     with pytest.raises(
-        UserError, match=r"cannot be kept in .*cache \(No space left on device\): see that there is room .* again$"
+        UserError, match=r"cannot be written to .*cache \(No space left on device\): make room there .* again$"
     ) as caught:
         Shards(url, cache=config).read(0, 0)
     assert not isinstance(caught.value, SampleError) and not kept(config)
@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_sentence_at_once(server, url, config, monkeypatch):
 
 def test_a_folder_that_cannot_be_is_one_sentence(url, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be kept in .*file \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"cannot be written to .*file \(Not a directory\)"):
         Shards(url, cache=CacheConfig(folder=tmp_path / "file")).read(0, 0)
 
 
@@ -242,6 +242,6 @@ def test_the_folder_is_the_users_cache_unless_said(url, tmp_path, monkeypatch):
 
 def test_local_shards_are_read_where_they_lie(folder, config):
     shards = Shards(folder, cache=config)
-    shards.fetch_ahead(range(3))
+    shards.prefetch(range(3))
     assert read_all(shards, 0) == KEYS
     assert not config.folder.exists()

@@ -1,7 +1,7 @@
 """Clips, like images, are a pure function of seed and index, in mixtures, with several views and with damaged videos."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,12 @@ RUN = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def small_windows() -> Iterator[None]:
     """Shuffle three shards at a time, so that an epoch of the small data set has several windows."""
-    monkeypatch.setattr("jepa_pipeline.data.loader.WINDOW_SHARDS", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jepa_pipeline.data.loader.WINDOW_SHARDS", 3)
+        yield
 
 
 def clips(folder: Path, *overrides: str) -> RunConfig:
@@ -262,7 +264,7 @@ def damaged(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder, copy)
     for number, spoil in DAMAGE.items():
         tar = copy / f"shard-{number // 5:06d}.tar"
-        place = load_index(tar).media_place(number % 5)
+        place = load_index(tar).media_range(number % 5)
         assert place is not None
         with tar.open("r+b") as file:
             file.seek(place[0])

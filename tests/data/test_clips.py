@@ -56,7 +56,7 @@ def noise():
 @pytest.fixture
 def video(noise):
     opened = open_video(lossless(noise))
-    assert (opened.frames(np.arange(20)) == noise).all()
+    assert (opened.get_frames(np.arange(20)) == noise).all()
     return opened
 
 
@@ -151,8 +151,8 @@ def test_every_frame_of_a_view_is_cropped_and_mirrored_alike(video, noise):
 
 
 def test_all_views_of_a_video_come_from_one_decoding(video, monkeypatch):
-    asked, each = [], Video.each
-    monkeypatch.setattr(Video, "each", lambda self, numbers: [asked.append(numbers), each(self, numbers)][1])
+    asked, each = [], Video.iter_frames
+    monkeypatch.setattr(Video, "iter_frames", lambda self, numbers: [asked.append(numbers), each(self, numbers)][1])
     ClipViews(ViewsConfig(crops=(CropConfig(count=3),), clip=ClipConfig(stride=1)), 8, 12, 1).add(video, generators(3))
     assert len(asked) == 1
     assert (np.diff(asked[0]) > 0).all()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
-from jepa_pipeline.data.tar_reader import CHUNK, Passing, ShardError, iter_members
+from jepa_pipeline.data.tar_reader import CHUNK, HashingReader, ShardError, iter_members, printable
 from jepa_pipeline.data.writer import png_record, write_shards
 
 
@@ -72,7 +72,7 @@ def test_noise_in_a_tar_raises_nothing_else_and_ends(seed: int):
 
 def test_all_bytes_pass_even_of_a_damaged_tar():
     data = b"no tar" * 100_000
-    passing = Passing(io.BytesIO(data))
+    passing = HashingReader(io.BytesIO(data))
     with pytest.raises(ShardError):
         list(iter_members(passing))
     assert (passing.bytes, passing.sha256.hexdigest()) == (len(data), hashlib.sha256(data).hexdigest())
@@ -94,14 +94,14 @@ def test_all_bytes_pass_even_of_a_damaged_tar():
 )
 def test_labels_are_whole_numbers_in_cls_or_in_json(members: dict[str, bytes], label: int | None, by: str | None):
     result = indexed({"a.jpg": b"x", **{f"a.{extension}": data for extension, data in members.items()}})
-    assert (result.index.labels, dict(result.labeled_by), result.faults) == ([label], {by: 1}, [])
+    assert (result.index.labels, dict(result.labeled_by), result.defects) == ([label], {by: 1}, [])
 
 
 @pytest.mark.parametrize("text", [b"cat", b"", b"1_0", b"1.0", b"0x1", "٣".encode(), b"\x80", b"9" * 30])
 def test_what_is_no_number_is_no_label(text: bytes):
     result = indexed({"a.jpg": b"x", "a.cls": text})
     assert result.index.labels == [None]
-    assert [(fault.kind, fault.left_out) for fault in result.faults] == [("label", False)]
+    assert [(fault.kind, fault.skipped) for fault in result.defects] == [("label", False)]
 
 
 @pytest.mark.parametrize("place", [[-1, 5], [5, -1], [1.5, 2], ["a", 2], [1], [1, 2, 3]])
@@ -119,12 +119,12 @@ def test_an_index_is_read_as_it_was_written(tmp_path: Path):
 
 
 def test_a_name_is_printed_on_one_line_and_in_short():
-    assert shown("n0144/Ämter (1)") == "n0144/Ämter (1)"
-    assert shown("a\nb\x1b[31m") == r"a\nb\x1b[31m"
-    assert len(shown("x" * 1_000_000)) == 83
+    assert printable("n0144/Ämter (1)") == "n0144/Ämter (1)"
+    assert printable("a\nb\x1b[31m") == r"a\nb\x1b[31m"
+    assert len(printable("x" * 1_000_000)) == 83
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path):
     records = [png_record(key, Image.new("RGB", (4, 4)), None) for key in ("a", "b", "a")]
-    with pytest.raises(UserError, match=r"shard-000000.tar cannot be written: a is left out: its key has come before"):
+    with pytest.raises(UserError, match=r"shard-000000.tar cannot be written: a is skipped: its key is repeated"):
         write_shards(records, tmp_path / "set", classes=None, made={})

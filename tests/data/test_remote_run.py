@@ -5,8 +5,8 @@ from rich.console import Console
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.probes.labeled_data import open_labeled_sets
 from jepa_pipeline.files import read_json_lines
+from jepa_pipeline.probes.labeled_data import open_labeled_sets
 
 
 def test_a_run_over_a_url_is_the_run_over_the_folder(tiny, folder, url, tmp_path, server):

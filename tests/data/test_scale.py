@@ -45,7 +45,7 @@ sampler = DistributedBatchSampler(batch, total, rank=rank, world_size=world, sta
 start = sampler.starts[worker + workers * 1000]
 found = stream.locate(start, start + sampler.micro_batch_size)
 seconds = time.process_time() - began
-shards.fetch_ahead(stream.samplers[0].upcoming_shards(int(found.index[0])))
+shards.prefetch(stream.samplers[0].upcoming_shards(int(found.index[0])))
 report = {"seconds": seconds, "touched": touched[:], "samples": found.sample.tolist(), "bytes": memory("VmHWM") - before}
 print(json.dumps(report))
 """

@@ -96,7 +96,7 @@ def test_an_unusable_sample_is_named_with_its_cure(folder: Path):
 
 
 def test_where_a_cure_is_known_no_check_is_advised(folder: Path):
-    error = Shards(folder).error(0, "k", "it is short", "set it to long")
+    error = Shards(folder).sample_error(0, "k", "it is short", "set it to long")
     assert str(error) == f"sample k of {folder / 'shard-000000.tar'} cannot be used (it is short): set it to long"
 
 
@@ -116,8 +116,8 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 MISTAKES = {
-    "holds tars but no manifest.json: make it with `jepa shards index": lambda folder: (folder / "manifest.json").unlink(),
-    "holds no manifest.json: make shards .* `jepa shards build IMAGES": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "has tars but no manifest.json: make it with `jepa shards index": lambda folder: (folder / "manifest.json").unlink(),
+    "has no manifest.json: make shards .* `jepa shards build IMAGES": lambda folder: [path.unlink() for path in folder.iterdir()],
     "is not readable JSON": lambda folder: (folder / "manifest.json").write_text("{"),
     "has version 7": edit(lambda values: values.update(version=7)),
     "has version None": lambda folder: (folder / "manifest.json").write_text("[]"),
@@ -137,7 +137,7 @@ def test_a_wrong_manifest_is_one_sentence(folder: Path, sentence: str):
 
 
 def test_the_folder_above_or_none_at_all_is_one_sentence(folder: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"but set 100% in it do"):
+    with pytest.raises(UserError, match=r"but its folders set 100% do"):
         load_manifest(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         load_manifest(tmp_path / "nowhere")
@@ -160,7 +160,7 @@ def test_an_index_of_another_shard_is_refused(folder: Path):
 def test_a_shard_that_vanished_is_named(folder: Path):
     shards = Shards(folder)
     (folder / "shard-000001.tar").unlink()
-    sentence = r"sample number 2 of .*shard-000001.tar cannot be used \(its shard is not there\)"
+    sentence = r"sample number 2 of .*shard-000001.tar cannot be used \(its shard is missing\)"
     with pytest.raises(SampleError, match=sentence):
         shards.read(1, 2)
     assert shards.read(2, 0).key == "k16"
@@ -214,7 +214,7 @@ def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path: Path):
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ([512, (1 << 30) + 1], "its index gives its image 1073741825 bytes, but an image has up to 1073741824"),
+        ([512, (1 << 30) + 1], "its index gives its image 1073741825 bytes, more than the limit of 1073741824"),
         ([1 << 40, 5], "its shard is truncated"),
         ([1 << 70, 5], "is missing or damaged"),
         (None, "it has no jpg, jpeg, png, webp"),
@@ -236,9 +236,7 @@ def test_a_shard_the_system_does_not_open_is_no_damage(folder: Path, monkeypatch
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr("os.open", busy)
-    with pytest.raises(
-        UserError, match=r"cannot be read .Too many open files.: see to that, then run the same command again"
-    ) as told:
+    with pytest.raises(UserError, match=r"cannot be read .Too many open files.: fix that, then run the same command again") as told:
         Shards(folder).read(0, 0)
     assert not isinstance(told.value, SampleError)
 

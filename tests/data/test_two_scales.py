@@ -10,18 +10,29 @@ from jepa_pipeline.commands.demo_shards import demo_scales
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.video import open_video
-from jepa_pipeline.synthetic.two_scales import HUE_AXES, DOT_SPEED, HUE_STEP, HUE_SPEEDS, DOT_DIRECTIONS, sample_hues, generate_two_scales, part_path
+from jepa_pipeline.synthetic.two_scales import (
+    DOT_DIRECTIONS,
+    DOT_SPEED,
+    HUE_AXES,
+    HUE_SPEEDS,
+    HUE_STEP,
+    generate_two_scales,
+    sample_dot_path,
+    sample_hues,
+)
 
 SIDE, FRAMES = 40, 40
 
 
 def paths(name, count, frames=FRAMES):
     """Of the parts of many videos, each class with other ones."""
-    return np.stack([part_path(name, frames, SIDE, np.random.default_rng([list(WAYS).index(name), n])) for n in range(count)])
+    return np.stack(
+        [sample_dot_path(name, frames, SIDE, np.random.default_rng([list(DOT_DIRECTIONS).index(name), n])) for n in range(count)]
+    )
 
 
 def colors(name, count):
-    return np.stack([color_path(name, FRAMES, np.random.default_rng([list(TURNS).index(name), n])) for n in range(count)])
+    return np.stack([sample_hues(name, FRAMES, np.random.default_rng([list(HUE_SPEEDS).index(name), n])) for n in range(count)])
 
 
 def steps(places):
@@ -35,25 +46,25 @@ def steadily(monkeypatch, *constants):
 
 
 def test_the_part_moves_as_its_class_says_at_speeds_that_do_not(monkeypatch):
-    steadily(monkeypatch, "JUMP")
+    steadily(monkeypatch, "JUMP_PROBABILITY")
     for name, way in {"east": (1, 0), "north": (0, -1), "west": (-1, 0), "south": (0, 1)}.items():
         moved = steps(paths(name, 300))
         speeds = np.hypot(*moved.transpose(2, 0, 1))
         assert np.allclose(moved, moved[:, :1]) and np.allclose(moved / speeds[..., None], way)
-        assert DART[0] <= speeds.min() < DART[0] + 0.02 and DART[1] - 0.02 < speeds.max() <= DART[1]
+        assert DOT_SPEED[0] <= speeds.min() < DOT_SPEED[0] + 0.02 and DOT_SPEED[1] - 0.02 < speeds.max() <= DOT_SPEED[1]
 
 
 def test_where_the_part_will_be_is_soon_anybodys_guess():
     """Of parts that move alike, how many are still where they would be had they not jumped."""
     moved = steps(paths("east", 3000))[..., 0]
-    on_its_way = (DART[0] <= moved) & (moved <= DART[1])
+    on_its_way = (DOT_SPEED[0] <= moved) & (moved <= DOT_SPEED[1])
     kept = [on_its_way[:, :ahead].all(1).mean() for ahead in (4, 8, 24)]
     assert kept[0] > 0.65 and kept[1] > 0.45 and kept[2] < 0.2
 
 
 def test_the_turn_is_lost_between_neighbors_and_plain_over_ten_frames():
-    for name, turns in TURNS.items():
-        angles = np.unwrap(colors(name, 2000) - np.radians(TURN) * turns * np.arange(FRAMES), axis=1)  # what is left is chance
+    for name, turns in HUE_SPEEDS.items():
+        angles = np.unwrap(colors(name, 2000) - np.radians(HUE_STEP) * turns * np.arange(FRAMES), axis=1)  # what is left is chance
         assert np.abs(angles - angles.mean(1, keepdims=True)).max() < np.radians(160)
     forward, backward = (np.exp(1j * colors(name, 2000)) for name in ("forward", "backward"))
     for ahead, least, most in ((1, 0.5, 0.6), (10, 0.85, 1.0)):
@@ -63,22 +74,24 @@ def test_the_turn_is_lost_between_neighbors_and_plain_over_ten_frames():
 
 def test_in_every_frame_part_and_color_are_anywhere_whatever_the_class():
     """Kolmogorov's test of each coordinate; 36 of them at a level of 0.01 %."""
-    found = [places / SIDE for name in WAYS for places in np.moveaxis(paths(name, 2000), 2, 0)]
-    found += [colors(name, 2000) % (2 * np.pi) / (2 * np.pi) for name in TURNS]
+    found = [places / SIDE for name in DOT_DIRECTIONS for places in np.moveaxis(paths(name, 2000), 2, 0)]
+    found += [colors(name, 2000) % (2 * np.pi) / (2 * np.pi) for name in HUE_SPEEDS]
     for shares in found:
         for frame in (0, 20, 39):
             assert np.abs(np.sort(shares[:, frame]) - (np.arange(2000) + 0.5) / 2000).max() < 2.3 / np.sqrt(2000)
 
 
 def test_all_colors_are_as_bright_and_as_far_from_grey():
-    assert np.allclose(CIRCLE @ CIRCLE.T, np.eye(2)) and np.allclose(CIRCLE.sum(1), 0)
+    assert np.allclose(HUE_AXES @ HUE_AXES.T, np.eye(2)) and np.allclose(HUE_AXES.sum(1), 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_classes_differ_in_the_motion_alone(seed):
     """Videos of one seed: all but the places is the same."""
     pairs = [("north", "forward"), ("north", "backward"), ("west", "forward")]
-    one, other_turn, other_part = (generate_two_scales(*pair, FRAMES, SIDE, np.random.default_rng(seed)).astype(int) for pair in pairs)
+    one, other_turn, other_part = (
+        generate_two_scales(*pair, FRAMES, SIDE, np.random.default_rng(seed)).astype(int) for pair in pairs
+    )
     assert (one[0] == other_turn[0]).all()
     assert np.abs(one[20] - other_turn[20]).max() > 15
     changed = np.abs(one - other_part).max(-1) > 0
@@ -91,7 +104,9 @@ def pixels():
     drawn, labels = [], []
     for number in range(3200):
         slow, fast = divmod(number % 16, 4)
-        frames = generate_two_scales(list(WAYS)[fast], list(TURNS)[slow], 21, SIDE, np.random.default_rng([7, number]))
+        frames = generate_two_scales(
+            list(DOT_DIRECTIONS)[fast], list(HUE_SPEEDS)[slow], 21, SIDE, np.random.default_rng([7, number])
+        )
         drawn.append(frames[-1].reshape(20, 2, 20, 2, 3).mean((1, 3)).ravel())
         labels.append((fast, slow))
     return torch.tensor(np.array(drawn, np.float32)), torch.tensor(labels)
@@ -122,7 +137,7 @@ def test_demo_scales(tmp_path, capsys):
     assert "64 videos of 40 frames, 4 classes" in capsys.readouterr().err.replace("\n", " ")
     for part, count in (("train", 64), ("test", 16)):
         fast, slow = (Shards(out / factor / part) for factor in ("fast", "slow"))
-        assert fast.manifest.classes == tuple(WAYS) and slow.manifest.classes == tuple(TURNS)
+        assert fast.manifest.classes == tuple(DOT_DIRECTIONS) and slow.manifest.classes == tuple(HUE_SPEEDS)
         assert slow.manifest.made == {"source": "two time scales", "factor": "slow", "seed": 1, "part": part}
         assert (fast.manifest.mean, fast.manifest.std) == (slow.manifest.mean, slow.manifest.std)
         pairs = []
@@ -131,7 +146,7 @@ def test_demo_scales(tmp_path, capsys):
             assert (one.key, one.media) == (other.key, other.media)
             pairs.append((one.label, other.label))
         assert all(pairs.count((fast, slow)) == count / 16 for fast in range(4) for slow in range(4))
-    facts = open_video(one.media).facts
+    facts = open_video(one.media).metadata
     assert (facts.frames, facts.width, facts.height, round(facts.fps, 6)) == (40, 40, 40, 12)
     again = demo_scales(tmp_path / "again", 80, seed=1)
     assert [m.shards for m in again.values()] == [m.shards for m in manifests.values()]
@@ -139,7 +154,7 @@ def test_demo_scales(tmp_path, capsys):
 
 def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
     """Videos that say which classes they were drawn for by their gray levels."""
-    names = {name: number for classes in (WAYS, TURNS) for number, name in enumerate(classes)}
+    names = {name: number for classes in (DOT_DIRECTIONS, HUE_SPEEDS) for number, name in enumerate(classes)}
 
     def told(fast, slow, frames, side, _):
         return np.full((frames, side, side, 3), 64 * names[fast] + 16 * names[slow] + 8, np.uint8)
@@ -149,7 +164,7 @@ def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
     fast, slow = (Shards(tmp_path / "scales" / factor / "test") for factor in ("fast", "slow"))
     for member in range(16):
         one, other = fast.read(0, member), slow.read(0, member)
-        (frame,) = open_video(one.media).frames(np.zeros(1, np.int64))
+        (frame,) = open_video(one.media).get_frames(np.zeros(1, np.int64))
         assert divmod(int(frame.mean() / 16), 4) == (one.label, other.label)
 
 

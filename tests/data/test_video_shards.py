@@ -15,21 +15,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jepa_pipeline.cli.shards import shards
-from jepa_pipeline.commands.build_shards import Reencoding, build, prepare, reencoding
+from jepa_pipeline.commands.build_shards import Reencoding, build, prepare, reencoding_from_options
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.commands.index_shards import index
 from jepa_pipeline.commands.shard_stats import stats
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.channel_stats import compute_channel_stats
-from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, load_manifest
-from jepa_pipeline.data.media_folder import Source
+from jepa_pipeline.data.media_folder import MediaFile
+from jepa_pipeline.data.sample import MEDIA_EXTENSIONS, DecodeError, VideoMetadata
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.summary import compute_video_stats, metadata_table, format_video_stats
+from jepa_pipeline.data.summary import compute_video_stats, format_video_stats, metadata_table
 from jepa_pipeline.data.video import open_video
 from jepa_pipeline.data.video_writer import encode_video
-from jepa_pipeline.data.sample import VideoMetadata
 from jepa_pipeline.data.writer import video_record, write_shards
 
 CODECS = {
@@ -119,7 +118,7 @@ def only(manifests: dict[Path, Manifest]) -> tuple[Path, Manifest]:
 
 def extensions(index: ShardIndex) -> list[str]:
     return [
-        next(ext for ext in index.media if index.members.get(ext, [])[n : n + 1] not in ([], [None]))
+        next(ext for ext in MEDIA_EXTENSIONS[index.kind] if index.members.get(ext, [])[n : n + 1] not in ([], [None]))
         for n in range(len(index.keys))
     ]
 
@@ -142,10 +141,10 @@ def test_videos_of_five_formats_are_stored_byte_for_byte_with_their_facts(folder
 
 
 def test_the_moments_are_those_of_the_first_frame(data: dict[str, bytes]):
-    first = open_video(data["mp4"]).frames(np.zeros(1, np.int64))[0]
+    first = open_video(data["mp4"]).get_frames(np.zeros(1, np.int64))[0]
     record = video_record("a", data["mp4"], "mp4", 0)
-    assert record.moments == compute_channel_stats(Image.fromarray(first))
-    assert np.allclose(record.moments.mean, shapes(1)[0].mean((0, 1)) / 255, atol=0.02)
+    assert record.channel_stats == compute_channel_stats(Image.fromarray(first))
+    assert np.allclose(record.channel_stats.mean, shapes(1)[0].mean((0, 1)) / 255, atol=0.02)
 
 
 def test_a_build_depends_on_the_seed_and_not_on_the_workers(folder: Path, tmp_path: Path):
@@ -228,15 +227,15 @@ def test_files_that_are_not_read_are_counted_and_hidden_ones_passed_over(
 
 
 def test_a_video_of_more_bytes_than_are_read_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jepa_pipeline.commands.build_shards.MAX_MEDIA", 1000)
-    skipped = prepare(folder, None, None, ("key", Source(folder / "walk/deep.er/0.mp4", 0)))
+    monkeypatch.setattr("jepa_pipeline.commands.build_shards.MAX_MEDIA_BYTES", 1000)
+    skipped = prepare(folder, None, None, ("key", MediaFile(folder / "walk/deep.er/0.mp4", 0)))
     assert isinstance(skipped, Skipped) and "bytes, but a video has up to 1000: cut it into shorter ones" in skipped.reason
 
 
 def test_images_and_videos_are_refused_in_one_folder(folder: Path, tmp_path: Path):
     save(folder / "run/a.jpg", jpeg())
     with pytest.raises(
-        UserError, match=r"holds 1 images, such as run/a.jpg, and 5 videos, .*build those apart, and mix them in data.tr"
+        UserError, match=r"holds 1 images, such as run/a.jpg, and 5 videos, .*build those separately, and mix them in data.tr"
     ):
         build(folder, tmp_path / "set", workers=1)
     assert not (tmp_path / "set").exists()
@@ -248,8 +247,11 @@ def test_options_of_what_is_not_there_are_refused(folder: Path, tmp_path: Path):
     save(tmp_path / "images/a.jpg", jpeg())
     with pytest.raises(UserError, match=r"--reencode is for videos, and the folder holds images"):
         build(tmp_path / "images", tmp_path / "set", reencode=Reencoding())
-    assert reencoding(False, None, None) is None
-    assert (reencoding(True, None, None), reencoding(True, 3, 30)) == (Reencoding(12, 18), Reencoding(3, 30))
+    assert reencoding_from_options(False, None, None) is None
+    assert (reencoding_from_options(True, None, None), reencoding_from_options(True, 3, 30)) == (
+        Reencoding(12, 18),
+        Reencoding(3, 30),
+    )
     for values, sentence in (
         ((False, 12, None), "--gop is 12, but videos are stored as they are: add --reencode"),
         ((False, None, 0), "--crf is 0, but"),
@@ -257,7 +259,7 @@ def test_options_of_what_is_not_there_are_refused(folder: Path, tmp_path: Path):
         ((True, None, 52), "--crf is 52: "),
     ):
         with pytest.raises(UserError, match=sentence):
-            reencoding(*values)
+            reencoding_from_options(*values)
     assert not (tmp_path / "set").exists()
 
 
@@ -283,7 +285,7 @@ def test_a_build_tells_its_length_and_so_does_stats_without_the_shards(
     (contents,) = stats(tmp_path / "set", workers=1)
     for text in (said, capsys.readouterr().out):
         assert "0.2 minutes of video; shorter than 1 s: 1" in text
-        assert "frames: 8 to 30, median 20; frames a second: 10.0 to 10.0, median 10.0" in text
+        assert "frames: 8 to 30, median 20; frames per second: 10.0 to 10.0, median 10.0" in text
         assert "shorter side: 48 to 48, median 48 pixels; 64x48 (5)" in text
         assert "would normalize their first frames exactly" in text
     assert "5 videos, 2 classes" in said and "videos/s" in said
@@ -300,7 +302,7 @@ def test_many_sizes_are_told_in_short_and_hours_as_such():
     facts = [VideoMetadata(duration_s=3600, fps=29.97, width=100 + n, height=50, frames=107_892) for n in range(7)]
     assert format_video_stats(compute_video_stats([metadata_table(facts[:3]), metadata_table(facts[3:])])) == [
         "7.0 hours of video; shorter than 1 s: 0",
-        "frames: 107892 to 107892, median 107892; frames a second: 29.97 to 29.97, median 29.97",
+        "frames: 107892 to 107892, median 107892; frames per second: 29.97 to 29.97, median 29.97",
         "shorter side: 50 to 50, median 50 pixels; 100x50 (1), 101x50 (1), 102x50 (1), 103x50 (1), 104x50 (1) and 2 more sizes",
     ]
     assert compute_video_stats([metadata_table(None)]) is None and format_video_stats(None) == []
@@ -348,14 +350,14 @@ DAMAGE = {
     "frames": (
         in_index(lambda facts: facts.update(frames=29)),
         "facts",
-        rf"its index says 29 frames of 64x48 pixels, 10 a second for 3 s of sample {KEY}, which has 30 frames of 64x48 pixels, 10 a",
+        rf"its index states 29 frames of 64x48 pixels, 10 per second for 3 s for sample {KEY}, which has 30 frames of 64x48 pixels, 10 per",
     ),
     "duration": (
         in_index(lambda facts: facts.update(duration_s=3.1)),
         "facts",
-        rf"its index says 30 frames .* for 3.1 s of sample {KEY}",
+        rf"its index states 30 frames .* for 3.1 s for sample {KEY}",
     ),
-    "size": (in_index(lambda facts: facts.update(width=48, height=64)), "facts", r"its index says 30 frames of 48x64 pixels"),
+    "size": (in_index(lambda facts: facts.update(width=48, height=64)), "facts", r"its index states 30 frames of 48x64 pixels"),
 }
 
 
@@ -415,14 +417,14 @@ def test_a_foreign_video_that_does_not_open_is_left_out_and_named(foreign: Path,
 
 def test_tars_of_both_kinds_are_refused(foreign: Path, data: dict[str, bytes], tmp_path: Path):
     pack(foreign / "2.tar", {"d.mp4": data["mp4"], "e.jpg": jpeg()})
-    (tar,) = index([str(foreign)], workers=1).left_out
+    (tar,) = index([str(foreign)], workers=1).skipped
     assert tar.file == "2.tar" and tar.reason == (
-        "it holds 1 images, such as e, and 1 videos, such as d: pack them into tars of their own, index those apart, and mix them in "
+        "it holds 1 images, such as e, and 1 videos, such as d: pack them into separate tars, index those separately, and mix them in "
         "data.train"
     )
     pack(foreign / "2.tar", {"e.jpg": jpeg()})
     with pytest.raises(
-        UserError, match=r"2.tar holds images and 1.tar videos: index them apart, .*--out, and mix them in data.train"
+        UserError, match=r"2.tar holds images and 1.tar videos: index them separately, .*--out, and mix them in data.train"
     ):
         index([str(foreign)], out=tmp_path / "out", workers=1)
     assert not (tmp_path / "out" / MANIFEST).exists()

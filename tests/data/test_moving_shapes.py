@@ -7,14 +7,14 @@ from jepa_pipeline.commands.demo_shards import demo_video
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.video import open_video
-from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, SPEED, generate_moving_shape, path
+from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, SPEED, generate_moving_shape, sample_path
 
 SIDE, FRAMES = 40, 24
 
 
 def paths(direction, count=3000):
     """Of many videos, each class with other ones."""
-    return np.stack([path(direction, FRAMES, SIDE, np.random.default_rng([direction, n])) for n in range(count)])
+    return np.stack([sample_path(direction, FRAMES, SIDE, np.random.default_rng([direction, n])) for n in range(count)])
 
 
 def test_the_shape_moves_as_its_class_says_at_speeds_that_do_not():
@@ -76,7 +76,7 @@ def test_demo_video(tmp_path, capsys):
     for member in range(16):
         sample = shards.read(0, member)
         labels.append(sample.label)
-        facts = open_video(sample.media).facts
+        facts = open_video(sample.media).metadata
         assert (facts.frames, facts.width, facts.height, facts.fps) == (24, 40, 40, 12)
     assert labels == [*range(8)] * 2
     again = demo_video(tmp_path / "again", 80, seed=1)
