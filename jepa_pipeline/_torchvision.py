@@ -1,9 +1,9 @@
-"""Import torchvision, and mend it where its compiled operators do not load.
+"""Import torchvision, and fix it if its compiled operators do not load.
 
-A CUDA build of torchvision beside a CPU build of torch cannot load its operators and then fails on import, because it
-registers fake versions of operators that nobody defined. timm and torchmetrics (through lightning) import torchvision, so
-both would fail with it. The pipeline uses none of those operators: declaring their schemas lets the import succeed.
-A room that opens onto timm or lightning imports this module first.
+A CUDA build of torchvision cannot load its operators beside a CPU build of torch, and then fails on import because it registers
+fake implementations of operators that nobody defined. timm and torchmetrics (through lightning) import torchvision, so they fail
+with it. This package uses none of those operators, and declaring their schemas lets the import succeed. Every file that imports
+timm or lightning imports this module first.
 """
 
 import sys
@@ -14,8 +14,8 @@ MISSING = "torchvision::nms does not exist"
 SCHEMAS = ("nms", "qnms")
 
 
-def mend() -> torch.library.Library | None:
-    """Import torchvision; the library that holds the declared schemas where that was needed, which must stay alive."""
+def import_torchvision() -> torch.library.Library | None:
+    """Import torchvision; return the library of declared schemas, which must stay alive, or None if none were needed."""
     try:
         import torchvision
     except RuntimeError as error:
@@ -23,6 +23,7 @@ def mend() -> torch.library.Library | None:
             raise
     else:
         return None
+    # The failed import left half-initialized modules behind, which a second import would return.
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")
@@ -33,4 +34,4 @@ def mend() -> torch.library.Library | None:
     return library
 
 
-LIBRARY = mend()
+LIBRARY = import_torchvision()

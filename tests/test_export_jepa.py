@@ -46,12 +46,11 @@ def make_run(folder: Path, config) -> Path:
     encoder = build_encoder(config)
     for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
         parameter.data.add_(0.02 * torch.randn_like(parameter))
-    clips = getattr(config, "clips", False)
     card = EncoderCard(
         encoder=config,
         mean=(0.1, 0.2, 0.3),
         std=(0.4, 0.5, 0.6),
-        clip=ClipConfig.model_validate({"stride": 2}) if clips else None,
+        clip=ClipConfig.model_validate({"stride": 2}) if config.modality.has_time else None,
         **{"name": "tiny", "method": "hjepa", "step": 3, "samples": 48, "version": "0"},
         config_hash="c" * 12,
         data_hash="d" * 12,
@@ -62,8 +61,8 @@ def make_run(folder: Path, config) -> Path:
 
 
 def pixels_of(config):
-    clips = getattr(config, "clips", False)
-    return torch.randn(2, 3, *((config.frames,) if clips else ()), config.image_size, config.image_size)
+    frames = (config.frames,) if config.modality.has_time else ()
+    return torch.randn(2, 3, *frames, config.image_size, config.image_size)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -102,7 +101,7 @@ def test_a_stack_is_cut_to_any_level(tmp_path, name, level):
     kept = 3 if level == "all" else level
     assert len(theirs) == sum(key.startswith(tuple(f"encoders.{number}." for number in range(kept))) for key in ours)
     with torch.inference_mode():
-        reading = whole.reading(level)
+        reading = whole.read_level(level)
         for found, expected in ((part(pixels), reading(pixels)), (part.pooled(pixels), reading.pooled(pixels))):
             assert (found - expected).abs().max() <= 1e-6
     stored = load_file(out / "parity.safetensors")
@@ -120,17 +119,17 @@ def test_the_first_level_of_images_is_a_network_of_timm(tmp_path):
     assert out == run / "export" / "timm-level1" and check_parity(out) <= 1e-5
     pixels = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
-        tokens = load_encoder(run).reading(1)(pixels)
+        tokens = load_encoder(run).read_level(1)(pixels)
         assert torch.allclose(load_timm(out).forward_features(pixels), tokens, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "level", "sentence"),
     [
-        ("stack of images", None, "is a stack of 3 levels, .* --to jepa, or its first level, a plain .*, with --level 1$"),
-        ("stack of images", 2, "is a stack of 2 levels, and timm has no such network: export it with --to jepa, or its first"),
-        ("stack of clips", "all", "is a stack of 3 levels, and timm has no such network: export it with --to jepa$"),
-        ("stack of clips", 1, "is one of clips, and timm has no such network: export it with --to jepa, or load"),
+        ("stack of images", None, r"is a stack of 3 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa, or load"),
+        ("stack of images", 2, r"is a stack of 2 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa"),
+        ("stack of clips", "all", "is a stack of 3 levels: export it with --to jepa"),
+        ("stack of clips", 1, "which takes clips: export it with --to jepa, or load"),
         ("rotary", 1, "has rotary positions .*: export it with --to jepa, or load"),
         ("backbone", None, "has a small_stem, .*: export it with --to jepa, or load"),
     ],
@@ -147,7 +146,7 @@ def test_a_spoilt_export_is_noticed(tmp_path):
     weights = load_file(out / "model.safetensors")
     weights["encoders.1.norm.bias"] += 1e-2
     save_file(weights, out / "model.safetensors")
-    with pytest.raises(UserError, match=r"load_encoder's features differ from the encoder's by .*, more than 1e-05, so nothing"):
+    with pytest.raises(UserError, match=r"nothing is exported, because load_encoder gives features that differ from the encoder's by .*, more than 1e-05:"):
         check_parity(out, "jepa")
     del weights["encoders.1.norm.bias"]
     save_file(weights, out / "model.safetensors")
@@ -174,7 +173,7 @@ def test_the_card_has_the_numbers_of_its_level_alone(tmp_path, shards):
     assert "| level2 | linear |" in text and "| random_init_level2 |" in text and "| pixels |" in text
     assert "level1 |" not in text and "levels |" not in text
     text = (export(run, to="jepa") / "README.md").read_text()
-    assert "| level1 |" in text and "| levels |" in text and "all levels are read" in text
+    assert "| level1 |" in text and "| levels |" in text and "the features of all levels are concatenated" in text
 
 
 def test_three_lines_load_it_in_another_process(tmp_path):

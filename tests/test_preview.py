@@ -11,7 +11,7 @@ from jepa_pipeline.commands.preview import coverage, preview_masks, preview_view
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import build, load_config, read_overrides
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.masks.build import method_masks
+from jepa_pipeline.masks.build import build_mask_samplers
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,9 +27,9 @@ def test_coverage_shows_the_published_bias_and_its_absence(tiny):
     grid = (1, 16, 16)
     recipe = "method.encoder={image_size: 32, patch_size: 2, embed_dim: 24, depth: 1, num_heads: 2}"
     ours, published = (tiny(recipe, f"method.masks={{legacy: {legacy}}}", "optim.total_samples=64") for legacy in ("false", "true"))
-    use = coverage([masks.context for masks in sample(published, method_masks(published.method))[0]], grid)[0]
+    use = coverage([masks.context for masks in sample(published, build_mask_samplers(published.method))[0]], grid)[0]
     assert (use[-1] == 0).all() and (use[:, -1] == 0).all() and use[0].mean() > 2 * use[-2].mean()
-    use = coverage([masks.context for masks in sample(ours, method_masks(ours.method))[0]], grid)[0]
+    use = coverage([masks.context for masks in sample(ours, build_mask_samplers(ours.method))[0]], grid)[0]
     assert (use > 0).all() and np.isclose(use[0].mean(), use[-1].mean(), rtol=0.1)
 
 
@@ -58,7 +58,7 @@ def test_masks_that_starve_the_end_of_clips_show_in_the_bars(tiny):
         for legacy in ("false", "true")
     )
     uses = [
-        coverage([masks.context for masks in sample(config, method_masks(config.method))[0]], (4, 4, 4)).mean((1, 2))
+        coverage([masks.context for masks in sample(config, build_mask_samplers(config.method))[0]], (4, 4, 4)).mean((1, 2))
         for config in (ours, published)
     ]
     assert uses[0].min() > 0.9 * uses[0].max() and uses[1][-1] < 0.5 * uses[1][0]

@@ -1,4 +1,4 @@
-"""Any network of timm as an encoder."""
+"""A network of timm as an encoder."""
 
 import re
 from difflib import get_close_matches
@@ -12,37 +12,40 @@ import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
+from jepa_pipeline.models.interface import BaseEncoder
 from timm.models.resnet import ResNet
 
-REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError)
-"""With which timm's networks meet arguments and images that do not suit them; there is no kind of their own."""
-UNWANTED = re.compile(r"'(\w+)'")
-"""Names in the list that ends Python's complaint about arguments."""
+# timm has no exception of its own: its networks raise all of these for unsuitable arguments and image sizes.
+TIMM_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError)
 
 
-class Backbone(nn.Module):
-    """A network of timm, untrained and without its classifier: images to one vector each, by timm's own pooling.
+class Backbone(BaseEncoder):
+    """An untrained timm network without its classifier; its forward pass returns the features of timm's own pooling.
 
-    network: timm's. width: of its vectors. depth: of how many blocks or stages it can show the output.
-    arguments: those it was made with, by which `timm.create_model(config.timm, **arguments)` gives it again (save a small stem).
+    Attributes:
+        network: timm's.
+        model_args: the arguments with which `timm.create_model(config.timm, **model_args)` creates it, without a small stem.
 
     Raises:
-        UserError: timm has no such network, does not take the arguments, or it does not suit images of image_size.
+        UserError: timm has no such network, or it does not accept the arguments or images of image_size.
     """
+
+    config: BackboneConfig
+    pooling = "timm's own pooling"
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.network, self.arguments = create(config)
+        self.network, self.model_args = create_network(config)
         if config.small_stem:
-            shrink_stem(self.network, config.timm)
-        self.width = self.try_size(config.image_size)
+            replace_stem(self.network, config.timm)
+        self.width = self.measure_width(config.image_size)
         if not hasattr(self.network, "forward_intermediates"):
-            raise UserError(f"timm's {config.timm} does not show its feature maps or tokens, which probes need: choose another")
+            raise UserError(f"timm's {config.timm} returns no feature maps or tokens, which probes need: choose another")
         self.depth = len(self.network.feature_info)  # pyright: ignore[reportArgumentType]
 
     def forward(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """The pooled features.
+        """Return the pooled features.
 
         Raises:
             UserError: the image is not a whole number of patches.
@@ -51,60 +54,65 @@ class Backbone(nn.Module):
         return self.network(pixels)
 
     def pooled(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """The same, under the name that all encoders have for it."""
+        """Return the pooled features, as `forward` does."""
         return self(pixels)
 
     def intermediates(self, pixels: Float[Tensor, "B C H W"], last: int) -> list[Float[Tensor, "B _ _"]]:
-        """Patch tokens, or the places of the feature map, "B N D", after each of the last blocks or stages, in order of depth.
-
-        Raises:
-            ValueError: there are not that many blocks or stages.
-        """
+        """Return the patch tokens, or the positions of the feature map, of the last blocks or stages; see BaseEncoder."""
         return self.pooled_and_intermediates(pixels, last)[1]
 
-    @torch.no_grad()
     def pooled_and_intermediates(
         self, pixels: Float[Tensor, "B C H W"], last: int
     ) -> tuple[Float[Tensor, "B D"], list[Float[Tensor, "B _ _"]]]:
-        """What forward and what intermediates give, in one pass."""
+        """Return what `forward` and `intermediates` return, from one forward pass."""
         if not 1 <= last <= self.depth:
             raise ValueError(f"the last {last} blocks or stages of {self.config.timm}, which has {self.depth}")
         self.check_patches(*pixels.shape[-2:])
         final, maps = self.network.forward_intermediates(pixels, indices=last, norm=True, output_fmt="NCHW")  # pyright: ignore[reportCallIssue]
         pooled = self.network.forward_head(final, pre_logits=True)  # pyright: ignore[reportCallIssue]
-        tokens = [places.flatten(2).transpose(1, 2) for places in maps]
-        if isinstance(getattr(self.network, "norm", None), nn.Identity):  # a ViT that is normed after its pooling
+        tokens = [feature_map.flatten(2).transpose(1, 2) for feature_map in maps]
+        # A ViT that pools patches has its final norm after the pooling, so forward_intermediates did not apply it.
+        if isinstance(getattr(self.network, "norm", None), nn.Identity):
             tokens = [self.network.fc_norm(block) for block in tokens]  # pyright: ignore[reportCallIssue]
         return pooled, tokens
 
+    def forward_features(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B *_"]:
+        """Return timm's tokens or feature map before pooling."""
+        return self.network.forward_features(pixels)  # pyright: ignore[reportCallIssue]
+
+    def check_image_size(self, side: int) -> None:
+        """Raise UserError if the network does not accept images of `side` x `side` pixels."""
+        self.measure_width(side)
+
     @torch.no_grad()
-    def try_size(self, side: int) -> int:
-        """The width of the features of an image of so many pixels a side.
+    def measure_width(self, side: int) -> int:
+        """Return the width of the pooled features of an image of `side` x `side` pixels.
 
         Raises:
-            UserError: the network does not take it, or does not give one vector for it.
+            UserError: the network does not accept the image, or returns something else than one vector.
         """
         self.check_patches(side, side)
         training, device = self.network.training, next(self.network.parameters()).device
         try:
+            # In eval mode: one image has no batch statistics, and running statistics must stay as they are.
             features = self.network.eval()(torch.zeros(1, 3, side, side, device=device))
-        except REFUSALS as error:
+        except TIMM_ERRORS as error:
             raise UserError(
-                f"timm's {self.config.timm} does not take images of {side}x{side} pixels "
-                f"({first_line(error)}): choose another size, or mend args"
+                f"timm's {self.config.timm} does not accept images of {side}x{side} pixels "
+                f"({first_line(error)}): choose another size, or fix args"
             ) from None
         finally:
             self.network.train(training)
         if not isinstance(features, Tensor) or features.ndim != 2:
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise UserError(
-                f"timm's {self.config.timm} gives {shape} for an image and not one vector: choose another network, or args that "
-                "leave its pooling to timm"
+                f"timm's {self.config.timm} returns {shape} for an image and not one vector: choose another network, or args that "
+                "do not disable its pooling"
             )
         return features.shape[1]
 
     def check_patches(self, height: int, width: int) -> None:
-        """Refuse what timm would cut a border off."""
+        """Raise UserError for sizes that are no multiple of the patch size; timm would silently drop the border."""
         patch = getattr(getattr(self.network, "patch_embed", None), "patch_size", None)
         if isinstance(patch, tuple) and (height % patch[0] or width % patch[1]):
             raise UserError(
@@ -112,63 +120,86 @@ class Backbone(nn.Module):
                 f"{self.config.timm}: choose a multiple, or another patch_size in args"
             )
 
+    def timm_module(self) -> nn.Module:
+        """Return timm's network."""
+        return self.network
 
-def create(config: BackboneConfig) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and the arguments it took: of the image's size it is told if it wants to know.
+    def why_not_timm(self) -> str | None:
+        """Return the reason for small stems; see BaseEncoder."""
+        return f"has a small_stem, which no argument of timm's {self.config.timm} creates" if self.config.small_stem else None
+
+    def timm_config(self) -> dict[str, Any]:
+        """Return timm's configuration of this network; see BaseEncoder."""
+        published = self.network.pretrained_cfg
+        return {
+            "architecture": self.config.timm,
+            "model_args": self.model_args,
+            "pretrained_cfg": {key: published[key] for key in ("first_conv", "classifier")},  # pyright: ignore[reportArgumentType, reportIndexIssue]
+        }
+
+    def describe(self) -> str:
+        """Return timm's name and arguments in words; see BaseEncoder."""
+        args = ", ".join(f"{name} {value}" for name, value in self.model_args.items())
+        name = f"timm's {self.config.timm}{f' with {args}' if args else ''}"
+        return f"{name}: features of width {self.width}, images of {self.config.image_size} pixels"
+
+
+def create_network(config: BackboneConfig) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the timm network and the arguments that it accepted.
 
     Raises:
-        UserError: the name is not timm's, or an argument is not the network's.
+        UserError: timm does not list the name, or the network does not accept an argument.
     """
     check_name(config.timm)
-    wishes = {"img_size": config.image_size, "dynamic_img_size": True}
+    # Networks with position embeddings need the image size; others refuse these arguments by name, and are then created without.
+    size_args = {"img_size": config.image_size, "dynamic_img_size": True}
     while True:
-        arguments: dict[str, Any] = {**wishes, **config.args}
+        model_args: dict[str, Any] = {**size_args, **config.args}
         try:
-            network = timm.create_model(config.timm, pretrained=False, num_classes=0, in_chans=3, **arguments)
-        except REFUSALS as error:
-            unwanted = UNWANTED.findall(str(error).partition("unexpected keyword argument")[2])
-            if mistaken := [name for name in unwanted if name in config.args]:
+            network = timm.create_model(config.timm, pretrained=False, num_classes=0, in_chans=3, **model_args)
+        except TIMM_ERRORS as error:
+            # Python's message: "...got an unexpected keyword argument 'NAME'"; timm's lists several names.
+            refused = re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2])
+            if wrong := [name for name in refused if name in config.args]:
                 raise UserError(
-                    f"args.{mistaken[0]} is no argument of timm's {config.timm}: leave it out or mend its name"
+                    f"timm's {config.timm} has no argument '{wrong[0]}': remove args.{wrong[0]} or correct its name"
                 ) from None
-            if not wishes.keys() & unwanted:
-                raise refusal(config, error) from None
-            wishes = {name: value for name, value in wishes.items() if name not in unwanted}
+            if not size_args.keys() & refused:
+                args = ", ".join(f"{name}: {value}" for name, value in config.args.items())
+                raise UserError(
+                    f"timm's {config.timm} cannot be created with image_size {config.image_size} and args {{{args}}} "
+                    f"({first_line(error)}): fix the values"
+                ) from None
+            size_args = {name: value for name, value in size_args.items() if name not in refused}
         else:
-            return network, arguments
+            return network, model_args
 
 
 def check_name(name: str) -> None:
-    """Refuse what timm does not list, such as names of weights (`resnet50.a1_in1k`) and of other places (`hf-hub:...`)."""
+    """Raise UserError for names that timm does not list, such as `resnet50.a1_in1k` (weights) and `hf-hub:...`."""
     known = timm.list_models()
     if name not in known:
         near = get_close_matches(name.rpartition("/")[2].partition(".")[0], known, 3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_models()` names them all"
+        hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_models()` lists them all"
         raise UserError(f"timm has no network '{name}': {hint}")
-
-
-def refusal(config: BackboneConfig, error: Exception) -> UserError:
-    given = ", ".join(f"{name}: {value}" for name, value in config.args.items())
-    return UserError(
-        f"timm's {config.timm} cannot be made with image_size {config.image_size} and args {{{given}}} "
-        f"({first_line(error)}): mend the values"
-    )
 
 
 def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def shrink_stem(network: nn.Module, name: str) -> None:
-    """A 3x3 first convolution of stride 1 and no pooling, as SimCLR trained ResNets on CIFAR-10 (Chen et al. 2020, B.9).
+def replace_stem(network: nn.Module, name: str) -> None:
+    """Replace a ResNet's stem by a 3x3 convolution of stride 1 without pooling, as SimCLR on CIFAR-10 (Chen et al. 2020, B.9).
 
     Raises:
-        UserError: it is no ResNet, or one whose stem is several convolutions.
+        UserError: the network is no ResNet, or its stem has several convolutions.
     """
     if not isinstance(network, ResNet):
-        raise UserError(f"small_stem is for ResNets and {name} is none: set small_stem to false, or choose a ResNet")
+        raise UserError(f"small_stem is for ResNets, but {name} is none: set small_stem to false, or choose a ResNet")
     if not isinstance(network.conv1, nn.Conv2d):
-        raise UserError(f"small_stem replaces a single convolution and the stem of {name} has several: choose one such as resnet50")
+        raise UserError(
+            f"small_stem replaces a single convolution, but the stem of {name} has several: choose one such as resnet50"
+        )
     network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's ResNets begin
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm initializes its ResNets
     network.maxpool = nn.Identity()

@@ -1,25 +1,23 @@
-"""An encoder of either kind, by its configuration."""
+"""Build an encoder from its configuration."""
 
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.stack import Stack
 
-AnyEncoder = Encoder | Stack | Backbone
-"""All have a config, a width and a depth, `pooled(pixels)` "B D" of that width, and `intermediates(pixels, last)` "B N D"."""
 
-
-def build_encoder(config: EncoderConfig | BackboneConfig) -> AnyEncoder:
-    """The untrained encoder a configuration describes.
+def build_encoder(config: EncoderConfig | BackboneConfig) -> BaseEncoder:
+    """Return an untrained encoder.
 
     Raises:
-        UserError: timm cannot make it.
+        UserError: timm cannot build it.
     """
     match config:
         case BackboneConfig():
             return Backbone(config)
-        case StackConfig():
+        case StackConfig():  # before EncoderConfig, of which it is a subclass
             return Stack(config)
-        case _:
+        case EncoderConfig():
             return Encoder(config)

@@ -2,173 +2,203 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import overload
+from typing import Any, overload
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
-from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.models.attention import Blocks, LayerNorm, no_later
-from jepa_pipeline.models.positions import Grid, begins, resize, sincos
-from jepa_pipeline.models.rotary import rope_table, take_rope
-from jepa_pipeline.models.tokens import TubeletEmbed, init_weights, take
-from timm.layers import PatchEmbed, resample_abs_pos_embed
+from jepa_pipeline.config.masks import Grid
+from jepa_pipeline.config.networks import Architecture, EncoderConfig
+from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed
+from jepa_pipeline.models.positions import is_prefix, resize_pos_embed, sincos
+from jepa_pipeline.models.rotary import gather_rope, rope_table
+from jepa_pipeline.models.tokens import apply_masks
+from jepa_pipeline.models.transformer import LayerNorm, Transformer, causal_mask, init_weights
+from timm.layers import resample_abs_pos_embed
+
+# timm's architecture to start from. All sizes are in model_args, so explicit sizes can start from any of them.
+TIMM_ARCHITECTURES: dict[Architecture | None, str] = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+    "vit_large": "vit_large_patch16_224",
+    "vit_huge": "vit_huge_patch14_gap_224",
+    "vit_giant": "vit_giant_patch16_gap_224",
+    None: "vit_base_patch16_224",
+}
 
 
-class Encoder(nn.Module):
-    """A ViT without class token (Dosovitskiy et al. 2021) of images or of clips; an image is a clip of one time step.
+class Encoder(BaseEncoder):
+    """A ViT without class token (Dosovitskiy et al. 2021) for images or clips; an image is a clip of one time step.
 
-    One of images, with positions that are added, has exactly the state of timm's
-    `VisionTransformer(class_token=False, fc_norm=False, num_classes=0)`; one of clips has the names and shapes of V-JEPA's.
+    For images with added positions its state is that of timm's
+    `VisionTransformer(class_token=False, fc_norm=False, num_classes=0)`; for clips it has V-JEPA's names and shapes.
     """
 
+    config: EncoderConfig
     pos_embed: Float[Tensor, "1 N D"] | None
     rope: Float[Tensor, "N E"] | None
 
     def __init__(self, config: EncoderConfig, patch_embed: nn.Module | None = None) -> None:
-        """patch_embed: what makes tokens of a clip, where these are not the tubelets of an RGB clip (coarse.py)."""
+        """Build an untrained encoder.
+
+        Args:
+            config: its sizes.
+            patch_embed: the layer that turns a clip into tokens, if that is no clip of RGB frames (coarse.py).
+        """
         super().__init__()
         self.config = config
-        self.grid, self.clips, self.tiled = config.clip_grid, config.clips, config.positions == "rope_tiled"
-        self.span = config.tubelet_size, config.patch_size, config.patch_size
-        dim, depth, heads, ratio = config.size
-        self.patch_embed = patch_embed or (
-            TubeletEmbed(self.span, 3, dim)
-            if config.clips
-            else PatchEmbed(config.image_size, config.patch_size, embed_dim=dim, strict_img_size=False)
-        )
-        self.causal = config.attention == "causal"
+        self.grid = config.clip_grid
+        dim, self.depth, heads, ratio = config.size
+        self.width = dim
+        self.patch_embed = patch_embed or new_patch_embed(config)
         self.register_buffer("pos_embed", None if config.rotary else sincos(config, dim)[None])
-        rope = rope_table(self.grid, dim // heads, self.tiled) if config.rotary else None
+        rope = rope_table(self.grid, dim // heads, config.positions == "rope_tiled") if config.rotary else None
         self.register_buffer("rope", rope, persistent=False)
-        self.blocks = Blocks(dim, depth, heads, ratio, config.rotary)
+        self.blocks = Transformer(dim, self.depth, heads, ratio, config.rotary)
         self.norm = LayerNorm(dim)
         init_weights(self, config.init_std)
 
     @overload
-    def forward(self, pixels: Float[Tensor, "B C *T H W"], keep: None = None) -> Float[Tensor, "B N D"]: ...
+    def forward(self, pixels: Float[Tensor, "B C *T H W"], masks: None = None) -> Float[Tensor, "B N D"]: ...
 
     @overload
-    def forward(self, pixels: Float[Tensor, "B C *T H W"], keep: Sequence[Int[Tensor, "B _"]]) -> list[Float[Tensor, "B _ D"]]: ...
+    def forward(self, pixels: Float[Tensor, "B C *T H W"], masks: Sequence[Int[Tensor, "B _"]]) -> list[Float[Tensor, "B _ D"]]: ...
 
     def forward(
-        self, pixels: Float[Tensor, "B C *T H W"], keep: Sequence[Int[Tensor, "B _"]] | None = None
+        self, pixels: Float[Tensor, "B C *T H W"], masks: Sequence[Int[Tensor, "B _"]] | None = None
     ) -> Float[Tensor, "B N D"] | list[Float[Tensor, "B _ D"]]:
-        """All tokens; or, for each choice of patches, the tokens of these alone.
+        """Return the tokens of all patches, or for each mask those of its patches, encoded without the others.
 
-        Patches are embedded and placed once, and then each choice passes through the blocks by itself.
+        Args:
+            pixels: normalized images or clips.
+            masks: indices into the row-major grid of tokens. Patches are embedded once for all masks.
 
         Raises:
             ValueError: the image or clip is not a whole number of patches or tubelets.
         """
-        tokens, rope = self.embed(pixels)
-        if keep is None:
-            return self.norm(self.blocks(tokens, rope, self.mask(tokens, pixels)))
-        return [self.norm(self.blocks(take(tokens, index), *self.at(index, rope))) for index in keep]
+        if masks is None:
+            return self.intermediates(pixels, 1)[0]
+        tokens, rope = self.prepare_tokens(pixels)
+        return [self.encode_masked(tokens, rope, mask) for mask in masks]
 
-    def at(
-        self, index: Int[Tensor, "B K"], rope: Float[Tensor, "N E"] | None
-    ) -> tuple[Float[Tensor, "B 1 K E"] | None, Bool[Tensor, "B 1 K K"] | None]:
-        """The angles of chosen tokens, and what each of them may attend to, the same for all heads."""
-        steps = index // prod(self.grid[1:])
-        return None if rope is None else take_rope(rope, index), no_later(steps, self.config.window)[
-            :, None
-        ] if self.causal else None
+    def intermediates(self, pixels: Float[Tensor, "B C *T H W"], last: int) -> list[Float[Tensor, "B N D"]]:
+        """Return the tokens after each of the last blocks; see BaseEncoder."""
+        if not 1 <= last <= self.depth:
+            raise ValueError(f"the last {last} blocks of an encoder of {self.depth}")
+        tokens, rope = self.prepare_tokens(pixels)
+        attn_mask = None
+        if self.config.attention == "causal":
+            steps, rows, columns = self.token_grid(pixels)
+            token_steps = torch.arange(steps, device=tokens.device).repeat_interleave(rows * columns)
+            attn_mask = causal_mask(token_steps, self.config.window)
+        return [self.norm(block) for block in self.blocks.forward_intermediates(tokens, rope, attn_mask, last)]
 
-    def mask(self, tokens: Float[Tensor, "B N D"], pixels: Float[Tensor, "B C *T H W"]) -> Bool[Tensor, "N N"] | None:
-        """What each of all tokens may attend to; None: to all."""
-        if not self.causal:
-            return None
-        grid = self.grid_of(pixels)
-        return no_later(torch.arange(grid[0], device=tokens.device).repeat_interleave(prod(grid[1:])), self.config.window)
+    def encode_masked(
+        self, tokens: Float[Tensor, "B N D"], rope: Float[Tensor, "N E"] | None, mask: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "B K D"]:
+        """Return the final tokens at the indices of a mask, which attend only to one another."""
+        if rope is not None:
+            rope = gather_rope(rope, mask)
+        attn_mask = None
+        if self.config.attention == "causal":
+            steps = mask // prod(self.grid[1:])
+            attn_mask = causal_mask(steps, self.config.window)[:, None]  # the same for all heads
+        return self.norm(self.blocks(apply_masks(tokens, mask), rope, attn_mask))
 
-    def grid_of(self, pixels: Float[Tensor, "B C *T H W"]) -> Grid:
-        """Time steps, rows and columns of tokens of an image or clip."""
-        return self.divide(*self.as_clip(pixels).shape[2:])
+    def prepare_tokens(
+        self, pixels: Float[Tensor, "B C *T H W"]
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
+        """Return the embedded patches with added positions and None, or without positions and their rotary table.
 
-    def embed(self, pixels: Float[Tensor, "B C *T H W"]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
-        """Patches with their positions; or patches, and the angles of their positions.
-
-        Positions that are added are interpolated for an image or clip of another size or a greater length than the configured one.
+        Positions are extended to images or clips of another size or length than the configured one.
         """
-        clip = self.as_clip(pixels)
-        grid = self.divide(*clip.shape[2:])
-        tokens = self.patch_embed(clip.squeeze(2) if isinstance(self.patch_embed, PatchEmbed) else clip)
+        clip = self.add_time_axis(pixels)
+        grid = self.token_grid(clip)
+        tokens = self.patch_embed(clip)
         if self.pos_embed is not None:
-            return tokens + self.added(self.pos_embed, grid), None
+            return tokens + self.resize_positions(self.pos_embed, grid), None
         assert self.rope is not None
-        # under autocast patches are bf16; what the blocks add up stays fp32, as it does where positions are added
-        return tokens.to(self.norm.weight.dtype), self.angles(self.rope, grid)
+        # Under autocast patches are bf16. The residual stream must stay fp32, as it does where positions are added.
+        return tokens.to(self.norm.weight.dtype), self.resize_rope(self.rope, grid)
 
-    def as_clip(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B C _ H W"]:
-        """With a dimension of time; a single frame lasts as long as a token does."""
+    def add_time_axis(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B C _ H W"]:
+        """Return images as clips; a single frame is repeated to the length of a tubelet."""
         clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)
-        return clip.expand(-1, -1, self.span[0], -1, -1) if clip.shape[2] == 1 else clip
+        return clip.expand(-1, -1, self.config.tubelet_size, -1, -1) if clip.shape[2] == 1 else clip
 
-    def divide(self, frames: int, height: int, width: int) -> Grid:
-        """Time steps, rows and columns of tokens.
+    def token_grid(self, pixels: Float[Tensor, "B C *T H W"]) -> Grid:
+        """Return time steps, rows and columns of the tokens of an image or clip.
 
         Raises:
-            ValueError: there is no whole number of them, or time passes and the encoder is one of images.
+            ValueError: it is not a whole number of patches or tubelets, or a clip for an image encoder.
         """
-        tubelet, patch, _ = self.span
+        frames, height, width = self.add_time_axis(pixels).shape[2:]
+        tubelet, patch = self.config.tubelet_size, self.config.patch_size
         if height % patch or width % patch:
             raise ValueError(f"an image of {height}x{width} pixels is not a whole number of {patch}x{patch} patches")
         if frames % tubelet:
             raise ValueError(f"a clip of {frames} frames is not a whole number of tubelets of {tubelet} frames")
-        if frames > 1 and not self.clips:
-            raise ValueError(f"a clip of {frames} frames was given to an encoder of images")
+        if frames > 1 and not self.config.modality.has_time:
+            raise ValueError(f"an image encoder was given a clip of {frames} frames")
         return frames // tubelet, height // patch, width // patch
 
-    def added(self, positions: Float[Tensor, "1 _ D"], grid: Grid) -> Float[Tensor, "1 _ D"]:
-        """The positions of a grid, from those of the encoder's own."""
+    def resize_positions(self, positions: Float[Tensor, "1 _ D"], grid: Grid) -> Float[Tensor, "1 _ D"]:
         if grid == self.grid:
             return positions
-        if self.clips:
-            return resize(positions, self.grid, grid)
+        if self.config.modality.has_time:
+            return resize_pos_embed(positions, self.grid, grid)
+        # timm's own resampling for images: an exported encoder gives the same tokens at every size.
         return resample_abs_pos_embed(positions, list(grid[1:]), list(self.grid[1:]), num_prefix_tokens=0)
 
-    def angles(self, rope: Float[Tensor, "_ E"], grid: Grid) -> Float[Tensor, "_ E"]:
-        """The angles of a grid: the first ones there are, or, where it is longer or of another size, its own."""
-        if begins(grid, self.grid):
+    def resize_rope(self, rope: Float[Tensor, "_ E"], grid: Grid) -> Float[Tensor, "_ E"]:
+        if is_prefix(grid, self.grid):
             return rope[: prod(grid)]
-        return rope_table(grid, rope.shape[1] // 2, self.tiled, rope.device)
+        return rope_table(grid, rope.shape[1] // 2, self.config.positions == "rope_tiled", rope.device)
 
-    @property
-    def width(self) -> int:
-        """Of the pooled features."""
-        return self.config.size.embed_dim
+    def why_not_timm(self) -> str | None:
+        """Return the reason for clips and rotary positions; see BaseEncoder."""
+        if self.config.modality.has_time:
+            return "takes clips"
+        return f"has rotary positions ({self.config.positions})" if self.config.rotary else None
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
+    def timm_config(self) -> dict[str, Any]:
+        """Return timm's configuration of this network; see BaseEncoder."""
+        config, (dim, depth, heads, ratio) = self.config, self.config.size
+        return {
+            "architecture": TIMM_ARCHITECTURES[config.arch],
+            "global_pool": "avg",
+            "model_args": {
+                "img_size": config.image_size,
+                "patch_size": config.patch_size,
+                "embed_dim": dim,
+                "depth": depth,
+                "num_heads": heads,
+                "mlp_ratio": ratio,
+                "class_token": False,
+                "global_pool": "avg",
+                "fc_norm": False,
+            },
+            "pretrained_cfg": {"first_conv": "patch_embed.proj", "classifier": "head"},
+        }
 
-    def pooled(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
-        """One vector per image or clip: the mean of all its tokens."""
-        return self(pixels).mean(1)
+    def describe(self) -> str:
+        """Return the sizes of the transformer in words; see BaseEncoder."""
+        config, size, side = self.config, self.config.size, f"{self.config.image_size} pixels"
+        inputs = f"patches of {config.patch_size} pixels, images of {side}"
+        if config.modality.has_time:
+            tubelet = f"tubelets of {config.tubelet_size} frames of {config.patch_size} pixels"
+            inputs = f"{tubelet}, clips of {config.frames} frames of {side}"
+        sizes = f"{size.depth} blocks, width {size.embed_dim}, {size.num_heads} heads"
+        return f"A vision transformer: {sizes}, {inputs}, no class token"
 
-    def pooled_and_intermediates(
-        self, pixels: Float[Tensor, "B C *T H W"], last: int
-    ) -> tuple[Float[Tensor, "B D"], list[Float[Tensor, "B N D"]]]:
-        """What pooled and what intermediates give, in one pass."""
-        blocks = self.intermediates(pixels, last)
-        return blocks[-1].mean(1), blocks
 
-    @torch.no_grad()
-    def intermediates(self, pixels: Float[Tensor, "B C *T H W"], last: int) -> list[Float[Tensor, "B N D"]]:
-        """Tokens after each of the last blocks, every one through the final norm, in order of depth.
-
-        Raises:
-            ValueError: there are not that many blocks.
-        """
-        return self.last(pixels, last)
-
-    def last(self, pixels: Float[Tensor, "B C *T H W"], count: int) -> list[Float[Tensor, "B N D"]]:
-        """The same, with a gradient."""
-        if not 1 <= count <= len(self.blocks):
-            raise ValueError(f"the last {count} blocks of an encoder of {len(self.blocks)}")
-        tokens, rope = self.embed(pixels)
-        return [self.norm(block) for block in self.blocks.last(tokens, rope, self.mask(tokens, pixels), count)]
+def new_patch_embed(config: EncoderConfig) -> nn.Module:
+    """Return the untrained patch embedding of RGB images or clips."""
+    if config.modality.has_time:
+        return TubeletEmbed((config.tubelet_size, config.patch_size, config.patch_size), 3, config.size.embed_dim)
+    # Sizes are checked by token_grid, so that images of other sizes than the configured one are accepted.
+    return ImagePatchEmbed(config.image_size, config.patch_size, embed_dim=config.size.embed_dim, strict_img_size=False)

@@ -70,7 +70,7 @@ def test_all_of_it_is_trained(network):
 def test_timm_makes_the_same_network_from_its_arguments():
     for fields in (TINY["vit without"], TINY["convnext"]):
         ours = backbone(**fields)
-        theirs = timm.create_model(ours.config.timm, num_classes=0, **ours.arguments).eval()
+        theirs = timm.create_model(ours.config.timm, num_classes=0, **ours.model_args).eval()
         theirs.load_state_dict(ours.network.state_dict(), strict=True)
         pixels = torch.randn(2, 3, 32, 32)
         assert torch.equal(theirs(pixels), ours(pixels))
@@ -100,16 +100,16 @@ def test_it_fits_on_no_device_at_all():
         ({"timm": "resnet81"}, "timm has no network 'resnet81': did you mean resnet18 or "),
         ({"timm": "hf-hub:timm/resnet18.a1_in1k"}, "no network 'hf-hub:timm/resnet18.a1_in1k': did you mean resnet18 or "),
         ({"timm": "?"}, "list_models"),
-        ({"timm": "resnet18", "args": {"channls": 8}}, "args.channls is no argument of timm's resnet18"),
-        ({"timm": "poolformer_s12", "args": {"depth": 8}}, "args.depth is no argument of timm's poolformer_s12"),
-        ({"timm": "resnet18", "args": {"dynamic_img_size": True}}, "args.dynamic_img_size is no argument of timm's resnet18"),
-        ({"timm": "resnet18", "args": {"channels": "a"}}, r"args \{channels: a\} \(TypeError: not all.*\): mend the values"),
+        ({"timm": "resnet18", "args": {"channls": 8}}, "resnet18 has no argument 'channls': remove args.channls or correct its name"),
+        ({"timm": "poolformer_s12", "args": {"depth": 8}}, "poolformer_s12 has no argument 'depth': remove args.depth or"),
+        ({"timm": "resnet18", "args": {"dynamic_img_size": True}}, "resnet18 has no argument 'dynamic_img_size': remove args.dynamic_img_size or"),
+        ({"timm": "resnet18", "args": {"channels": "a"}}, r"args \{channels: a\} \(TypeError: not all.*\): fix the values"),
         ({"timm": "vit_tiny_patch16_224", "args": {"embed_dim": 25}}, "divisible by num_heads"),
-        ({"timm": "vit_tiny_patch16_224", "args": {"global_pool": ""}}, r"gives \[1, 17, 192\] for an image and not one vector"),
+        ({"timm": "vit_tiny_patch16_224", "args": {"global_pool": ""}}, r"returns \[1, 17, 192\] for an image and not one vector"),
         ({"timm": "vit_tiny_patch16_224", "image_size": 40}, "40x40 pixels is not a whole number of the 16x16 patches"),
-        ({"timm": "convnext_atto", "image_size": 16}, "does not take images of 16x16 pixels"),
+        ({"timm": "convnext_atto", "image_size": 16}, "does not accept images of 16x16 pixels"),
         ({"timm": "resnet50d", "small_stem": True}, "the stem of resnet50d has several"),
-        ({"timm": "convnext_atto", "small_stem": True}, "small_stem is for ResNets and convnext_atto is none"),
+        ({"timm": "convnext_atto", "small_stem": True}, "small_stem is for ResNets, but convnext_atto is none"),
     ],
 )
 def test_a_mistake_is_one_sentence(fields, message):
@@ -122,11 +122,11 @@ def test_a_view_that_is_no_whole_number_of_patches_is_refused():
     with pytest.raises(UserError, match="30x30 pixels"):
         backbone(**TINY["vit without"])(torch.randn(1, 3, 30, 30))
     with pytest.raises(UserError, match="30x30 pixels"):
-        backbone(**TINY["vit without"]).try_size(30)
+        backbone(**TINY["vit without"]).check_image_size(30)
 
 
 def test_networks_that_take_no_sizes_are_not_told_any():
-    assert backbone(timm="poolformer_s12").arguments == {}
+    assert backbone(timm="poolformer_s12").model_args == {}
 
 
 def test_either_kind_is_built_from_its_configuration_and_is_alike_to_use():

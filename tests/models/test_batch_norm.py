@@ -12,7 +12,7 @@ from torch import nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
-from jepa_pipeline.models.batch_norm import SyncBatchNorm, sync_batch_norm
+from jepa_pipeline.models.batch_norm import SyncBatchNorm, convert_sync_batchnorm
 
 SPLIT = 5
 """Rank 0 has so many of the eight images, rank 1 the rest."""
@@ -70,7 +70,7 @@ def half(rank, folder):
         rows = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
         for name in CASES:
             network, pixels, weights = make_alone(name)
-            found = step(sync_batch_norm(network), pixels[rows], weights[rows])
+            found = step(convert_sync_batchnorm(network), pixels[rows], weights[rows])
             torch.save(found, Path(folder) / f"{name} {rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -109,7 +109,7 @@ def test_two_processes_are_one(name, halves):
 def test_alone_it_is_torchs_own():
     for name in CASES:
         network, pixels, weights = make(name)
-        synced = sync_batch_norm(copy.deepcopy(network))
+        synced = convert_sync_batchnorm(copy.deepcopy(network))
         assert synced.state_dict().keys() == network.state_dict().keys()
         for ours, theirs in zip(step(synced, pixels, weights).values(), step(network, pixels, weights).values(), strict=True):
             assert torch.equal(ours, theirs)
@@ -119,9 +119,9 @@ def test_alone_it_is_torchs_own():
 def test_every_norm_is_replaced_and_shares_its_weights():
     network = resnet()
     weight, frozen = network.bn1.weight, network.layer1.eval()
-    assert sync_batch_norm(network) is network
+    assert convert_sync_batchnorm(network) is network
     assert network.bn1.weight is weight and not frozen[0].bn1.training and network.bn1.training
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert len(norms) == 21 and all(isinstance(norm, SyncBatchNorm) for norm in norms)
-    alone = sync_batch_norm(nn.BatchNorm1d(3))
+    alone = convert_sync_batchnorm(nn.BatchNorm1d(3))
     assert isinstance(alone, SyncBatchNorm)

@@ -5,12 +5,12 @@ import torch
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.networks import SIZES, EncoderConfig, PredictorConfig
-from jepa_pipeline.models.attention import use_attention
-from jepa_pipeline.models.ema import make_target, update_ema
+from jepa_pipeline.models.transformer import set_fused_attn
+from jepa_pipeline.models.ema import copy_frozen, update_ema
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.positions import sincos_2d
 from jepa_pipeline.models.predictor import Predictor
-from jepa_pipeline.models.tokens import take
+from jepa_pipeline.models.tokens import apply_masks
 from timm.models.vision_transformer import VisionTransformer
 
 CONFIG = EncoderConfig(image_size=24, patch_size=4, embed_dim=32, depth=3, num_heads=4)
@@ -45,14 +45,14 @@ def test_state_and_outputs_are_timms(encoder, pixels):
 
 def test_keeping_all_tokens_in_any_order_changes_nothing(encoder, pixels):
     order = torch.stack([torch.randperm(36), torch.randperm(36)])
-    assert torch.allclose(encoder(pixels, keep=[order])[0], take(encoder(pixels), order), atol=1e-5)
+    assert torch.allclose(encoder(pixels, masks=[order])[0], apply_masks(encoder(pixels), order), atol=1e-5)
 
 
 def test_what_is_not_kept_does_not_matter(encoder, pixels):
     keep = torch.arange(6).expand(2, 6)  # the first row of patches
     changed = pixels.clone()
     changed[:, :, 4:] = 0
-    assert torch.equal(encoder(pixels, keep=[keep])[0], encoder(changed, keep=[keep])[0])
+    assert torch.equal(encoder(pixels, masks=[keep])[0], encoder(changed, masks=[keep])[0])
 
 
 def test_intermediates_end_with_the_output(encoder, pixels):
@@ -98,7 +98,7 @@ def test_the_predictor_answers_each_block_by_itself():
 
 
 def test_ema_is_the_formula_and_fp32(encoder):
-    target = make_target(encoder.bfloat16())
+    target = copy_frozen(encoder.bfloat16())
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in target.parameters())
     before = [p.clone() for p in target.parameters()]
     encoder = encoder.float()
@@ -114,7 +114,7 @@ def test_ema_is_the_formula_and_fp32(encoder):
 
 
 def test_both_ways_to_attend_agree(encoder, pixels):
-    use_attention(encoder, fused=True)
+    set_fused_attn(encoder, fused=True)
     fused = encoder(pixels)
-    use_attention(encoder, fused=False)
+    set_fused_attn(encoder, fused=False)
     assert torch.allclose(encoder(pixels), fused, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.models.positions import resize, sincos_3d, sincos_uniform
+from jepa_pipeline.models.positions import resize_pos_embed, sincos_3d, sincos_uniform
 
 
 def axis_slowly(position, dim):
@@ -56,9 +56,9 @@ def test_other_positions_lie_between_those_there_are(grid):
     for axis, steps in enumerate(grid):
         where = (np.arange(steps) + 0.5) * old[axis] / steps - 0.5  # centers of the new places, in old ones
         slow = np.apply_along_axis(lambda line, where=where: np.interp(where, np.arange(len(line)), line), axis, slow)
-    assert torch.allclose(resize(table[None], old, grid)[0], torch.from_numpy(slow).float().reshape(-1, 24), atol=1e-5)
+    assert torch.allclose(resize_pos_embed(table[None], old, grid)[0], torch.from_numpy(slow).float().reshape(-1, 24), atol=1e-5)
 
 
 def test_a_shorter_clips_positions_are_the_first():
     table = sincos_3d((3, 4, 4), 24)[None]
-    assert torch.equal(resize(table, (3, 4, 4), (2, 4, 4)), table[:, :32])
+    assert torch.equal(resize_pos_embed(table, (3, 4, 4), (2, 4, 4)), table[:, :32])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from jepa_pipeline.models.attention import Blocks
-from jepa_pipeline.models.rotary import rope_table, take_rope
+from jepa_pipeline.models.transformer import Transformer
+from jepa_pipeline.models.rotary import rope_table, gather_rope
 from timm.layers import apply_rot_embed_cat
 
 GRID = (4, 5, 6)
@@ -78,14 +78,14 @@ def test_places_have_the_same_angles_in_every_grid():
 def test_choices_of_samples_get_their_own_angles():
     table = rope_table(GRID, 24, tiled=False)
     index = torch.randint(120, (3, 7))
-    chosen = take_rope(table, index)
+    chosen = gather_rope(table, index)
     assert chosen.shape == (3, 1, 7, 48)
     assert all(torch.equal(chosen[b, 0, k], table[index[b, k]]) for b in range(3) for k in range(7))
 
 
 def test_bf16_rounds_what_goes_in_and_what_comes_out_alone(monkeypatch):
     torch.manual_seed(0)
-    blocks, table = Blocks(64, 1, 2, 1.0, rotary=True), rope_table((64, 4, 4), 32, tiled=False)
+    blocks, table = Transformer(64, 1, 2, 1.0, rotary=True), rope_table((64, 4, 4), 32, tiled=False)
     seen = {}
 
     def attend(q, k, v, **_):

@@ -8,10 +8,10 @@ import torch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.models.attention import use_attention
+from jepa_pipeline.models.transformer import set_fused_attn
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.rotary import rope_table
-from jepa_pipeline.models.timm_format import check_nameable
+from jepa_pipeline.models.timm_format import check_exportable
 from jepa_pipeline.models.weights import EncoderCard, load_encoder, read_card, save_encoder
 
 SIZES = {"image_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 2}
@@ -56,7 +56,7 @@ def test_clips_and_images_of_any_size_and_length(encoder, shape, tokens):
     pixels = torch.randn(2, 3, *shape)
     output = encoder(pixels)
     assert output.shape == (2, tokens, 48) and output.isfinite().all()
-    assert torch.allclose(encoder(pixels, keep=[torch.arange(tokens).expand(2, -1)])[0], output, atol=1e-5)
+    assert torch.allclose(encoder(pixels, masks=[torch.arange(tokens).expand(2, -1)])[0], output, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -98,7 +98,7 @@ def test_a_tubelet_is_a_sum_over_its_pixels(clip):
 
 def test_a_shorter_clip_has_the_first_positions(encoder, clip):
     first = torch.arange(32).expand(2, -1)
-    assert torch.allclose(encoder(clip[:, :, :4]), encoder(clip, keep=[first])[0], atol=1e-5)
+    assert torch.allclose(encoder(clip[:, :, :4]), encoder(clip, masks=[first])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_shorter_clip_has_the_first_positions(encoder, clip):
     [
         (CLIPS, (5, 16, 16), "a clip of 5 frames is not a whole number of tubelets of 2 frames"),
         (CLIPS, (6, 18, 16), "18x16 pixels is not a whole number of 4x4 patches"),
-        (SIZES, (2, 16, 16), "a clip of 2 frames was given to an encoder of images"),
+        (SIZES, (2, 16, 16), "an image encoder was given a clip of 2 frames"),
     ],
 )
 def test_what_is_no_whole_number_of_tokens_is_refused(fields, shape, message):
@@ -118,14 +118,14 @@ def test_what_is_no_whole_number_of_tokens_is_refused(fields, shape, message):
 @pytest.mark.parametrize("grid", [(3, 4, 4), (2, 4, 4), (5, 4, 4), (3, 2, 3), (1, 6, 5)])
 def test_each_size_and_length_has_its_own_angles(positions, grid):
     encoder = make(**CLIPS, positions=positions)
-    _, rope = encoder.embed(torch.zeros(1, 3, 2 * grid[0], 4 * grid[1], 4 * grid[2]))
+    _, rope = encoder.prepare_tokens(torch.zeros(1, 3, 2 * grid[0], 4 * grid[1], 4 * grid[2]))
     assert torch.equal(rope, rope_table(grid, 24, tiled=positions == "rope_tiled"))
 
 
 def test_kept_tokens_are_those_of_a_full_pass_in_which_nothing_else_is_seen(encoder, clip):
     sets = choices(2, 9, 20)
-    tokens, rope = encoder.embed(clip)
-    for index, kept in zip(sets, encoder(clip, keep=sets), strict=True):
+    tokens, rope = encoder.prepare_tokens(clip)
+    for index, kept in zip(sets, encoder(clip, masks=sets), strict=True):
         for sample in range(2):
             seen = torch.zeros(N, dtype=torch.bool)
             seen[index[sample]] = True
@@ -139,9 +139,9 @@ def test_patches_are_embedded_once_for_all_choices(encoder, clip):
     calls = []
     encoder.patch_embed.register_forward_hook(lambda *_: calls.append(1))
     first, second = choices(2, 9, 20)
-    both = encoder(clip, keep=(first, second))
+    both = encoder(clip, masks=(first, second))
     assert len(calls) == 1 and [tokens.shape[1] for tokens in both] == [9, 20]
-    assert torch.equal(both[1], encoder(clip, keep=[second])[0])
+    assert torch.equal(both[1], encoder(clip, masks=[second])[0])
 
 
 def test_intermediates_and_vectors_of_clips(encoder, clip):
@@ -158,7 +158,7 @@ def test_both_ways_to_attend_agree_for_heads_of_any_width(head_dim, positions, c
     encoder = make(**{**CLIPS, "embed_dim": 2 * head_dim}, positions=positions)
     outputs = []
     for fused in (True, False):
-        use_attention(encoder, fused)
+        set_fused_attn(encoder, fused)
         assert {block.attn.fused_attn for block in encoder.blocks} == {fused}
         outputs.append(encoder(clip))
     assert torch.allclose(*outputs, atol=1e-5)
@@ -202,7 +202,7 @@ def test_encoders_of_clips_are_saved_whole_and_say_which_frames_they_want(encode
     assert read_card(tmp_path) == card and read_card(tmp_path).clip == ClipConfig(fps=7.5)
     spoilt = (tmp_path / "config.json").read_text().replace('"tubelet_size": 2', '"tubelet_size": 3')
     (tmp_path / "config.json").write_text(spoilt)
-    with pytest.raises(UserError, match="not the encoder its"):
+    with pytest.raises(UserError, match="not the encoder that"):
         load_encoder(tmp_path)
 
 
@@ -214,8 +214,8 @@ def test_a_card_without_clip_is_of_images():
 
 
 def test_timm_has_no_such_network(encoder):
-    with pytest.raises(UserError, match=r"is one of clips, and timm has no such network: .*load_encoder\('runs/x'\)"):
-        check_nameable(encoder, "runs/x")
-    with pytest.raises(UserError, match=r"has rotary positions \(rope\), and timm has no such network"):
-        check_nameable(make(**SIZES, positions="rope"), "runs/x")
-    check_nameable(make(**SIZES, positions="sincos_uniform"), "runs/x")
+    with pytest.raises(UserError, match=r"timm cannot load the encoder of runs/x, which takes clips: .*load_encoder\('runs/x'\)"):
+        check_exportable(encoder, "runs/x")
+    with pytest.raises(UserError, match=r"which has rotary positions \(rope\): export it with --to jepa"):
+        check_exportable(make(**SIZES, positions="rope"), "runs/x")
+    check_exportable(make(**SIZES, positions="sincos_uniform"), "runs/x")
