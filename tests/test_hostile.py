@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from streams import load_stream
 
 from jepa_pipeline.cli import main
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import index_path
-from streams import load_stream
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.shards import SampleError, Shards
 
 Members = dict[str, bytes | tarfile.TarInfo] | list[tuple[str, bytes | tarfile.TarInfo]]
-SPOKEN = ("problem: ", "warning: ", "left out ", "bad.tar: ", "none of ")
+SPOKEN = ("problem: ", "warning: ", "skipped ", "bad.tar: ", "none of ")
 
 
 def png(seed: int, side: int = 20) -> bytes:
@@ -133,7 +133,7 @@ def folder(tmp_path: Path) -> Path:
 TARS = {
     "truncated in a member": (raw(lambda data: data[:2600]), "it is truncated after its member s0.cls"),
     "truncated in a header": (raw(lambda data: data[:2600], {"a.png": b"x" * 1600}), "it is truncated after its member a.png"),
-    "no end": (raw(lambda data: data[: data.rindex(b"s2.cls") + 1024]), "it ends without the mark that ends a tar, so members may be lacking after its member s2.cls"),
+    "no end": (raw(lambda data: data[: data.rindex(b"s2.cls") + 1024]), "it ends without the end mark of a tar, so members may be missing after its member s2.cls"),
     "a flipped header": (raw(lambda data: data.replace(b"s1.png", b"s9.png")), "a header in it is damaged after its member s0.cls"),
     "no tar": (lambda path: path.write_bytes(b"<html>404</html>" * 99), "it is not a tar"),
     "gzip": (raw(gzip.compress), "it is compressed with gzip: unpack it, as samples are read from the middle of a tar"),
@@ -147,7 +147,7 @@ TARS = {
     "a pipe": (os.mkfifo, "it cannot be read (it is a pipe)"),
     "a kind of member for every sample": (
         lambda path: pack(path, {f"{n}.{ext}": b"x" for n in range(80) for ext in ("png", f"kind{n:02d}")}),
-        "its samples have 81 kinds of members, such as kind00, more than 64: an extension begins at the first dot of a name, so names need one dot only",
+        "its members have 81 extensions, such as kind00, more than 64: an extension begins at the first dot of a name, so rename its members to have one dot",
     ),
 }  # fmt: skip
 
@@ -157,7 +157,7 @@ def test_a_tar_that_is_none_is_left_out_by_index(kind: str, folder: Path, jepa):
     build, sentence = TARS[kind]
     build(folder / "bad.tar")
     code, said, _ = jepa("shards", "index", folder)
-    assert (code, said) == (1, [f"left out bad.tar: {sentence}"])
+    assert (code, said) == (1, [f"skipped bad.tar: {sentence}"])
     assert Shards(folder).counts == [3]
     assert json.loads((folder / MANIFEST).read_text())["skipped"] == [{"file": "bad.tar", "reason": sentence}]
     assert jepa("shards", "check", folder)[:2] == (0, [])
@@ -167,20 +167,20 @@ ONE_DOT = ": an extension begins at the first dot of a name, so rename its membe
 LEADS_OUT = "its name leads out of the folder it would be unpacked to: rename it"
 LINKED = "is a link or a device and not followed"
 SAMPLES = {
-    "no image": (members(("t.cls", b"0"), ("t.txt", b"x")), 3, "t is left out: it has no jpg, jpeg, png, webp, only cls, txt"),
-    "two dots": (members(("photo.v2.png", png(9)), ("photo.cls", b"0")), 3, f"photo is left out: it has no jpg, jpeg, png, webp, only v2.png, cls{ONE_DOT}"),
-    "an image of no bytes": (members(("t.png", b""), ("t.cls", b"0")), 3, "t is left out: its image has 0 bytes, but an image has 1 to 1073741824"),
-    "a key twice": (members(("t.png", png(9)), ("t.cls", b"1"), ("s0.png", png(8)), ("s0.cls", b"1")), 4, "s0 is left out: its key has come before in this shard, the first sample counts"),
-    "a member twice": (members(("s2.PNG", b"other")), 3, "s2.png: its name comes twice, the first member counts"),
-    "members apart": (members(("t.png", png(9)), ("t.cls", b"0"), ("s0.json", b"{}")), 4, "s0 is left out: its members do not lie next to each other: pack the shard anew, sorted by name"),
-    "..": (members(("../escape.png", png(9)), ("../escape.cls", b"0")), 3, f"../escape is left out: {LEADS_OUT}"),
-    "a/../..": (members(("a/../../escape.png", png(9))), 3, f"a/../../escape is left out: {LEADS_OUT}"),
-    "absolute": (members(("/abs.png", png(9)), ("/abs.cls", b"0")), 3, f"/abs is left out: {LEADS_OUT}"),
+    "no image": (members(("t.cls", b"0"), ("t.txt", b"x")), 3, "t is skipped: it has no jpg, jpeg, png, webp, only cls, txt"),
+    "two dots": (members(("photo.v2.png", png(9)), ("photo.cls", b"0")), 3, f"photo is skipped: it has no jpg, jpeg, png, webp, only v2.png, cls{ONE_DOT}"),
+    "an image of no bytes": (members(("t.png", b""), ("t.cls", b"0")), 3, "t is skipped: its image has 0 bytes, but an image has 1 to 1073741824"),
+    "a key twice": (members(("t.png", png(9)), ("t.cls", b"1"), ("s0.png", png(8)), ("s0.cls", b"1")), 4, "s0 is skipped: its key is repeated in this shard, the first sample counts"),
+    "a member twice": (members(("s2.PNG", b"other")), 3, "s2.png: its name is repeated, the first member counts"),
+    "members apart": (members(("t.png", png(9)), ("t.cls", b"0"), ("s0.json", b"{}")), 4, "s0 is skipped: its members are not next to each other: pack the shard again, sorted by name"),
+    "..": (members(("../escape.png", png(9)), ("../escape.cls", b"0")), 3, f"../escape is skipped: {LEADS_OUT}"),
+    "a/../..": (members(("a/../../escape.png", png(9))), 3, f"a/../../escape is skipped: {LEADS_OUT}"),
+    "absolute": (members(("/abs.png", png(9)), ("/abs.cls", b"0")), 3, f"/abs is skipped: {LEADS_OUT}"),
     "a link": (members(("", header("t.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"))), 3, f"t.png: this member {LINKED}"),
     "a device": (members(("", header("t.png", type=tarfile.CHRTYPE)), ("", header("u.png", type=tarfile.FIFOTYPE))), 3, f"t.png: this member and 1 more {LINKED}"),
-    "a hole of a terabyte": (raw(lambda data: sparse("t.png", 1 << 40) + data), 3, "t is left out: its image is stored with holes (a sparse file): pack the shard anew without them"),
-    "a name that rules the terminal": (members(("\x1b[2J\n.cls", b"0")), 3, r"\x1b[2J\n is left out: it has no jpg, jpeg, png, webp, only cls"),
-    "a name that is no text": (members(("\udcff.cls", b"0")), 3, r"\udcff is left out: it has no jpg, jpeg, png, webp, only cls"),
+    "a hole of a terabyte": (raw(lambda data: sparse("t.png", 1 << 40) + data), 3, "t is skipped: its image is stored with holes (a sparse file): pack the shard again without them"),
+    "a name that rules the terminal": (members(("\x1b[2J\n.cls", b"0")), 3, r"\x1b[2J\n is skipped: it has no jpg, jpeg, png, webp, only cls"),
+    "a name that is no text": (members(("\udcff.cls", b"0")), 3, r"\udcff is skipped: it has no jpg, jpeg, png, webp, only cls"),
 }  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def test_a_sample_that_cannot_be_used_is_left_out_by_index_and_remarked_on_by_ch
     assert jepa("shards", "index", folder)[:2] == (0, [f"bad.tar: {sentence}"])
     assert Shards(folder).counts == [kept, 3]
     skipped = [entry["reason"] for entry in json.loads((folder / MANIFEST).read_text())["skipped"]]
-    assert skipped == ([sentence.partition(" is left out: ")[2]] if " is left out: " in sentence else [])
+    assert skipped == ([sentence.partition(" is skipped: ")[2]] if " is skipped: " in sentence else [])
     assert jepa("shards", "check", folder)[:2] == (0, [f"warning: bad.tar: {sentence}"])
 
 
@@ -203,7 +203,7 @@ LABELS = {
     "a million digits": ({"t.cls": b"1" * 999_999}, f"its label '{'1' * 80}...' is not a whole number"),
     "a huge JSON": (
         {"t.json": b'{"label": 0}' + b" " * 1_000_000},
-        "its json has 1000012 bytes, labels are read from up to 1000000",
+        "its json has 1000012 bytes, but labels are read from up to 1000000",
     ),
     "a deep JSON": ({"t.json": b"[" * 500_000}, "its json is not readable JSON"),
 }
@@ -213,9 +213,9 @@ LABELS = {
 def test_a_sample_without_a_label_is_left_out_where_classes_are_named(kind: str, folder: Path, jepa):
     extra, sentence = LABELS[kind]
     pack(folder / "bad.tar", {**whole(), "t.png": png(9), **extra})
-    assert jepa("shards", "index", folder, "--classes", folder.parent / "names")[:2] == (0, [f"bad.tar: t is left out: {sentence}"])
+    assert jepa("shards", "index", folder, "--classes", folder.parent / "names")[:2] == (0, [f"bad.tar: t is skipped: {sentence}"])
     assert Shards(folder).counts == [3, 3]
-    assert jepa("shards", "check", folder)[:2] == (0, [f"warning: bad.tar: t is left out: {sentence}"])
+    assert jepa("shards", "check", folder)[:2] == (0, [f"warning: bad.tar: t is skipped: {sentence}"])
 
 
 def test_a_label_beyond_all_reason_does_not_fill_the_memory_with_classes(folder: Path, jepa):
@@ -257,19 +257,21 @@ def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     return lambda folder: (folder / "bad.tar").write_bytes(change((folder / "bad.tar").read_bytes()))
 
 
-INDEX = "bad.index.json is missing or damaged, without it bad.tar cannot be read: copy it again or make it with `jepa shards index`"
+INDEX = (
+    "bad.index.json is missing or damaged, and bad.tar cannot be read without it: copy it again or make it with `jepa shards index`"
+)
 LATER = {
-    "truncated": (rewrite(lambda data: data[:2600]), "it is truncated after its member s0.cls; 0 of its 3 samples are whole"),
+    "truncated": (rewrite(lambda data: data[:2600]), "it is truncated after its member s0.cls; 0 of its 3 samples are complete"),
     "longer": (rewrite(lambda data: data + b"\0" * 512), "it has 10752 bytes, the manifest says 10240"),
     "a byte flipped": (rewrite(lambda data: data[:-1] + b"\1"), "its SHA-256 is [0-9a-f]{12}..., the manifest says [0-9a-f]{12}..."),
     "gone": (lambda folder: (folder / "bad.tar").unlink(), "it is missing: copy it again"),
     "index gone": (lambda folder: (folder / "bad.index.json").unlink(), f".*{INDEX}"),
     "index no JSON": (lambda folder: (folder / "bad.index.json").write_bytes(b"\x80\x04pickle"), f".*{INDEX}"),
     "index with a negative offset": (edit("bad.index.json", lambda index: index["members"]["png"].__setitem__(1, [-5, 100])), f".*{INDEX}"),
-    "index beyond the tar": (edit("bad.index.json", lambda index: index["members"]["png"].__setitem__(1, [512, 1 << 50])), "its index says that sample s1 lies beyond the end of the tar"),
-    "index with two places swapped": (edit("bad.index.json", lambda index: index["members"]["png"].reverse()), "the index beside it is not the index of this tar: make it with `jepa shards index`"),
+    "index beyond the tar": (edit("bad.index.json", lambda index: index["members"]["png"].__setitem__(1, [512, 1 << 50])), "its index places sample s1 beyond the end of the tar"),
+    "index with two places swapped": (edit("bad.index.json", lambda index: index["members"]["png"].reverse()), "the index beside it belongs to another tar: make it with `jepa shards index`"),
     "index too short": (edit("bad.index.json", lambda index: index.update(keys=[], labels=[], members={})), "its index lists 0 samples, the manifest says 3"),
-    "labels without classes": (edit(MANIFEST, lambda manifest: manifest.update(classes=None)), "its index holds labels, the manifest names no classes"),
+    "labels without classes": (edit(MANIFEST, lambda manifest: manifest.update(classes=None)), "its index has labels, but the manifest has no classes"),
     "a class too few": (edit(MANIFEST, lambda manifest: manifest.update(classes=["cat", "dog"])), "sample s2 cannot be used: its label is 2, but labels go from 0 to 1"),
 }  # fmt: skip
 
@@ -288,7 +290,7 @@ def test_damage_that_came_later_is_found_by_check(kind: str, folder: Path, jepa)
 def test_a_key_in_two_shards_is_remarked_on(folder: Path, jepa):
     pack(folder / "bad.tar", whole("g") | whole("h"))
     jepa("shards", "index", folder)
-    sentence = "warning: good.tar: 3 of its keys are those of samples in earlier shards, such as g0 in bad.tar"
+    sentence = "warning: good.tar: it repeats 3 keys of earlier shards, such as g0 of bad.tar"
     assert jepa("shards", "check", folder)[:2] == (0, [sentence])
 
 
@@ -382,5 +384,5 @@ def test_the_command_itself_shows_no_traceback(folder: Path):
     checked = subprocess.run([*command, "check", "--json", str(folder)], capture_output=True, text=True, timeout=60)
     assert checked.returncode == 1 and "Traceback" not in checked.stderr
     (part,) = json.loads(checked.stdout)["parts"]
-    assert [problem["sentence"] for problem in part["problems"]] == ["it is not a tar; 0 of its 3 samples are whole"]
+    assert [problem["sentence"] for problem in part["problems"]] == ["it is not a tar; 0 of its 3 samples are complete"]
     assert index_path(folder / "good.tar").exists()

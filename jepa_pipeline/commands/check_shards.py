@@ -57,7 +57,7 @@ class Report(Section):
     @computed_field
     @property
     def ok(self) -> bool:
-        """Whether there are no problems; there may be warnings."""
+        """Return whether there are no problems; warnings are allowed."""
         return not self.problems
 
     @computed_field

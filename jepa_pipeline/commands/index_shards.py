@@ -30,7 +30,7 @@ MADE_BY = "jepa shards index"
 
 
 class TarSummary(NamedTuple):
-    """What remains of an indexed tar. labeled_by: samples by the origin of their label; videos: table of their metadata."""
+    """The summary of an indexed tar. labeled_by: samples by the origin of their label; videos: table of their metadata."""
 
     shard: Shard
     extensions: set[str]

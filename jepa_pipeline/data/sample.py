@@ -1,4 +1,4 @@
-"""What a sample is made of: the extensions of its members, the metadata of a video, and the error of bytes that do not decode."""
+"""The parts of a sample: the extensions of its members, the metadata of a video, and the error of bytes that do not decode."""
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ class DecodeError(ValueError):
 
 
 class VideoMetadata(Section):
-    """What is known of a video without decoding it."""
+    """The properties of a video that are known without decoding it."""
 
     duration_s: float = Field(description="From the start of the first frame to the end of the last, in seconds.")
     fps: float = Field(description="Mean frame rate, in frames per second.")

@@ -67,12 +67,12 @@ class Video:
 
     @property
     def width(self) -> int:
-        """Of an upright frame, in pixels."""
+        """Return the width of an upright frame, in pixels."""
         return self._first_frame.shape[1]
 
     @property
     def height(self) -> int:
-        """Of an upright frame, in pixels."""
+        """Return the height of an upright frame, in pixels."""
         return self._first_frame.shape[0]
 
     @cached_property
