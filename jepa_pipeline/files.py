@@ -55,7 +55,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Return the complete lines of a file of JSON lines, none if there is no file; a killed run may leave half a line at the end."""
+    """Return the complete lines of a JSON lines file, none if there is no file; a killed run may leave half a line at its end."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

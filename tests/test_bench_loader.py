@@ -163,7 +163,9 @@ def test_the_whole_path_is_nearly_a_bare_loop_and_no_slower_than_plain_webdatase
 
     generator = np.random.default_rng(0)
     images = [photograph(generator, 500, 375) for _ in range(300)]
-    records = [Record(f"{n:04d}", encode(image, "jpg"), "jpg", None, compute_channel_stats(image)) for n, image in enumerate(images)]
+    records = [
+        Record(f"{n:04d}", encode(image, "jpg"), "jpg", None, compute_channel_stats(image)) for n, image in enumerate(images)
+    ]
     write_shards(records, tmp_path / "set", classes=None, made={"from": "tests"}, shard_size=8)
     done = run(str(tmp_path / "set"), "--config", str(RECIPES / "ijepa_vits16.yaml"), "--seconds", "30", "--workers", "1", "--json")
     assert done.returncode == 0, done.stderr

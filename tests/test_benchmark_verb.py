@@ -242,7 +242,7 @@ def test_only_unfinished_probes_are_submitted_with_a_job_that_collects(suite, ma
     """The commands of the jobs, run here in order, write the table."""
     runs, out, queued = [make("a"), make("b", "seed=1")], tmp_path / "out", []
 
-    def submit(specs, site, dependency=Dependency(), *, logs=None):
+    def submit(specs, site, dependency=None, *, logs=None):
         for number, spec in enumerate(specs):
             save_record(as_record(spec, f"{len(queued) + 1}7_{number}" if len(specs) > 1 else f"{len(queued) + 1}7"))
         queued.append((specs, dependency))

@@ -100,7 +100,9 @@ def test_a_small_stem_is_refused_with_the_other_way(tmp_path):
     run = make_run(
         tmp_path / "run", BackboneConfig(timm="resnet18", image_size=32, small_stem=True, args={"channels": (8, 8, 8, 8)})
     )
-    with pytest.raises(UserError, match=r"has a small_stem, which no argument of timm's resnet18 creates: .*load_encoder\('.*run'\)"):
+    with pytest.raises(
+        UserError, match=r"has a small_stem, which no argument of timm's resnet18 creates: .*load_encoder\('.*run'\)"
+    ):
         export(run)
     assert not (run / "export").exists() and load_encoder(run).network.maxpool is not None
 
@@ -161,7 +163,7 @@ def test_a_tampered_weight_is_refused_and_leaves_nothing(run, monkeypatch):
         save_file(weights, *args, **options)
 
     monkeypatch.setattr(timm_format, "save_file", tamper)
-    with pytest.raises(UserError, match="nothing is exported, because timm gives features that differ .*, more than 1e-05:"):
+    with pytest.raises(UserError, match=r"nothing is exported, because timm gives features that differ .*, more than 1e-05:"):
         export(run)
     assert nothing_written(run)
 

@@ -126,8 +126,16 @@ def test_the_first_level_of_images_is_a_network_of_timm(tmp_path):
 @pytest.mark.parametrize(
     ("name", "level", "sentence"),
     [
-        ("stack of images", None, r"is a stack of 3 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa, or load"),
-        ("stack of images", 2, r"is a stack of 2 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa"),
+        (
+            "stack of images",
+            None,
+            r"is a stack of 3 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa, or load",
+        ),
+        (
+            "stack of images",
+            2,
+            r"is a stack of 2 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa",
+        ),
         ("stack of clips", "all", "is a stack of 3 levels: export it with --to jepa"),
         ("stack of clips", 1, "which takes clips: export it with --to jepa, or load"),
         ("rotary", 1, "has rotary positions .*: export it with --to jepa, or load"),
@@ -146,7 +154,10 @@ def test_a_spoilt_export_is_noticed(tmp_path):
     weights = load_file(out / "model.safetensors")
     weights["encoders.1.norm.bias"] += 1e-2
     save_file(weights, out / "model.safetensors")
-    with pytest.raises(UserError, match=r"nothing is exported, because load_encoder gives features that differ from the encoder's by .*, more than 1e-05:"):
+    with pytest.raises(
+        UserError,
+        match=r"nothing is exported, because load_encoder gives features that differ from the encoder's by .*, more than 1e-05:",
+    ):
         check_parity(out, "jepa")
     del weights["encoders.1.norm.bias"]
     save_file(weights, out / "model.safetensors")

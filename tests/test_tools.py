@@ -215,7 +215,11 @@ def test_collapse_is_punished_and_seen(method, steps, tmp_path):
     levels = collapse.compare(method, tmp_path / "shapes" / "train", steps)
     assert len(levels) == (2 if method == "hjepa" else 1)
     for whole, removed in levels:
-        assert collapse.detected_by(whole, removed) and not collapse.detected_by(whole, whole) and not collapse.detected_by(removed, whole)
+        assert (
+            collapse.detected_by(whole, removed)
+            and not collapse.detected_by(whole, whole)
+            and not collapse.detected_by(removed, whole)
+        )
 
 
 def test_every_method_is_in_the_table_of_collapse():

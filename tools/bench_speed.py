@@ -221,7 +221,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def bench(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe of a JEPA, such as configs/ijepa_vits16.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe.")] = None,
     arch: Annotated[list[str] | None, typer.Option(help="Encoders in place of the recipe's, by name; again for each.")] = None,
     way: Annotated[list[str] | None, typer.Option(help=f"Ways to train, again for each; all of {'; '.join(WAYS)}.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a measurement.")] = 10,

@@ -232,16 +232,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def bench(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured by parts, and as many measured whole.")] = 10,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="One random batch again and again; no shards are needed.")] = False,
-    attention: Annotated[Attention | None, typer.Option(help="How attention is computed; as the run would unless said.")] = None,
+    attention: Annotated[Attention | None, typer.Option(help="Attention kernel; default: as the run would choose.")] = None,
 ) -> None:
     """Print where the time of one optimizer step of a recipe goes; of a stack also what each level adds."""
     config, console = load_config(recipe, overrides or []), Console()
     report = measure(config, steps, synthetic, attention)
     images, kind = config.optim.batch_size_global, "fused" if report.fused else "plain"
-    how = f"{choose_accelerator(config.trainer.accelerator)}, {config.trainer.precision}, {kind} attention, threads: {torch.get_num_threads()}"
+    device, threads = choose_accelerator(config.trainer.accelerator), torch.get_num_threads()
+    how = f"{device}, {config.trainer.precision}, {kind} attention, threads: {threads}"
     console.print(as_table(report, f"one step of {config.name}: {images} images, {how}", images))
     if isinstance(config.method, HJepaConfig):
         console.print(levels_table(compare_levels(config, steps, report.fused), f"what each level adds to a step of {config.name}"))

@@ -69,9 +69,7 @@ def measure(config: RunConfig, images: int, device: torch.device) -> Report:
 def stream(config: RunConfig, uncut: bool) -> TrainDataset:
     """The images of the run without their masks."""
     sampler = build_batch_sampler(config.optim)
-    dataset = train_loader(
-        config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=uncut
-    ).dataset
+    dataset = train_loader(config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=uncut).dataset
     assert isinstance(dataset, TrainDataset)
     return dataset
 
@@ -89,7 +87,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def bench(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/.")],
     data: Annotated[str, typer.Argument(help="A folder or URL of shards.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments laid over the recipe.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images that are made into views.")] = 512,
 ) -> None:
     """Print how fast the views of a recipe are made in both ways, and by how much they differ."""

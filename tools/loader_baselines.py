@@ -28,8 +28,8 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.loader import build_batch_sampler, build_mixture, init_forked_worker, train_loader
-from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import import_av
 from jepa_pipeline.data.views import pad_images, random_resized_crop_box
 
@@ -207,7 +207,9 @@ def crop_for_ever(crop: Callable[[bytes], object], media: Sequence[bytes], batch
 def collate(
     rows: Sequence[tuple[Cut]], masks: Sequence[MaskSampler], uncut: bool
 ) -> tuple[list[UInt8[Tensor, "B C *T _ _"]], list[Masks]]:
-    stacked = [pad_images(images, len(images)) if uncut else stack(images) for images in zip(*(row for (row,) in rows), strict=True)]
+    stacked = [
+        pad_images(images, len(images)) if uncut else stack(images) for images in zip(*(row for (row,) in rows), strict=True)
+    ]
     return stacked, [sampler([GENERATOR] * len(rows), 0) for sampler in masks]
 
 

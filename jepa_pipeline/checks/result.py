@@ -10,7 +10,7 @@ SEVERITY: tuple[Level, ...] = ("skipped", "ok", "warn", "fail")
 
 
 class CheckResult(NamedTuple):
-    """What a check measured, and what to do about it if it is not ok."""
+    """The result of a check: its measurement, and a cure if it is not ok."""
 
     name: str
     level: Level

@@ -1,4 +1,4 @@
-"""What a job runs: a command line of `jepa`, in the process that Slurm started."""
+"""The entry point of a job: a command line of `jepa`, in the process that Slurm started."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""How far a run is and whether it collapses, from the end of its metrics.jsonl."""
+"""The progress of a run and signs of collapse, from the end of its metrics.jsonl."""
 
 import json
 import os

@@ -13,8 +13,8 @@ from jepa_pipeline.data.writer import new_folder
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.timm_format import check_exportable, load_timm, write_timm
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_encoder
-from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.probes.model_card import PARITY, TOLERANCE, Origin, model_card
+from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.results.probe_report import load_reports
 
 LOADERS = {"timm": "timm", "jepa": "load_encoder"}

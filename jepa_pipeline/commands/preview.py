@@ -1,4 +1,4 @@
-"""`jepa masks preview` and `jepa views preview`: the task a method is asked, to look at before it is asked for days."""
+"""`jepa masks preview` and `jepa views preview`: contact sheets of masks and views, to check before training for days."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,26 +26,26 @@ from jepa_pipeline.masks.build import build_mask_samplers
 
 SHEET, BATCHES = (4, 8), 64
 IMAGES = 8
-"""Rows of the sheet of views."""
+"""Images or clips on the sheet of views."""
 CLIPS = 3
-"""Of the sheet of masks, each once for every set."""
-COLOURS = ListedColormap(["#d9d9d9", "#4c78a8", "#f58518", "#e45756", "#b279a2", "#54a24b", "#eeca3b", "#ff9da6", "#9d755d"])
+"""Clips on the sheet of masks, each once per mask set."""
+PALETTE = ListedColormap(["#d9d9d9", "#4c78a8", "#f58518", "#e45756", "#b279a2", "#54a24b", "#eeca3b", "#ff9da6", "#9d755d"])
 
 
 def preview_masks(config: RunConfig, out: Path | None = None, console: Console | None = None) -> Path:
     """Draw the masks of many batches of the recipe's own size.
 
     Returns:
-        The PNG: a contact sheet of images, or of clips with their time steps side by side once for every set of masks (gray
-        unseen, blue context, one warm color a target); then for every set heat maps of how often each patch is context and
-        target, of clips the same by time step, and the distributions of lengths.
+        The PNG: a contact sheet of images, or of clips with their time steps side by side, once per mask set (gray: unused,
+        blue: context, one warm color per target block); then, per mask set, heat maps of how often each patch is context and
+        target, for clips also by time step, and histograms of the mask lengths.
 
     Raises:
         UserError: the method has no masks.
     """
     method = config.method
     if not method.mask_sets:
-        raise UserError(f"method {method.name} has no masks: `jepa views preview` draws the views it is given")
+        raise UserError(f"method {method.name} has no masks: `jepa views preview` draws its views instead")
     out = png_path(out, f"masks-{config.name}.png")
     sets, named = sample(config, build_mask_samplers(method)), list(names_and_grids(method))
     names, grids = [name for name, _ in named], [grid for _, grid in named]
@@ -63,16 +63,16 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
         draw_statistics(row, batches, use)
         row[0].set_ylabel(name)
     figure.savefig(out, dpi=110)
-    said = [f"{name}: {describe(batches, use)}" for name, batches, use in zip(names, sets, uses, strict=True)]
-    print_plain(console, f"{out}: {'; '.join(said)}")
+    text = [f"{name}: {describe(batches, use)}" for name, batches, use in zip(names, sets, uses, strict=True)]
+    print_plain(console, f"{out}: {'; '.join(text)}")
     return out
 
 
 def png_path(out: Path | None, name: str) -> Path:
-    """Where to draw; the folder is made if need be.
+    """Return the path of the picture, after creating its folder.
 
     Raises:
-        UserError: it is no PNG.
+        UserError: it does not end with .png.
     """
     out = out or Path(name)
     if out.suffix != ".png":
@@ -89,7 +89,7 @@ def names_and_grids(method: MethodConfig) -> Iterator[tuple[str, Grid]]:
 
 
 def sample(config: RunConfig, samplers: Sequence[MaskSampler]) -> list[list[Masks]]:
-    """Of every set, the masks of the run's own first samples, in batches as large as one device computes."""
+    """Return the masks of the run's first samples for each mask set, in micro-batches of one device."""
     size = config.optim.batch_size_global // (config.optim.accumulate_steps * config.trainer.processes)
     size = min(size, 256)
     keyed = [[keyed_generator(config.seed, Stream.MASK, 0, batch * size + n) for n in range(size)] for batch in range(BATCHES)]
@@ -98,19 +98,19 @@ def sample(config: RunConfig, samplers: Sequence[MaskSampler]) -> list[list[Mask
 
 
 def coverage(tokens: list, grid: Grid) -> Float[np.ndarray, "T H W"]:
-    """How often each token is used, per image or clip."""
+    """Return how often each token is used per image or clip."""
     images = sum(len(batch) for batch in tokens)
     counts = sum(np.bincount(batch.numpy().ravel(), minlength=int(np.prod(grid))) for batch in tokens)
     return np.reshape(counts / images, grid)
 
 
 def draw_sheet(sheet: SubFigure, sets: list[list[Masks]], named: list[tuple[str, Grid]], shape: tuple[int, int]) -> None:
-    """Images or clips of batches from all over the run's beginning; every set of a clip below the other."""
+    """Draw the masks of images or clips from all sampled batches; the mask sets of a clip are below each other."""
     images = shape[0] * shape[1] // len(sets)
     for place, axes in enumerate(sheet.subplots(*shape, squeeze=False).flat):
         image, number = divmod(place, len(sets))
         masks, (name, grid) = sets[number][image * BATCHES // images], named[number]
-        axes.imshow(strip(color(masks, image % len(masks.context), grid)), cmap=COLOURS, vmin=0, vmax=8)
+        axes.imshow(strip(color(masks, image % len(masks.context), grid)), cmap=PALETTE, vmin=0, vmax=8)
         axes.set_axis_off()
         if grid[0] > 1 or len(sets) > 1:
             axes.set_title(name, fontsize=8, loc="left", pad=2)
@@ -125,7 +125,7 @@ def color(masks: Masks, row: int, grid: Grid) -> Float[np.ndarray, "T H W"]:
 
 
 def strip(frames: Float[np.ndarray, "T H W"]) -> Float[np.ndarray, "H _"]:
-    """Frames side by side with a gap between them."""
+    """Return frames side by side with gaps between them."""
     gap = np.full((frames.shape[1], 1), np.nan)
     return np.concatenate([part for frame in frames for part in (frame, gap)][:-1], axis=1)
 
@@ -146,7 +146,7 @@ def draw_coverage(axes: Axes, use: Float[np.ndarray, "H W"], title: str) -> None
 
 def draw_time(axes: Axes, uses: list[Float[np.ndarray, "T H W"]]) -> None:
     for part, (use, name) in enumerate(zip(uses, ("context", "target"), strict=True)):
-        axes.bar(np.arange(len(use)) + 0.4 * part - 0.2, use.mean((1, 2)), width=0.4, color=COLOURS(1 + part), label=name)
+        axes.bar(np.arange(len(use)) + 0.4 * part - 0.2, use.mean((1, 2)), width=0.4, color=PALETTE(1 + part), label=name)
     axes.set_title("how often a token is used, by time step", fontsize=9)
     axes.legend()
 
@@ -160,29 +160,29 @@ def draw_lengths(axes: Axes, batches: list[Masks]) -> None:
     longest = max(map(max, lengths.values()))
     bins = np.arange(0, longest + 2, ceil(longest / 60)) - 0.5
     for part, (name, values) in enumerate(lengths.items()):
-        axes.hist(values, bins=list(bins), color=COLOURS(1 + part), alpha=0.7, label=f"{name}: {np.mean(values):.1f}")
+        axes.hist(values, bins=list(bins), color=PALETTE(1 + part), alpha=0.7, label=f"{name}: {np.mean(values):.1f}")
     axes.set_title("tokens, over batches", fontsize=9)
     axes.legend()
 
 
 def describe(batches: list[Masks], uses: list[Float[np.ndarray, "T H W"]]) -> str:
     context, blocks, target = batches[0].context.shape[1], batches[0].targets.shape[1], batches[0].targets.shape[2]
-    asked = f"{blocks} target blocks of {target}" if blocks > 1 else f"{target} target tokens"
-    said = f"the first batch has {context} context tokens and {asked} of {uses[0].size} tokens"
+    target_text = f"{blocks} target blocks of {target}" if blocks > 1 else f"{target} target tokens"
+    text = f"the first batch has {context} context tokens and {target_text} of {uses[0].size} tokens"
     if len(uses[0]) == 1:
         never = [int((use == 0).sum()) for use in uses]
-        return f"{said}; in {BATCHES} batches {never[0]} patches were never context and {never[1]} never target"
+        return f"{text}; in {BATCHES} batches {never[0]} patches were never context and {never[1]} never target"
     times = [use.mean((1, 2)) for use in uses]
     extremes = [f"{time.min():.3f} (step {time.argmin()}) to {time.max():.3f} (step {time.argmax()})" for time in times]
-    return f"{said}; in {BATCHES} batches a token is context with a share of {extremes[0]} and target with {extremes[1]}"
+    return f"{text}; in {BATCHES} batches a token is context with a share of {extremes[0]} and target with {extremes[1]}"
 
 
 def preview_views(config: RunConfig, out: Path | None = None, console: Console | None = None) -> Path:
     """Draw the views of the run's own first images or clips.
 
     Returns:
-        The PNG: a contact sheet; a row an image, the whole of it, then every view that a method is given of it; or a row a view of
-        a clip, its frames side by side.
+        The PNG: a contact sheet with a row per image (the image, then all its views), or a row per view of a clip, its frames
+        side by side.
 
     Raises:
         UserError: there are no shards at data.train.
@@ -192,26 +192,26 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
     data = config.data.model_copy(update={"workers": 0})
     few = config.model_copy(update={"optim": optim, "data": data})
     clips = config.method.encoder.modality.has_time
-    figure, said = draw_clips(few) if clips else draw_views(few)
+    figure, text = draw_clips(few) if clips else draw_views(few)
     figure.savefig(out, dpi=110)
-    print_plain(console, f"{out}: {IMAGES} {said}")
+    print_plain(console, f"{out}: {IMAGES} {text}")
     return out
 
 
 def first_batch(config: RunConfig, crop_on_device: bool) -> Batch:
     sampler = build_batch_sampler(config.optim)
-    loader = train_loader(
-        config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=crop_on_device
-    )
+    loader = train_loader(config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=crop_on_device)
     return next(iter(loader))
 
 
 def draw_views(config: RunConfig) -> tuple[Figure, str]:
-    """A row for each of the loader's first images, and what it shows."""
-    uncut = first_batch(config, crop_on_device=True).deferred_crops
-    assert uncut is not None
-    wholes = [image[:, : int(height), : int(width)] for image, (height, width) in zip(uncut.images, uncut.extents, strict=True)]
-    views = [view.round().byte() for view in crop_views(uncut)]
+    """Draw a row for each of the loader's first images; return the figure and its description."""
+    deferred = first_batch(config, crop_on_device=True).deferred_crops
+    assert deferred is not None
+    wholes = [
+        image[:, : int(height), : int(width)] for image, (height, width) in zip(deferred.images, deferred.extents, strict=True)
+    ]
+    views = [view.round().byte() for view in crop_views(deferred)]
     figure = Figure(figsize=(1.5 * (1 + len(views)), 1.6 * IMAGES), layout="constrained")
     for row, axes in enumerate(figure.subplots(IMAGES, 1 + len(views))):
         for axis, picture in zip(axes, [wholes[row], *(view[row] for view in views)], strict=True):
@@ -220,12 +220,12 @@ def draw_views(config: RunConfig) -> tuple[Figure, str]:
     titles = ["image", *(f"view {number}: {view.shape[-1]}" for number, view in enumerate(views))]
     for axis, title in zip(figure.axes, titles, strict=False):
         axis.set_title(title, fontsize=9)
-    sizes = ", ".join(f"{count} of {size}x{size}" for size, count in Counter(uncut.sizes).items())
+    sizes = ", ".join(f"{count} of {size}x{size}" for size, count in Counter(deferred.sizes).items())
     return figure, f"images of {config.data.train[0].path}, each in {len(views)} view(s), {sizes} pixels"
 
 
 def draw_clips(config: RunConfig) -> tuple[Figure, str]:
-    """A row for each view of the loader's first clips, and what it shows."""
+    """Draw a row for each view of the loader's first clips; return the figure and its description."""
     views = first_batch(config, crop_on_device=False).views
     frames, size = views[0].shape[2], views[0].shape[-1]
     rows = [view[clip].permute(2, 1, 3, 0).flatten(1, 2).numpy() for clip in range(IMAGES) for view in views]

@@ -30,7 +30,7 @@ def parse_sources(value: object) -> object:
 
 
 class DamageConfig(Section):
-    """What happens when a sample cannot be read or decoded. The other samples stay in place in any case."""
+    """The handling of samples that cannot be read or decoded. No other sample moves."""
 
     policy: Literal["skip", "stop"] = Field(
         default="skip", description="skip: use the next sample of the stream instead; stop: end the run."

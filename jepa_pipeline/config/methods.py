@@ -93,7 +93,7 @@ class InfoNCEConfig(PairConfig):
 
 
 class SquareSquareConfig(PairConfig):
-    """Square-square (LeCun's lectures on energy-based models): low energy for two views of an image, energy above a margin for different images."""
+    """Square-square loss: low energy for two views of an image, energy above a margin for different images (LeCun's lectures)."""
 
     name: Literal["square_square"] = Field(description="Which method.")
     margin: Positive = Field(default=1.0, le=4.0, description="Energy above which different images no longer repel each other.")

@@ -8,7 +8,7 @@ DataKind = Literal["images", "videos"]
 
 @dataclass(frozen=True)
 class Modality:
-    """What an encoder takes as input.
+    """The input of an encoder.
 
     Every encoder configuration has a `modality`. Code asks it instead of the configuration's class or number of
     frames. To add one, such as depth maps: an entry here, its views in data/views.py, its patch embedding in

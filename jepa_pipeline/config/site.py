@@ -49,7 +49,7 @@ Text = Annotated[str, BeforeValidator(to_text)]
 
 
 class SiteConfig(Section):
-    """What jobs request on one Slurm cluster, or on one partition of it."""
+    """The resources that jobs request on one Slurm cluster, or on one partition of it."""
 
     partition: str | None = Field(default=None, description="Partition; null: the cluster's default.")
     account: str | None = Field(default=None, description="Account to charge; null: the user's default.")
@@ -64,7 +64,7 @@ class SiteConfig(Section):
     memory_gb: float | None = Field(
         default=None,
         gt=0,
-        description="Main memory per node of a pretraining job, in GiB; a job of one process gets its share. Null: Slurm's default.",
+        description="Main memory per node of a pretraining job, in GiB; a single process gets its share. Null: Slurm's default.",
     )
     time: Text = Field(
         description="Time limit of a job in Slurm's format: 90 (minutes), 24:00:00 or 2-12:00:00 (days-hours:minutes:seconds)."

@@ -53,10 +53,8 @@ class SuiteConfig(Section):
                 self.probe_settings(part)
             except ValidationError as error:
                 first = error.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                raise ValueError(
-                    f"the settings of {part.name} merged over those of the suite: {where}: {first['msg'].removeprefix('Value error, ')}"
-                ) from None
+                where, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+                raise ValueError(f"the settings of {part.name} merged over those of the suite: {where}: {reason}") from None
         return self
 
     def probe_settings(self, part: SetConfig) -> ProbeConfig:

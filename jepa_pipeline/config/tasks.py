@@ -1,4 +1,4 @@
-"""What a level of an H-JEPA learns to predict: masked blocks, or the future."""
+"""The prediction task of a level of an H-JEPA: masked blocks, or the future."""
 
 from typing import Annotated, ClassVar, Literal, Self
 

@@ -55,7 +55,7 @@ class TrainerConfig(Section):
 
 
 class LogConfig(Section):
-    """What is logged besides the loss; metrics.jsonl is always written."""
+    """Logging besides the loss; metrics.jsonl is always written."""
 
     every_steps: int = Field(default=20, ge=1, description="Optimizer steps between two lines of metrics.jsonl.")
     hashes_every_steps: int | None = Field(

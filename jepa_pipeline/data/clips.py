@@ -29,7 +29,7 @@ class TooShort(DecodeError):
 
 
 class Span(NamedTuple):
-    """How a clip fits into a video; in frames with a stride, in seconds with fps.
+    """The fit of a clip in a video: in frames with a stride, in seconds with fps.
 
     Args:
         length: length of the video.

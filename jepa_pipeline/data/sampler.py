@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 
 class Positions(NamedTuple):
-    """Where consecutive samples of a stream are stored.
+    """The storage locations of consecutive samples of a stream.
 
     Args:
         source: number of the data set.

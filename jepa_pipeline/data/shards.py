@@ -11,6 +11,7 @@ import numpy as np
 
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.data.cache import Cache
 from jepa_pipeline.data.index import ShardIndex, index_path, load_index
 from jepa_pipeline.data.indexing import index_shard
@@ -188,7 +189,7 @@ class OpenShard:
         ranges = [index.media_range(member) or NO_MEDIA for member in range(len(index.keys))]
         self.ranges = np.array(ranges, np.int64).reshape(-1, 2)
         self.labels = np.array([NO_LABEL if label is None else label for label in index.labels], np.int64)
-        self.kind = index.kind
+        self.kind: DataKind = index.kind
         self.fd = fd  # last: after an error above the caller closes it
 
     def key(self, member: int) -> str:

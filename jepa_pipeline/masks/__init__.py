@@ -1,1 +1,1 @@
-"""The geometry of the task a JEPA is asked."""
+"""Mask samplers: which tokens are context and which are targets."""

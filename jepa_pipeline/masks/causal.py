@@ -1,4 +1,4 @@
-"""The future from the past."""
+"""Causal masks: predict the future from the past."""
 
 from collections.abc import Sequence
 from math import prod
@@ -14,18 +14,18 @@ from jepa_pipeline.masks.multiblock3d import indices, lowest
 
 
 class Causal:
-    """Context from the first time steps, one target from all others, a random subset of each; every length fixed."""
+    """The first time steps as context and the others as one target block, or a random subset of each of fixed length."""
 
     def __init__(self, config: CausalConfig | ForwardTaskConfig, grid: Grid) -> None:
         self.tokens, self.past = prod(grid), config.count_past_tokens(grid)
         self.context_tokens, self.target_tokens = config.count_tokens(grid)
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
-        """Masks of a batch.
+        """Return the masks of a batch.
 
         Args:
-            generators: one per clip; nothing else decides its masks.
-            batch_number: unused here.
+            generators: one per clip; its masks depend on nothing else.
+            batch_number: unused.
         """
         past, future = np.split(draw(generators, self.tokens), [self.past], axis=1)
         context = indices(lowest(past, self.context_tokens))

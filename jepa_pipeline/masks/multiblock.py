@@ -1,4 +1,4 @@
-"""I-JEPA's multi-block masks, one draw per image and every length fixed."""
+"""I-JEPA's multi-block masks, sampled per image, with the same number of tokens in every image."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ TRIES = 100
 class MultiBlock:
     """Target blocks, and a context block without them (Assran et al. 2023, section 3), for a whole batch at once.
 
-    It differs from the published collator where that is biased. Every image draws the shapes and places of its own blocks,
-    and every place of the grid can be reached. All images have the same number of context and of target tokens, whatever the
-    batch: of a larger set a *random* subset is kept. Hidden tokens that are not asked for stay hidden. Where a context block
-    holds too few free tokens, free tokens outside it are added.
+    It differs from the published collator where that is biased (published_multiblock.py). Each image samples its own block
+    shapes and positions, and blocks reach every position of the grid. All images have the same number of context and target
+    tokens in every batch: a *random* subset of a larger block is kept. Masked tokens that are no targets stay masked. If a
+    context block has too few free tokens, free tokens outside it are added.
     """
 
     def __init__(self, config: MultiBlockConfig, grid: tuple[int, int]) -> None:
@@ -30,12 +30,13 @@ class MultiBlock:
         self.target_tokens = int(self.target_shapes.prod(1).min())
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
-        """Masks of a batch.
+        """Return the masks of a batch.
 
         Args:
-            generators: one per image; nothing else decides its masks.
-            batch_number: unused here; the published collator seeds its block sizes with it.
+            generators: one per image; its masks depend on nothing else.
+            batch_number: unused; the published collator seeds its block sizes with it.
         """
+        # all random numbers at once, each image's from its own generator: no Python loop over blocks
         places, tokens = 3 * self.num_targets, self.grid[0] * self.grid[1]
         largest = int(self.target_shapes.prod(1).max())
         chance = draw(generators, places + 3 + tokens + self.num_targets * largest)
@@ -49,9 +50,9 @@ class MultiBlock:
     def place_targets(
         self, chance: Float[np.ndarray, "B R"], generators: Sequence[np.random.Generator]
     ) -> tuple[Int[np.ndarray, "B G 2"], Int[np.ndarray, "B G 2"]]:
-        """Corners and shapes of the target blocks; drawn again where they leave too little for the context.
+        """Return the corners and shapes of the target blocks, sampled again where they leave too few tokens for the context.
 
-        An image that is unlucky every time gets its blocks all in one place, which always leaves enough.
+        After the last try all blocks of an image get the position of its first one, which always leaves enough.
         """
         corners, shapes = place(chance, self.target_shapes, self.grid)
         for _ in range(TRIES):
@@ -70,15 +71,16 @@ class MultiBlock:
     def choose_context(
         self, block: Float[np.ndarray, "B 3"], chance: Float[np.ndarray, "B N"], hidden: Bool[np.ndarray, "B N"]
     ) -> Int[np.ndarray, "B K"]:
-        """A random subset of the context block's free tokens, in order; others only where those are too few."""
+        """Return a random subset of the context block's free tokens, in order; other free tokens only if those are too few."""
         corners, shapes = place(block, self.context_shapes, self.grid)
+        # chance is in [0, 1): every free token of the block comes before those outside it, and masked tokens come last
         preference = chance + 1.0 * ~inside(corners, shapes, self.grid)[:, 0] + 2.0 * hidden
         return np.sort(np.argpartition(preference, self.context_tokens - 1, axis=1)[:, : self.context_tokens], axis=1)
 
     def choose_targets(
         self, corners: Int[np.ndarray, "B G 2"], shapes: Int[np.ndarray, "B G 2"], chance: Float[np.ndarray, "B G A"]
     ) -> Int[np.ndarray, "B G M"]:
-        """A random subset of each block's tokens, in order."""
+        """Return a random subset of each block's tokens, in order."""
         places = np.arange(chance.shape[-1])
         outside = places >= shapes.prod(-1, keepdims=True)
         places = np.sort(np.argsort(chance + outside, axis=-1)[..., : self.target_tokens], axis=-1)
@@ -87,7 +89,7 @@ class MultiBlock:
 
 
 def draw(generators: Sequence[np.random.Generator], count: int) -> Float[np.ndarray, "B R"]:
-    """Uniform numbers in [0, 1), each image's from its own generator."""
+    """Return uniform random numbers in [0, 1), each row from its own generator."""
     numbers = np.empty((len(generators), count))
     for row, generator in zip(numbers, generators, strict=True):
         generator.random(out=row)
@@ -97,7 +99,7 @@ def draw(generators: Sequence[np.random.Generator], count: int) -> Float[np.ndar
 def place(
     chance: Float[np.ndarray, "B R"], shapes: Int[np.ndarray, "O 2"], grid: tuple[int, int]
 ) -> tuple[Int[np.ndarray, "B G 2"], Int[np.ndarray, "B G 2"]]:
-    """MultiBlock3d of a shape drawn from those offered, anywhere on the grid: their corners (row, column) and shapes."""
+    """Return the corners (row, column) and shapes of blocks: a shape chosen from `shapes`, at a position chosen on the grid."""
     chance = chance.reshape(len(chance), -1, 3)
     chosen = shapes[(chance[..., 0] * len(shapes)).astype(np.int64)]
     corners = chance[..., 1:] * (np.array(grid) - chosen + 1)
@@ -105,7 +107,7 @@ def place(
 
 
 def inside(corners: Int[np.ndarray, "B G 2"], shapes: Int[np.ndarray, "B G 2"], grid: tuple[int, int]) -> Bool[np.ndarray, "B G N"]:
-    """Which tokens of the grid lie in which block."""
+    """Return a mask of the grid's tokens that lie in each block."""
     rows, columns = (
         (corners[..., axis, None] <= np.arange(side)) & (np.arange(side) < (corners + shapes)[..., axis, None])
         for axis, side in enumerate(grid)

@@ -1,4 +1,4 @@
-"""V-JEPA's masks of space and time, one draw per clip and every length fixed."""
+"""V-JEPA's multi-block masks in space and time, sampled per clip, with the same number of tokens in every clip."""
 
 from collections.abc import Sequence
 from math import prod
@@ -15,12 +15,12 @@ TRIES = 100
 
 
 class MultiBlock3d:
-    """MultiBlock3d of space and time to predict, and what they leave as context (Bardes et al. 2024, section 3.2), for a whole batch.
+    """Target blocks in space and time, and the rest as context (Bardes et al. 2024, section 3.2), for a whole batch at once.
 
-    It differs from the published collator where that is biased. Every clip draws the shapes and places of its own blocks, which
-    go on at the opposite side where they leave a clip, so that no place is asked for more than another. All clips have the same
-    number of context and of target tokens, whatever the batch: of a larger set a *random* subset is kept, so that no time step
-    and no place is starved. The target is one set, the blocks' union: G is 1.
+    It differs from the published collator where that is biased (published_multiblock3d.py). Each clip samples its own block
+    shapes and positions, and blocks wrap around the borders of the clip, so that every position is a target equally often. All
+    clips have the same number of context and target tokens in every batch: a *random* subset of a larger set is kept, so that
+    no time step and no position is used less than others. The target is the union of the blocks: G is 1.
     """
 
     def __init__(self, config: BlocksConfig, grid: Grid) -> None:
@@ -29,33 +29,33 @@ class MultiBlock3d:
         self.future = np.arange(prod(grid)) >= config.context_steps(grid) * grid[1] * grid[2]
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
-        """Masks of a batch.
+        """Return the masks of a batch.
 
         Args:
-            generators: one per clip; nothing else decides its masks.
-            batch_number: unused here; the published collator seeds its block sizes with it.
+            generators: one per clip; its masks depend on nothing else.
+            batch_number: unused; the published collator seeds its block sizes with it.
         """
         numbers = 6 * self.config.num_blocks
         chance = draw(generators, numbers + prod(self.grid))
-        context, target = self.choose(self.ask(chance[:, :numbers], generators), chance[:, numbers:])
+        context, target = self.choose(self.sample_blocks(chance[:, :numbers], generators), chance[:, numbers:])
         return Masks(torch.from_numpy(indices(context)), torch.from_numpy(indices(target)[:, None]))
 
-    def ask(self, chance: Float[np.ndarray, "B R"], generators: Sequence[np.random.Generator]) -> Bool[np.ndarray, "B N"]:
-        """The tokens in task; drawn again where they, or those they leave, are too few."""
-        asked = self.cover(chance)
+    def sample_blocks(self, chance: Float[np.ndarray, "B R"], generators: Sequence[np.random.Generator]) -> Bool[np.ndarray, "B N"]:
+        """Return a mask of the tokens in blocks, sampled again where they, or the tokens outside them, are too few."""
+        covered = self.cover(chance)
         for _ in range(TRIES):
-            (unfit,) = np.nonzero(self.unfit(asked))
-            if not len(unfit):
+            (invalid,) = np.nonzero(self.invalid(covered))
+            if not len(invalid):
                 break
-            asked[unfit] = self.cover(draw([generators[row] for row in unfit.tolist()], chance.shape[1]))
-        return asked
+            covered[invalid] = self.cover(draw([generators[row] for row in invalid.tolist()], chance.shape[1]))
+        return covered
 
-    def unfit(self, asked: Bool[np.ndarray, "B N"]) -> Bool[np.ndarray, " B"]:
-        count = asked.sum(1)
-        return (count < self.target_tokens) | (asked.shape[1] - count < self.context_tokens)
+    def invalid(self, covered: Bool[np.ndarray, "B N"]) -> Bool[np.ndarray, " B"]:
+        count = covered.sum(1)
+        return (count < self.target_tokens) | (covered.shape[1] - count < self.context_tokens)
 
     def cover(self, chance: Float[np.ndarray, "B R"]) -> Bool[np.ndarray, "B N"]:
-        """The tokens in a block or in the future, from six uniform numbers a block: three for its shape, three for its place."""
+        """Return a mask of the tokens in a block or in the future, from six random numbers per block: shape and position."""
         shape_chance, place_chance = np.split(chance.reshape(len(chance), -1, 6), 2, axis=-1)
         shapes = block_shapes(self.config, self.grid, shape_chance)
         starts = (place_chance * np.array(self.grid)).astype(np.int64)
@@ -66,14 +66,14 @@ class MultiBlock3d:
         return blocks.any(1).reshape(len(chance), -1) | self.future
 
     def choose(
-        self, asked: Bool[np.ndarray, "B N"], chance: Float[np.ndarray, "B N"]
+        self, covered: Bool[np.ndarray, "B N"], chance: Float[np.ndarray, "B N"]
     ) -> tuple[Bool[np.ndarray, "B N"], Bool[np.ndarray, "B N"]]:
-        """Context and target: of what is not asked and of what is, a random subset each.
+        """Return masks of the context and the target: a random subset of the tokens outside and of those inside the blocks.
 
-        A clip that had no luck in all its tries lends tokens from one to the other; the future is never lent.
+        If all tries failed, tokens move from one side to the other; tokens of the future never become context.
         """
-        context = lowest(chance + asked + self.future, self.context_tokens)
-        target = lowest(np.where(context, 2.0, chance + ~asked), self.target_tokens)
+        context = lowest(chance + covered + self.future, self.context_tokens)
+        target = lowest(np.where(context, 2.0, chance + ~covered), self.target_tokens)
         if self.config.rest == "target":
             target = ~context
         elif self.config.rest == "context":
@@ -82,7 +82,7 @@ class MultiBlock3d:
 
 
 def block_shapes(config: BlocksConfig, grid: Grid, chance: Float[np.ndarray, "B G 3"]) -> Int[np.ndarray, "B G 3"]:
-    """config.block_shape for a whole batch."""
+    """Return the shapes (time, rows, columns) of blocks from random numbers: `config.block_shape` for a whole batch."""
     steps, rows, columns = grid
     (brief, lasting), (small, large), (flat, tall) = config.time, config.scale, config.aspect
     share, area = brief + chance[..., 0] * (lasting - brief), (small + chance[..., 1] * (large - small)) * rows * columns
@@ -93,12 +93,12 @@ def block_shapes(config: BlocksConfig, grid: Grid, chance: Float[np.ndarray, "B 
 
 
 def lowest(values: Float[np.ndarray, "B N"], count: int) -> Bool[np.ndarray, "B N"]:
-    """Which are the so many lowest of every row."""
+    """Return a mask of the `count` lowest values of every row."""
     chosen = np.zeros(values.shape, bool)
     np.put_along_axis(chosen, np.argpartition(values, count - 1, axis=1)[:, :count], True, axis=1)
     return chosen
 
 
 def indices(chosen: Bool[np.ndarray, "B N"]) -> Int[np.ndarray, "B K"]:
-    """Where equally many are chosen in every row."""
+    """Return the indices that a mask selects, equally many in every row."""
     return np.nonzero(chosen)[1].reshape(len(chosen), -1)

@@ -1,7 +1,7 @@
 """The masks of the published I-JEPA collator, index for index, with its biases.
 
-What they are: block sizes are the same for a whole batch and never the full grid; the last row and column are never used; and
-all masks of a batch are cut to the shortest one from the tail, so that late rows are starved and the context shrinks as the
+The biases: all images of a batch have the same block sizes, never the full grid; the last row and column are never used; and all
+masks of a batch are truncated to the shortest one, at the end, so that the last rows are rarely used and the context shrinks as the
 batch grows.
 """
 
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 
 class PublishedMultiBlock:
-    """Multi-block masks as published: sizes seeded by the batch's number, places by a generator of the batch's first image."""
+    """Multi-block masks as published: sizes seeded by the batch's number, positions by a generator of the batch's first image."""
 
     def __init__(self, config: MultiBlockConfig, grid: Size) -> None:
         self.config, self.grid = config, grid
@@ -31,7 +31,7 @@ class PublishedMultiBlock:
         return self.collate(len(generators), torch.Generator().manual_seed(batch_number), places)
 
     def collate(self, batch: int, sizes: torch.Generator, places: torch.Generator) -> Masks:
-        """The published algorithm on its two generators, in its order of draws."""
+        """Run the published algorithm on its two generators, in its order of random numbers."""
         target_u, context_u = (float(torch.rand(1, generator=sizes)) for _ in range(2))
         target = legacy_block_size(target_u, self.grid, self.config.target_scale, self.config.target_aspect)
         context = legacy_block_size(context_u, self.grid, self.config.context_scale, (1.0, 1.0))
@@ -47,7 +47,7 @@ class PublishedMultiBlock:
         )
 
     def draw(self, size: Size, constraints: list[Tensor], places: torch.Generator) -> tuple[Int[Tensor, " K"], Int[Tensor, "H W"]]:
-        """Tokens of one block that obeys the constraints, and its complement; the last constraint falls after 20 failures."""
+        """Return the tokens of a block that meets the constraints, and its complement; 20 failures drop the last constraint."""
         (rows, columns), (height, width) = self.grid, size
         for failures in range(FAILURES_PER_CONSTRAINT * (len(constraints) + 1)):
             top = int(torch.randint(0, rows - height, (1,), generator=places))

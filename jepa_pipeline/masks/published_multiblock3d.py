@@ -1,7 +1,7 @@
 """The masks of the published V-JEPA and V-JEPA 2 collators, index for index, with their biases.
 
-What they are: block sizes are the same for a whole batch; and all masks of a batch are cut to the shortest one from the tail,
-which is the end of the clip, so that the last time steps are hardly ever context and seldom target.
+The biases: all clips of a batch have the same block sizes; and all masks of a batch are truncated to the shortest one, at the
+end of the clip, so that the last time steps are hardly ever context and seldom target.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ TRIES = 1000
 
 
 class PublishedMultiBlock3d:
-    """MultiBlock3d as published: sizes seeded by the batch's number, places by a generator of the batch's first clip."""
+    """Blocks as published: sizes seeded by the batch's number, positions by a generator of the batch's first clip."""
 
     def __init__(self, config: BlocksConfig, grid: Grid) -> None:
         self.config, self.grid = config, grid
@@ -31,10 +31,10 @@ class PublishedMultiBlock3d:
         return self.collate(len(generators), torch.Generator().manual_seed(batch_number), places)
 
     def collate(self, batch: int, sizes: torch.Generator, places: torch.Generator) -> Masks:
-        """The published algorithm on its two generators, in its order of draws."""
+        """Run the published algorithm on its two generators, in its order of random numbers."""
         shape = self.config.legacy_block_shape(self.grid, [float(torch.rand(1, generator=sizes)) for _ in range(3)])
         free = torch.stack([self.draw(shape, places) for _ in range(batch)])
-        context, target = cut_to_shortest(free), cut_to_shortest(~free)
+        context, target = truncate_to_shortest(free), truncate_to_shortest(~free)
         if self.config.rest == "target":
             target = complement(context, prod(self.grid))
         elif self.config.rest == "context":
@@ -42,7 +42,7 @@ class PublishedMultiBlock3d:
         return Masks(target, context[:, None]) if self.config.inverse else Masks(context, target[:, None])
 
     def draw(self, shape: Grid, places: torch.Generator) -> Bool[Tensor, " N"]:
-        """Tokens of the first time steps that are in none of a clip's blocks; drawn again while there are none."""
+        """Return a mask of the context steps' tokens outside a clip's blocks, sampled again while there are none."""
         (steps, rows, columns), (time, height, width) = self.grid, shape
         for _ in range(TRIES):
             free = torch.ones(self.grid, dtype=torch.bool)
@@ -60,12 +60,12 @@ class PublishedMultiBlock3d:
         )
 
 
-def cut_to_shortest(chosen: Bool[Tensor, "B N"]) -> Int[Tensor, "B K"]:
-    """Of every row's chosen tokens the first ones, as many as the row with the fewest has."""
+def truncate_to_shortest(chosen: Bool[Tensor, "B N"]) -> Int[Tensor, "B K"]:
+    """Return the first selected tokens of every row, as many as the row with the fewest has."""
     return chosen.byte().argsort(dim=1, descending=True, stable=True)[:, : int(chosen.sum(1).min())]
 
 
 def complement(chosen: Int[Tensor, "B K"], tokens: int) -> Int[Tensor, "B R"]:
-    """All other tokens, in order."""
+    """Return all other tokens, in order."""
     others = torch.ones(len(chosen), tokens, dtype=torch.bool).scatter_(1, chosen, False)
     return others.nonzero()[:, 1].view(len(chosen), -1)

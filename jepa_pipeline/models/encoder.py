@@ -109,9 +109,7 @@ class Encoder(BaseEncoder):
             attn_mask = causal_mask(steps, self.config.window)[:, None]  # the same for all heads
         return self.norm(self.blocks(apply_masks(tokens, mask), rope, attn_mask))
 
-    def prepare_tokens(
-        self, pixels: Float[Tensor, "B C *T H W"]
-    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
+    def prepare_tokens(self, pixels: Float[Tensor, "B C *T H W"]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
         """Return the embedded patches with added positions and None, or without positions and their rotary table.
 
         Positions are extended to images or clips of another size or length than the configured one.

@@ -1,1 +1,1 @@
-"""What a frozen encoder knows, and whether it collapsed."""
+"""Evaluation of frozen encoders: probes, energies and collapse metrics."""

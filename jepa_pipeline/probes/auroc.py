@@ -13,7 +13,7 @@ Energies = Float[Tensor, " S"]
 
 
 class Separation(NamedTuple):
-    """How well energies separate the truth from an alternative of the same samples.
+    """The separation by energies of the truth from an alternative of the same samples.
 
     Attributes:
         auroc: share of all pairs of a true and an alternative energy in which the alternative's is higher; ties count half.

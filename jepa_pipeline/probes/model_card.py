@@ -28,7 +28,7 @@ features = encoder.pooled(pixels)""",
 
 
 class Origin(NamedTuple):
-    """Where an exported encoder comes from.
+    """The origin of an exported encoder.
 
     Attributes:
         card: the exported encoder's.

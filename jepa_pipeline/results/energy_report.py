@@ -37,7 +37,7 @@ class EnergyRow(Section):
 
 
 class SeparationRow(EnergyRow):
-    """How well energies separate the truth from one alternative."""
+    """The separation by energies of the truth and one alternative."""
 
     alternative: Candidate = Field(description="Replacement of the truth.")
     auroc: float = Field(

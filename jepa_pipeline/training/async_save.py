@@ -78,7 +78,7 @@ class AsyncCheckpointWriter:
 
     @property
     def failed(self) -> bool:
-        """Whether writing in the background failed on this process; soon it has on all, who then call `wait`."""
+        """Return whether writing in the background failed on this process; then all processes call `wait` at the next step."""
         return self.failure is not None
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ State = dict[str, Any]
 
 
 class CheckpointInfo(Section):
-    """What a checkpoint is of: its about.json."""
+    """The description of a checkpoint: its about.json."""
 
     step: int = Field(description="Optimizer steps behind it.")
     samples: int = Field(description="Samples consumed, which is the whole position in the data.")

@@ -50,7 +50,7 @@ LoadTargets = Callable[[str], Tensor | None]
 
 
 class Shard(NamedTuple):
-    """What this process writes of a tensor."""
+    """The part of a tensor that this process writes."""
 
     item: WriteItem
     """Its position in the whole tensor, as DCP plans it."""

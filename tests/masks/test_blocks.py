@@ -113,7 +113,9 @@ def test_what_context_time_leaves_out_is_never_seen_and_asked_for_as_blocks_are(
 
 
 def test_variants_share_out_the_rest():
-    plain, asked, seen = (MultiBlock3d(BlocksConfig(rest=rest), CLIP)(generators(50), 0) for rest in ("hidden", "target", "context"))
+    plain, asked, seen = (
+        MultiBlock3d(BlocksConfig(rest=rest), CLIP)(generators(50), 0) for rest in ("hidden", "target", "context")
+    )
     assert [masks.context.shape[1] for masks in (plain, asked, seen)] == [376, 376, 784]
     assert [masks.targets.shape[2] for masks in (plain, asked, seen)] == [784, 1568 - 376, 784]
     inverse = MultiBlock3d(BlocksConfig(inverse=True), CLIP)(generators(50), 0)
@@ -138,7 +140,7 @@ def test_the_default_sets_fit_every_grid(grid):
 def test_few_clips_are_drawn_again_and_checking_is_fast():
     for config in (SHORT_RANGE, LONG_RANGE):
         sampler = MultiBlock3d(config, CLIP)
-        assert sampler.unfit(sampler.cover(draw(generators(2000), 6 * config.num_blocks))).mean() < 0.06
+        assert sampler.invalid(sampler.cover(draw(generators(2000), 6 * config.num_blocks))).mean() < 0.06
         begun = time.thread_time()
         config.check_grid((8, 16, 16))
         assert time.thread_time() - begun < 0.15

@@ -172,7 +172,9 @@ def test_legacy_never_uses_the_last_row_and_column_and_shrinks_with_the_batch():
 
 
 def test_legacy_on_a_grid_too_small_says_so_instead_of_searching_for_ever():
-    with pytest.raises(ValueError, match=r"more than 10 patches, but on the 8x8 grid some have 9: raise target_scale, or set legacy to false"):
+    with pytest.raises(
+        ValueError, match=r"more than 10 patches, but on the 8x8 grid some have 9: raise target_scale, or set legacy to false"
+    ):
         MultiBlockConfig(legacy=True).check_grid((1, 8, 8))
     config = MultiBlockConfig(legacy=True, target_scale=(0.25, 0.3))
     config.check_grid((1, 8, 8))

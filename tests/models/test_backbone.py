@@ -100,9 +100,15 @@ def test_it_fits_on_no_device_at_all():
         ({"timm": "resnet81"}, "timm has no network 'resnet81': did you mean resnet18 or "),
         ({"timm": "hf-hub:timm/resnet18.a1_in1k"}, "no network 'hf-hub:timm/resnet18.a1_in1k': did you mean resnet18 or "),
         ({"timm": "?"}, "list_models"),
-        ({"timm": "resnet18", "args": {"channls": 8}}, "resnet18 has no argument 'channls': remove args.channls or correct its name"),
+        (
+            {"timm": "resnet18", "args": {"channls": 8}},
+            "resnet18 has no argument 'channls': remove args.channls or correct its name",
+        ),
         ({"timm": "poolformer_s12", "args": {"depth": 8}}, "poolformer_s12 has no argument 'depth': remove args.depth or"),
-        ({"timm": "resnet18", "args": {"dynamic_img_size": True}}, "resnet18 has no argument 'dynamic_img_size': remove args.dynamic_img_size or"),
+        (
+            {"timm": "resnet18", "args": {"dynamic_img_size": True}},
+            "resnet18 has no argument 'dynamic_img_size': remove args.dynamic_img_size or",
+        ),
         ({"timm": "resnet18", "args": {"channels": "a"}}, r"args \{channels: a\} \(TypeError: not all.*\): fix the values"),
         ({"timm": "vit_tiny_patch16_224", "args": {"embed_dim": 25}}, "divisible by num_heads"),
         ({"timm": "vit_tiny_patch16_224", "args": {"global_pool": ""}}, r"returns \[1, 17, 192\] for an image and not one vector"),

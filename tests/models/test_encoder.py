@@ -5,12 +5,12 @@ import torch
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.networks import SIZES, EncoderConfig, PredictorConfig
-from jepa_pipeline.models.transformer import set_fused_attn
 from jepa_pipeline.models.ema import copy_frozen, update_ema
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.positions import sincos_2d
 from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.tokens import apply_masks
+from jepa_pipeline.models.transformer import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 
 CONFIG = EncoderConfig(image_size=24, patch_size=4, embed_dim=32, depth=3, num_heads=4)

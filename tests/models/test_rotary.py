@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from jepa_pipeline.models.rotary import gather_rope, rope_table
 from jepa_pipeline.models.transformer import Transformer
-from jepa_pipeline.models.rotary import rope_table, gather_rope
 from timm.layers import apply_rot_embed_cat
 
 GRID = (4, 5, 6)

@@ -8,10 +8,10 @@ import torch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.models.transformer import set_fused_attn
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.rotary import rope_table
 from jepa_pipeline.models.timm_format import check_exportable
+from jepa_pipeline.models.transformer import set_fused_attn
 from jepa_pipeline.models.weights import EncoderCard, load_encoder, read_card, save_encoder
 
 SIZES = {"image_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 2}

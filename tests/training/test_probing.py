@@ -154,7 +154,9 @@ def test_a_submitted_probe_is_known_by_its_record(tiny, cluster, started, monkey
 
 
 def test_the_job_of_a_snapshot_is_one_of_its_run():
-    of_run, of_snapshot = (build_spec(("probe",), ["probe"], Path("runs/a", *inner)) for inner in ((), ("snapshots", "step-00000002")))
+    of_run, of_snapshot = (
+        build_spec(("probe",), ["probe"], Path("runs/a", *inner)) for inner in ((), ("snapshots", "step-00000002"))
+    )
     assert (of_run.name, of_snapshot.name) == ("probe-a", "probe-step-00000002-a")
     assert of_run.folder == of_snapshot.folder == Path("runs/a/jobs")
 
