@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.config.views import RGB
@@ -53,6 +54,11 @@ class EncoderCard(Section):
     config_hash: str = Field(description="Hash of the run's configuration.")
     data_hash: str = Field(description="Hash of the training shards' manifest.")
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def upgrade_clip(cls, clip: Any) -> Any:
+        return upgrade_saved(clip, "views.clip.") if isinstance(clip, dict) else clip
 
 
 def encoder_folder(folder: str | Path) -> Path:

@@ -15,7 +15,7 @@ from ruamel.yaml.reader import ReaderError
 
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
 from jepa_pipeline.config.layers import Key, Layer
-from jepa_pipeline.config.removed import REMOVED_VALUES, removed_key
+from jepa_pipeline.config.removed import removed_key, removed_value, upgrade_saved
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.section import Section, section_types, type_name
 
@@ -54,10 +54,11 @@ def load_overrides(model: type[Config], overrides: Sequence[str]) -> Config:
 
 
 def read_run_folder(folder: Path) -> Layer:
-    """Read the configuration of a run folder, which may have been moved."""
+    """Read the configuration of a run folder, which may have been moved, or written by an earlier version."""
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is a folder without a config.yaml: give a recipe or a run folder, such as runs/NAME")
     layer, path = read_yaml(folder / "config.yaml"), folder.resolve()
+    layer.values = upgrade_saved(layer.values)
     layer.update(Layer({"output": str(path.parent), "name": path.name}, {}, str(folder)))
     return layer
 
@@ -192,7 +193,7 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
             text = f"'{dotted}' has no entries to change: give the whole list, such as {dotted}={format_list(value)}"
         case "value_error":
             text = (f"{dotted}: " if dotted else "") + details["msg"].removeprefix("Value error, ")
-        case _ if (cure := REMOVED_VALUES.get((dotted, str(value)))) is not None:
+        case _ if (cure := removed_value(dotted, value)) is not None:
             text = f"'{dotted}' is {value!r}: {cure}"
         case _:
             text = f"'{dotted}' is {value!r}: {RULES.get(kind) or 'it ' + details['msg'].removeprefix('Input ')}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.files import atomic_write
@@ -91,7 +92,11 @@ def check_same_run(run: Path, info: CheckpointInfo, log: Callable[[str], object]
 
 def compare(saved: CheckpointInfo, info: CheckpointInfo) -> list[Difference]:
     """Return everything in which two runs differ that can change their results."""
-    old, new = ({**run.results, "data.train (hash)": run.data, "trainer.accelerator (found)": run.device} for run in (saved, info))
+    saved_results = upgrade_saved(saved.results)  # an earlier version may have written them
+    old, new = (
+        {**results, "data.train (hash)": run.data, "trainer.accelerator (found)": run.device}
+        for run, results in ((saved, saved_results), (info, info.results))
+    )
     keys = sorted(old.keys() | new.keys())
     return [(key, f"{old.get(key)}", f"{new.get(key)}") for key in keys if old.get(key) != new.get(key)]
 

@@ -13,6 +13,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.training.checkpoint import latest_info
+from jepa_pipeline.training.run_folder import compare
 
 QUIET = Console(quiet=True)
 
@@ -29,6 +30,20 @@ def test_a_changed_value_is_refused_in_three_columns(tiny):
         ["views.crops.0.flip", "0.0", "0.5"],
     ]
     assert lines[4].startswith("choose another name, restore the values, or delete that folder") and "data.workers" in lines[4]
+
+
+def test_removed_and_renamed_keys_of_an_earlier_version_are_no_differences(tiny):
+    config = tiny("views.crops=[{gray: 0.2}]")
+    pretrain(config, QUIET)
+    info = latest_info(config.folder / "checkpoints")
+    results = {key: value for key, value in info.results.items() if key != "views.crops.0.gray"}
+    results |= {"views.crops.0.grey": 0.2, "data.window_shards": 16, "health.vectors": 2048, "views.largest_side": 640}
+    assert compare(info.model_copy(update={"results": results}), info) == []
+    results |= {"views.crops.0.grey": 0.5, "data.window_shards": 8}
+    assert compare(info.model_copy(update={"results": results}), info) == [
+        ("data.window_shards", "8", "None"),
+        ("views.crops.0.gray", "0.5", "0.2"),
+    ]
 
 
 def test_the_lock_is_the_checkpoints_own_and_not_a_file_that_may_be_edited(tiny):
