@@ -1,6 +1,7 @@
 """The house: who may import whom, which room opens onto which heavy dependency, and how large a thing may grow."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,33 @@ def test_the_project_speaks_of_itself_alone():
         if ".git" not in path.parts and "venv" not in "".join(path.parts) and not path.is_symlink():
             text = path.read_text()
             assert not any(word in text for word in forbidden), path
+
+
+MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+
+
+def graph():
+    """For each module of the package, the modules it imports, also inside functions."""
+    edges = {}
+    for module, path in MODULES.items():
+        found = {name for name, _ in imports(path)} | {f"{name}.{part}" for name, parts in imports(path) for part in parts}
+        edges[module] = (found & set(MODULES)) - {module}
+    return edges
+
+
+def floors(edges):
+    """The length of the longest chain of imports that starts at each module.
+
+    Raises:
+        CycleError: modules import each other in a circle.
+    """
+    height = {}
+    for module in TopologicalSorter(edges).static_order():
+        height[module] = 1 + max((height[other] for other in edges[module]), default=0)
+    return height
+
+
+def test_no_files_import_each_other_and_chains_are_short():
+    height = floors(graph())
+    highest = max(height, key=height.get)
+    assert height[highest] <= 18, f"{highest} stands on a chain of {height[highest]} imports"

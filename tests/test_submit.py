@@ -281,7 +281,7 @@ def test_submit_as_an_option_is_the_verb(words, becomes):
 
 
 def test_what_follows_is_given_the_run():
-    assert parse_follower(ROOT_COMMAND, "probe --data 's3://a b'").of(Path("runs/x")) == ["probe", "runs/x", "--data", "s3://a b"]
+    assert parse_follower(ROOT_COMMAND, "probe --data 's3://a b'").on(Path("runs/x")) == ["probe", "runs/x", "--data", "s3://a b"]
     for wrong, says in (
         ("prob", "did you mean 'probe'"),
         ("shards demo", "does not work on a run"),

@@ -71,7 +71,7 @@ class Rivals:
         for shard in window:
             source.open(shard)
         files = [source.manifest.shards[shard] for shard in window]
-        self.tars = [source.cache.tar(file) if source.cache else Path(source.tars) / file.file for file in files]
+        self.tars = [source.cache.tar_path(file) if source.cache else Path(source.tars) / file.file for file in files]
         positions = sampler.locate(0, HELD_BATCHES * self.batch)
         self.held = read_media(source, positions.shard.tolist(), positions.member.tolist())
 

@@ -107,5 +107,5 @@ def bound_checkpoint_bytes(method: MethodConfig) -> float:
     """
     if method.encoder.timm:
         return MAX_TIMM_BYTES
-    sizes = (encoder.size for encoder in method.encoders)
+    sizes = (encoder.size for encoder in method.encoders)  # pyright: ignore[reportAttributeAccessIssue]  # not timm's
     return MAX_HEAD_BYTES + sum(2 * 16 * depth * width**2 * (4 + 2 * mlp_ratio) for width, depth, _, mlp_ratio in sizes)

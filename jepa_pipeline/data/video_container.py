@@ -16,7 +16,7 @@ WITHOUT_KEY_FRAMES = {"gif"}
 
 
 class Orientation(NamedTuple):
-    """How a frame is made upright: transposed or not, then read with steps of 1 or -1 through rows and columns."""
+    """The orientation of a frame: transposed or not, then read with steps of 1 or -1 through rows and columns."""
 
     transposed: bool
     row_step: int

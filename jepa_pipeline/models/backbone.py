@@ -35,7 +35,7 @@ class Backbone(BaseEncoder):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
         self.network, self.model_args = create_network(config)
         if config.small_stem:
             replace_stem(self.network, config.timm)

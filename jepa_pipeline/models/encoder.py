@@ -50,7 +50,7 @@ class Encoder(BaseEncoder):
             patch_embed: the layer that turns a clip into tokens, if that is no clip of RGB frames (coarse.py).
         """
         super().__init__()
-        self.config = config
+        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
         self.grid = config.clip_grid
         dim, self.depth, heads, ratio = config.size
         self.width = dim

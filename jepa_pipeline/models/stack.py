@@ -32,7 +32,7 @@ class Stack(BaseEncoder):
             encoders: one per level, whose weights are shared; None: untrained ones.
         """
         super().__init__()
-        self.config = config
+        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
         self.encoders = nn.ModuleList(new_encoders(config) if encoders is None else encoders)
         read = [level for number, level in enumerate(self.levels) if self.reads(number)]
         self.width = sum(level.width for level in read)

@@ -72,8 +72,10 @@ def read_rank_info(config: TrainerConfig, environment: Mapping[str, str] | None 
     """
     environment = environment if environment is not None else os.environ
     if all(name in environment for name in TORCHRUN):
-        ranks = (int(environment[name]) for name in TORCHRUN[:4])
-        info = RankInfo(*ranks, environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), "torchrun")
+        rank, world_size, local_rank, local_world_size = (int(environment[name]) for name in TORCHRUN[:4])
+        info = RankInfo(
+            rank, world_size, local_rank, local_world_size, environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), "torchrun"
+        )
     elif "SLURM_STEP_ID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         info = read_slurm_rank(environment)
     else:

@@ -10,7 +10,7 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.checkpoint_callback import CheckpointCallback
-from jepa_pipeline.training.hashes import HASHES, leaves
+from jepa_pipeline.training.hashes import HASHES, flatten
 from jepa_pipeline.training.module import Pretraining
 
 SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
@@ -168,7 +168,7 @@ def test_the_target_is_dealt_out_like_the_encoder(configure, on_processes):
             for slow, fast in zip(module.method.target.parameters(), module.method.encoder.parameters(), strict=True):
                 assert slow.placements == fast.placements and slow.to_local().shape == fast.to_local().shape
                 assert slow.dtype == torch.float32
-            assert len(list(leaves(dict(module.method.target.named_parameters())))) > 5
+            assert len(list(flatten(dict(module.method.target.named_parameters())))) > 5
 
         CheckpointCallback.on_step = on_step
 
