@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "configs"
 sys.path.insert(0, str(ROOT / "tools"))
 
-from bench_loader import PARTS, WORDS, Report, Speeds, bench, read_numbers, sentences  # noqa: E402
-from loader_baselines import bare_clips  # noqa: E402
+from bench_loader import PART_LABELS, PARTS, Report, Speeds, bench, parse_workers, summary_sentences  # noqa: E402
+from loader_baselines import crop_video  # noqa: E402
 
 SPEEDS = {"workers", "whole", "bare_loop", "webdataset", "per_worker", "whole_to_bare_loop", "whole_to_webdataset"}
 
@@ -44,11 +44,12 @@ def test_it_prints_parts_rivals_and_how_many_workers_are_needed(shards, tiny, ca
     assert [speeds.workers for speeds in report.speeds] == [0, 1]
     assert all(value > 0 for speeds in report.speeds for value in speeds[1:])
     assert all(
-        words in shown for words in [*(WORDS[part] for part in report.parts), "images/s", "µs an image", "one process", "1 worker"]
+        words in shown
+        for words in [*(PART_LABELS[part] for part in report.parts), "images/s", "µs/image", "one process", "1 worker"]
     )
     assert all(words in shown for words in ["bare loop", "webdataset"])
-    assert "where the time goes: " in shown
-    assert f"1000 steps/s are 8,000 images/s: they need data.workers={report.workers_needed} " in shown
+    assert "time by part: " in shown
+    assert f"1000 steps/s are 8,000 images/s: they need data.workers={report.workers_needed}, " in shown
 
 
 CLIPS = [
@@ -65,8 +66,8 @@ def test_videos_are_measured_in_clips_and_by_parts_of_their_own(videos, tiny, ca
     shown = capsys.readouterr().out
     assert list(report.parts) == list(PARTS["videos"])
     assert all(value > 0 for speeds in report.speeds for value in speeds[1:])
-    assert all(words in shown for words in [*(WORDS[part] for part in report.parts), "clips/s", "µs a clip"])
-    assert f"1000 steps/s are 8,000 clips/s: they need data.workers={report.workers_needed} " in shown
+    assert all(words in shown for words in [*(PART_LABELS[part] for part in report.parts), "clips/s", "µs/clip"])
+    assert f"1000 steps/s are 8,000 clips/s: they need data.workers={report.workers_needed}, " in shown
     assert "image" not in shown
 
 
@@ -83,7 +84,7 @@ def test_images_are_clips_that_stand_still_and_videos_no_images(videos, tiny, ca
 def test_the_bare_loop_shows_the_frames_that_a_clip_has(format, codec, clip):
     views = ViewsConfig(clip=ClipConfig(**clip), crops=(CropConfig(scale=(1.0, 1.0), aspect=(1.0, 1.0)),))
     for _ in range(4):
-        (shown,) = bare_clips(brightening(format, codec), views, [16], frames=5)
+        (shown,) = crop_video(brightening(format, codec), views, [16], frames=5)
         assert shown.shape == (5, 16, 16, 3)
         levels = shown.mean(axis=(1, 2, 3)) / 8
         step = clip.get("stride") or 12 / clip["fps"]
@@ -132,16 +133,16 @@ def test_json_is_one_object_of_the_same_numbers(shards):
 
 def test_a_rate_is_fed_by_the_workers_that_it_takes():
     report = Report("data", "images", 4, 50, dict.fromkeys(PARTS["images"], 0.001), [Speeds(4, 400, 1, 1, 100, 1, 1)], 10.0, 5)
-    said = " ".join(sentences(report))
-    assert "400 images/s by 4 workers feed 8.00 steps/s of 50 images; 1,000 images/s need data.workers=10 " in said
-    assert "10 steps/s are 500 images/s: they need data.workers=5 " in said
+    said = " ".join(summary_sentences(report))
+    assert "400 images/s by 4 workers supply 8.00 steps/s of 50 images; 1,000 images/s need data.workers=10, " in said
+    assert "10 steps/s are 500 images/s: they need data.workers=5, " in said
 
 
 def test_numbers_of_workers_are_read_or_refused_in_a_sentence(tmp_path: Path):
-    assert read_numbers("") == []
-    assert read_numbers("1, 2,16") == [1, 2, 16]
-    with pytest.raises(UserError, match="--workers is 1,x: it is one or more whole numbers"):
-        read_numbers("1,x")
+    assert parse_workers("") == []
+    assert parse_workers("1, 2,16") == [1, 2, 16]
+    with pytest.raises(UserError, match="--workers is 1,x: give whole numbers separated by commas"):
+        parse_workers("1,x")
     done = run(str(tmp_path / "nowhere"), "--config", str(RECIPES / "ijepa_vits16.yaml"))
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, done.stderr

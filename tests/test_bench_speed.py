@@ -14,7 +14,6 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.networks import SIZES
 from jepa_pipeline.data.views import normalize
-from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.transformer import set_fused_attn
 
@@ -69,7 +68,7 @@ def test_the_arithmetic_is_what_torch_counts(case, tool):
     config = load_config(*CASES[case])
     method = build_method(config.method)
     set_fused_attn(method, fused=False)  # the fused one multiplies queries and keys again on its way back
-    batch = tool.OneBatch(config, build_mask_samplers(config.method)).batch
+    batch = tool.RepeatedBatch(config).batch
     batch = batch._replace(views=[normalize(view, (0.5,) * 3, (0.25,) * 3) for view in batch.views])
     with FlopCounterMode(display=False) as counter:
         torch.stack(list(method(batch, step=0, seed=0).losses.values())).sum().backward()
@@ -106,12 +105,12 @@ def test_every_way_is_in_the_table(tool, environment, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend=backend))
     jaxtyping.config.update("jaxtyping_disable", True)  # the checks of shapes cannot be compiled
     try:
-        found = tool.compare(ijepa(), list(tool.WAYS), "cpu", steps=1, rounds=1)
+        found = tool.compare(ijepa(), list(tool.MODES), "cpu", steps=1, rounds=1)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
     assert graphs and not torch.distributed.is_initialized()
-    rows = tool.as_rows("tiny", found, flops=1e6, peak=1e12)
-    assert [row.split(" | ")[1] for row in rows] == list(tool.WAYS)
+    rows = tool.table_rows("tiny", found, flops=1e6, peak=1e12)
+    assert [row.split(" | ")[1] for row in rows] == list(tool.MODES)
     assert rows[0].split(" | ")[3] == "1.00 (1.00 to 1.00)"
     assert all(row.endswith(" | - |") and "%" in row for row in rows), "the memory of a CPU is not measured"
 
@@ -122,13 +121,13 @@ def test_figures_are_medians_and_ratios_of_the_same_round(tool):
         way: [tool.Measurement(float(speed), memory) for speed, memory in pairs]
         for way, pairs in (("plain", slow), ("compiled", fast))
     } | {"fsdp2": [None, None, None]}
-    assert tool.as_rows("x", found, flops=2e9, peak=1e12) == [
+    assert tool.table_rows("x", found, flops=2e9, peak=1e12) == [
         "| x | plain | 150 (100 to 200) | 1.00 (1.00 to 1.00) | 30.0% | 3.0 GiB |",
         "| x | compiled | 200 (200 to 450) | 2.00 (1.00 to 3.00) | 40.0% | 0.5 GiB |",
         "| x | fsdp2 | out of memory | - | - | - |",
     ]
     del found["plain"]
-    assert " - | - |" in tool.as_rows("x", {"fsdp2": [None], "compiled": found["compiled"][:1]}, 2e9, None)[1]
+    assert " - | - |" in tool.table_rows("x", {"fsdp2": [None], "compiled": found["compiled"][:1]}, 2e9, None)[1]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +150,7 @@ def test_it_runs_as_a_user_runs_it(tool, environment, monkeypatch, capsys):
     assert ended.value.code == 0
     first, empty, *table = capsys.readouterr().out.splitlines()
     assert first.startswith("CPU, 1 threads, fp32, torch ") and "; 1 rounds of 1 steps" in first and not empty
-    assert len(table) == 3 and table[2].startswith("| `ijepa_fashion_mnist`, 8 at a time, ") and table[2].endswith(" | - | - |")
+    assert len(table) == 3 and table[2].startswith("| `ijepa_fashion_mnist`, micro-batch 8, ") and table[2].endswith(" | - | - |")
 
 
 @pytest.mark.parametrize("arguments", [["--way", "quickly"], ["method.nmae=x"], ["--arch", "vit_medium"]])
@@ -164,5 +163,5 @@ def test_a_mistake_is_one_sentence(tool, arguments, monkeypatch, capsys):
 
 
 def test_other_methods_are_refused(tool):
-    with pytest.raises(UserError, match="only a JEPA's arithmetic is known here"):
+    with pytest.raises(UserError, match="only the FLOPs of JEPAs are known"):
         tool.image_flops(load_config(ROOT / "configs/debug/vicreg.yaml", []))

@@ -118,7 +118,7 @@ def test_what_was_not_measured_stays_empty(tool, make):
 def test_a_run_without_a_probe_of_its_weights_is_refused(tool, make, monkeypatch, capsys):
     folder = make("a", 0.5)
     (folder / "probes/a.json").unlink()
-    with pytest.raises(UserError, match="no probe of its present weights: `jepa probe"):
+    with pytest.raises(UserError, match="no probe of its current weights: run `jepa probe"):
         tool.probe_table([folder])
     monkeypatch.setattr(sys, "argv", ["probe_table.py", str(folder)])
     assert tool.main() == 2 and capsys.readouterr().err.count("\n") == 1

@@ -95,7 +95,7 @@ def test_fused_attention_is_counted_like_plain(bench_step, report, overrides):
 
 
 def test_shares_add_up(bench_step, report):
-    table = bench_step.as_table(report, "title", images=8)
+    table = bench_step.report_table(report, "title", images=8)
     shares = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
     assert sum(float(shares[part].rstrip("%")) for part in PARTS) == pytest.approx(100, abs=0.6)
     assert shares["sum of the parts"] == "100.0%"
@@ -157,7 +157,7 @@ def test_a_stack_is_measured_level_by_level(bench_step, monkeypatch, capsys):
     recipe = str(ROOT / "configs/debug/hjepa.yaml")
     assert call(bench_step, monkeypatch, recipe, *STACK, "--synthetic", "--steps", "1") == 0
     printed = capsys.readouterr().out
-    assert "what each level adds to a step of debug_hjepa" in printed and "share of the peak" in printed
+    assert "cost of each level in a step of debug_hjepa" in printed and "share of the peak" in printed
 
 
 def test_what_a_level_adds_is_what_the_stack_takes_beyond_the_one_below(bench_step):

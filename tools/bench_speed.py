@@ -1,13 +1,13 @@
-"""How fast one device trains a JEPA, and in how much memory, in each of the ways there are: a table in Markdown.
+"""Measure the speed and memory of training a JEPA on one device, in every mode of training: a table in Markdown.
 
     python tools/bench_speed.py configs/ijepa_vits16.yaml optim.batch_size_global=256 --arch vit_base --arch vit_large
 
-Each measurement builds the networks anew and spreads them as a run does (training/parallel.py); Lightning drives the module of
-training/ over one random batch with real masks. All ways take turns in each of several rounds, so that what else the machine does
-meets all of them. A figure is the median of the rounds with the least and the largest; a ratio is taken within a round.
+Each measurement builds the networks anew and parallelizes them as a run does (training/parallel.py); Lightning drives the module
+of training/ over one random batch with real masks. All modes take turns in each of several rounds, so that other load on the
+machine affects them equally. Figures are medians over rounds with their range; ratios are taken within a round.
 
-MFU is the share of the device's peak that the arithmetic of the step needs (PaLM, Chowdhery et al. 2022, appendix B): what
-activation checkpointing computes again does not count.
+MFU is the share of the device's peak that the arithmetic of the step needs (PaLM, Chowdhery et al. 2022, appendix B):
+recomputation by activation checkpointing does not count.
 """
 
 import gc
@@ -19,8 +19,8 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from count_flops import cost
-from timed_steps import OneBatch, lengthen, milliseconds
+from count_flops import count_step
+from timed_steps import RepeatedBatch, TimedPretraining, extend_run, millisecond_timeline, repeated_batches, train_steps
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.cli import leave
@@ -30,18 +30,14 @@ from jepa_pipeline.config.jepa import JepaConfig
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.networks import Architecture
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.loader import build_loader
-from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.environment import git_state
-from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.parallel import parallelize
 from jepa_pipeline.training.processes import RankInfo, process_group, read_rank_info
 from jepa_pipeline.training.setup import choose_accelerator
-from jepa_pipeline.training.trainer import build_trainer
 
 WARM_UP = 3
-WAYS = {
+MODES = {
     "plain": {},
     "compiled": {"compile": True},
     "checkpointed": {"checkpoint_activations": True},
@@ -60,145 +56,130 @@ PEAKS = {
     "L40S": 362,
     "RTX 4090": 165,
 }
-"""TFLOP/s of bf16 products of dense matrices, from NVIDIA's data sheets, by what a GPU's name holds; the first that fits."""
+"""TFLOP/s of dense bf16 matrix products, from NVIDIA's data sheets, by a part of the GPU's name; the first match counts."""
 
 
 class Measurement(NamedTuple):
-    """images_per_s: of the median step; peak_bytes: the most that tensors took in a step, None on a CPU."""
+    """Speed and memory of one mode in one round.
+
+    Attributes:
+        images_per_s: of the median step.
+        peak_bytes: largest size of all tensors within a step; None on CPUs.
+    """
 
     images_per_s: float
     peak_bytes: int | None
 
 
 Rounds = dict[str, list[Measurement | None]]
-"""By way, what each round measured; None where memory was too little."""
-
-
-class Clocked(Pretraining):
-    """Pretraining that reads a clock after every optimizer step, and forgets the memory that the first few took."""
-
-    def start(self, device: str) -> None:
-        self.timeline, self.readings = milliseconds(device), []
-
-    def optimizer_step(self, *args: object) -> None:
-        super().optimizer_step(*args)  # pyright: ignore[reportArgumentType]
-        self.readings.append(self.timeline.now())
-        if self.step == WARM_UP and torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-
-    def step_ms(self) -> float:
-        """Of the median step after the warm-up."""
-        pairs = zip(self.readings[WARM_UP - 1 :], self.readings[WARM_UP:], strict=False)
-        return median(self.timeline.between(*pair) for pair in pairs)
+"""Measurement of each round by mode; None if memory ran out."""
 
 
 def blocks_flops(tokens: int, dim: int, depth: int, ratio: float) -> float:
-    """Forward, of one sequence: the weights of a block are 4 D^2 in attention and 2 r D^2 in the MLP, each of them one
-    multiplication and one addition a token; queries times keys and attention times values are 2 N^2 D each.
+    """Return the FLOPs of one sequence in a forward pass.
+
+    A block has 4 D^2 weights in attention and 2 r D^2 in the MLP, each with one multiplication and one addition per token;
+    queries times keys and attention times values are 2 N^2 D each.
     """
     return depth * (2 * tokens * dim**2 * (4 + 2 * ratio) + 4 * tokens**2 * dim)
 
 
 def step_flops(config: JepaConfig, masks: Sequence[Masks]) -> float:
-    """Of one image or clip in one step, from its masks: of each set K tokens are seen, and G blocks of M are asked for.
+    """Return the FLOPs of one image or clip in one step, whose mask sets have K context tokens and G target blocks of M tokens.
 
-    encoder forward and backward on what is seen:   patches of all N tokens, 2 x;  blocks of K, 3 x
-    target forward on all:                          patches and blocks of N, 1 x;  shared with a gradient: 2 x and 3 x
-    predictor forward and backward:                 G sequences of K + M tokens, K in and G M out, 3 x
+    encoder, forward and backward on the context:   patches of all N tokens, 2 x;  blocks of K, 3 x
+    target, forward on all tokens:                  patches and blocks of N, 1 x;  shared with a gradient: 2 x and 3 x
+    predictor, forward and backward:                G sequences of K + M tokens, K in and G M out, 3 x
 
-    The backward pass is two products for each of the forward one's, for the weights' and for the inputs' gradient (Kaplan et al.
-    2020, section 2.1); the pixels have none. Recomputation is not counted. Left out is what is no product of matrices (norms,
-    softmax, GELU, positions, prediction error, optimizer, EMA) and all of a regularizer, an expander's layers too.
+    The backward pass has two products for each one of the forward pass, for the gradients of weights and inputs (Kaplan et al.
+    2020, section 2.1); pixels have no gradient. Recomputation is not counted, nor are operations other than matrix products
+    (norms, softmax, GELU, positions, prediction error, optimizer, EMA) and regularizers with their expanders.
     """
     (dim, depth, _, ratio), (time, rows, columns) = config.encoder.size, config.encoder.clip_grid
     predictor, tokens = config.predictor, time * rows * columns
     patches = 2 * tokens * 3 * config.encoder.tubelet_size * config.encoder.patch_size**2 * dim
     shared = config.target == "shared"
     flops = (2 if shared else 1) * patches + (3 if shared else 1) * blocks_flops(tokens, dim, depth, ratio) + 2 * patches
-    for one in masks:
-        seen, (groups, asked) = one.context.shape[1], one.targets.shape[1:]
-        flops += 3 * blocks_flops(seen, dim, depth, ratio)
-        flops += 3 * 2 * (seen + groups * asked) * dim * predictor.embed_dim
-        flops += 3 * groups * blocks_flops(seen + asked, predictor.embed_dim, predictor.depth, predictor.mlp_ratio)
+    for mask_set in masks:
+        context, (blocks, target) = mask_set.context.shape[1], mask_set.targets.shape[1:]
+        flops += 3 * blocks_flops(context, dim, depth, ratio)
+        flops += 3 * 2 * (context + blocks * target) * dim * predictor.embed_dim
+        flops += 3 * blocks * blocks_flops(context + target, predictor.embed_dim, predictor.depth, predictor.mlp_ratio)
     return flops
 
 
 def image_flops(config: RunConfig) -> float:
-    """Of all views of an image in one step.
+    """Return the FLOPs of all views of an image in one step.
 
     Raises:
-        UserError: the method is no JEPA and no stack of them, whose arithmetic alone is known here.
+        UserError: the method is not a JEPA.
     """
     if isinstance(config.method, HJepaConfig):
-        return cost(config).step
+        return count_step(config).step
     if not isinstance(config.method, JepaConfig):
-        raise UserError(f"method.name is {config.method.name}, but only a JEPA's arithmetic is known here: give a recipe of one")
-    return len(config.views.kinds) * step_flops(config.method, OneBatch(config, build_mask_samplers(config.method)).batch.masks)
+        raise UserError(f"method.name is {config.method.name}, but only the FLOPs of JEPAs are known: give a recipe of a JEPA")
+    return len(config.views.kinds) * step_flops(config.method, RepeatedBatch(config).batch.masks)
 
 
 def measure(config: RunConfig, info: RankInfo, device: str, steps: int) -> Measurement | None:
-    """Build it and take WARM_UP steps, of which nothing is kept, and then so many; None if the GPU's memory is too little."""
-    config = lengthen(config, WARM_UP + steps)
+    """Build the networks and train for WARM_UP + `steps` steps; return the figures of the last, or None if memory ran out."""
+    total = WARM_UP + steps
+    config = extend_run(config, total)
     torch.manual_seed(config.seed)
     torch.compiler.reset()
-    numbers = [[0]] * (WARM_UP + steps) * config.optim.accumulate_steps
-    batches = build_loader(OneBatch(config, build_mask_samplers(config.method)), numbers, workers=0, pin_memory=device == "cuda")
+    batches = repeated_batches(config, total, pin_memory=device == "cuda")
     try:
         method = parallelize(build_method(config.method), config.trainer, device, info.local_world_size)
-        module = Clocked(method, config.optim, config.views, config.seed)
-        module.start(device)
-        trainer = build_trainer(config.trainer, device, info, WARM_UP + steps, config.optim.accumulate_steps, callbacks=[])
-        trainer.fit(module, batches)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        module = TimedPretraining(config, method, warm_up=WARM_UP)
+        step_ms = median(train_steps(module, batches, millisecond_timeline(device), total, device, info).step_times(WARM_UP))
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
-        return Measurement(1e3 * config.optim.batch_size_global / module.step_ms(), peak)
+        return Measurement(1e3 * config.optim.batch_size_global / step_ms, peak)
     except torch.OutOfMemoryError:
         return None
 
 
-def compare(config: RunConfig, ways: Sequence[str], device: str, steps: int, rounds: int) -> Rounds:
-    """All ways of one recipe, in turns."""
+def compare(config: RunConfig, modes: Sequence[str], device: str, steps: int, rounds: int) -> Rounds:
+    """Measure all modes of one recipe in turns."""
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    alone = config.trainer.model_copy(update={"devices": 1, "nodes": 1})
-    found: Rounds = {way: [] for way in ways}
-    with process_group(read_rank_info(alone), device, always=True) as processes:
+    single = config.trainer.model_copy(update={"devices": 1, "nodes": 1})
+    measured: Rounds = {mode: [] for mode in modes}
+    with process_group(read_rank_info(single), device, always=True) as processes:
         for _ in range(rounds):
-            for way in ways:
+            for mode in modes:
                 plain = {"compile": False, "checkpoint_activations": False, "strategy": "auto"}
-                trainer = alone.model_copy(update=plain | WAYS[way])
-                found[way].append(measure(config.model_copy(update={"trainer": trainer}), processes.info, device, steps))
-                gc.collect()  # what was built holds itself
+                trainer = single.model_copy(update=plain | MODES[mode])
+                measured[mode].append(measure(config.model_copy(update={"trainer": trainer}), processes.info, device, steps))
+                gc.collect()  # trainer and module refer to each other
                 if device == "cuda":
                     torch.cuda.empty_cache()
-    return found
+    return measured
 
 
-def peak_flops(device: str, precision: str, said: float | None) -> float | None:
-    """FLOP/s of the device as it was said or as its name tells; None where neither does."""
-    if said is not None:
-        return 1e12 * said
+def peak_flops(device: str, precision: str, tflops: float | None) -> float | None:
+    """Return the FLOP/s of the device, given in TFLOP/s or known from its name, or None if unknown."""
+    if tflops is not None:
+        return 1e12 * tflops
     if device == "cpu" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name()
     return next((1e12 * peak for part, peak in PEAKS.items() if part in name), None)
 
 
-def as_rows(title: str, found: Rounds, flops: float, peak: float | None) -> list[str]:
-    """A line of the table for each way; the ratio is to the first way in the same round."""
-    rows, first = [], next(iter(found.values()))
-    for way, measured in found.items():
-        kept = [one for one in measured if one is not None]
-        if len(kept) < len(measured):
-            rows.append(f"| {title} | {way} | out of memory | - | - | - |")
+def table_rows(title: str, modes: Rounds, flops: float, peak: float | None) -> list[str]:
+    """Return a row for each mode; ratios are to the first mode in the same round."""
+    rows, first = [], next(iter(modes.values()))
+    for mode, rounds in modes.items():
+        complete = [measured for measured in rounds if measured is not None]
+        if len(complete) < len(rounds):
+            rows.append(f"| {title} | {mode} | out of memory | - | - | - |")
             continue
-        speeds = [one.images_per_s for one in kept]
-        ratios = [one.images_per_s / beside.images_per_s for one, beside in zip(kept, first, strict=True) if beside is not None]
+        speeds = [measured.images_per_s for measured in complete]
+        ratios = [speed / base.images_per_s for speed, base in zip(speeds, first, strict=True) if base is not None]
         mfu = f"{median(speeds) * flops / peak:.1%}" if peak else "-"
-        memory = [one.peak_bytes for one in kept if one.peak_bytes is not None]
-        taken = f"{max(memory) / 2**30:.1f} GiB" if memory else "-"
-        rows.append(f"| {title} | {way} | {spread(speeds, ',.4g')} | {spread(ratios, '.2f')} | {mfu} | {taken} |")
+        memory = [measured.peak_bytes for measured in complete if measured.peak_bytes is not None]
+        peak_memory = f"{max(memory) / 2**30:.1f} GiB" if memory else "-"
+        rows.append(f"| {title} | {mode} | {spread(speeds, ',.4g')} | {spread(ratios, '.2f')} | {mfu} | {peak_memory} |")
     return rows
 
 
@@ -207,7 +188,7 @@ def spread(values: list[float], form: str) -> str:
 
 
 def describe(device: str, precision: str, peak: float | None, steps: int, rounds: int) -> str:
-    """What it was measured on."""
+    """Return the device, precision, versions and number of rounds in words."""
     machine = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     known = f" of {peak / 1e12:,.4g} TFLOP/s" if peak else ""
     state = git_state()
@@ -222,26 +203,26 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def bench(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe of a JEPA, such as configs/ijepa_vits16.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe.")] = None,
-    arch: Annotated[list[str] | None, typer.Option(help="Encoders in place of the recipe's, by name; again for each.")] = None,
-    way: Annotated[list[str] | None, typer.Option(help=f"Ways to train, again for each; all of {'; '.join(WAYS)}.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a measurement.")] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each way, in turns.")] = 3,
-    peak: Annotated[float | None, typer.Option(help="The device's peak in TFLOP/s, where its name does not tell.")] = None,
+    arch: Annotated[list[str] | None, typer.Option(help="Encoder by name instead of the recipe's; may be repeated.")] = None,
+    modes: Annotated[list[str] | None, typer.Option("--way", help=f"Mode; may be repeated; default: {'; '.join(MODES)}.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per measurement.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each mode, in turns.")] = 3,
+    peak: Annotated[float | None, typer.Option(help="The device's peak in TFLOP/s; default: from its name.")] = None,
 ) -> None:
-    """Print images/s, MFU and peak memory of each way to train a recipe on one device."""
-    ways = way or list(WAYS)
-    if unknown := [name for name in ways if name not in WAYS]:
-        raise UserError(f"--way {unknown[0]!r} is none: it is one of {'; '.join(WAYS)}")
+    """Print images/s, MFU and peak memory of each mode of training a recipe on one device."""
+    modes = modes or list(MODES)
+    if unknown := [name for name in modes if name not in MODES]:
+        raise UserError(f"--way is {unknown[0]!r}: choose one of {'; '.join(MODES)}")
     archs: list[Architecture | str | None] = [*arch] if arch else [None]
     configs = [load_config(recipe, [*(overrides or []), *([f"method.encoder.arch={name}"] if name else [])]) for name in archs]
     device, precision = choose_accelerator(configs[0].trainer.accelerator), configs[0].trainer.precision
-    most = peak_flops(device, precision, peak)
-    rows = ["| recipe | way | images/s | beside the first | MFU | peak memory |", "|---|---|---|---|---|---|"]
+    peak_rate = peak_flops(device, precision, peak)
+    rows = ["| recipe | mode | images/s | relative to the first | MFU | peak memory |", "|---|---|---|---|---|---|"]
     for name, config in zip(archs, configs, strict=True):
         flops, images = image_flops(config), config.optim.batch_size_global // config.optim.accumulate_steps
-        title = f"`{config.name}`{f', {name}' if name else ''}, {images} at a time, {flops / 1e9:,.4g} GFLOP an image"
-        rows += as_rows(title, compare(config, ways, device, steps, rounds), flops, most)
-    print(describe(device, precision, most, steps, rounds), "", *rows, sep="\n")
+        title = f"`{config.name}`{f', {name}' if name else ''}, micro-batch {images}, {flops / 1e9:,.4g} GFLOP per image"
+        rows += table_rows(title, compare(config, modes, device, steps, rounds), flops, peak_rate)
+    print(describe(device, precision, peak_rate, steps, rounds), "", *rows, sep="\n")
 
 
 def main() -> None:

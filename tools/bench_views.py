@@ -1,9 +1,9 @@
-"""How fast the views of a recipe are made: by a worker, and in two parts where the device that trains cuts them.
+"""Measure how fast views are made: by a worker, and by a worker that decodes and a device that crops.
 
     python tools/bench_views.py configs/ijepa_vits16.yaml data/imagenet/train
 
-Each number is images/s: of one process for what workers do, and of the fastest device that is there for the rest. Below them is
-by how much the two ways differ in the first batch, in gray levels of 255.
+Numbers are images/s: of one process for the workers' part, and of the fastest available device for the rest. The last line is the
+difference between the two in the first batch, in gray levels of 255.
 """
 
 import sys
@@ -32,49 +32,53 @@ ROUNDS = 3
 
 
 class Report(NamedTuple):
-    """Images/s of each part, and the difference of the two ways in gray levels."""
+    """Images/s of a worker, of a worker that only decodes and of a device that crops; differences in gray levels."""
 
-    workers: float
+    worker: float
     decoding: float
-    cutting: float
-    largest: float
-    mean: float
+    device: float
+    max_difference: float
+    mean_difference: float
 
 
 def measure(config: RunConfig, images: int, device: torch.device) -> Report:
-    """Make the views of the first images of the run in both ways.
+    """Make the views of the run's first images by workers, and by decoding workers and a device.
 
     Raises:
-        UserError: the data is no whole data set.
+        UserError: the data set is incomplete.
     """
     size = min(BATCH, images)
     batches = [list(range(start, start + size)) for start in range(0, images - size + 1, size)]
-    whole, host = (stream(config, uncut) for uncut in (False, True))
-    ours, uncut = whole.__getitems__(batches[0]).views, host.__getitems__(batches[0]).deferred_crops
-    assert uncut is not None
-    there = move_data_to_device(uncut, device)
-    differences = torch.cat([(a - b.cpu()).abs().flatten() for a, b in zip(ours, crop_views(there), strict=True)])
+    cropping, decoding = (build_dataset(config, crop_on_device) for crop_on_device in (False, True))
+    views, deferred = cropping.__getitems__(batches[0]).views, decoding.__getitems__(batches[0]).deferred_crops
+    assert deferred is not None
+    deferred = move_data_to_device(deferred, device)
+    differences = torch.cat([(a - b.cpu()).abs().flatten() for a, b in zip(views, crop_views(deferred), strict=True)])
 
-    def finish() -> None:
-        for view in crop_views(there):
+    def crop() -> None:
+        for view in crop_views(deferred):
             normalize(view, config.views.mean, config.views.std)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    workers, decoding = (median(speed(partial(made.__getitems__, batch), size) for batch in batches) for made in (whole, host))
-    cutting = median(speed(finish, size) for _ in range(ROUNDS))
-    return Report(workers, decoding, cutting, float(differences.max()), float(differences.mean()))
+    speeds = [
+        median(images_per_s(partial(dataset.__getitems__, batch), size) for batch in batches) for dataset in (cropping, decoding)
+    ]
+    device_speed = median(images_per_s(crop, size) for _ in range(ROUNDS))
+    return Report(*speeds, device_speed, float(differences.max()), float(differences.mean()))
 
 
-def stream(config: RunConfig, uncut: bool) -> TrainDataset:
-    """The images of the run without their masks."""
+def build_dataset(config: RunConfig, crop_on_device: bool) -> TrainDataset:
+    """Return the run's training set without masks."""
     sampler = build_batch_sampler(config.optim)
-    dataset = train_loader(config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=uncut).dataset
+    dataset = train_loader(
+        config.data, config.views, config.method, [], sampler, seed=config.seed, crop_on_device=crop_on_device
+    ).dataset
     assert isinstance(dataset, TrainDataset)
     return dataset
 
 
-def speed(work: Callable[[], object], images: int) -> float:
+def images_per_s(work: Callable[[], object], images: int) -> float:
     start = time.perf_counter()
     work()
     return images / (time.perf_counter() - start)
@@ -88,17 +92,17 @@ def bench(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/.")],
     data: Annotated[str, typer.Argument(help="A folder or URL of shards.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images that are made into views.")] = 512,
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 512,
 ) -> None:
-    """Print how fast the views of a recipe are made in both ways, and by how much they differ."""
+    """Print how fast the views of a recipe are made on CPU and device, and by how much they differ."""
     config = load_config(recipe, [f"data.train={data}", *(overrides or [])])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = measure(config, images, device)
     print(f"{len(config.views.kinds)} views of {config.views.sizes(config.method.encoder.image_size)} pixels, images/s:")
-    print(f"a worker, from bytes to views     {report.workers:10,.1f}")
-    print(f"a worker, that only decodes       {report.decoding:10,.1f}")
-    print(f"{device.type}, that cuts and colors       {report.cutting:10,.1f}")
-    print(f"the two ways differ by {report.mean:.2f} of 255 levels in the mean, {report.largest:.2f} at most")
+    print(f"a worker, from bytes to views     {report.worker:10,.1f}")
+    print(f"a worker that only decodes        {report.decoding:10,.1f}")
+    print(f"{device.type}, cropping and colors        {report.device:10,.1f}")
+    print(f"the views differ by {report.mean_difference:.2f} of 255 levels in the mean, {report.max_difference:.2f} at most")
 
 
 def main() -> None:

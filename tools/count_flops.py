@@ -1,8 +1,9 @@
-"""GFLOP of one training step, a sample: python tools/count_flops.py CONFIG [CONFIG ...].
+"""Count the GFLOP of one training step per sample: python tools/count_flops.py CONFIG [CONFIG ...].
 
-Those of the products of matrices, forward and backward, as torch counts them on its meta device, where nothing is computed, so that
-any size is counted in seconds. Of a stack also the share of the levels above the first: what a step costs beyond one of the first
-level alone, the passes that the levels above make through those below included. Regularizers are left out.
+Counted are the matrix products of the forward and backward pass, by torch on its meta device, where nothing is computed, so that
+any size is counted in seconds. For stacks the table also has the share of the levels above the first: the difference between a
+step of the stack and a step of its first level alone, which includes passes of higher levels through lower ones. Regularizers are
+not counted.
 """
 
 import sys
@@ -13,6 +14,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from timed_steps import sample_masks, view_shapes
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_pipeline.batch import Batch, Masks
@@ -21,7 +23,6 @@ from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import IJepaConfig, NoRegularizer, PredictionConfig, VJepaConfig
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.transformer import set_fused_attn
@@ -29,56 +30,49 @@ from jepa_pipeline.models.transformer import set_fused_attn
 AnyJepaConfig = IJepaConfig | VJepaConfig | HJepaConfig
 Prediction = TypeVar("Prediction", bound=PredictionConfig)
 SAMPLES = 2
-"""Of a batch."""
+"""Samples per counted batch."""
 
 
-class Cost(NamedTuple):
-    """FLOPs of one training step, a sample. above: those that levels above the first add."""
+class StepFlops(NamedTuple):
+    """FLOPs of one training step per sample, and those of them that the levels above the first add."""
 
     step: int
     above: int
 
 
-def cost(config: RunConfig) -> Cost:
-    """Of the run's method, without regularizers.
+def count_step(config: RunConfig) -> StepFlops:
+    """Count the FLOPs of a run's method.
 
     Raises:
-        UserError: the method is no JEPA.
+        UserError: the method is not a JEPA.
     """
     method = config.method
     if isinstance(method, IJepaConfig | VJepaConfig):
-        return Cost(count(config, bare(method)), 0)
+        return StepFlops(count_flops(config, without_regularizer(method)), 0)
     if not isinstance(method, HJepaConfig):
-        raise UserError(f"method.name is {method.name}, but only the steps of JEPAs are counted here: give a recipe of one")
-    levels = [bare(level) for level in method.levels]
-    upto = {top: count(config, method.model_copy(update={"levels": levels[:top]})) for top in {1, len(levels)}}
-    return Cost(upto[len(levels)], upto[len(levels)] - upto[1])
+        raise UserError(f"method.name is {method.name}, but only steps of JEPAs can be counted: give a recipe of a JEPA")
+    levels = [without_regularizer(level) for level in method.levels]
+    flops = {top: count_flops(config, method.model_copy(update={"levels": levels[:top]})) for top in {1, len(levels)}}
+    return StepFlops(flops[len(levels)], flops[len(levels)] - flops[1])
 
 
-def bare(config: Prediction) -> Prediction:
-    """Without its regularizer, whose random directions and test of a distribution cannot be had without computing."""
+def without_regularizer(config: Prediction) -> Prediction:
+    # A regularizer samples directions and evaluates a test, neither of which the meta device can do.
     return config.model_copy(update={"regularizer": NoRegularizer()})
 
 
-def count(config: RunConfig, method: AnyJepaConfig) -> int:
-    """FLOPs of one step of the run, a sample, if its method were this one."""
+def count_flops(config: RunConfig, method: AnyJepaConfig) -> int:
+    """Return the FLOPs per sample of one step of a method on the views and masks of a run."""
     with torch.device("meta"):
         network = build_method(method)
-    set_fused_attn(network, fused=False)  # torch does not see the products in a fused call on every device
-    batch = meta_batch(config, method)
+        views = [torch.empty(SAMPLES, *shape) for shape in view_shapes(config)]
+    set_fused_attn(network, fused=False)  # torch does not count fused attention on every device
+    masks = sample_masks(config, build_mask_samplers(method), SAMPLES)
+    masks = [Masks(*(part.to("meta") for part in mask_set)) for mask_set in masks]
+    batch = Batch(views, masks, None, [str(number) for number in range(SAMPLES)], [])
     with FlopCounterMode(display=False) as counter:
         torch.stack([*network(batch, step=0, seed=0).losses.values()]).sum().backward()
     return counter.get_total_flops() // SAMPLES
-
-
-def meta_batch(config: RunConfig, method: AnyJepaConfig) -> Batch:
-    """Views and masks of a batch, of which there is nothing but their shapes."""
-    encoder, kinds = method.encoder, range(len(config.views.kinds))
-    time = [encoder.frames] if encoder.modality.has_time else []
-    views = [torch.empty(SAMPLES, 3, *time, size, size, device="meta") for size in config.views.sizes(encoder.image_size)]
-    generators = [keyed_generator(config.seed, Stream.MASK, 0, number, view) for view in kinds for number in range(SAMPLES)]
-    masks = [Masks(*(part.to("meta") for part in sampler(generators, 0))) for sampler in build_mask_samplers(method)]
-    return Batch(views, masks, None, [str(number) for number in range(SAMPLES)], [])
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -86,11 +80,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def table(recipes: Annotated[list[Path], typer.Argument(help="YAML recipes of JEPAs, or run folders.")]) -> None:
-    """Print GFLOP of one training step, a sample, and of a stack the share of the levels above the first."""
-    rows = Table("recipe", "GFLOP a sample", "of the levels above")
+    """Print the GFLOP of one training step per sample, and for stacks the share of the levels above the first."""
+    rows = Table("recipe", "GFLOP per sample", "levels above the first")
     for path in recipes:
-        step, above = cost(load_config(path))
-        rows.add_row(path.stem, f"{step / 1e9:,.1f}", f"{above / step:.1%}")
+        flops = count_step(load_config(path))
+        rows.add_row(path.stem, f"{flops.step / 1e9:,.1f}", f"{flops.above / flops.step:.1%}")
     Console().print(rows)
 
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017) as shards: python tools/fashion_mnist.py OUT writes OUT/train and OUT/test.
+"""Convert Fashion-MNIST (Xiao et al. 2017) to shards: python tools/fashion_mnist.py OUT writes OUT/train and OUT/test.
 
 60,000 and 10,000 gray images of 28x28 pixels in ten classes, from the IDX files of the Debian package dataset-fashion-mnist.
 """
@@ -23,7 +23,7 @@ IDX_HEADER = {"images": 16, "labels": 8}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the four idx.gz files (default %(default)s)")
     arguments = parser.parse_args()
     try:
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def convert(source: Path, out: Path) -> None:
-    """Write both parts.
+    """Write the training and the test set.
 
     Raises:
         UserError: a source file is missing, or `out` is not empty.

@@ -1,8 +1,8 @@
-"""One Markdown table of the probes of several runs: python tools/probe_table.py RUN...
+"""Print one Markdown table of the probes of several runs: python tools/probe_table.py RUN...
 
-Runs of one recipe that differ in their seed alone are one row, mean ± sample deviation (number of runs). Each encoder's untrained
-twin and the pixels follow once. Only probes of a run's present weights count. Linear accuracies with the frames of clips shuffled
-or apart, and attentive ones, have columns where there are any. Of a stack every level is a row, and all of them together.
+Runs of one recipe that differ only in their seed are one row: mean ± sample deviation (number of runs). The baselines, untrained
+encoders and pixels, follow once each. Only probes of a run's current weights count. Attentive accuracies, and linear ones with
+shuffled or separate frames, have columns if there are any. Each level of a stack is a row, and so are all levels together.
 """
 
 import argparse
@@ -30,16 +30,16 @@ NUMBERS = {
     "RankMe": 1,
     "training s": 0,
 }
-"""Columns, and the decimals in each."""
-IF_ANY = ("attentive %", "frames shuffled %", "frames apart %")
-"""Columns that are left out where they would be empty."""
-BLINDED: tuple[EncoderName, ...] = ("frames_shuffled", "frames_apart")
-"""The trained encoder again, without knowledge of the order of frames: columns of its row."""
+"""Columns of numbers with their decimals."""
+OPTIONAL = ("attentive %", "frames shuffled %", "frames apart %")
+"""Columns that are omitted if empty."""
+WITHOUT_ORDER: tuple[EncoderName, ...] = ("frames_shuffled", "frames_apart")
+"""Rows of a report about the trained encoder without the order of frames; here they are columns of its row."""
 Key = tuple[str, ...]
 
 
 class Result(NamedTuple):
-    """What one run's probe says of one encoder, in order of NUMBERS; a number is missing where nobody measured it."""
+    """The numbers of one encoder in one probe of a run, in the order of NUMBERS; None: not measured."""
 
     labels: tuple[str, str, str]
     run: str
@@ -58,38 +58,38 @@ def main() -> int:
 
 
 def probe_table(runs: list[Path]) -> str:
-    """The table.
+    """Return the table.
 
     Raises:
-        UserError: a run holds no encoder, no recipe or no probe of its present weights.
+        UserError: a run has no encoder, no recipe or no probe of its current weights.
     """
     trained: dict[Key, list[Result]] = {}
     untrained: dict[Key, list[Result]] = {}
     for run in runs:
-        for name, key, result in results(run):
+        for name, key, result in load_results(run):
             if is_untrained(name):
                 untrained.setdefault((name, *key), [result])
             else:
                 trained.setdefault(key, []).append(result)
-    cells = [row(same) for same in [*trained.values(), *untrained.values()]]
+    cells = [table_row(results) for results in [*trained.values(), *untrained.values()]]
     header = (*LABELS, *NUMBERS)
-    columns = [column for column in zip(header, *cells, strict=True) if column[0] not in IF_ANY or any(column[1:])]
+    columns = [column for column in zip(header, *cells, strict=True) if column[0] not in OPTIONAL or any(column[1:])]
     first, *rest = zip(*columns, strict=True)
     return markdown(first, rest)
 
 
-def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
-    """Of each probe each encoder's, with what it has in common with those that belong into the same row."""
+def load_results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
+    """Yield for each probe and encoder its name, the key that it shares with other runs of its row, and its result."""
     card, recipe, weights = read_card(run), load_config(run).results(), hash_weights(load_encoder(run))
     reports = [report for report in load_reports(run / "probes") if report.weights_hash == weights]
     if not reports:
-        raise UserError(f"{run} has no probe of its present weights: `jepa probe {run} --data DATA` first")
+        raise UserError(f"{run} has no probe of its current weights: run `jepa probe {run} --data DATA` first")
     del recipe["seed"]
     side = card.encoder.input_shape
     for report in reports:
         task = (report.data, json.dumps(report.data_hash), report.probe.model_dump_json())
-        for name in filter(lambda name: name not in BLINDED, report.encoders):
-            measured, level = probed(report, name), level_of(name)
+        for name in filter(lambda name: name not in WITHOUT_ORDER, report.encoders):
+            measured, level = read_numbers(report, name), level_of(name)
             shape = card.encoder.up_to_level(level)
             encoder = shape.describe() + (", all levels" if level == "all" else f", level {level}" if level else "")
             if name == "pixels":
@@ -98,42 +98,44 @@ def results(run: Path) -> Iterator[tuple[EncoderName, Key, Result]]:
                 key, result = shape.model_dump_json(), Result((report.data, "untrained", encoder), "", [*measured, None])
             else:
                 key = json.dumps(recipe, sort_keys=True) + (name if level else "")
-                result = Result((report.data, card.method, encoder), run.resolve().name, [*measured, seconds(run)])
+                result = Result((report.data, card.method, encoder), run.resolve().name, [*measured, training_seconds(run)])
             yield name, (*task, key), result
 
 
-def probed(report: ProbeReport, name: EncoderName) -> list[float | None]:
-    """All numbers but the training time. Neighbors are looked for in the pooled features."""
+def read_numbers(report: ProbeReport, name: EncoderName) -> list[float | None]:
+    """Return all numbers but the training time."""
     neighbors = headline(report.rows, name, "knn")
-    whole = next((one for one in reversed(report.encoders) if not is_baseline(one)), None)  # of a stack its levels together
-    found = [
+    # the last one, because in reports of stacks the row of all levels follows those of each level
+    trained = next((encoder for encoder in reversed(report.encoders) if not is_baseline(encoder)), None)
+    rows = [
         headline(report.rows, name, "linear"),
         neighbors if neighbors and neighbors.settings["k"] == NEIGHBORS else None,
         headline(report.rows, name, "attentive"),
-        *(headline(report.rows, other, "linear") if name == whole else None for other in BLINDED),
+        *(headline(report.rows, other, "linear") if name == trained else None for other in WITHOUT_ORDER),
     ]
-    return [*(row and 100 * row.top1 for row in found), report.rankme.get(name)]
+    return [*(row and 100 * row.top1 for row in rows), report.rankme.get(name)]
 
 
-def seconds(run: Path) -> float | None:
-    """The training time in the last line of the log that says one."""
+def training_seconds(run: Path) -> float | None:
+    """Return the training time in the last line of the log that has one."""
     log = run / "metrics.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     return next((line["seconds"] for line in reversed(lines) if "seconds" in line), None)
 
 
-def row(same: list[Result]) -> tuple[str, ...]:
-    columns = zip(*(result.numbers for result in same), strict=True)
+def table_row(results: list[Result]) -> tuple[str, ...]:
+    columns = zip(*(result.numbers for result in results), strict=True)
     numbers = [
-        spread([n for n in column if n is not None], decimals) for column, decimals in zip(columns, NUMBERS.values(), strict=True)
+        mean_and_deviation([n for n in column if n is not None], decimals)
+        for column, decimals in zip(columns, NUMBERS.values(), strict=True)
     ]
-    return (*same[0].labels, ", ".join(result.run for result in same), *numbers)
+    return (*results[0].labels, ", ".join(result.run for result in results), *numbers)
 
 
-def spread(numbers: list[float], places: int) -> str:
+def mean_and_deviation(numbers: list[float], decimals: int) -> str:
     if len(numbers) < 2:
-        return "".join(f"{number:.{places}f}" for number in numbers)
-    return f"{mean(numbers):.{places}f} ± {stdev(numbers):.{places}f} ({len(numbers)})"
+        return "".join(f"{number:.{decimals}f}" for number in numbers)
+    return f"{mean(numbers):.{decimals}f} ± {stdev(numbers):.{decimals}f} ({len(numbers)})"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Record labeled videos of walks through a maze: what a player does can only be told from how the frames follow one another.
+"""Record labeled videos of walks through a maze, whose classes can only be recognized by the order of the frames.
 
     pip install vizdoom
     python tools/vizdoom_clips.py data/vizdoom_videos --clips 3000
     jepa shards build data/vizdoom_videos data/vizdoom --split 0.2
 
-Each video is 24 frames of 160x120 pixels in which one of six things is done: turning or stepping to the left or right, walking
-forward or backward. It begins anywhere in the maze of ViZDoom's scenario "my way home" (Kempka et al. 2016; MIT licence).
+Each video has 24 frames of 160x120 pixels of one of six actions: turning or stepping to the left or right, or walking forward or
+backward. It begins anywhere in the maze of ViZDoom's scenario "my way home" (Kempka et al. 2016; MIT licence).
 """
 
 import sys
@@ -24,15 +24,15 @@ ACTIONS = ("turn_left", "turn_right", "forward", "backward", "step_left", "step_
 FRAMES, FPS = 24, 17.5
 TICS_PER_FRAME = 2
 WANDERING_TICS = (10, 120)
-"""For so long, at random, a player walks about between two videos."""
+"""Range of the length of a random walk between two videos."""
 MOVED = 60.0
-"""Map units that a step or walk, unhindered by walls, exceeds within a video."""
+"""Map units that a step or walk covers within a video unless a wall blocks it."""
 
 
 def new_game(seed: int) -> Any:
-    """The maze, from the eyes of the player and without a weapon or a display over it."""
+    """Return the maze in first-person view, without weapon and status display."""
     try:
-        import vizdoom  # pyright: ignore[reportMissingImports]  # no dependency: this tool alone wants it
+        import vizdoom  # pyright: ignore[reportMissingImports]  # no dependency of the package
     except ImportError:
         raise UserError("recording needs ViZDoom: pip install vizdoom") from None
     game = vizdoom.DoomGame()
@@ -63,7 +63,7 @@ def new_game(seed: int) -> Any:
 
 
 def wander(game: Any, generator: np.random.Generator) -> None:
-    """Walk about at random, to somewhere else."""
+    """Walk randomly to another place."""
     for _ in range(int(generator.integers(2, 6))):
         chosen = int(generator.integers(3))
         game.make_action([int(number == chosen) for number in range(len(ACTIONS))], int(generator.integers(*WANDERING_TICS)))
@@ -72,7 +72,7 @@ def wander(game: Any, generator: np.random.Generator) -> None:
 
 
 def record(game: Any, action: int) -> tuple[UInt8[np.ndarray, "T H W 3"], float] | None:
-    """The frames while an action is done, and how far the player got; None if the episode ended before."""
+    """Return the frames during an action and the distance covered, or None if the episode ended before."""
     pressed = [int(number == action) for number in range(len(ACTIONS))]
     frames, start = [], np.array(game.get_state().game_variables)
     last = start
@@ -87,11 +87,11 @@ def record(game: Any, action: int) -> tuple[UInt8[np.ndarray, "T H W 3"], float]
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="A folder of videos by class is made here.")],
-    clips: Annotated[int, typer.Option(min=len(ACTIONS), help="Videos, of all classes alike.")] = 3000,
-    seed: Annotated[int, typer.Option(min=0, help="Key of the player's ways.")] = 0,
+    out: Annotated[Path, typer.Argument(help="A new folder of videos by class.")],
+    clips: Annotated[int, typer.Option(min=len(ACTIONS), help="Number of videos; all classes have equally many.")] = 3000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the walks.")] = 0,
 ) -> None:
-    """Record videos of a player in a maze, labeled by what is done in them."""
+    """Record videos of a player in a maze, labeled by their action."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not an empty folder: name another one, or delete it first")
     game, generator = new_game(seed), np.random.default_rng(seed)
