@@ -9,8 +9,8 @@ import torch
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.tasks import ForwardTaskConfig
 from jepa_pipeline.config.video_masks import CausalConfig, Grid
-from jepa_pipeline.masks.multiblock import draw
-from jepa_pipeline.masks.multiblock3d import indices, lowest
+from jepa_pipeline.masks.multiblock import sample_uniform
+from jepa_pipeline.masks.multiblock3d import mask_to_indices, smallest
 
 
 class Causal:
@@ -27,7 +27,7 @@ class Causal:
             generators: one per clip; its masks depend on nothing else.
             batch_number: unused.
         """
-        past, future = np.split(draw(generators, self.tokens), [self.past], axis=1)
-        context = indices(lowest(past, self.context_tokens))
-        target = self.past + indices(lowest(future, self.target_tokens))
+        past, future = np.split(sample_uniform(generators, self.tokens), [self.past], axis=1)
+        context = mask_to_indices(smallest(past, self.context_tokens))
+        target = self.past + mask_to_indices(smallest(future, self.target_tokens))
         return Masks(torch.from_numpy(context), torch.from_numpy(target[:, None]))

@@ -27,31 +27,33 @@ class PublishedMultiBlock:
         self.config, self.grid = config, grid
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
-        places = torch.Generator().manual_seed(int(generators[0].integers(2**63)))
-        return self.collate(len(generators), torch.Generator().manual_seed(batch_number), places)
+        positions = torch.Generator().manual_seed(int(generators[0].integers(2**63)))
+        return self.collate(len(generators), torch.Generator().manual_seed(batch_number), positions)
 
-    def collate(self, batch: int, sizes: torch.Generator, places: torch.Generator) -> Masks:
+    def collate(self, batch: int, sizes: torch.Generator, positions: torch.Generator) -> Masks:
         """Run the published algorithm on its two generators, in its order of random numbers."""
-        target_u, context_u = (float(torch.rand(1, generator=sizes)) for _ in range(2))
-        target = legacy_block_size(target_u, self.grid, self.config.target_scale, self.config.target_aspect)
-        context = legacy_block_size(context_u, self.grid, self.config.context_scale, (1.0, 1.0))
+        target_uniform, context_uniform = (float(torch.rand(1, generator=sizes)) for _ in range(2))
+        target = legacy_block_size(target_uniform, self.grid, self.config.target_scale, self.config.target_aspect)
+        context = legacy_block_size(context_uniform, self.grid, self.config.context_scale, (1.0, 1.0))
         targets, contexts = [], []
         for _ in range(batch):
-            blocks = [self.draw(target, [], places) for _ in range(self.config.num_targets)]
+            blocks = [self.sample(target, [], positions) for _ in range(self.config.num_targets)]
             targets.append([tokens for tokens, _ in blocks])
-            contexts.append(self.draw(context, [complement for _, complement in blocks], places)[0])
+            contexts.append(self.sample(context, [complement for _, complement in blocks], positions)[0])
         shortest = min(len(tokens) for blocks in targets for tokens in blocks)
         return Masks(
             torch.stack([tokens[: min(map(len, contexts))] for tokens in contexts]),
             torch.stack([torch.stack([tokens[:shortest] for tokens in blocks]) for blocks in targets]),
         )
 
-    def draw(self, size: Size, constraints: list[Tensor], places: torch.Generator) -> tuple[Int[Tensor, " K"], Int[Tensor, "H W"]]:
+    def sample(
+        self, size: Size, constraints: list[Tensor], positions: torch.Generator
+    ) -> tuple[Int[Tensor, " K"], Int[Tensor, "H W"]]:
         """Return the tokens of a block that meets the constraints, and its complement; 20 failures drop the last constraint."""
         (rows, columns), (height, width) = self.grid, size
         for failures in range(FAILURES_PER_CONSTRAINT * (len(constraints) + 1)):
-            top = int(torch.randint(0, rows - height, (1,), generator=places))
-            left = int(torch.randint(0, columns - width, (1,), generator=places))
+            top = int(torch.randint(0, rows - height, (1,), generator=positions))
+            left = int(torch.randint(0, columns - width, (1,), generator=positions))
             block = torch.zeros(self.grid, dtype=torch.int64)
             block[top : top + height, left : left + width] = 1
             complement = 1 - block

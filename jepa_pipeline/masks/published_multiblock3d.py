@@ -16,7 +16,7 @@ from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.video_masks import BlocksConfig, Grid
 
-TRIES = 1000
+MAX_TRIES = 1000
 
 
 class PublishedMultiBlock3d:
@@ -27,13 +27,13 @@ class PublishedMultiBlock3d:
         self.context_steps = config.context_steps(grid)
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks:
-        places = torch.Generator().manual_seed(int(generators[0].integers(2**63)))
-        return self.collate(len(generators), torch.Generator().manual_seed(batch_number), places)
+        positions = torch.Generator().manual_seed(int(generators[0].integers(2**63)))
+        return self.collate(len(generators), torch.Generator().manual_seed(batch_number), positions)
 
-    def collate(self, batch: int, sizes: torch.Generator, places: torch.Generator) -> Masks:
+    def collate(self, batch: int, sizes: torch.Generator, positions: torch.Generator) -> Masks:
         """Run the published algorithm on its two generators, in its order of random numbers."""
         shape = self.config.legacy_block_shape(self.grid, [float(torch.rand(1, generator=sizes)) for _ in range(3)])
-        free = torch.stack([self.draw(shape, places) for _ in range(batch)])
+        free = torch.stack([self.sample(shape, positions) for _ in range(batch)])
         context, target = truncate_to_shortest(free), truncate_to_shortest(~free)
         if self.config.rest == "target":
             target = complement(context, prod(self.grid))
@@ -41,16 +41,16 @@ class PublishedMultiBlock3d:
             context = complement(target, prod(self.grid))
         return Masks(target, context[:, None]) if self.config.inverse else Masks(context, target[:, None])
 
-    def draw(self, shape: Grid, places: torch.Generator) -> Bool[Tensor, " N"]:
+    def sample(self, shape: Grid, positions: torch.Generator) -> Bool[Tensor, " N"]:
         """Return a mask of the context steps' tokens outside a clip's blocks, sampled again while there are none."""
         (steps, rows, columns), (time, height, width) = self.grid, shape
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             free = torch.ones(self.grid, dtype=torch.bool)
             free[self.context_steps :] = False
             for _ in range(self.config.num_blocks):
-                top = int(torch.randint(0, rows - height + 1, (1,), generator=places))
-                left = int(torch.randint(0, columns - width + 1, (1,), generator=places))
-                start = int(torch.randint(0, steps - time + 1, (1,), generator=places))
+                top = int(torch.randint(0, rows - height + 1, (1,), generator=positions))
+                left = int(torch.randint(0, columns - width + 1, (1,), generator=positions))
+                start = int(torch.randint(0, steps - time + 1, (1,), generator=positions))
                 free[start : start + time, top : top + height, left : left + width] = False
             if free.any():
                 return free.flatten()

@@ -15,7 +15,7 @@ def generators(count, start=0):
 
 
 @pytest.mark.parametrize(("share", "past"), [(0.01, 1), (0.3, 2), (0.5, 4), (0.99, 7)])
-def test_all_that_is_seen_lies_before_all_that_is_asked(share, past):
+def test_context_precedes_target(share, past):
     masks = Causal(CausalConfig(name="causal", context_time=share), GRID)(generators(5), 0)
     assert masks.context.tolist() == [list(range(past * 24))] * 5
     assert masks.targets.tolist() == [[list(range(past * 24, 8 * 24))]] * 5

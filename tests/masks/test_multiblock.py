@@ -8,7 +8,7 @@ import torch
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.config.masks import LEGACY_MIN_KEEP, MultiBlockConfig, legacy_block_size
-from jepa_pipeline.masks.multiblock import MultiBlock, draw, inside
+from jepa_pipeline.masks.multiblock import MultiBlock, block_masks, sample_uniform
 from jepa_pipeline.masks.published_multiblock import PublishedMultiBlock
 
 GRIDS = [(14, 14), (16, 16), (8, 8), (12, 20)]
@@ -60,20 +60,20 @@ def test_targets_are_whole_blocks_where_all_shapes_are_equally_large():
         assert (int(rows.max() - rows.min()) + 1) * (int(columns.max() - columns.min()) + 1) == len(tokens) == 12
 
 
-def test_hidden_tokens_that_are_not_asked_for_stay_hidden():
+def test_masked_tokens_that_are_no_targets_stay_masked():
     """Of a 6x6 block only 30 tokens are targets; the other six must not appear in the context."""
     sampler = MultiBlock(MultiBlockConfig(), (14, 14))
     masks = sampler(generators(100), 0)
-    corners, shapes = sampler.place_targets(draw(generators(100), 12), generators(100))
-    assert (sampler.free_tokens(corners, shapes) >= sampler.context_tokens).mean() > 0.8
-    rows = sampler.free_tokens(corners, shapes) >= sampler.context_tokens  # the others were drawn again
+    corners, shapes = sampler.sample_targets(sample_uniform(generators(100), 12), generators(100))
+    assert (sampler.count_free_tokens(corners, shapes) >= sampler.context_tokens).mean() > 0.8
+    rows = sampler.count_free_tokens(corners, shapes) >= sampler.context_tokens  # the others were sampled again
     masks, corners, shapes = Masks(*(tokens[torch.from_numpy(rows)] for tokens in masks)), corners[rows], shapes[rows]
-    hidden = inside(corners, shapes, (14, 14)).any(1)
+    hidden = block_masks(corners, shapes, (14, 14)).any(1)
     assert not hidden[np.arange(rows.sum())[:, None], masks.context.numpy()].any()
 
 
 def test_a_context_that_seldom_fits_is_still_of_full_length():
-    """Four blocks of a quarter of the grid rarely leave 45 of 64 tokens: they are drawn again, and at last stacked."""
+    """Four blocks of a quarter of the grid rarely leave 45 of 64 tokens: they are sampled again, and at last stacked."""
     config = MultiBlockConfig(target_scale=(0.25, 0.25), target_aspect=(1, 1), context_keep=0.74)
     masks = MultiBlock(config, (8, 8))(generators(64), 0)
     assert masks.context.shape == (64, 47)
@@ -82,7 +82,7 @@ def test_a_context_that_seldom_fits_is_still_of_full_length():
 
 
 def test_masks_of_128_images_cost_little_more_than_their_random_numbers():
-    """1 ms on one quiet core, 1.4 times as long as to draw and to sort the numbers they are made of; 2 times with shapes checked, as
+    """1 ms on one quiet core, 1.4 times as long as to sample and to sort the numbers they are made of; 2 times with shapes checked, as
     they are here. The bound is the 3 ms that 128 images may take where the numbers take 0.67.
     """
     sampler, times, floor = MultiBlock(MultiBlockConfig(), (14, 14)), [], []
@@ -93,23 +93,23 @@ def test_masks_of_128_images_cost_little_more_than_their_random_numbers():
         times.append(time.thread_time() - begun)
         images = generators(128, start * 128)
         begun = time.thread_time()
-        np.argsort(draw(images, 12 + 3 + 196 + 4 * 50), axis=1)
+        np.argsort(sample_uniform(images, 12 + 3 + 196 + 4 * 50), axis=1)
         floor.append(time.thread_time() - begun)
     assert min(times) < 4.5 * min(floor)
 
 
 def test_masks_that_would_pile_up_are_refused():
-    """Where every second image would be drawn again, the blocks would no longer lie where chance puts them."""
+    """Where every second image would be sampled again, block positions would no longer be uniform."""
     for config in (MultiBlockConfig(), MultiBlockConfig(context_keep=0.4)):
         config.check_grid((1, 14, 14))
     with pytest.raises(ValueError, match=r"lower context_keep to 0\.5"):
         MultiBlockConfig(context_keep=0.7).check_grid((1, 14, 14))
 
 
-def published(config, grid, batch, seed, place_seed):
+def published(config, grid, batch, seed, position_seed):
     """The published collator, told as plainly as possible: nested lists, sets and torch's generators in its order of draws."""
     height, width = grid
-    sizes, places = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(place_seed)
+    sizes, positions = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(position_seed)
 
     def size(scale, aspect):
         u = torch.rand(1, generator=sizes).item()
@@ -125,8 +125,8 @@ def published(config, grid, batch, seed, place_seed):
     def block(h, w, forbidden):
         tries, failures = 0, 0
         while True:
-            top = torch.randint(0, height - h, (1,), generator=places).item()
-            left = torch.randint(0, width - w, (1,), generator=places).item()
+            top = torch.randint(0, height - h, (1,), generator=positions).item()
+            left = torch.randint(0, width - w, (1,), generator=positions).item()
             cells = [(r, c) for r in range(top, top + h) for c in range(left, left + w)]
             free = [cell for cell in cells if not any(cell in other for other in forbidden[: max(len(forbidden) - tries, 0)])]
             if len(free) > LEGACY_MIN_KEEP:
@@ -156,8 +156,8 @@ def test_legacy_is_the_published_collator_index_for_index(seed):
 
 def test_legacy_sizes_are_the_published_ones():
     """Sizes the published collator gives on a 16x16 grid for its first four batches."""
-    drawn = [float(torch.rand(1, generator=torch.Generator().manual_seed(seed))) for seed in range(4)]
-    assert [legacy_block_size(u, (16, 16), (0.15, 0.2), (0.75, 1.5)) for u in drawn] == [(7, 6), (8, 6), (7, 6), (5, 7)]
+    sampled = [float(torch.rand(1, generator=torch.Generator().manual_seed(seed))) for seed in range(4)]
+    assert [legacy_block_size(u, (16, 16), (0.15, 0.2), (0.75, 1.5)) for u in sampled] == [(7, 6), (8, 6), (7, 6), (5, 7)]
 
 
 def test_legacy_never_uses_the_last_row_and_column_and_shrinks_with_the_batch():

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.video_masks import LONG_RANGE, SHORT_RANGE, BlocksConfig, CausalConfig
 from jepa_pipeline.masks.build import build_mask_sampler, build_mask_samplers
-from jepa_pipeline.masks.multiblock import draw
+from jepa_pipeline.masks.multiblock import sample_uniform
 from jepa_pipeline.masks.multiblock3d import MultiBlock3d, block_shapes
 from jepa_pipeline.masks.published_multiblock3d import PublishedMultiBlock3d
 
@@ -22,8 +22,8 @@ SETS = {
     "long": LONG_RANGE,
     "brief": BlocksConfig(scale=(0.2, 0.5), time=(0.2, 0.8), context_keep=0.2, target_keep=0.4),
     "early": BlocksConfig(context_time=0.5, context_keep=0.1, target_keep=0.5),
-    "all asked": BlocksConfig(rest="target"),
-    "all seen": BlocksConfig(rest="context"),
+    "rest is target": BlocksConfig(rest="target"),
+    "rest is context": BlocksConfig(rest="context"),
     "inverse": BlocksConfig(inverse=True),
     "legacy": BlocksConfig(num_blocks=8, legacy=True),
     "legacy early": BlocksConfig(num_blocks=8, legacy=True, context_time=0.5, time=(0.3, 0.9)),
@@ -103,7 +103,7 @@ def test_shapes_are_those_of_the_configuration_and_fit():
         assert abs(shapes[..., 1:].prod(-1).mean() / (grid[1] * grid[2]) - np.mean(config.scale)) < 0.03
 
 
-def test_what_context_time_leaves_out_is_never_seen_and_asked_for_as_blocks_are():
+def test_steps_after_context_time_are_never_context_and_are_targets_as_blocks_are():
     masks = MultiBlock3d(SETS["early"], CLIP)(generators(500), 0)
     assert masks.context.max() < 4 * 196
     target = by_step(masks.targets)
@@ -113,13 +113,13 @@ def test_what_context_time_leaves_out_is_never_seen_and_asked_for_as_blocks_are(
 
 
 def test_variants_share_out_the_rest():
-    plain, asked, seen = (
+    hidden, target, context = (
         MultiBlock3d(BlocksConfig(rest=rest), CLIP)(generators(50), 0) for rest in ("hidden", "target", "context")
     )
-    assert [masks.context.shape[1] for masks in (plain, asked, seen)] == [376, 376, 784]
-    assert [masks.targets.shape[2] for masks in (plain, asked, seen)] == [784, 1568 - 376, 784]
+    assert [masks.context.shape[1] for masks in (hidden, target, context)] == [376, 376, 784]
+    assert [masks.targets.shape[2] for masks in (hidden, target, context)] == [784, 1568 - 376, 784]
     inverse = MultiBlock3d(BlocksConfig(inverse=True), CLIP)(generators(50), 0)
-    assert torch.equal(inverse.context, plain.targets[:, 0]) and torch.equal(inverse.targets[:, 0], plain.context)
+    assert torch.equal(inverse.context, hidden.targets[:, 0]) and torch.equal(inverse.targets[:, 0], hidden.context)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -137,10 +137,10 @@ def test_the_default_sets_fit_every_grid(grid):
         config.check_grid(grid)
 
 
-def test_few_clips_are_drawn_again_and_checking_is_fast():
+def test_few_clips_are_sampled_again_and_checking_is_fast():
     for config in (SHORT_RANGE, LONG_RANGE):
         sampler = MultiBlock3d(config, CLIP)
-        assert sampler.invalid(sampler.cover(draw(generators(2000), 6 * config.num_blocks))).mean() < 0.06
+        assert sampler.invalid(sampler.cover(sample_uniform(generators(2000), 6 * config.num_blocks))).mean() < 0.06
         begun = time.thread_time()
         config.check_grid((8, 16, 16))
         assert time.thread_time() - begun < 0.15
@@ -193,16 +193,16 @@ def test_both_default_sets_of_24_clips_take_less_than_15_ms_on_one_core():
     assert min(times) < 15e-3
 
 
-def published(config, grid, batch, seed, place_seed):
+def published(config, grid, batch, seed, position_seed):
     """The published collators, told as plainly as possible: sets of cells and torch's generators in its order of draws."""
     steps, rows, columns = grid
-    sizes, places = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(place_seed)
+    sizes, positions = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(position_seed)
 
     def between(low, high):
         return low + torch.rand(1, generator=sizes).item() * (high - low)
 
     def start(side, part):
-        return torch.randint(0, side - part + 1, (1,), generator=places).item()
+        return torch.randint(0, side - part + 1, (1,), generator=positions).item()
 
     depth = max(1, int(steps * between(*config.time)))
     area, ratio = int(rows * columns * between(*config.scale)), between(*config.aspect)
@@ -210,13 +210,13 @@ def published(config, grid, batch, seed, place_seed):
     cells = list(product(range(steps), range(rows), range(columns)))
     contexts, targets = [], []
     while len(contexts) < batch:
-        asked = {cell for cell in cells if cell[0] >= max(1, int(steps * config.context_time))}
+        covered = {cell for cell in cells if cell[0] >= max(1, int(steps * config.context_time))}
         for _ in range(config.num_blocks):
             top, left, first = start(rows, height), start(columns, width), start(steps, depth)
-            asked |= set(product(range(first, first + depth), range(top, top + height), range(left, left + width)))
-        if len(asked) < len(cells):
-            contexts.append([n for n, cell in enumerate(cells) if cell not in asked])
-            targets.append([n for n, cell in enumerate(cells) if cell in asked])
+            covered |= set(product(range(first, first + depth), range(top, top + height), range(left, left + width)))
+        if len(covered) < len(cells):
+            contexts.append([n for n, cell in enumerate(cells) if cell not in covered])
+            targets.append([n for n, cell in enumerate(cells) if cell in covered])
     contexts = [tokens[: min(map(len, contexts))] for tokens in contexts]
     targets = [tokens[: min(map(len, targets))] for tokens in targets]
     if config.rest == "target":
@@ -277,9 +277,9 @@ def test_legacy_blocks_that_leave_nothing_do_not_search_for_ever():
         PublishedMultiBlock3d(BlocksConfig(num_blocks=2, scale=(1, 1), aspect=(1, 1), legacy=True), (2, 4, 4))(generators(1), 0)
 
 
-def test_checking_draws_what_is_drawn():
+def test_the_check_samples_the_same_blocks_as_the_masks():
     """The check works on integers of bits and the masks on arrays: they leave as many tokens."""
     for config in (SHORT_RANGE, SETS["brief"], SETS["early"]):
         free = config.sample_free_counts(CLIP)
-        drawn = 1568 - MultiBlock3d(config, CLIP).cover(draw(generators(2000), 6 * config.num_blocks)).sum(1)
-        assert np.median(free) == pytest.approx(np.median(drawn), rel=0.05)
+        sampled = 1568 - MultiBlock3d(config, CLIP).cover(sample_uniform(generators(2000), 6 * config.num_blocks)).sum(1)
+        assert np.median(free) == pytest.approx(np.median(sampled), rel=0.05)
