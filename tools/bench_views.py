@@ -61,11 +61,11 @@ def measure(config: RunConfig, images: int, device: torch.device) -> Report:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    speeds = [
+    worker_speed, decoding_speed = (
         median(images_per_s(partial(dataset.__getitems__, batch), size) for batch in batches) for dataset in (cropping, decoding)
-    ]
+    )
     device_speed = median(images_per_s(crop, size) for _ in range(ROUNDS))
-    return Report(*speeds, device_speed, float(differences.max()), float(differences.mean()))
+    return Report(worker_speed, decoding_speed, device_speed, float(differences.max()), float(differences.mean()))
 
 
 def build_dataset(config: RunConfig, crop_on_device: bool) -> TrainDataset:
