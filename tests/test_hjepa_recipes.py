@@ -32,7 +32,7 @@ def tool():
 
 @pytest.fixture(scope="module")
 def costs(tool):
-    return {path: tool.cost(load_config(path)) for pair in PAIRS for path in pair}
+    return {path: tool.count_step(load_config(path)) for pair in PAIRS for path in pair}
 
 
 def header(path):
@@ -76,7 +76,7 @@ def test_a_stack_and_its_baseline_differ_only_in_levels_and_size(stack, flat):
 def test_the_count_agrees_with_the_formula(tool, recipe):
     config, bench_speed = load_config(CONFIGS / f"{recipe}.yaml"), load_tool("bench_speed")
     small = config.model_copy(update={"optim": config.optim.model_copy(update={"batch_size_global": 2})})
-    assert tool.cost(config).step == pytest.approx(bench_speed.image_flops(small), rel=0.02)
+    assert tool.count_step(config).step == pytest.approx(bench_speed.image_flops(small), rel=0.02)
 
 
 def test_the_table_has_one_row_per_recipe(tool, capsys):
@@ -86,5 +86,5 @@ def test_the_table_has_one_row_per_recipe(tool, capsys):
 
 
 def test_other_methods_are_refused(tool):
-    with pytest.raises(UserError, match=r"method\.name is byol, but only the steps of JEPAs"):
-        tool.cost(load_config(CONFIGS / "debug/byol.yaml"))
+    with pytest.raises(UserError, match=r"method\.name is byol, but only steps of JEPAs can be counted"):
+        tool.count_step(load_config(CONFIGS / "debug/byol.yaml"))
