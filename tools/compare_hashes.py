@@ -73,9 +73,9 @@ def run(checkout: Path, *command: str) -> None:
 
 def make_data(checkout: Path, folder: Path) -> None:
     """Make the synthetic images and videos that the debug recipes train on."""
-    for verb, name in (("demo", "images"), ("demo-video", "videos")):
+    for command, name in (("demo", "images"), ("demo-video", "videos")):
         if not (folder / name).exists():
-            run(checkout, "shards", verb, str(folder / name))
+            run(checkout, "shards", command, str(folder / name))
 
 
 def train(checkout: Path, folder: Path, case: Case) -> Path:

@@ -1,1 +1,1 @@
-"""The only room that drives Lightning."""
+"""Training: the LightningModule, its callbacks, checkpoints and processes."""
