@@ -85,10 +85,10 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             raise SystemExit(code)
         return config.folder
     console = console or Console(quiet=info.rank > 0)
-    alone = config.trainer.strategy in SHARDED
+    sharded = config.trainer.strategy in SHARDED  # which needs a process group even for a single process
     stuck_s = config.trainer.stuck_s
     with (
-        process_group(info, accelerator, alone, stuck_s) as processes,
+        process_group(info, accelerator, sharded, stuck_s) as processes,
         watch_processes(processes, config.folder, stuck_s) as watchdog,
     ):
         train(config, processes, watchdog, accelerator, console)

@@ -11,8 +11,7 @@ class Modality:
     """The input of an encoder.
 
     Every encoder configuration has a `modality`. Code asks it instead of the configuration's class or number of
-    frames. To add one, such as depth maps: an entry here, its views in data/views.py, its patch embedding in
-    models/encoder.py.
+    frames. CONTRIBUTING.md lists the steps to add one, such as depth maps.
 
     Attributes:
         name: singular, for messages.

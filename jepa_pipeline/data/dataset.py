@@ -26,7 +26,7 @@ from jepa_pipeline.data.views import DeferredViews, ImageViews, allocate_pixels,
 
 Views = ImageViews | DeferredViews | ClipViews
 SampleId = tuple[int, int, int]
-"""Source, epoch and index in the data set: what the random numbers of a sample are keyed by."""
+"""Source, epoch and index in the data set, by which the random numbers of a sample are keyed."""
 AnyEncoderConfig = EncoderConfig | BackboneConfig
 Decoded = TypeVar("Decoded")
 
@@ -96,7 +96,7 @@ class TrainDataset(Dataset[Batch]):
         return Batch(pixels, masks, stack_labels(samples), [sample.key for sample in samples], damaged, deferred)
 
     def create_views(self, batch_size: int) -> Views:
-        """Return the builder of a batch's views; the one place that depends on the encoder's modality."""
+        """Return the builder of a batch's views; the one place of training that chooses it by modality."""
         size, encoder = self.encoder.image_size, self.encoder
         if encoder.modality.has_time:
             return ClipViews(self.views, size, encoder.frames, batch_size)

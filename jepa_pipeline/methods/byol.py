@@ -12,7 +12,7 @@ from jepa_pipeline.config.methods import BYOLConfig, SimSiamConfig
 from jepa_pipeline.losses.arithmetic import unit
 from jepa_pipeline.losses.prediction import cosine
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.ema import copy_frozen, update_ema
 from jepa_pipeline.models.head import MLP
 
@@ -28,7 +28,7 @@ class SimSiam(Method):
 
     def __init__(self, config: SimSiamConfig | BYOLConfig) -> None:
         super().__init__()
-        self.encoder = Backbone(config.encoder)
+        self.encoder = build_encoder(config.encoder)
         self.projector = MLP(self.encoder.width, config.projector)
         self.predictor = MLP(config.projector.out, config.predictor)
         self.embedding_width = config.predictor.out

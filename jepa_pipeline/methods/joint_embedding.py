@@ -14,7 +14,7 @@ from jepa_pipeline.losses.contrastive import energies, info_nce, nt_xent, square
 from jepa_pipeline.losses.sigreg import lejepa, random_slices
 from jepa_pipeline.losses.vicreg import vicreg
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.head import MLP
 from jepa_pipeline.models.multicrop import forward_multicrop
 
@@ -43,7 +43,7 @@ class JointEmbedding(Method):
 
     def __init__(self, config: JointEmbeddingConfig, objective: Callable[..., Losses]) -> None:
         super().__init__()
-        self.encoder = Backbone(config.encoder)
+        self.encoder = build_encoder(config.encoder)
         self.projector = MLP(self.encoder.width, config.projector)
         self.embedding_width = config.projector.out
         self.objective = objective

@@ -12,7 +12,7 @@ from jepa_pipeline.distributed import gather, to_local
 from jepa_pipeline.losses.arithmetic import unit
 from jepa_pipeline.losses.swapped import sinkhorn, swapped_prediction
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.backbone import Backbone
+from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.head import MLP
 from jepa_pipeline.models.multicrop import forward_multicrop
 
@@ -26,7 +26,7 @@ class SwAV(Method):
         super().__init__()
         self.config = config
         self.embedding_width = config.projector.out
-        self.encoder = Backbone(config.encoder)
+        self.encoder = build_encoder(config.encoder)
         self.projector = MLP(self.encoder.width, config.projector)
         self.prototypes = nn.Linear(self.embedding_width, config.prototypes, bias=False)
         self.normalize_prototypes()

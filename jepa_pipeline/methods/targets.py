@@ -60,5 +60,8 @@ class EMATarget(StopGradientTarget):
 
 
 def linear_momentum(step: int, steps: int, start: float, end: float) -> float:
-    """Return the momentum of update number `step`, counted from 1: `start` at the first, `end` after the last."""
+    """Return the momentum after optimizer step number `step`, counted from 1: `start` at the first, `end` after the last.
+
+    steps: length of the schedule, optim.schedule_stretch times the steps of the run.
+    """
     return start + (end - start) * min((step - 1) / steps, 1.0)

@@ -162,8 +162,8 @@ def build_extractors(
 ) -> dict[EncoderName, FeatureExtractor]:
     """Return extractors for the encoder, its untrained baseline and, for clips, the encoder without the order of frames.
 
-    For a stack, the first two extract all levels to probe in one pass, the others the last of these, which is all levels
-    concatenated if there are several.
+    For a stack, the encoder and its baseline extract all levels to probe in one pass; the extractors without the order of
+    frames extract only the last of these levels, which is all levels concatenated if there are several.
     """
     untrained = build_untrained(card.encoder, seed)
     trained_levels: dict[str, Level] | None = None

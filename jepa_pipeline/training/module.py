@@ -116,7 +116,7 @@ class Pretraining(LightningModule):
         self.guard.check(self.step + 1, self.last_loss, norm, unwrap(optimizer))
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
-        """Set the rates, step and update the target network. Lightning calls this once per step, not per micro-batch."""
+        """Set the rates, take the step, then update the EMA target. Lightning calls this once per step, not per micro-batch."""
         step = self.step + 1
         set_rates(unwrap(optimizer), learning_rate(step, self.optim), weight_decay(step, self.optim))
         super().optimizer_step(epoch, batch_idx, optimizer, *args)
@@ -127,7 +127,7 @@ class Pretraining(LightningModule):
         """Wait for the device, and end the run if a step since the last call was not finite. All ranks must call this.
 
         Raises:
-            UserError: names the step and its samples. The weights are those from before that step.
+            UserError: names the step and its samples. The trained weights are those from before that step.
         """
         step = int(self.guard.broken_step)
         keys = [key for number, batch in self.unchecked_keys if number == step for key in batch]
