@@ -9,7 +9,7 @@ install_import_hook([f"jepa_pipeline.{room}" for room in ROOMS], "beartype.beart
 import torch  # noqa: E402
 
 import jepa_pipeline._torchvision  # noqa: E402, F401
-from jepa_pipeline.config.load import build, read_overrides  # noqa: E402
+from jepa_pipeline.config.parse import load_overrides  # noqa: E402
 from jepa_pipeline.config.run import RunConfig  # noqa: E402
 
 torch.set_num_threads(1)
@@ -87,6 +87,6 @@ def tiny(shards, tmp_path):
 
     def make(*overrides: str) -> RunConfig:
         places = [f"data.train={shards / 'train'}", f"output={tmp_path / 'runs'}"]
-        return build(RunConfig, read_overrides([*TINY, *places, *overrides]))
+        return load_overrides(RunConfig, [*TINY, *places, *overrides])
 
     return make

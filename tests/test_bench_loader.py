@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.crop import CropConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.views import CropConfig, ViewsConfig
+from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.writer import Record, compute_channel_stats, write_shards
 

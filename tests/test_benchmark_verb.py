@@ -14,7 +14,7 @@ from jepa_pipeline.cluster.records import JobRecord, save_record
 from jepa_pipeline.cluster.sbatch import Dependency
 from jepa_pipeline.commands.benchmark import benchmark, submit_benchmark, unfinished_probes
 from jepa_pipeline.config.errors import ConfigError, UserError
-from jepa_pipeline.config.load import load_overrides
+from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.site import SiteConfig

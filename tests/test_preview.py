@@ -9,7 +9,8 @@ from rich.console import Console
 
 from jepa_pipeline.commands.preview import coverage, preview_masks, preview_views, sample
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.load import build, load_config, read_overrides
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.masks.build import build_mask_samplers
 
@@ -76,8 +77,8 @@ def test_views_are_drawn_beside_their_images(tiny, tmp_path):
     console = Console(record=True, width=200)
     crops = "views.crops=[{count: 2, flip: 0.5, solarize: 0.5}, {image_size: 8, blur: {}}]"
     method = "method={name: vicreg, encoder: {timm: resnet18, image_size: 16}, projector: {hidden: [], out: 4}}"
-    fresh = build(
-        RunConfig, read_overrides([f"data.train={tiny().data.train[0].path}", "name=x", "optim.total_samples=4096", method, crops])
+    fresh = load_overrides(
+        RunConfig, [f"data.train={tiny().data.train[0].path}", "name=x", "optim.total_samples=4096", method, crops]
     )
     out = preview_views(fresh, tmp_path / "views.png", console)
     assert Image.open(out).size > (500, 500)

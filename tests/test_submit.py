@@ -28,7 +28,7 @@ from jepa_pipeline.commands.submit import (
     submit_pretraining,
 )
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.load import build, read_overrides
+from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.site import SiteConfig, load_site, minutes_of
 from jepa_pipeline.config.sweep import shorten_keys, split_values
 
@@ -40,7 +40,7 @@ DEV = str(ROOT / "slurm/dev-cluster/site.yaml")
 
 
 def site(*overrides):
-    return build(SiteConfig, read_overrides(["time=1:00:00", *overrides]))
+    return load_overrides(SiteConfig, ["time=1:00:00", *overrides])
 
 
 def jepa(*arguments, cwd=None, **environment):

@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.hjepa import HJepaConfig
-from jepa_pipeline.config.jepa import IJepaConfig, NoRegularizer, PredictionConfig, VJepaConfig
+from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.prediction import NoRegularizer, PredictionConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method

@@ -7,8 +7,8 @@ from pathlib import Path
 from jepa_pipeline.checks.result import CheckResult, from_error
 from jepa_pipeline.checks.storage import check_space, free_bytes, max_checkpoints, temporary_folder
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.load import load_overrides
 from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides, Recipe, Run
+from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, parse_level
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
@@ -107,8 +107,7 @@ def probe(
     'protocols=[linear,knn,attentive]' adds heads that attend to all tokens. On videos, probes of single frames and of shuffled
     frames show how much of the accuracy depends on time. A stack of encoders has rows for each level and for all concatenated.
     """
-    from jepa_pipeline.config.level import parse_level
-    from jepa_pipeline.config.load import load_overrides
+    from jepa_pipeline.config.parse import load_overrides
     from jepa_pipeline.config.probe import ProbeConfig
 
     probe_config = load_overrides(ProbeConfig, settings or [])
@@ -129,8 +128,6 @@ def export(
     ] = None,
 ) -> None:
     """Export a run's encoder to a format that other code loads, and check that it computes the same."""
-    from jepa_pipeline.config.level import parse_level
-
     chosen_level = None if level is None else parse_level(level)
 
     from jepa_pipeline.commands.export import export

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.level import Level
+
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/, or a run folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe, such as optim.lr=3e-4.")]
 Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME.")]
@@ -18,3 +21,16 @@ SiteOverrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the site file, such as time=2:00:00; repeatable."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts and submit nothing.")]
+
+
+def parse_level(text: str) -> Level:
+    """Return the level of a stack that an option gives.
+
+    Raises:
+        UserError: it is neither a level's number nor "all".
+    """
+    if text == "all":
+        return "all"
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--level {text}: levels are counted from 1: give a number such as 1, or all")
+    return int(text)

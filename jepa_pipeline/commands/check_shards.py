@@ -9,8 +9,7 @@ import numpy as np
 from pydantic import computed_field
 
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import Section
-from jepa_pipeline.config.views import RGB
+from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.channel_stats import mean_and_std
 from jepa_pipeline.data.manifest import Manifest, locate_tars, read_manifest
 from jepa_pipeline.data.remote import redact_urls

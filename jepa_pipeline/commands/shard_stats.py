@@ -12,8 +12,7 @@ from jaxtyping import Float64
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import Section
-from jepa_pipeline.config.views import RGB
+from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
 from jepa_pipeline.data.remote import is_remote, redact_urls

@@ -9,17 +9,20 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.removed import upgrade_saved
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.config.stack import StackConfig
-from jepa_pipeline.config.views import RGB
 
 WEIGHTS, CARD = "model.safetensors", "config.json"
+
+
+CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig"}
+"""Class of an encoder's configuration, by the key that only this class has; EncoderConfig has no such key."""
 
 
 def encoder_config_type(encoder: Any) -> str:
     """Return the class of an encoder's configuration, so that pydantic reports the mistakes of that class alone."""
     if isinstance(encoder, dict):
-        return "BackboneConfig" if "timm" in encoder else "StackConfig" if "above" in encoder else "EncoderConfig"
+        return next((name for key, name in CLASS_BY_KEY.items() if key in encoder), "EncoderConfig")
     return type(encoder).__name__ if isinstance(encoder, EncoderConfig | BackboneConfig) else "EncoderConfig"
 
 

@@ -4,10 +4,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from jepa_pipeline.config.jepa import PredictionConfig
-from jepa_pipeline.config.masks import Grid
+from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.method import BaseMethodConfig, Distance
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.prediction import PredictionConfig
 from jepa_pipeline.config.stack import CoarseEncoderConfig, resolve_levels
 from jepa_pipeline.config.tasks import ForwardTaskConfig, MaskedTaskConfig, MaskSet
 

@@ -6,7 +6,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.section import section_types, type_name
 
 Key = tuple[str | int, ...]
@@ -35,13 +34,13 @@ class Layer:
             key = key[:-1]
         return self.locations.get(key, self.name)
 
-    def update(self, above: "Layer") -> None:
-        """Merge a layer over this one: sections are merged, all other values replaced.
+    def update(self, above: "Layer", model: type[BaseModel]) -> None:
+        """Merge a layer over this one, both of the keys of `model`: sections are merged, all other values replaced.
 
         A section that changes its `name`, and so its type, keeps the keys that both types share. An empty mapping
         empties a section.
         """
-        merge(self.values, above.values, [RunConfig])
+        merge(self.values, above.values, [model])
         # Keys set again move to the end, because `locate` takes the last location.
         below = {key: location for key, location in self.locations.items() if key not in above.locations}
         self.locations = below | above.locations

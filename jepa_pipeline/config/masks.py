@@ -7,15 +7,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.grid import TRIALS, Grid
 from jepa_pipeline.config.section import PositiveShare, Section, check_range
-
-Grid = tuple[int, int, int]
-"""Time steps, rows and columns of tokens; an image has one time step."""
 
 LEGACY_MIN_KEEP = 10
 """Patches that every legacy mask must exceed: `min_keep` in the published configurations."""
-TRIALS = 301
-"""Images, or clips, whose masks are sampled to estimate what a mask set leaves; odd, so that the median is one of them."""
 
 
 class MultiBlockConfig(Section):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from jepa_pipeline.config.masks import Grid
+from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.tasks import MaskSet

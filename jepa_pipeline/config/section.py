@@ -8,6 +8,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
+RGB = tuple[float, float, float]
 
 
 class Section(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.load import build, read_overrides, read_yaml
+from jepa_pipeline.config.parse import build, read_overrides, read_yaml
 from jepa_pipeline.config.section import Section
 
 TIME = re.compile(
@@ -203,6 +203,6 @@ def load_site(path: Path | None = None, overrides: Sequence[str] = ()) -> SiteCo
             f"there is no site file for this cluster: copy slurm/generic.yaml of this project to {file} and fill it in, or give "
             "one with --site FILE or $JEPA_SITE"
         )
-    layer = read_yaml(file)
-    layer.update(read_overrides(overrides))
+    layer = read_yaml(file, SiteConfig)
+    layer.update(read_overrides(overrides, SiteConfig), SiteConfig)
     return build(SiteConfig, layer)

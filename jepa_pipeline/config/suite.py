@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from jepa_pipeline.config.load import build, read_yaml
+from jepa_pipeline.config.parse import build, read_yaml
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import flatten
 from jepa_pipeline.config.section import Section
@@ -84,4 +84,4 @@ def load_suite(path: Path) -> SuiteConfig:
     Raises:
         ConfigError: with every mistake in it.
     """
-    return build(SuiteConfig, read_yaml(path))
+    return build(SuiteConfig, read_yaml(path, SuiteConfig))

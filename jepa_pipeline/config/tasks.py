@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from jepa_pipeline.config.masks import Grid, MultiBlockConfig
+from jepa_pipeline.config.grid import Grid
+from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig

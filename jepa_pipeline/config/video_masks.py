@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.masks import TRIALS, Grid
+from jepa_pipeline.config.grid import TRIALS, Grid
 from jepa_pipeline.config.section import PositiveShare, Section, check_range
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int64, Num
 from torch import Tensor
 
 from jepa_pipeline.batch import Packed
-from jepa_pipeline.config.views import CropConfig, JitterConfig
+from jepa_pipeline.config.crop import CropConfig, JitterConfig
 
 NUMBERS_PER_VIEW = 13
 """Uniform random numbers per view: whether to jitter, four for the order, four for the amounts, whether to turn gray, whether

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image, ImageStat
 
-from jepa_pipeline.config.views import RGB
+from jepa_pipeline.config.section import RGB
 
 
 class ChannelStats(NamedTuple):

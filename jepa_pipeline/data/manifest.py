@@ -11,8 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import Section
-from jepa_pipeline.config.views import RGB
+from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.remote import is_remote, join_url, read_bytes, redact_urls
 from jepa_pipeline.files import atomic_write
 

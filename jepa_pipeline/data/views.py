@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from jepa_pipeline.batch import DeferredCrops
-from jepa_pipeline.config.views import RGB, CropConfig, ViewsConfig
+from jepa_pipeline.config.crop import CropConfig
+from jepa_pipeline.config.section import RGB
+from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, augment, derive_color_ops, pack
 
 Box = tuple[int, int, int, int]

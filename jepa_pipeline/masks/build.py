@@ -1,6 +1,7 @@
 """Mask samplers from their configurations."""
 
-from jepa_pipeline.config.masks import Grid, MultiBlockConfig
+from jepa_pipeline.config.grid import Grid
+from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.tasks import MaskSet
 from jepa_pipeline.config.video_masks import BlocksConfig, CausalConfig

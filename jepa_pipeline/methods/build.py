@@ -1,9 +1,10 @@
 """Methods from their configurations."""
 
 from jepa_pipeline.config.hjepa import HJepaConfig, LevelConfig
-from jepa_pipeline.config.jepa import IJepaConfig, NoRegularizer, SIGRegularizer, VICRegularizer, VJepaConfig
+from jepa_pipeline.config.jepa import IJepaConfig, VJepaConfig
 from jepa_pipeline.config.methods import BYOLConfig, LeJEPAConfig, MethodConfig, SimSiamConfig, SwAVConfig
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.prediction import NoRegularizer, SIGRegularizer, VICRegularizer
 from jepa_pipeline.config.tasks import ForwardTaskConfig
 from jepa_pipeline.methods.byol import BYOL, SimSiam
 from jepa_pipeline.methods.hjepa import HJEPA
@@ -13,6 +14,7 @@ from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import SIG, VIC, Regularizer
 from jepa_pipeline.methods.swav import SwAV
 from jepa_pipeline.methods.targets import EMATarget, SharedTarget, StopGradientTarget
+from jepa_pipeline.models.build import build_encoder, build_jepa_encoder
 from jepa_pipeline.models.coarse import build_coarse_encoder
 from jepa_pipeline.models.dynamics import ForwardPredictor
 from jepa_pipeline.models.encoder import Encoder
@@ -25,27 +27,27 @@ def build_method(config: MethodConfig) -> Method:
     """Return the untrained method of a configuration."""
     match config:
         case IJepaConfig() | VJepaConfig():
-            return build_jepa(config, Encoder(config.encoder))
+            return build_jepa(config, build_jepa_encoder(config.encoder))
         case HJepaConfig():
             below = [None, *config.encoders[:-1]]
             return HJEPA(config, [build_level(*pair) for pair in zip(config.levels, below, strict=True)])
         case LeJEPAConfig():
-            return LeJEPA(config)
+            return LeJEPA(config, build_encoder(config.encoder))
         case SwAVConfig():
-            return SwAV(config)
+            return SwAV(config, build_encoder(config.encoder))
         case BYOLConfig():
-            return BYOL(config)
+            return BYOL(config, build_encoder(config.encoder))
         case SimSiamConfig():
-            return SimSiam(config)
+            return SimSiam(config, build_encoder(config.encoder))
         case _:
-            return JointEmbedding(config, OBJECTIVES[config.name])
+            return JointEmbedding(config, build_encoder(config.encoder), OBJECTIVES[config.name])
 
 
 def build_level(config: LevelConfig, below: EncoderConfig | None) -> JEPA:
     """Return a level of an H-JEPA. below: the encoder whose tokens it sees; None: it sees pixels."""
     match config.encoder:
         case EncoderConfig():
-            return build_jepa(config, Encoder(config.encoder))
+            return build_jepa(config, build_jepa_encoder(config.encoder))
         case _:
             assert below is not None
             return build_jepa(config, build_coarse_encoder(config.encoder, below))

@@ -12,9 +12,9 @@ from jepa_pipeline.config.methods import BYOLConfig, SimSiamConfig
 from jepa_pipeline.losses.arithmetic import unit
 from jepa_pipeline.losses.prediction import cosine
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.ema import copy_frozen, update_ema
 from jepa_pipeline.models.head import MLP
+from jepa_pipeline.models.interface import BaseEncoder
 
 Views = Sequence[Float[Tensor, "B _ _ _"]]
 Projections = list[Float[Tensor, "B E"]]
@@ -26,9 +26,9 @@ class SimSiam(Method):
     weight = 0.5
     """Weight of the mean squared distance of unit vectors: the paper's loss is the mean negative cosine."""
 
-    def __init__(self, config: SimSiamConfig | BYOLConfig) -> None:
+    def __init__(self, config: SimSiamConfig | BYOLConfig, encoder: BaseEncoder) -> None:
         super().__init__()
-        self.encoder = build_encoder(config.encoder)
+        self.encoder = encoder
         self.projector = MLP(self.encoder.width, config.projector)
         self.predictor = MLP(config.projector.out, config.predictor)
         self.embedding_width = config.predictor.out
@@ -61,8 +61,8 @@ class BYOL(SimSiam):
     weight = 2.0
     """The paper's loss is the sum over both directions."""
 
-    def __init__(self, config: BYOLConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: BYOLConfig, encoder: BaseEncoder) -> None:
+        super().__init__(config, encoder)
         self.ema = config.ema
         self.target = copy_frozen(nn.Sequential(self.encoder, self.projector))
 

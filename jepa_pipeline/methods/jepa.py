@@ -10,7 +10,7 @@ from jepa_pipeline.batch import Batch, Energy, Masks, Output
 from jepa_pipeline.losses.prediction import mean_distance, token_distance
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import Regularizer
-from jepa_pipeline.methods.targets import SharedTarget
+from jepa_pipeline.methods.targets import Target
 from jepa_pipeline.models.dynamics import ForwardPredictor
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.predictor import Predictor
@@ -41,7 +41,7 @@ class JEPA(Method):
         self,
         encoder: Encoder,
         predictor: Predictor | ForwardPredictor,
-        target_encoder: SharedTarget,
+        target_encoder: Target,
         regularizer: Regularizer,
         distance: str,
     ) -> None:

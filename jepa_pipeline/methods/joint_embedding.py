@@ -14,8 +14,8 @@ from jepa_pipeline.losses.contrastive import energies, info_nce, nt_xent, square
 from jepa_pipeline.losses.sigreg import lejepa, random_slices
 from jepa_pipeline.losses.vicreg import vicreg
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.head import MLP
+from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.multicrop import forward_multicrop
 
 Views = Sequence[Float[Tensor, "B C _ _"]]
@@ -37,13 +37,14 @@ class JointEmbedding(Method):
     """energy(x, y) = distance(projector(encoder(x)), projector(encoder(y))) for two views x and y of one image.
 
     Args:
-        config: sizes of encoder and projector, and keyword arguments of the loss.
+        config: sizes of the projector, and keyword arguments of the loss.
+        encoder: the encoder that is trained.
         objective: loss of the embeddings of the global batch.
     """
 
-    def __init__(self, config: JointEmbeddingConfig, objective: Callable[..., Losses]) -> None:
+    def __init__(self, config: JointEmbeddingConfig, encoder: BaseEncoder, objective: Callable[..., Losses]) -> None:
         super().__init__()
-        self.encoder = build_encoder(config.encoder)
+        self.encoder = encoder
         self.projector = MLP(self.encoder.width, config.projector)
         self.embedding_width = config.projector.out
         self.objective = objective
@@ -72,8 +73,8 @@ class JointEmbedding(Method):
 class LeJEPA(JointEmbedding):
     """LeJEPA (Balestriero and LeCun 2025): views close to the center of the global ones, and normally distributed embeddings."""
 
-    def __init__(self, config: LeJEPAConfig) -> None:
-        super().__init__(config, lejepa)
+    def __init__(self, config: LeJEPAConfig, encoder: BaseEncoder) -> None:
+        super().__init__(config, encoder, lejepa)
         self.config = config
 
     def embed(self, views: Views) -> tuple[Features, Embeddings]:

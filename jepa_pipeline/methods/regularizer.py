@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepa_pipeline.config.jepa import SIGRegularizer, VICRegularizer
 from jepa_pipeline.config.networks import HeadConfig
+from jepa_pipeline.config.prediction import SIGRegularizer, VICRegularizer
 from jepa_pipeline.distributed import gather
 from jepa_pipeline.losses.sigreg import random_slices, sigreg
 from jepa_pipeline.losses.vicreg import regularize

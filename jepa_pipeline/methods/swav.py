@@ -12,8 +12,8 @@ from jepa_pipeline.distributed import gather, to_local
 from jepa_pipeline.losses.arithmetic import unit
 from jepa_pipeline.losses.swapped import sinkhorn, swapped_prediction
 from jepa_pipeline.methods.method import Method
-from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.head import MLP
+from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.multicrop import forward_multicrop
 
 
@@ -22,11 +22,11 @@ class SwAV(Method):
 
     queue: Float[Tensor, "V L E"]
 
-    def __init__(self, config: SwAVConfig) -> None:
+    def __init__(self, config: SwAVConfig, encoder: BaseEncoder) -> None:
         super().__init__()
         self.config = config
         self.embedding_width = config.projector.out
-        self.encoder = build_encoder(config.encoder)
+        self.encoder = encoder
         self.projector = MLP(self.encoder.width, config.projector)
         self.prototypes = nn.Linear(self.embedding_width, config.prototypes, bias=False)
         self.normalize_prototypes()

@@ -13,10 +13,11 @@ from jepa_pipeline.models.ema import copy_frozen, update_ema
 from jepa_pipeline.models.encoder import Encoder
 
 
-class SharedTarget:
-    """The trained encoder with its gradient; only a regularizer prevents collapse (LeCun 2022, section 4.5)."""
+class Target:
+    """The network that computes the target tokens."""
 
-    has_gradient = True
+    has_gradient: bool
+    """Whether the target is trained too, and so regularized."""
     export_kind: ExportKind = "online"
 
     def __init__(self, encoder: Encoder) -> None:
@@ -30,7 +31,13 @@ class SharedTarget:
         """Do nothing after an optimizer step: the encoder was updated by it."""
 
 
-class StopGradientTarget(SharedTarget):
+class SharedTarget(Target):
+    """The trained encoder with its gradient; only a regularizer prevents collapse (LeCun 2022, section 4.5)."""
+
+    has_gradient = True
+
+
+class StopGradientTarget(Target):
     """The trained encoder without its gradient, as in SimSiam."""
 
     has_gradient = False
@@ -55,13 +62,13 @@ class EMATarget(StopGradientTarget):
         self.online, self.momentum = online, momentum
 
     def update(self, step: int, schedule_steps: int) -> None:
-        """Move the average toward the trained encoder."""
+        """Move the average toward the trained encoder, after optimizer step number `step`, counted from 1."""
         update_ema(self.encoder, self.online, linear_momentum(step, schedule_steps, *self.momentum))
 
 
 def linear_momentum(step: int, steps: int, start: float, end: float) -> float:
-    """Return the momentum after optimizer step number `step`, counted from 1: `start` at the first, `end` after the last.
+    """Return the momentum after optimizer step number `step`, counted from 1: m(n) = start + (end - start) (n - 1) / steps.
 
-    steps: length of the schedule, optim.schedule_stretch times the steps of the run.
+    It stays at `end` from step `steps` + 1 on; steps is optim.schedule_stretch times the optimizer steps of the run.
     """
     return start + (end - start) * min((step - 1) / steps, 1.0)

@@ -7,6 +7,9 @@ from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.stack import Stack
 
+JEPA_ENCODERS: dict[type[EncoderConfig], type[Encoder]] = {EncoderConfig: Encoder}
+"""Encoders that a JEPA can train, by the class of their configuration."""
+
 
 def build_encoder(config: EncoderConfig | BackboneConfig) -> BaseEncoder:
     """Return an untrained encoder.
@@ -20,4 +23,9 @@ def build_encoder(config: EncoderConfig | BackboneConfig) -> BaseEncoder:
         case StackConfig():  # before EncoderConfig, of which it is a subclass
             return Stack(config)
         case EncoderConfig():
-            return Encoder(config)
+            return build_jepa_encoder(config)
+
+
+def build_jepa_encoder(config: EncoderConfig) -> Encoder:
+    """Return an untrained encoder that encodes the patches of a mask without the others, as a JEPA needs."""
+    return JEPA_ENCODERS[type(config)](config)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
-from jepa_pipeline.config.masks import Grid
+from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import Architecture, EncoderConfig
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed

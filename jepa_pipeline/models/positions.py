@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from jepa_pipeline.config.masks import Grid
+from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import EncoderConfig
-
-BASE = 10_000.0
+from jepa_pipeline.models.frequencies import position_frequencies
 
 
 def sincos(config: EncoderConfig, dim: int) -> Float[Tensor, "N {dim}"]:
@@ -22,8 +21,7 @@ def sincos(config: EncoderConfig, dim: int) -> Float[Tensor, "N {dim}"]:
 
 def sincos_1d(positions: Float[Tensor, " N"], dim: int) -> Float[Tensor, "N {dim}"]:
     """Return sines, then cosines, at dim / 2 frequencies from 1 down to 1 / 10,000 (Vaswani et al. 2017, section 3.5)."""
-    frequencies = BASE ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
-    angles = positions.double()[:, None] * frequencies
+    angles = positions.double()[:, None] * position_frequencies(dim)
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 

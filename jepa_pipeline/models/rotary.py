@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from jepa_pipeline.config.masks import Grid
-from jepa_pipeline.models.positions import BASE
+from jepa_pipeline.config.grid import Grid
+from jepa_pipeline.models.frequencies import position_frequencies
 
 
 def rope_table(grid: Grid, head_dim: int, tiled: bool, device: torch.device | None = None) -> Float[Tensor, "N {2*head_dim}"]:
@@ -33,8 +33,7 @@ def rope_table(grid: Grid, head_dim: int, tiled: bool, device: torch.device | No
 
 def axis_angles(steps: int, dim: int, tiled: bool, device: torch.device | None) -> Float64[Tensor, "{steps} {dim}"]:
     """Return the angles of the channels of one axis at each of its steps."""
-    frequencies = BASE ** -(torch.arange(dim // 2, dtype=torch.float64, device=device) / (dim / 2))
-    angles = torch.arange(steps, dtype=torch.float64, device=device)[:, None] * frequencies
+    angles = torch.arange(steps, dtype=torch.float64, device=device)[:, None] * position_frequencies(dim, device)
     return angles.tile(2) if tiled else angles.repeat_interleave(2, dim=1)
 
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.level import Level
-from jepa_pipeline.config.masks import Grid
 from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.models.coarse import build_coarse_encoder
 from jepa_pipeline.models.encoder import Encoder

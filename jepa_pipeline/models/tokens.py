@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from jepa_pipeline.config.masks import Grid
+from jepa_pipeline.config.grid import Grid
 
 
 def tokens_to_clip(tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B D T H W"]:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.views import RGB
+from jepa_pipeline.config.section import RGB
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor, FeatureSet, feature_names
 

@@ -3,7 +3,8 @@
 import pytest
 
 from jepa_pipeline.config.errors import ConfigError, UserError
-from jepa_pipeline.config.load import build, load_config, read_overrides, read_yaml
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.parse import load_overrides, read_yaml
 from jepa_pipeline.config.render import annotated_yaml, reference, to_yaml
 from jepa_pipeline.config.run import RunConfig
 
@@ -44,7 +45,7 @@ def test_yaml_1_2_numbers(write):
 
 
 def test_yaml_1_2_words(write):
-    source = read_yaml(write("a: no\nb: 24:00:00\nc: on\n"))
+    source = read_yaml(write("a: no\nb: 24:00:00\nc: on\n"), RunConfig)
     assert source.values == {"a": "no", "b": "24:00:00", "c": "on"}
 
 
@@ -171,9 +172,8 @@ def test_every_key_has_a_description():
 
 
 def test_a_tree_needs_no_file():
-    config = build(
-        RunConfig,
-        read_overrides(["name=x", "data.train=d", "method={name: ijepa, encoder: {arch: vit_tiny}}", "optim.total_samples=4096"]),
+    config = load_overrides(
+        RunConfig, ["name=x", "data.train=d", "method={name: ijepa, encoder: {arch: vit_tiny}}", "optim.total_samples=4096"]
     )
     assert config.method.encoder.size.embed_dim == 192
 

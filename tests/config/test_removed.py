@@ -8,7 +8,8 @@ import pytest
 
 from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import ConfigError
-from jepa_pipeline.config.load import dotted_keys, load_config
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.parse import dotted_keys
 from jepa_pipeline.config.removed import REMOVED_KEYS, REMOVED_VALUES, RENAMED_KEYS, removed_key, upgrade_saved
 from jepa_pipeline.config.run import RunConfig
 

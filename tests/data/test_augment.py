@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 import jepa_pipeline._torchvision  # noqa: F401  # before torchvision
-from jepa_pipeline.config.views import BlurConfig, CropConfig, JitterConfig, ViewsConfig
+from jepa_pipeline.config.crop import BlurConfig, CropConfig, JitterConfig
+from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data import augment
 from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, ColorOps, derive_color_ops, pack, unpack
 from jepa_pipeline.data.gpu_crop import crop_views

@@ -11,7 +11,7 @@ from streams import load_stream
 
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.load import build, read_overrides
+from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.index import load_index
@@ -48,7 +48,7 @@ def small_windows() -> Iterator[None]:
 
 
 def clips(folder: Path, *overrides: str) -> RunConfig:
-    return build(RunConfig, read_overrides([*RUN, f"data.train={folder}", *overrides]))
+    return load_overrides(RunConfig, [*RUN, f"data.train={folder}", *overrides])
 
 
 def stream(config: RunConfig, world: int = 1, start: int = 0) -> list[Batch]:
@@ -166,7 +166,7 @@ IMAGE_METHODS = {
 def test_a_method_of_images_refuses_videos(shards: Path, folder: Path, method: str, alone: bool):
     data = f"data.train={folder}" if alone else mixed(shards, folder)
     optim = f"optim={{batch_size_global: {BATCH}, total_samples: {TOTAL}}}"
-    config = build(RunConfig, read_overrides(["name=images", data, optim, *IMAGE_METHODS[method]]))
+    config = load_overrides(RunConfig, ["name=images", data, optim, *IMAGE_METHODS[method]])
     with pytest.raises(UserError) as refused:
         load_stream(config, [])
     assert str(refused.value) == (
@@ -343,7 +343,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_video_that_is_too_short_is_looped_or_skipped(uneven: Path, rate: str, reason: str):
     run = [override for override in RUN if not override.startswith("views.clip")]
     looped, skipped = (
-        rows(stream(build(RunConfig, read_overrides([*run, f"data.train={uneven}", rate, f"views.clip.short={short}"]))))
+        rows(stream(load_overrides(RunConfig, [*run, f"data.train={uneven}", rate, f"views.clip.short={short}"])))
         for short in ("loop", "skip")
     )
     short = [place for place, key in enumerate(looped["keys"]) if int(key) in SHORT]

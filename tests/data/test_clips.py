@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from jepa_pipeline.config.clip import ClipConfig
-from jepa_pipeline.config.views import CropConfig, ViewsConfig
+from jepa_pipeline.config.crop import CropConfig
+from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.clips import ClipViews, TooShort, clip_frame_indices, extract_eval_clips, segment_frame_indices
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError

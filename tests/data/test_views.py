@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from streams import load_stream
 
+from jepa_pipeline.config.crop import CropConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD, CropConfig, ViewsConfig
+from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import DeferredViews, ImageViews, center_view, normalize, random_resized_crop_box, random_view

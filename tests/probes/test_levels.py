@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from jepa_pipeline.cli.arguments import parse_level
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.level import parse_level
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig
 from jepa_pipeline.config.stack import StackConfig

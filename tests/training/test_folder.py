@@ -72,7 +72,7 @@ def test_what_cannot_change_results_may_change(tiny):
 
 
 def keys_of_the_free_list():
-    from jepa_pipeline.config.load import dotted_keys
+    from jepa_pipeline.config.parse import dotted_keys
 
     return [key for key in dotted_keys(RunConfig) if key.startswith(RESULT_NEUTRAL_KEYS)]
 
