@@ -1,5 +1,9 @@
 """Shapes in annotations are checked in every test; small shards and a small run are made here."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from jaxtyping import install_import_hook
 
@@ -13,6 +17,21 @@ from jepa_pipeline.config.parse import load_overrides  # noqa: E402
 from jepa_pipeline.config.run import RunConfig  # noqa: E402
 
 torch.set_num_threads(1)
+
+LONGEST = (
+    "test_readme",
+    "test_quickstart",
+    "test_runs_on_ranks",
+    "test_tools",
+    "test_selftest",
+    "test_contributing",
+    "test_recipes",
+)
+"""The test files that take longest, which start first, so that no process works on one of them while the others are idle."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def write_shapes(folder, count, seed):
@@ -65,6 +84,29 @@ def videos(tmp_path_factory):
     write_moving(folder / "train", 24, seed=0)
     write_moving(folder / "test", 10, seed=1)
     return folder
+
+
+def least_cpu_seconds(command):
+    """Return the least CPU time of three runs of a command."""
+
+    def run():
+        before = os.times()
+        subprocess.run([str(part) for part in command], capture_output=True, check=False)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    return min(run() for _ in range(3))
+
+
+@pytest.fixture(scope="session")
+def cpu_seconds():
+    return least_cpu_seconds
+
+
+@pytest.fixture(scope="session")
+def light_imports_s():
+    """The CPU time in which Python imports what every command needs: typer, pydantic and a YAML parser. torch takes 10 times that."""
+    return least_cpu_seconds([sys.executable, "-c", "import typer, pydantic, ruamel.yaml"])
 
 
 TINY = [

@@ -118,15 +118,18 @@ def test_of_many_classes_both_ends_are_shown():
     assert table[2].split() == ["100", "c99"] and table[-1].split() == ["1", "c0"] and "80 more classes" in table[12]
 
 
-def test_keys_of_a_million_samples_are_compared_in_a_second(tmp_path: Path):
+def test_keys_of_a_million_samples_are_compared_as_quickly_as_in_a_set(tmp_path: Path):
     keys = [[f"s{shard}_{n}" for n in range(50_000)] for shard in range(20)]
     keys[7][123] = keys[3][5]
     keys[9][1] = keys[9][2] = keys[3][6]
     reports = [ShardReport(f"{n}.tar", keys=key_hashes(names)) for n, names in enumerate(keys)]
     for n in (7, 9):
         save_index(ShardIndex(keys=keys[n], members={}, labels=[None] * 50_000), tmp_path / f"{n}.tar")
-    began = time.perf_counter()
+    began = time.process_time()
     found = list(repeated_keys(str(tmp_path), reports))
-    assert time.perf_counter() - began < 5
+    compared = time.process_time() - began
+    distinct = len({key for names in keys for key in names})
+    assert distinct == 1_000_000 - 3
+    assert compared < 3 * (time.process_time() - began - compared)
     assert [(finding.shard, finding.sample) for finding in found] == [("7.tar", "s3_5"), ("9.tar", "s3_6")]
     assert found[1].sentence == "it repeats 2 keys of earlier shards, such as s3_6 of 3.tar"

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jepa_pipeline.config.errors import Interrupted, UserError
+from jepa_pipeline.config.errors import Interrupted, UserError, first_line
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import TrainDataset
@@ -202,7 +202,7 @@ def fit(
             if world_size() == 1:
                 checkpoints.writer.wait()  # so that the error can name the checkpoint that is being written
             raise UserError(
-                f"a data worker died after step {module.step} ({str(error).splitlines()[0]}), probably for lack of memory or "
+                f"a data worker died after step {module.step} ({first_line(error)}), probably for lack of memory or "
                 f"/dev/shm: lower data.workers or data.prefetch_batches; {describe_restart(run / 'checkpoints')}"
             ) from error
 

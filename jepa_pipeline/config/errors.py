@@ -35,3 +35,8 @@ class ConfigError(UserError):
     def __init__(self, mistakes: list[Mistake]) -> None:
         self.mistakes = mistakes
         super().__init__("\n".join(map(str, mistakes)))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its class where the message is empty, as that of most EOFErrors is."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -13,7 +13,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from jepa_pipeline.config.errors import ConfigError, Mistake, UserError
+from jepa_pipeline.config.errors import ConfigError, Mistake, UserError, first_line
 from jepa_pipeline.config.layers import Key, Layer
 from jepa_pipeline.config.removed import removed_key, removed_value
 from jepa_pipeline.config.section import Section, section_types, type_name
@@ -63,7 +63,7 @@ def parse_file(path: Path) -> CommentedMap:
         hint = f" - did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"no file {path}{hint}") from None
     except (OSError, UnicodeDecodeError, ReaderError) as error:
-        raise UserError(f"{path} cannot be read as a YAML file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} cannot be read as a YAML file: {first_line(error)}") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         duplicate = isinstance(error, DuplicateKeyError)

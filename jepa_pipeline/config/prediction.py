@@ -65,7 +65,8 @@ class PredictionConfig(Section):
     ema: Momentum = (0.996, 1.0)
     regularizer: Annotated[NoRegularizer | VICRegularizer | SIGRegularizer, Field(discriminator="name")] = Field(
         default_factory=NoRegularizer,
-        description="Collapse prevention for the representations with a gradient: the context's and a shared target's.",
+        description="Collapse prevention for the representations that receive gradients: the context's and, with target "
+        "shared, the target's.",
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The target encoder of a JEPA: an average of the trained encoder, or that encoder with or without gradient.
 
 These are plain objects rather than modules. A module would register the trained encoder a second time, under another name, and
-the state would contain it twice. The JEPA registers the one network that is not the trained encoder, the average.
+the state would contain it twice. The JEPA registers only the EMA copy; every other target is the online encoder itself.
 """
 
 import torch
@@ -28,7 +28,7 @@ class Target:
         return self.encoder(pixels)
 
     def update(self, step: int, schedule_steps: int) -> None:
-        """Do nothing after an optimizer step: the encoder was updated by it."""
+        """Do nothing: the optimizer step has updated the encoder."""
 
 
 class SharedTarget(Target):

@@ -99,7 +99,7 @@ class Backbone(BaseEncoder):
         except TIMM_ERRORS as error:
             raise UserError(
                 f"timm's {self.config.timm} does not accept images of {side}x{side} pixels "
-                f"({first_line(error)}): choose another size, or fix args"
+                f"({summarize_error(error)}): choose another size, or fix args"
             ) from None
         finally:
             self.network.train(training)
@@ -168,7 +168,7 @@ def create_network(config: BackboneConfig) -> tuple[nn.Module, dict[str, Any]]:
                 args = ", ".join(f"{name}: {value}" for name, value in config.args.items())
                 raise UserError(
                     f"timm's {config.timm} cannot be created with image_size {config.image_size} and args {{{args}}} "
-                    f"({first_line(error)}): fix the values"
+                    f"({summarize_error(error)}): fix the values"
                 ) from None
             size_args = {name: value for name, value in size_args.items() if name not in refused}
         else:
@@ -184,7 +184,7 @@ def check_name(name: str) -> None:
         raise UserError(f"timm has no network '{name}': {hint}")
 
 
-def first_line(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -32,9 +32,9 @@ TIMM_ARCHITECTURES: dict[Architecture | None, str] = {
 
 
 class Encoder(BaseEncoder):
-    """A ViT without class token (Dosovitskiy et al. 2021) for images or clips; an image is a clip of one time step.
+    """A ViT without a class token (Dosovitskiy et al. 2021) for images or clips; an image is a clip of one time step.
 
-    For images with added positions its state is that of timm's
+    For images with additive position embeddings its state is that of timm's
     `VisionTransformer(class_token=False, fc_norm=False, num_classes=0)`; for clips it has V-JEPA's names and shapes.
     """
 
@@ -47,7 +47,7 @@ class Encoder(BaseEncoder):
 
         Args:
             config: its sizes.
-            patch_embed: the layer that turns a clip into tokens, if that is no clip of RGB frames (coarse.py).
+            patch_embed: the patch embedding, for inputs other than RGB images or clips; default: new_patch_embed(config).
         """
         super().__init__()
         self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -88,7 +88,7 @@ class Encoder(BaseEncoder):
     def intermediates(self, pixels: Float[Tensor, "B C *T H W"], last: int) -> list[Float[Tensor, "B N D"]]:
         """Return the tokens after each of the last blocks; see BaseEncoder."""
         if not 1 <= last <= self.depth:
-            raise ValueError(f"the last {last} blocks of an encoder of {self.depth}")
+            raise ValueError(f"cannot return the last {last} blocks: the encoder has {self.depth}")
         tokens, rope = self.prepare_tokens(pixels)
         attn_mask = None
         if self.config.attention == "causal":
@@ -110,9 +110,9 @@ class Encoder(BaseEncoder):
         return self.norm(self.blocks(apply_masks(tokens, mask), rope, attn_mask))
 
     def prepare_tokens(self, pixels: Float[Tensor, "B C *T H W"]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
-        """Return the embedded patches with added positions and None, or without positions and their rotary table.
+        """Return the embedded patches with position embeddings and None, or without positions and their rotary table.
 
-        Positions are extended to images or clips of another size or length than the configured one.
+        Positions are extended to images or clips of a different size or length than configured.
         """
         clip = self.add_time_axis(pixels)
         grid = self.token_grid(clip)

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard, encoder_folder, read_card
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.distributed import full_tensor, rank
 from jepa_pipeline.files import atomic_path
 from jepa_pipeline.models.build import build_encoder
@@ -62,7 +62,7 @@ def load_encoder(folder: str | Path) -> BaseEncoder:
     try:
         encoder.timm_module().load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path} is damaged or not the encoder that {CARD} describes ({reason}): copy or train it again") from None
     return encoder.requires_grad_(False).eval()
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import Field, ValidationError
 
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.distributed import rank, world_size
 from jepa_pipeline.files import PARTIAL, DamagedFile, atomic_path, fsync, sha256_of
@@ -178,7 +178,7 @@ def load_latest_intact(
         try:
             return load_checkpoint(checkpoint, targets), damaged
         except DamagedFile as error:
-            damaged[checkpoint] = f"{checkpoint} is damaged ({str(error).splitlines()[0]})"
+            damaged[checkpoint] = f"{checkpoint} is damaged ({first_line(error)})"
             log(damaged[checkpoint])
     return None, damaged
 

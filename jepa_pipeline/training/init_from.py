@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.files import DamagedFile, atomic_write
 from jepa_pipeline.training.checkpoint import (
@@ -119,7 +119,7 @@ def load_initial_checkpoint(
         try:
             return load_checkpoint(same, targets)
         except DamagedFile as error:
-            reason = f"is damaged ({str(error).splitlines()[0]})"
+            reason = f"is damaged ({first_line(error)})"
     raise UserError(
         f"this run was initialized with {before.path}, which {reason}: copy it back, or delete this run's folder to use the "
         "newest one"

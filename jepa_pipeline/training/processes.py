@@ -14,7 +14,7 @@ import torch
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
-from jepa_pipeline.config.errors import Interrupted, UserError
+from jepa_pipeline.config.errors import Interrupted, UserError, first_line
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.distributed import (
@@ -153,7 +153,7 @@ def process_group(info: RankInfo, device: str, always: bool = False, stuck_s: fl
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"process {info.rank} of {info.world_size} could not meet the others at {address}:{port} "
-            f"({str(error).splitlines()[0]}): check that all were started and that the port is open between their machines"
+            f"({first_line(error)}): check that all were started and that the port is open between their machines"
         ) from None
     try:
         # A client of its own, since a call that waits blocks all others of its client.

@@ -1,7 +1,6 @@
 """`jepa doctor`, and the part of it that `jepa submit` runs: what they print, and how they end."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -85,20 +84,18 @@ def test_a_site_is_held_against_the_cluster_and_the_recipe(cluster, jepa, recipe
     assert result.exit_code == 1 and [one["name"] for one in failures] == ["batch"] and "24 devices" in failures[0]["text"]
 
 
-def test_a_run_that_can_be_queued_is_let_through_quickly(tiny, tmp_path, monkeypatch, capsys):
+def test_a_run_that_can_be_queued_is_let_through_quickly(tiny, tmp_path, cpu_seconds, light_imports_s):
     (tmp_path / "recipe.yaml").write_text(to_yaml(tiny()))
     script = (
-        "import sys, time; start = time.perf_counter(); from jepa_pipeline.config.load import load_config;"
+        "import sys; from jepa_pipeline.config.load import load_config;"
         "from jepa_pipeline.checks.submission import check_submission;"
         f"import shutil; shutil.disk_usage = lambda _: type('U', (), {{'free': 10**15}});"
         f"check_submission(load_config({str(tmp_path / 'recipe.yaml')!r}), 2);"
-        "print(time.perf_counter() - start, 'torch' in sys.modules)"
+        "print('torch' in sys.modules)"
     )
-    before = os.times()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    assert done.stdout.split()[1] == "False" and seconds < 2 and not (tmp_path / "runs").exists()
+    assert done.stdout.split() == ["False"] and not (tmp_path / "runs").exists()
+    assert cpu_seconds([sys.executable, "-c", script]) < 5 * light_imports_s
 
 
 def test_all_mistakes_are_told_at_once(tiny, tmp_path):

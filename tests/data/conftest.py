@@ -21,6 +21,8 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    stall_s = 60
+    """Seconds for which a stalled response waits; whatever does not wait for it takes a fraction of them on any machine."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
@@ -54,7 +56,7 @@ class Handler(SimpleHTTPRequestHandler):
         self.wfile.write(body[:half])
         if fault == "stall":
             self.wfile.flush()
-            self.server.released.wait(60)
+            self.server.released.wait(self.server.stall_s)
         if fault == "slow":
             time.sleep(0.3)
         if fault not in ("cut", "stall", "unsaid"):

@@ -51,7 +51,7 @@ def test_processes_fetch_each_shard_once_between_them(server, url, config):
     processes = [context.Process(target=process, args=(shards, 5 * n, queue)) for n in range(4)]
     for each in processes:
         each.start()
-    assert [queue.get(timeout=20) for _ in processes] == [KEYS] * 4
+    assert [queue.get(timeout=server.stall_s) for _ in processes] == [KEYS] * 4
     for each in processes:
         each.join()
     assert [server.gets[name] for name in TARS] == [1, 1, 1]
@@ -74,10 +74,8 @@ def test_workers_that_are_forked_after_the_parent_fetched(server, url, config):
     shards = Shards(url, cache=config)
     assert shards.read(0, 0).key == "k00"
     for _ in range(2):
-        began = time.monotonic()
         batches = list(DataLoader(Keys(shards), batch_size=5, num_workers=2, multiprocessing_context="fork"))
-        assert list(chain.from_iterable(batches)) == KEYS
-        assert time.monotonic() - began < 10
+        assert list(chain.from_iterable(batches)) == KEYS  # a hang is ended by the suite's own time limit
     assert [server.gets[name] for name in TARS] == [1, 1, 1]
     assert Shards(url, cache=config).read(1, 1).key == "k09", "the parent's connection still works"
 
@@ -91,9 +89,7 @@ def test_an_error_of_a_worker_is_the_same_sentence(server, url, config):
 
 
 def wait_for(condition) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
+    while not condition():  # a hang is ended by the time limit of the suite
         time.sleep(0.01)
 
 
@@ -114,7 +110,7 @@ def test_fetching_ahead_neither_blocks_nor_tells(server, url, config, capfd):
     began = time.monotonic()
     for _ in range(1000):
         shards.prefetch([0, 1])
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < server.stall_s / 2
     assert shards._prefetcher and len(shards._prefetcher.threads) <= 2
     wait_for(lambda: server.gets[TARS[1]] == 1)
     with pytest.raises(UserError, match="is not there"):
@@ -138,7 +134,7 @@ print(time.time())
 def test_a_process_does_not_wait_for_what_it_fetches(server, url, config):
     server.forever = dict.fromkeys(TARS, "stall")
     run = subprocess.run([sys.executable, "-c", ENDS, url, str(config.folder)], capture_output=True, text=True, check=True)
-    assert time.time() - float(run.stdout) < 3 and run.stderr == ""
+    assert time.time() - float(run.stdout) < server.stall_s / 2 and run.stderr == ""
     left = [path for path in kept(config) if path.suffix == ".partial"]
     assert len(left) == 2
     server.forever = {}
@@ -151,10 +147,9 @@ def test_a_forked_worker_ends_while_it_fetches(server, url, config):
     server.forever = {TARS[2]: "stall"}
     shards, context = Shards(url, cache=config), multiprocessing.get_context("fork")
     worker = context.Process(target=lambda: (shards.prefetch([2]), time.sleep(0.3)))
-    began = time.monotonic()
     worker.start()
-    worker.join(10)
-    assert worker.exitcode == 0 and time.monotonic() - began < 3
+    worker.join(server.stall_s / 2)
+    assert worker.exitcode == 0
     server.forever = {}
     assert shards.read(2, 0).key == "k16"
 

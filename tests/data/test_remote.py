@@ -47,7 +47,7 @@ def test_what_passes_is_tried_again(shards, server, faults):
     began = time.monotonic()
     assert shards.read(0, 3).key == "k03"
     assert server.gets[TAR] == len(faults) + 1
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < server.stall_s / 2
 
 
 def test_a_transfer_may_take_longer_than_the_timeout(shards, server, monkeypatch):

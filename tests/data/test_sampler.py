@@ -64,11 +64,14 @@ def test_a_sampler_can_be_pickled():
 
 
 def test_a_billion_samples_are_located_directly():
-    began = time.perf_counter()
-    sampler = ShardSampler([10_000] * 100_000, seed=0, window_shards=16)
-    for start in (0, 999_999_990, 123_456_789_012):
-        assert len(set(numbers(sampler, start, start + 256))) == 256
-    assert time.perf_counter() - began < 1
+    def seconds(samples_per_shard):
+        began = time.process_time()
+        sampler = ShardSampler([samples_per_shard] * 100_000, seed=0, window_shards=16)
+        for start in (0, 999_999_990, 123_456_789_012):
+            assert len(set(numbers(sampler, start, start + 256))) == 256
+        return time.process_time() - began
+
+    assert min(seconds(10_000) for _ in range(3)) < 3 * min(seconds(100) for _ in range(3))
 
 
 def batch_sampler(total: int = 100, **options: int) -> DistributedBatchSampler:

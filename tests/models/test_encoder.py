@@ -58,7 +58,7 @@ def test_what_is_not_kept_does_not_matter(encoder, pixels):
 def test_intermediates_end_with_the_output(encoder, pixels):
     maps = encoder.intermediates(pixels, last=3)
     assert len(maps) == 3 and torch.equal(maps[-1], encoder(pixels))
-    with pytest.raises(ValueError, match="last 4 blocks of an encoder of 3"):
+    with pytest.raises(ValueError, match="cannot return the last 4 blocks: the encoder has 3"):
         encoder.intermediates(pixels, last=4)
 
 

@@ -65,7 +65,11 @@ def test_r2_is_zero_for_the_constant_and_one_for_the_truth():
 
 def test_the_largest_buffer_is_measured_quickly():
     vectors = normal(2048, 1408)
-    collapse_metrics(vectors), constant_loss(vectors)
-    started = time.process_time()
-    collapse_metrics(vectors), constant_loss(vectors)
-    assert time.process_time() - started < 3
+
+    def seconds(measure):
+        started = time.process_time()
+        measure(vectors)
+        return time.process_time() - started
+
+    rounds = [(seconds(lambda v: (collapse_metrics(v), constant_loss(v))), seconds(torch.linalg.svdvals)) for _ in range(3)]
+    assert min(ours / singular_values for ours, singular_values in rounds) < 1.5

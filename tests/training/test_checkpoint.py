@@ -393,36 +393,39 @@ def test_a_run_is_known_to_be_at_its_end_without_reading_it(tmp_path, monkeypatc
     assert not is_finished_at(tmp_path, 2)
 
 
-def slowly(monkeypatch, seconds):
-    """Have every write wait."""
-    original = HashedFile.write
-    monkeypatch.setattr(HashedFile, "write", lambda *them: (time.sleep(seconds), original(*them))[1])
-
-
 def test_what_is_written_in_the_background_is_what_was_there_when_it_was_asked_for(tmp_path, monkeypatch):
-    slowly(monkeypatch, 0.003)
+    original, gate = HashedFile.write, threading.Event()
+    monkeypatch.setattr(HashedFile, "write", lambda *them: (gate.wait(), original(*them))[1])
     writer, weights, meters, done = (
         AsyncCheckpointWriter(tmp_path, CheckpointConfig()),
         torch.zeros(1000),
         {"sums": torch.zeros(2)},
         [],
     )
-    for step in (1, 2, 3):
+
+    def save_and_overwrite(step):
         weights.fill_(step)
         meters["sums"].fill_(step)
         groups = [{"lr": step}]
-        begun = time.monotonic()
         writer.save(
             {"weights": weights, "groups": groups},
             meters,
             make_about(step),
             before_commit=lambda: done.append(saved_steps(tmp_path)),
         )
-        assert step > 1 or time.monotonic() - begun < 0.1, "the first waits for nothing"
         weights.fill_(-1)
         meters["sums"].fill_(-1)
         groups[0]["lr"] = -1
-    assert saved_steps(tmp_path) != [2, 3], "the third is still being written"
+
+    save_and_overwrite(1)  # returns although nothing can be written
+    threading.Timer(0.05, gate.set).start()
+    save_and_overwrite(2)  # waits for the first
+    while saved_steps(tmp_path) != [1, 2]:
+        time.sleep(0.01)
+    gate.clear()
+    save_and_overwrite(3)
+    assert saved_steps(tmp_path) == [1, 2], "the third is still being written"
+    gate.set()
     writer.close()
     for step, loaded in ((step, load_checkpoint(tmp_path / f"step-{step:08d}")) for step in (2, 3)):
         assert (
