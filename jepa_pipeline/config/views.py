@@ -32,7 +32,8 @@ class ViewsConfig(Section):
     antialias: bool = Field(
         default=True,
         description="Average over all pixels of the crop that an output pixel covers. false: interpolate between the nearest 4 x 4 "
-        "(bilinear: 2 x 2) pixels, as V-JEPA, BYOL and SimCLR do.",
+        "(bilinear: 2 x 2) pixels, as V-JEPA, BYOL and SimCLR do; on the trainer, images above 640 pixels are shrunk first, with "
+        "antialiasing.",
     )
     clip: ClipConfig = Field(
         default_factory=ClipConfig, description="Frames of a video that make a clip, for encoders of several frames."
