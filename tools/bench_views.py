@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import UserError
@@ -53,10 +54,14 @@ def measure(config: RunConfig, images: int, device: torch.device) -> Report:
     views, deferred = cropping.__getitems__(batches[0]).views, decoding.__getitems__(batches[0]).deferred_crops
     assert deferred is not None
     deferred = move_data_to_device(deferred, device)
-    differences = torch.cat([(a - b.cpu()).abs().flatten() for a, b in zip(views, crop_views(deferred), strict=True)])
 
-    def crop() -> None:
-        for view in crop_views(deferred):
+    def crop() -> list[Tensor]:
+        return crop_views(deferred, config.views.resampling)
+
+    differences = torch.cat([(a - b.cpu()).abs().flatten() for a, b in zip(views, crop(), strict=True)])
+
+    def crop_and_normalize() -> None:
+        for view in crop():
             normalize(view, config.views.mean, config.views.std)
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -64,7 +69,7 @@ def measure(config: RunConfig, images: int, device: torch.device) -> Report:
     worker_speed, decoding_speed = (
         median(images_per_s(partial(dataset.__getitems__, batch), size) for batch in batches) for dataset in (cropping, decoding)
     )
-    device_speed = median(images_per_s(crop, size) for _ in range(ROUNDS))
+    device_speed = median(images_per_s(crop_and_normalize, size) for _ in range(ROUNDS))
     return Report(worker_speed, decoding_speed, device_speed, float(differences.max()), float(differences.mean()))
 
 

@@ -211,7 +211,7 @@ def draw_views(config: RunConfig) -> tuple[Figure, str]:
     wholes = [
         image[:, : int(height), : int(width)] for image, (height, width) in zip(deferred.images, deferred.extents, strict=True)
     ]
-    views = [view.round().byte() for view in crop_views(deferred)]
+    views = [view.round().byte() for view in crop_views(deferred, config.views.resampling)]
     figure = Figure(figsize=(1.5 * (1 + len(views)), 1.6 * IMAGES), layout="constrained")
     for row, axes in enumerate(figure.subplots(IMAGES, 1 + len(views))):
         for axis, picture in zip(axes, [wholes[row], *(view[row] for view in views)], strict=True):

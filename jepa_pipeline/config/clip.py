@@ -16,10 +16,16 @@ class ClipConfig(Section):
     fps: float | None = Field(
         default=None, gt=0, description="Frames per second of the video's time, also at variable frame rates; null: use stride."
     )
+    spacing: Literal["exact", "window"] = Field(
+        default="exact",
+        description="exact: frames are stride apart, or 1 / fps. window: frames are spread evenly over a window of as many strides "
+        "as frames, from its first to its last frame, as in V-JEPA's code: 16 frames of stride 4 are 0, 4, 8, 12, 17, ... 63.",
+    )
     start: Literal["random", "center"] = Field(default="random", description="Position of training clips in the video.")
-    short: Literal["loop", "skip"] = Field(
+    short: Literal["loop", "hold", "skip"] = Field(
         default="loop",
-        description="For videos shorter than a clip: loop, start again after the last frame; skip, treat as unusable.",
+        description="For videos shorter than a clip: loop, start again after the last frame; hold, repeat the last frame, as "
+        "V-JEPA does; skip, treat as unusable.",
     )
 
     @model_validator(mode="before")

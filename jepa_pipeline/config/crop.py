@@ -1,10 +1,19 @@
 """One kind of view: a random crop and its augmentations."""
 
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from jepa_pipeline.config.section import PositiveShare, Section, Share, check_range
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+class Resampling(NamedTuple):
+    """The method by which crops are resized: the keys `interpolation` and `antialias` of ViewsConfig."""
+
+    interpolation: Interpolation
+    antialias: bool
 
 
 class JitterConfig(Section):

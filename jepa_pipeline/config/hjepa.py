@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.method import BaseMethodConfig, Distance
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import EncoderConfig, PredictorConfig
 from jepa_pipeline.config.prediction import PredictionConfig
 from jepa_pipeline.config.stack import CoarseEncoderConfig, resolve_levels
 from jepa_pipeline.config.tasks import ForwardTaskConfig, MaskedTaskConfig, MaskSet
@@ -42,6 +42,14 @@ class LevelConfig(PredictionConfig):
         description="Above the first level. true: the input is the representation of the exported encoders below, without "
         "gradient; false: that of the trained encoders below, which its gradient trains too.",
     )
+
+    @model_validator(mode="after")
+    def check_mask_token(self) -> Self:
+        if self.task.name == "forward":
+            for name in ("mask_token_std", "shared_mask_token"):
+                if getattr(self.predictor, name) != PredictorConfig.model_fields[name].default:
+                    raise ValueError(f"predictor.{name} is set, but a forward task has no mask tokens: remove it")
+        return self
 
     @property
     def mask_sets(self) -> tuple[MaskSet, ...]:

@@ -34,8 +34,8 @@ class MultiBlockConfig(Section):
     )
     legacy: bool = Field(
         default=False,
-        description="The published collator, index for index: it never masks the last row and column, and cuts every mask to "
-        "the batch's shortest.",
+        description="The published collator, index for index: one block size per optimizer step, never the last row and "
+        "column, and every mask cut to the shortest of a device's micro-batch.",
     )
 
     @model_validator(mode="after")

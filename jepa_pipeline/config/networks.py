@@ -16,6 +16,13 @@ InitStd = Annotated[
     Annotated[float, Field(gt=0)] | None,
     Field(description="Standard deviation of initial weights (published: 0.02); null: Xavier initialization."),
 ]
+InitDepthScaling = Annotated[
+    bool,
+    Field(
+        description="Divide the initial output projections of attention and MLP in block i = 1, 2, ... by sqrt(2 i), as V-JEPA 2 "
+        "does; the weights of I-JEPA and V-JEPA did not start so."
+    ),
+]
 
 
 class Size(NamedTuple):
@@ -69,6 +76,7 @@ class EncoderConfig(Section):
     num_heads: int | None = Field(default=None, ge=1, description="Attention heads per block.")
     mlp_ratio: float | None = Field(default=None, gt=0, description="Hidden width of the MLP over embed_dim; null: 4.")
     init_std: InitStd = None
+    init_depth_scaling: InitDepthScaling = False
     attention: Literal["full", "causal"] = Field(
         default="full",
         description="full: every token attends to all others; causal: only to those of its own and of earlier time steps, so "
@@ -181,6 +189,17 @@ class PredictorConfig(Section):
     num_heads: int = Field(default=12, ge=1, description="Attention heads per block; I-JEPA uses the encoder's number.")
     mlp_ratio: float = Field(default=4.0, gt=0, description="Hidden width of the MLP over embed_dim.")
     init_std: InitStd = None
+    init_depth_scaling: InitDepthScaling = False
+    mask_token_std: float = Field(
+        default=0.02,
+        ge=0,
+        description="Standard deviation of initial mask tokens: 0.02 in I-JEPA; 0, which makes them zero, in V-JEPA and V-JEPA 2.",
+    )
+    shared_mask_token: bool = Field(
+        default=False,
+        description="One mask token for all mask sets, as in V-JEPA 2, whose code trains only the first; false: one for each, as "
+        "in V-JEPA.",
+    )
 
     @model_validator(mode="after")
     def heads_divide_the_width(self) -> Self:
@@ -248,7 +267,8 @@ class HeadConfig(Section):
     out: Width = Field(description="Width of the output, the embedding.")
     last_bias: bool = Field(
         default=True,
-        description="A bias in the last layer: not in VICReg, Barlow Twins and SimCLR; in BYOL and SwAV. Never with last_norm.",
+        description="A bias in the last layer: not in VICReg, Barlow Twins, SimCLR and BYOL; in SwAV, in SimSiam's predictor and "
+        "in LeJEPA. Never with last_norm.",
     )
     last_norm: bool = Field(
         default=False, description="A batch norm without scale and shift on the output, as in SimSiam's projector."

@@ -67,6 +67,7 @@ class ScheduleConfig(Section):
     clip_norm: float | None = Field(
         default=None, gt=0, description="Gradient norm above which the gradient is scaled down; null: no clipping."
     )
+    clip_after_warmup: bool = Field(default=False, description="Clip only in the steps after the warm-up, as V-JEPA does.")
 
     @model_validator(mode="after")
     def check_samples(self) -> Self:
@@ -81,6 +82,8 @@ class ScheduleConfig(Section):
                 f"warmup_samples {self.warmup_samples} and constant_samples {self.constant_samples} are more than total_samples "
                 f"{self.total_samples}: lower one"
             )
+        if self.clip_after_warmup and self.clip_norm is None:
+            raise ValueError("clip_after_warmup is true, but clip_norm is null: set clip_norm, or remove clip_after_warmup")
         if self.batch_size_global % self.accumulate_steps:
             raise ValueError(
                 f"batch_size_global {self.batch_size_global} is not divisible by accumulate_steps {self.accumulate_steps}"
@@ -106,6 +109,10 @@ class ScheduleConfig(Section):
     def schedule_steps(self) -> int:
         """Return the optimizer steps of the schedules; with schedule_stretch above 1, the run ends before them."""
         return int(self.total_steps * self.schedule_stretch)
+
+    def clip_norm_at(self, step: int) -> float | None:
+        """Return the gradient norm to clip at in a step, counted from 1; None: no clipping."""
+        return None if self.clip_after_warmup and step <= self.warmup_steps else self.clip_norm
 
     @property
     def lr_factor(self) -> float:

@@ -1,4 +1,7 @@
-"""Keys that earlier versions had: refused in recipes with a sentence on what to do, upgraded in what those versions saved."""
+"""Keys that earlier versions had: refused in recipes with a sentence on what to do, upgraded in what those versions saved.
+
+Keys that earlier versions did not have are listed too, so that their runs are recognized.
+"""
 
 import re
 from collections.abc import Mapping
@@ -32,6 +35,28 @@ REMOVED_KEYS: dict[str, tuple[object, str]] = {
 
 REMOVED_VALUES = {("views.clip.start", "centre"): ("center", "it is spelled center now")}
 """Dotted keys and their former values, with the new value and what to do."""
+
+ADDED_KEYS: dict[str, object] = {
+    r"views\.interpolation": "bicubic",
+    r"views\.antialias": True,
+    r"views\.clip\.spacing": "exact",
+    r"method\.(levels\.\d+\.)?(encoder|predictor)\.init_depth_scaling": False,
+    r"method\.(levels\.\d+\.)?predictor\.mask_token_std": 0.02,
+    r"method\.(levels\.\d+\.)?predictor\.shared_mask_token": False,
+    r"optim\.clip_after_warmup": False,
+}
+"""Patterns of whole dotted keys that earlier versions did not have, with the value that they always used, the default."""
+
+
+def added_default(key: str, value: object) -> bool:
+    """Return whether earlier versions did not have this key and always used this value."""
+    return any(value == constant and re.fullmatch(pattern, key) for pattern, constant in ADDED_KEYS.items())
+
+
+def result_value(results: Mapping[str, Any], key: str) -> Any:
+    """Return a value of RunConfig.results by its dotted key; for a key that is left out, what earlier versions used."""
+    default = next((constant for pattern, constant in ADDED_KEYS.items() if re.fullmatch(pattern, key)), None)
+    return results.get(key, default)
 
 
 def removed_key(key: str) -> str | None:

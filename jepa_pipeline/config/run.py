@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.optim import OptimConfig
+from jepa_pipeline.config.removed import added_default
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, ProbingConfig, TrainerConfig
 from jepa_pipeline.config.views import ViewsConfig
@@ -96,8 +97,13 @@ class RunConfig(Section):
         return self.output / self.name
 
     def results(self) -> dict[str, object]:
-        """Return every value that can change what the run computes, by its dotted key."""
-        return {k: v for k, v in flatten(self.model_dump(mode="json")) if not k.startswith(RESULT_NEUTRAL_KEYS)}
+        """Return every value that can change what the run computes, by its dotted key.
+
+        Keys that earlier versions did not have are left out at the value that those used, so that their runs can be resumed
+        and keep their hash.
+        """
+        values = flatten(self.model_dump(mode="json"))
+        return {k: v for k, v in values if not k.startswith(RESULT_NEUTRAL_KEYS) and not added_default(k, v)}
 
     def hash(self) -> str:
         """Return the first 12 hex digits of the SHA-256 of `results`."""

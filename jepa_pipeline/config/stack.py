@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from jepa_pipeline.config.level import Level
-from jepa_pipeline.config.networks import EncoderConfig, InitStd
+from jepa_pipeline.config.networks import EncoderConfig, InitDepthScaling, InitStd
 from jepa_pipeline.config.section import Section
 
 
@@ -31,6 +31,7 @@ class CoarseEncoderConfig(Section):
     num_heads: int = Field(ge=1, description="Attention heads per block.")
     mlp_ratio: float = Field(default=4.0, gt=0, description="Hidden width of the MLP over embed_dim.")
     init_std: InitStd = None
+    init_depth_scaling: InitDepthScaling = False
     window: int | None = Field(
         default=None,
         ge=1,
@@ -69,6 +70,7 @@ class CoarseEncoderConfig(Section):
                 num_heads=self.num_heads,
                 mlp_ratio=self.mlp_ratio,
                 init_std=self.init_std,
+                init_depth_scaling=self.init_depth_scaling,
                 attention=below.attention if steps > 1 else "full",
                 window=self.window if steps > 1 else None,
             )

@@ -49,8 +49,8 @@ class BlocksConfig(Section):
     inverse: bool = Field(default=False, description="Swap context and target at the end (V-JEPA 2's inv_block).")
     legacy: bool = Field(
         default=False,
-        description="The published collator, index for index: one block size per batch, and every mask cut to the batch's "
-        "shortest from the end, which drops the last frames most often.",
+        description="The published collator, index for index: one block size per optimizer step, and every mask cut to the "
+        "shortest of a device's micro-batch from the end, which drops the last frames most often.",
     )
 
     @model_validator(mode="after")

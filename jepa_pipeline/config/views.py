@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from jepa_pipeline.config.clip import ClipConfig
-from jepa_pipeline.config.crop import CropConfig
+from jepa_pipeline.config.crop import CropConfig, Interpolation, Resampling
 from jepa_pipeline.config.section import RGB, Section
 
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
@@ -24,6 +24,17 @@ class ViewsConfig(Section):
         "device, in batches; workers only decode. auto: trainer on a GPU, else workers. Both agree to 1 of 255 levels, 4 after "
         "jitter. Clips are always cropped by the workers.",
     )
+    interpolation: Interpolation = Field(
+        default="bicubic",
+        description="How training crops are resized; V-JEPA, I-JEPA, SwAV, SimSiam and LeJEPA are bilinear. Evaluation is always "
+        "bicubic with antialiasing.",
+    )
+    antialias: bool = Field(
+        default=True,
+        description="Average over all pixels of the crop that an output pixel covers. false: interpolate between the nearest 4 x 4 "
+        "(bilinear: 2 x 2) pixels, as V-JEPA, BYOL and SimCLR do; on the trainer, images above 640 pixels are shrunk first, with "
+        "antialiasing.",
+    )
     clip: ClipConfig = Field(
         default_factory=ClipConfig, description="Frames of a video that make a clip, for encoders of several frames."
     )
@@ -35,6 +46,11 @@ class ViewsConfig(Section):
         if min(self.std) <= 0:
             raise ValueError(f"std is {list(self.std)}: the standard deviation of every channel must be above 0")
         return self
+
+    @property
+    def resampling(self) -> Resampling:
+        """Return how crops are resized."""
+        return Resampling(self.interpolation, self.antialias)
 
     @property
     def kinds(self) -> list[CropConfig]:

@@ -10,10 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.crop import Resampling
 from jepa_pipeline.config.views import ViewsConfig
+from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.video import Video
-from jepa_pipeline.data.views import Box, make_box, resized_crop, sample_crop
+from jepa_pipeline.data.views import make_box, sample_crop
 
 Times = Float64[np.ndarray, " N"]
 FrameIndices = Int64[np.ndarray, " T"]
@@ -25,7 +27,7 @@ ROUNDING_S = 1e-6
 class TooShort(DecodeError):
     """A video that is intact but shorter than a clip, where such videos are to be skipped."""
 
-    cure = "set views.clip.short to loop, or views.clip to a shorter span"
+    cure = "set views.clip.short to loop or hold, or views.clip to a shorter span"
 
 
 class Span(NamedTuple):
@@ -33,15 +35,17 @@ class Span(NamedTuple):
 
     Args:
         length: length of the video.
-        step: from one frame of the clip to the next.
+        step: from one frame of the clip to the next; with spacing: window on average.
         slack: range of starts at which the clip fits, excluded at its end; 0 or less if it never fits.
         unit: one frame, or the time of one.
+        last: from the last frame to the end.
     """
 
     length: float
     step: float
     slack: float
     unit: float
+    last: float
 
 
 def clip_frame_indices(
@@ -49,8 +53,8 @@ def clip_frame_indices(
 ) -> FrameIndices:
     """Return the indices of a clip's frames, at a random or the center start.
 
-    With a stride, every stride-th frame; with fps, the frame that is shown at each time. A video that is too short is
-    looped. Exactly one number is drawn, so that settings do not change later random numbers.
+    With a stride, every stride-th frame; with fps, the frame that is shown at each time. Exactly one number is drawn, so that
+    settings do not change later random numbers.
 
     Args:
         times: start of each frame of the video, in seconds.
@@ -75,7 +79,7 @@ def segment_frame_indices(
 ) -> Int64[np.ndarray, "S T"]:
     """Return the frame indices of evenly spaced clips, from the start to the end of the video; one clip is centered.
 
-    Videos that are too short are looped.
+    Videos that are too short are looped, or their last frame is repeated where training did that.
     """
     span = clip_span(times, duration_s, frames, config)
     shares = np.linspace(0, 1, segments) if segments > 1 else np.array([0.5])
@@ -83,18 +87,23 @@ def segment_frame_indices(
 
 
 def clip_span(times: Times, duration_s: float, frames: int, config: ClipConfig) -> Span:
+    window = config.spacing == "window"
     if config.fps is not None:
-        return Span(duration_s, 1 / config.fps, duration_s - (frames - 1) / config.fps, 1 / config.fps)
+        if window:
+            return Span(duration_s, 1 / config.fps, duration_s - frames / config.fps + ROUNDING_S, 0.0, 2 * ROUNDING_S)
+        return Span(duration_s, 1 / config.fps, duration_s - (frames - 1) / config.fps, 1 / config.fps, 2 * ROUNDING_S)
     stride = config.stride or 1
-    return Span(len(times), stride, len(times) - (frames - 1) * stride, 1)
+    return Span(len(times), stride, len(times) - (frames * stride - 1 if window else (frames - 1) * stride), 1, 1)
 
 
 def describe_shortage(span: Span, frames: int, config: ClipConfig) -> str:
+    window = config.spacing == "window"
     if config.fps is not None:
-        needed = f"a clip of {frames} frames at {config.fps:g} fps needs more than {(frames - 1) * span.step:.2f} s"
-        return f"it lasts {span.length:.2f} s, but {needed}"
+        least = f"{frames * span.step:.2f} s" if window else f"more than {(frames - 1) * span.step:.2f} s"
+        return f"it lasts {span.length:.2f} s, but a clip of {frames} frames at {config.fps:g} fps needs {least}"
     has = "1 frame" if span.length == 1 else f"{span.length} frames"
-    return f"it has {has}, but a clip of {frames} with stride {span.step} spans {(frames - 1) * span.step + 1}"
+    spans = frames * span.step if window else (frames - 1) * span.step + 1
+    return f"it has {has}, but a clip of {frames} with stride {span.step} spans {spans}"
 
 
 def fixed_start(span: Span, share: float) -> float:
@@ -103,18 +112,30 @@ def fixed_start(span: Span, share: float) -> float:
 
 
 def frames_from(start: float, span: Span, times: Times, frames: int, config: ClipConfig) -> FrameIndices:
-    steps = np.arange(frames) * span.step
-    points = int(start) + steps if config.fps is None else start + steps + ROUNDING_S
+    offsets = clip_offsets(span, frames, config)
+    points = int(start) + offsets if config.fps is None else start + offsets + ROUNDING_S
     if span.slack <= 0:
-        points = points % span.length
+        points = np.minimum(points, span.length - span.last) if config.short == "hold" else points % span.length
     return points.astype(np.int64) if config.fps is None else np.searchsorted(times, points, side="right") - 1
+
+
+def clip_offsets(span: Span, frames: int, config: ClipConfig) -> Float64[np.ndarray, " T"] | FrameIndices:
+    """Return the distance of each frame of a clip from its start."""
+    if config.spacing == "exact":
+        return np.arange(frames) * span.step
+    # The window of a video that is too short, and held, is the whole video, with a frame for each of its steps.
+    held = span.slack <= 0 and config.short == "hold"
+    window = span.length if held else frames * span.step
+    count = int(window / span.step + ROUNDING_S) if held else frames
+    offsets = np.concatenate([np.linspace(0, window, count), np.full(frames - count, window)])
+    return np.minimum(offsets, window - span.last)  # the end is the window's last frame
 
 
 class ClipViews:
     """The views of a batch of clips as uint8, built from one video after the other. An image is repeated to make a clip."""
 
     def __init__(self, config: ViewsConfig, image_size: int, frames: int, batch_size: int) -> None:
-        self.added, self.frames, self.clip = 0, frames, config.clip
+        self.added, self.frames, self.clip, self.resampling = 0, frames, config.clip, config.resampling
         self.views = [
             (kind, np.empty((batch_size, 3, frames, size, size), np.uint8))
             for kind, size in zip(config.kinds, config.sizes(image_size), strict=True)
@@ -135,7 +156,7 @@ class ClipViews:
                 pairs = zip(self.views, generators, strict=True)
                 crops = [sample_crop(image.size, kind, generator) for (kind, _), generator in pairs]
             for (_, clips), chosen, (box, flipped) in zip(self.views, indices, crops, strict=True):
-                paste_crop(image, chosen == index, box, clips[self.added], flipped)
+                paste_crop(image, chosen == index, box, clips[self.added], flipped, self.resampling)
         self.added += 1
 
     def choose_frames(self, media: Image.Image | Video, generator: np.random.Generator) -> FrameIndices:
@@ -157,11 +178,16 @@ def iterate_frames(media: Image.Image | Video, indices: Int64[np.ndarray, "S T"]
 
 
 def paste_crop(
-    image: Image.Image, shown: Bool[np.ndarray, "*S T"], box: Box, clip: UInt8[np.ndarray, "*S C T H W"], flipped: bool = False
+    image: Image.Image,
+    shown: Bool[np.ndarray, "*S T"],
+    box: Box,
+    clip: UInt8[np.ndarray, "*S C T H W"],
+    flipped: bool = False,
+    resampling: Resampling = EVALUATION,
 ) -> None:
     """Crop and resize an image, and paste it into every frame of one or several clips that shows it."""
     if shown.any():
-        view = resized_crop(image, box, clip.shape[-1])
+        view = resized_crop(image, box, clip.shape[-1], resampling)
         clip.swapaxes(-4, -3)[shown] = view[:, :, ::-1] if flipped else view
 
 

@@ -36,7 +36,7 @@ MAX_REPLACEMENTS = 1000
 
 @runtime_checkable
 class MaskSampler(Protocol):
-    """Samples the masks of a micro-batch: one generator per sample; batch_number counts the micro-batches of all ranks."""
+    """Samples the masks of a micro-batch: one generator per sample; batch_number counts optimizer steps from 0."""
 
     def __call__(self, generators: Sequence[np.random.Generator], batch_number: int) -> Masks: ...
 
@@ -51,6 +51,7 @@ class TrainDataset(Dataset[Batch]):
         encoder: what they are made for: images or clips, and their size.
         masks: one sampler per mask set, each of which masks all views.
         skip_damaged: replace unusable samples by the next usable one instead of raising SampleError.
+        batch_size_global: samples of an optimizer step.
         crop_on_device: return whole images and the parameters of their crops instead of views.
     """
 
@@ -62,6 +63,7 @@ class TrainDataset(Dataset[Batch]):
         encoder: AnyEncoderConfig,
         masks: Sequence[MaskSampler],
         skip_damaged: bool,
+        batch_size_global: int,
         crop_on_device: bool = False,
     ) -> None:
         self.sources = list(sources)
@@ -71,6 +73,7 @@ class TrainDataset(Dataset[Batch]):
         self.encoder = encoder
         self.masks = masks
         self.skip_damaged = skip_damaged
+        self.batch_size_global = batch_size_global
         self.crop_on_device = crop_on_device
 
     def __getitems__(self, indices: list[int]) -> Batch:
@@ -91,7 +94,7 @@ class TrainDataset(Dataset[Batch]):
             except SampleError as error:
                 damaged.append(Damaged(source, number, str(error)))
                 samples.append(self.add_replacement(views, index, sample_id, error))
-        masks = self.sample_masks(ids, indices[0] // len(indices))
+        masks = self.sample_masks(ids, indices[0] // self.batch_size_global)
         pixels, deferred = views.finish()
         return Batch(pixels, masks, stack_labels(samples), [sample.key for sample in samples], damaged, deferred)
 

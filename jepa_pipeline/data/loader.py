@@ -57,7 +57,8 @@ def train_loader(
     for shards in sources:
         check_kind(shards.location, shards.manifest.kind, method)
     mixture = build_mixture(data, seed, sources)
-    dataset = TrainDataset(sources, mixture, views, method.encoder, masks, data.damage.policy == "skip", crop_on_device)
+    skip_damaged, batch_size = data.damage.policy == "skip", batch_sampler.batch_size_global
+    dataset = TrainDataset(sources, mixture, views, method.encoder, masks, skip_damaged, batch_size, crop_on_device)
     return build_loader(dataset, batch_sampler, data.workers, data.prefetch_batches, pin_memory)
 
 

@@ -174,7 +174,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
             )
         if start_samples % batch_size_global:
             raise ValueError(f"start_samples {start_samples} is not a multiple of the global batch of {batch_size_global}")
-        self.micro_batch_size = batch_size_global // parts
+        self.batch_size_global, self.micro_batch_size = batch_size_global, batch_size_global // parts
         end = total_samples // batch_size_global * batch_size_global
         self.starts = range(start_samples + rank * self.micro_batch_size, end, self.micro_batch_size * world_size)
 

@@ -12,13 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from jepa_pipeline.batch import DeferredCrops
-from jepa_pipeline.config.crop import CropConfig
+from jepa_pipeline.config.crop import CropConfig, Resampling
 from jepa_pipeline.config.section import RGB
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, augment, derive_color_ops, pack
-
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in whole pixels; right and bottom are excluded."""
+from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop
 
 TRIES = 10
 """Boxes that are tried before the fallback, as in torchvision."""
@@ -58,11 +56,15 @@ def sample_crop(size: tuple[int, int], config: CropConfig, generator: np.random.
 
 
 def random_view(
-    image: Image.Image, config: CropConfig, image_size: int, generator: np.random.Generator
+    image: Image.Image,
+    config: CropConfig,
+    image_size: int,
+    generator: np.random.Generator,
+    resampling: Resampling = EVALUATION,
 ) -> UInt8[np.ndarray, "C H W"]:
     """Return a random resized crop of an RGB image, image_size pixels square, mirrored with probability flip."""
     box, flipped = sample_crop(image.size, config, generator)
-    pixels = resized_crop(image, box, image_size)
+    pixels = resized_crop(image, box, image_size, resampling)
     return pixels[:, :, ::-1] if flipped else pixels
 
 
@@ -70,7 +72,7 @@ class ImageViews:
     """The views of a batch of images as uint8, cropped by a worker one image at a time, then changed in color."""
 
     def __init__(self, config: ViewsConfig, image_size: int, batch_size: int) -> None:
-        self.added = 0
+        self.added, self.resampling = 0, config.resampling
         self.views = [
             (kind, allocate_pixels(batch_size, size), np.zeros((batch_size, NUMBERS_PER_VIEW)) if kind.colors else None)
             for kind, size in zip(config.kinds, config.sizes(image_size), strict=True)
@@ -79,7 +81,7 @@ class ImageViews:
     def add(self, image: Image.Image, generators: Sequence[np.random.Generator]) -> None:
         """Add the views of the next image, with one generator per view."""
         for (kind, pixels, numbers), generator in zip(self.views, generators, strict=True):
-            pixels[self.added] = random_view(image, kind, pixels.shape[-1], generator)
+            pixels[self.added] = random_view(image, kind, pixels.shape[-1], generator, self.resampling)
             if numbers is not None:
                 numbers[self.added] = generator.random(NUMBERS_PER_VIEW)
         self.added += 1
@@ -191,12 +193,6 @@ def center_view(image: Image.Image, image_size: int) -> UInt8[np.ndarray, "C H W
     """Return the view of evaluation: the centered square of an RGB image, as large as its shorter side, resized."""
     side = min(image.size)
     return resized_crop(image, make_box((image.width - side) // 2, (image.height - side) // 2, side, side), image_size)
-
-
-def resized_crop(image: Image.Image, box: Box, image_size: int) -> UInt8[np.ndarray, "C H W"]:
-    """Return a box of an image, resized bicubically with antialiasing."""
-    view = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(view).transpose(2, 0, 1)
 
 
 def normalize(pixels: Num[Tensor, "B C *T H W"], mean: RGB, std: RGB) -> Float[Tensor, "B C *T H W"]:

@@ -1,8 +1,8 @@
 """The masks of the published I-JEPA collator, index for index, with its biases.
 
-The biases: all images of a batch have the same block sizes, never the full grid; the last row and column are never used; and all
-masks of a batch are truncated to the shortest one, at the end, so that the last rows are rarely used and the context shrinks as the
-batch grows.
+The biases: all images of an optimizer step have the same block sizes, never the full grid; the last row and column are never used;
+and all masks of a micro-batch are truncated to the shortest one, at the end, so that the last rows are rarely used and the context
+shrinks as the micro-batch grows.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 
 class PublishedMultiBlock:
-    """Multi-block masks as published: sizes seeded by the batch's number, positions by a generator of the batch's first image."""
+    """Multi-block masks as published: sizes seeded by the step, positions by a generator of the micro-batch's first image."""
 
     def __init__(self, config: MultiBlockConfig, grid: Size) -> None:
         self.config, self.grid = config, grid

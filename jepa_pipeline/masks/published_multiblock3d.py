@@ -1,7 +1,7 @@
 """The masks of the published V-JEPA and V-JEPA 2 collators, index for index, with their biases.
 
-The biases: all clips of a batch have the same block sizes; and all masks of a batch are truncated to the shortest one, at the
-end of the clip, so that the last time steps are hardly ever context and seldom target.
+The biases: all clips of an optimizer step have the same block sizes; and all masks of a micro-batch are truncated to the shortest
+one, at the end of the clip, so that the last time steps are hardly ever context and seldom target.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ MAX_TRIES = 1000
 
 
 class PublishedMultiBlock3d:
-    """Blocks as published: sizes seeded by the batch's number, positions by a generator of the batch's first clip."""
+    """Blocks as published: sizes seeded by the step, positions by a generator of the micro-batch's first clip."""
 
     def __init__(self, config: BlocksConfig, grid: Grid) -> None:
         self.config, self.grid = config, grid

@@ -50,7 +50,7 @@ class ForwardPredictor(nn.Module):
         self.blocks = Transformer(dim, config.depth, heads, config.mlp_ratio, rotary)
         self.norm = LayerNorm(dim)
         self.proj = nn.Linear(dim, encoder.size.embed_dim)
-        init_weights(self, config.init_std)
+        init_weights(self, config.init_std, config.init_depth_scaling)
         self.metric_names = [f"ahead{step}" for step in range(1, horizon + 1)]
 
     def forward(self, states: Float[Tensor, "*S P D"], conditions: Float[Tensor, "*S A"] | None = None) -> Float[Tensor, "*S P D"]:

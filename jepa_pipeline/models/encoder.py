@@ -60,7 +60,7 @@ class Encoder(BaseEncoder):
         self.register_buffer("rope", rope, persistent=False)
         self.blocks = Transformer(dim, self.depth, heads, ratio, config.rotary)
         self.norm = LayerNorm(dim)
-        init_weights(self, config.init_std)
+        init_weights(self, config.init_std, config.init_depth_scaling)
 
     @overload
     def forward(self, pixels: Float[Tensor, "B C *T H W"], masks: None = None) -> Float[Tensor, "B N D"]: ...

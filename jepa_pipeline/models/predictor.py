@@ -18,8 +18,8 @@ class Predictor(nn.Module):
     """The predictor of I-JEPA (Assran et al. 2023, section 3) and V-JEPA (Bardes et al. 2024, section 3).
 
     It attends from one mask token per masked position to the context tokens, in its own width, with positions of the
-    encoder's kind. Each mask set has its own mask token, as in V-JEPA. Each target block is predicted in a separate pass, so
-    that blocks do not attend to each other.
+    encoder's kind. Each mask set has its own mask token, as in V-JEPA, or all share one, as in V-JEPA 2. Each target block is
+    predicted in a separate pass, so that blocks do not attend to each other.
 
     Args:
         config: its sizes.
@@ -37,15 +37,17 @@ class Predictor(nn.Module):
         super().__init__()
         dim, heads, rotary = config.embed_dim, config.num_heads, encoder.rotary
         self.embed = nn.Linear(encoder.size.embed_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(mask_sets, 1, dim))
+        self.mask_sets = mask_sets
+        self.mask_token = nn.Parameter(torch.zeros(1 if config.shared_mask_token else mask_sets, 1, dim))
         self.register_buffer("pos_embed", None if rotary else sincos(encoder, dim), persistent=False)
         rope = rope_table(encoder.clip_grid, dim // heads, encoder.positions == "rope_tiled") if rotary else None
         self.register_buffer("rope", rope, persistent=False)
         self.blocks = Transformer(dim, config.depth, heads, config.mlp_ratio, rotary)
         self.norm = LayerNorm(dim)
         self.proj = nn.Linear(dim, encoder.size.embed_dim)
-        init_weights(self, config.init_std)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        init_weights(self, config.init_std, config.init_depth_scaling)
+        if config.mask_token_std:
+            nn.init.trunc_normal_(self.mask_token, std=config.mask_token_std)
         # a single mask set is the loss itself, so it needs no metric of its own
         self.metric_names = [f"set{number}" for number in range(mask_sets)] if mask_sets > 1 else []
 
@@ -55,7 +57,8 @@ class Predictor(nn.Module):
         Raises:
             ValueError: the number of contexts or masks is not that of the mask sets.
         """
-        return [self.predict_blocks(*inputs) for inputs in zip(contexts, masks, self.mask_token, strict=True)]
+        tokens = self.mask_token.expand(self.mask_sets, -1, -1)
+        return [self.predict_blocks(*inputs) for inputs in zip(contexts, masks, tokens, strict=True)]
 
     def context_masks(self, masks: Sequence[Masks]) -> list[Int[Tensor, "B _"]]:
         """Return the positions that the encoder sees, for each mask set."""

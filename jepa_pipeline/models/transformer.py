@@ -92,13 +92,20 @@ def set_fused_attn(network: nn.Module, fused: bool) -> None:
             module.fused_attn = fused  # pyright: ignore[reportArgumentType]
 
 
-def init_weights(network: nn.Module, std: float | None) -> None:
+@torch.no_grad()
+def init_weights(network: nn.Module, std: float | None, depth_scaling: bool = False) -> None:
     """Set biases to zero and weights by Xavier's uniform rule, or from a normal distribution with the given deviation.
 
     Xavier's rule (Glorot and Bengio 2010) depends on each layer's width, with a patch embedding as one flat layer. I-JEPA
     published a deviation of 0.02, which suits wide networks; in narrow ones patches then weigh little beside their positions,
-    and the representation can collapse to positions alone. I-JEPA's code also rescales the residual projections by depth, but
-    initializes them again afterward, so no published weight started from the rescaled values; the rescaling is omitted here.
+    and the representation can collapse to positions alone.
+
+    Args:
+        network: its linear and convolutional layers are initialized.
+        std: the deviation; None: Xavier's rule.
+        depth_scaling: divide the layers that write to the residual stream, the output projections of attention and MLP in
+            block i = 1, 2, ..., by sqrt(2 i), so that every block adds less than the one before it. V-JEPA 2's weights
+            started so. The code of I-JEPA and V-JEPA divides too, but then initializes these layers again.
     """
     for layer in network.modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
@@ -109,3 +116,8 @@ def init_weights(network: nn.Module, std: float | None) -> None:
             nn.init.trunc_normal_(layer.weight, std=std)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    if depth_scaling:
+        blocks = [pair for module in network.modules() if isinstance(module, Transformer) for pair in enumerate(module, start=1)]
+        for number, block in blocks:
+            for name in ("attn.proj.weight", "mlp.fc2.weight"):
+                block.get_parameter(name).div_((2 * number) ** 0.5)

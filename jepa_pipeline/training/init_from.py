@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from jepa_pipeline.config.errors import UserError, first_line
+from jepa_pipeline.config.removed import result_value
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.files import DamagedFile, atomic_write
 from jepa_pipeline.training.checkpoint import (
@@ -28,8 +29,8 @@ from jepa_pipeline.training.module import Pretraining
 
 INITIAL_CHECKPOINT = "begun_from.json"
 NETWORK_KEYS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
-MAY_DIFFER = ("image_size", "frames", "init_std")
-"""Keys of an encoder on which its trained weights do not depend."""
+MAY_DIFFER = ("image_size", "frames", "init_std", "init_depth_scaling", "mask_token_std")
+"""Keys of a network on which its trained weights do not depend."""
 
 
 class InitialCheckpoint(Section):
@@ -139,8 +140,6 @@ def check_same_networks(source_results: Mapping[str, Any], results: Mapping[str,
     """Refuse other networks, also where weights of the same shapes would not show it, and another optimizer."""
     keys = {key for key in source_results.keys() | results.keys() if NETWORK_KEYS.match(key) and not key.endswith(MAY_DIFFER)}
     for key in sorted(keys | {"optim.name"}):
-        if source_results.get(key) != results.get(key):
-            raise UserError(
-                f"init_from is {source}, where {key} is {source_results.get(key)}, but here it is {results.get(key)}: make it "
-                "the same"
-            )
+        there, here = result_value(source_results, key), result_value(results, key)
+        if there != here:
+            raise UserError(f"init_from is {source}, where {key} is {there}, but here it is {here}: make it the same")

@@ -80,7 +80,7 @@ class Pretraining(LightningModule):
         torch.manual_seed(int(generator.integers(2**63)))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        views = batch.views if batch.deferred_crops is None else crop_views(batch.deferred_crops)
+        views = batch.views if batch.deferred_crops is None else crop_views(batch.deferred_crops, self.views.resampling)
         views = [normalize(pixels, self.views.mean, self.views.std) for pixels in views]
         return batch._replace(views=views, deferred_crops=None)
 
@@ -110,8 +110,9 @@ class Pretraining(LightningModule):
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # clipped by hand, since Lightning's own clipping refuses sharded gradients and the norm is logged too
         norm = full_tensor(get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None]))
-        if self.optim.clip_norm is not None:
-            clip_grads_with_norm_(trained, self.optim.clip_norm, norm)
+        limit = self.optim.clip_norm_at(self.step + 1)
+        if limit is not None:
+            clip_grads_with_norm_(trained, limit, norm)
         self.means.update({"gradient_norm": norm})
         self.guard.check(self.step + 1, self.last_loss, norm, unwrap(optimizer))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.removed import upgrade_saved
+from jepa_pipeline.config.removed import result_value, upgrade_saved
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.files import atomic_write
@@ -98,7 +98,8 @@ def compare(saved: CheckpointInfo, info: CheckpointInfo) -> list[Difference]:
         for run, results in ((saved, saved_results), (info, info.results))
     )
     keys = sorted(old.keys() | new.keys())
-    return [(key, f"{old.get(key)}", f"{new.get(key)}") for key in keys if old.get(key) != new.get(key)]
+    values = [(key, result_value(old, key), result_value(new, key)) for key in keys]
+    return [(key, f"{there}", f"{here}") for key, there, here in values if there != here]
 
 
 def format_columns(rows: list[Difference]) -> str:

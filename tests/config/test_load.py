@@ -309,7 +309,7 @@ COLOURS = "views.crops.0 changes colors, but clips are only cropped and flipped:
         ("stride: 4", "stride: 4\n    fps: 5", "FILE:11: views.clip: fps 5 and stride 4 are both set: set one of them to null"),
         ("stride: 4", "stride: null", "FILE:11: views.clip: neither fps nor stride is set: set one of them"),
         ("stride: 4", "fps: 0", "FILE:12: 'views.clip.fps' is 0: it should be greater than 0"),
-        ("stride: 4", "short: drop", "FILE:12: 'views.clip.short' is 'drop': it should be 'loop' or 'skip'"),
+        ("stride: 4", "short: drop", "FILE:12: 'views.clip.short' is 'drop': it should be 'loop', 'hold' or 'skip'"),
     ],
 )  # fmt: skip
 def test_what_clips_cannot_have_is_one_sentence_at_its_place(write, old, new, says):

@@ -349,7 +349,7 @@ def test_a_video_that_is_too_short_is_looped_or_skipped(uneven: Path, rate: str,
     short = [place for place, key in enumerate(looped["keys"]) if int(key) in SHORT]
     assert looped["damaged"] == [] and looped["masks"] == skipped["masks"] and len(short) >= 14
     assert sorted(hurt.sample for hurt in skipped["damaged"]) == sorted(int(looped["keys"][place]) for place in short)
-    cure = "set views.clip.short to loop, or views.clip to a shorter span"
+    cure = "set views.clip.short to loop or hold, or views.clip to a shorter span"
     assert all(hurt.reason.endswith(f"cannot be used ({reason}): {cure}") for hurt in skipped["damaged"])
     for place, key in enumerate(looped["keys"]):
         if place in short:

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 
 from jepa_pipeline.config.clip import ClipConfig
-from jepa_pipeline.config.crop import CropConfig
+from jepa_pipeline.config.crop import CropConfig, Resampling
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.clips import ClipViews, TooShort, clip_frame_indices, extract_eval_clips, segment_frame_indices
+from jepa_pipeline.data.resample import resized_crop
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.video import Video, open_video
 from jepa_pipeline.data.video_writer import encode_video
-from jepa_pipeline.data.views import center_view, random_view, resized_crop, sample_crop
+from jepa_pipeline.data.views import center_view, random_view, sample_crop
 
 EVEN = np.arange(50) / 25
 UNEVEN = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.3, 60))
@@ -114,10 +115,63 @@ def test_a_video_that_is_too_short_is_cured_by_the_configuration(config):
     """Its data set is intact, so `jepa shards check` would not name it."""
     with pytest.raises(TooShort) as caught:
         clip_frame_indices(np.zeros(1), 0.1, 4, config, keyed_generator(0, Stream.VIEW, 0, 0))
-    text, cure = str(caught.value), "set views.clip.short to loop, or views.clip to a shorter span"
+    text, cure = str(caught.value), "set views.clip.short to loop or hold, or views.clip to a shorter span"
     lasts = "it lasts 0.10 s, but a clip of 4 frames at 5 fps needs more than 0.60 s"
     assert text == (lasts if config.fps else "it has 1 frame, but a clip of 4 with stride 4 spans 13")
     assert caught.value.cure == cure
+
+
+def released_clip(length, frames, stride):
+    """The formula of V-JEPA's data set for the first clip of a video, padded with its last frame if it is short."""
+    window = frames * stride
+    if length > window:
+        return np.linspace(0, window, frames).clip(0, window - 1).astype(int).tolist()
+    shown = length // stride
+    points = np.concatenate([np.linspace(0, length, shown), np.full(frames - shown, length)])
+    return points.clip(0, length - 1).astype(int).tolist()
+
+
+def test_window_and_hold_are_the_published_clips():
+    config = ClipConfig(stride=4, spacing="window", short="hold")
+    published = [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]
+    assert frame_indices(config, 16, np.arange(64) / 25).tolist() == published
+    for length in (1, 3, 4, 7, 32, 63, 64, 65):
+        clip = clip_frame_indices(np.arange(length) / 25, length / 25, 16, config, keyed_generator(0, Stream.VIEW, 0, 0))
+        assert (clip - clip[0] if length > 64 else clip).tolist() == released_clip(length, 16, 4)
+    starts = {int(frame_indices(config, 16, np.arange(80) / 25, sample)[0]) for sample in range(300)}
+    assert starts == set(range(80 - 64 + 1)), "all that fit"
+    assert segment_frame_indices(np.arange(80) / 25, 3.2, 16, config, 2)[:, [0, -1]].tolist() == [[0, 63], [16, 79]]
+
+
+def test_window_of_seconds_is_that_of_frames():
+    """At 24 frames per second, 4 per second are every sixth."""
+    times, draw = np.arange(300) / 24, keyed_generator(0, Stream.VIEW, 0, 0).random()
+    seconds = frame_indices(ClipConfig(fps=4, spacing="window"), 16, times)
+    assert seconds[0] == int(24 * draw * (300 / 24 - 4))
+    at = 24 * draw * (300 / 24 - 4) + np.linspace(0, 96, 16)
+    assert seconds.tolist() == [*at.astype(int)[:-1], int(np.ceil(at[-1])) - 1]
+    for short in ("hold", "loop", "skip"):  # a video of exactly four seconds fits
+        whole = clip_frame_indices(np.arange(96) / 24, 4.0, 16, ClipConfig(fps=4, spacing="window", short=short), generators()[0])
+        assert whole.tolist() == released_clip(96, 16, 6)
+    half = clip_frame_indices(np.arange(48) / 24, 2.0, 16, ClipConfig(fps=4, spacing="window", short="hold"), generators()[0])
+    assert half.tolist() == released_clip(48, 16, 6)
+
+
+def test_a_held_video_repeats_its_last_frame():
+    assert frame_indices(ClipConfig(stride=4, short="hold"), 5, EVEN[:7]).tolist() == [0, 4, 6, 6, 6]
+    assert frame_indices(ClipConfig(fps=10, short="hold"), 5, EVEN[:5]).tolist() == [0, 2, 4, 4, 4]
+    assert segment_frame_indices(EVEN[:7], 0.28, 5, ClipConfig(stride=4, short="hold"), 2).tolist() == [[0, 4, 6, 6, 6]] * 2
+    looped = frame_indices(ClipConfig(stride=2, spacing="window"), 4, EVEN[:5])
+    assert looped.tolist() == [0, 2, 0, 2], "2 x 4 frames: 0, 2, 5 and 7, counted from the start again"
+
+
+def test_a_window_that_does_not_fit_says_what_it_needs():
+    for config, sentence in (
+        (ClipConfig(stride=4, spacing="window", short="skip"), "it has 50 frames, but a clip of 16 with stride 4 spans 64"),
+        (ClipConfig(fps=4, spacing="window", short="skip"), "it lasts 2.00 s, but a clip of 16 frames at 4 fps needs 4.00 s"),
+    ):
+        with pytest.raises(TooShort, match=sentence):
+            frame_indices(config, 16)
 
 
 @pytest.mark.parametrize("config", [ClipConfig(stride=2), ClipConfig(fps=12.5), ClipConfig(fps=12.5, short="skip")])
@@ -149,6 +203,17 @@ def test_every_frame_of_a_view_is_cropped_and_mirrored_alike(video, noise):
                 generator.bit_generator.state = state
                 expected = random_view(Image.fromarray(noise[number]), kind, made[view].shape[-1], generator)
                 assert (made[view][sample, :, frame].numpy() == expected).all()
+
+
+def test_clips_are_resized_as_configured(video, noise):
+    views = ClipViews(ViewsConfig(interpolation="bilinear", antialias=False, clip=ClipConfig(stride=1)), 16, 2, 1)
+    views.add(video, generators())
+    generator = generators()[0]
+    which = clip_frame_indices(video.times, video.duration_s, 2, ClipConfig(stride=1), generator)
+    box, _ = sample_crop((44, 30), CropConfig(), generator)
+    for frame, number in enumerate(which):
+        expected = resized_crop(Image.fromarray(noise[number]), box, 16, Resampling("bilinear", antialias=False))
+        assert (views.finish()[0][0][0, :, frame].numpy() == expected).all()
 
 
 def test_all_views_of_a_video_come_from_one_decoding(video, monkeypatch):

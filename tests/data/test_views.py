@@ -119,7 +119,7 @@ def both(config: ViewsConfig, images: list[Image.Image], size: int = 24):
     """Return the views as the workers and as the training device make them."""
     (workers, _), (nothing, uncut) = (make(maker, config, images, size) for maker in (ImageViews, DeferredViews))
     assert nothing == []
-    return workers, crop_views(uncut)
+    return workers, crop_views(uncut, config.resampling)
 
 
 ONE_BY_ONE = {

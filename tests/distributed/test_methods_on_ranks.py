@@ -34,7 +34,7 @@ CASES = {
     "ijepa, stopped gradient": ("ijepa", ["method.target=stop_gradient"]),
     "vjepa": ("vjepa", []),
     "vjepa, two clips, shared target and VICReg": ("vjepa", ["views.crops=[{count: 2}]", "method.target=shared", VIC]),
-    "vjepa2": ("vjepa2", []),
+    "vjepa2": ("vjepa2", ["method.predictor.shared_mask_token=true"]),
     "hjepa": ("hjepa", []),
     "hjepa, nothing detached": ("hjepa", ["method.levels.1.detach=false"]),
     "hjepa, masked levels, nothing detached": ("hjepa", ["method.levels.1.detach=false", MASKED]),

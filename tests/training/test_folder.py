@@ -46,6 +46,16 @@ def test_removed_and_renamed_keys_of_an_earlier_version_are_no_differences(tiny)
     ]
 
 
+def test_a_key_that_an_earlier_version_did_not_have_is_no_difference_at_its_value(tiny):
+    config = tiny("views.interpolation=bilinear")
+    pretrain(config, QUIET)
+    info = latest_info(config.folder / "checkpoints")
+    assert "views.antialias" not in info.results
+    assert compare(info.model_copy(update={"results": info.results | {"views.antialias": True}}), info) == []
+    results = {key: value for key, value in info.results.items() if key != "views.interpolation"}
+    assert compare(info.model_copy(update={"results": results}), info) == [("views.interpolation", "bicubic", "bilinear")]
+
+
 def test_the_lock_is_the_checkpoints_own_and_not_a_file_that_may_be_edited(tiny):
     config = tiny()
     pretrain(config, QUIET)

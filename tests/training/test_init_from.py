@@ -39,6 +39,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
     quiet = Console(quiet=True)
     first = pretrain(tiny(*VIDEO, kind, "name=first"), quiet)
     larger = ["method.encoder.image_size=24", "method.encoder.frames=8", f"init_from={first}"]
+    larger += ["method.encoder.init_depth_scaling=true", "method.predictor.mask_token_std=0"]  # of initial weights only
     second = pretrain(tiny(*VIDEO, kind, *STILL, *larger), quiet)
     before, after = state_of(first), state_of(second)
     for name, value in before["module"].items():
@@ -68,6 +69,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
             ],
             "first difference: predictor.mask_token",
         ),
+        (["method.predictor.shared_mask_token=true"], "where method.predictor.shared_mask_token is False, but here it is True"),
         (["optim.name=sgd", "optim.lr=0.1"], "where optim.name is adamw, but here it is sgd"),
         (["init_from=nowhere"], "nowhere, but there is no such folder"),
         (["init_from=."], "which holds no checkpoint"),
@@ -80,6 +82,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         "rotary form",
         "target",
         "sets",
+        "mask tokens",
         "optimizer",
         "no folder",
         "no run",

@@ -218,11 +218,14 @@ def test_a_poisoned_gradient_counts_too(tiny, monkeypatch):
 def test_clipping_bounds_the_update(tiny):
     """With plain gradients of norm far above the bound, Adam's second moment shows the clipped scale."""
     free, clipped = run(tiny("name=free")), run(tiny("name=clipped", "optim.clip_norm=1e-4"))
+    waits = ["optim.clip_norm=1e-4", "optim.clip_after_warmup=true"]
+    waiting, after = run(tiny("name=waiting", *waits)), run(tiny("name=after", *waits, "optim.warmup_samples=0"))
 
     def scale(state):
         return max(group["exp_avg_sq"].max() for group in state["optimizer"]["state"].values())
 
     assert scale(clipped) <= 1e-8 < scale(free)
+    assert scale(after) <= 1e-8 < scale(waiting)
 
 
 def test_bf16_trains_and_keeps_its_weights_and_target_in_fp32(tiny):

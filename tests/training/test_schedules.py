@@ -115,3 +115,11 @@ def test_a_decay_without_an_end_stays():
 )
 def test_the_rate_says_how_it_came_about(config, says):
     assert config.describe_lr() == says
+
+
+def test_clipping_begins_with_the_step_after_the_warm_up():
+    config = AdamWConfig(batch_size_global=8, total_samples=80, warmup_samples=24, clip_norm=10.0, clip_after_warmup=True)
+    assert [config.clip_norm_at(step) for step in range(1, 6)] == [None, None, None, 10.0, 10.0]
+    always = config.model_copy(update={"clip_after_warmup": False})
+    assert {always.clip_norm_at(step) for step in range(1, 6)} == {10.0}
+    assert AdamWConfig(total_samples=4096).clip_norm_at(1) is None

@@ -1,0 +1,102 @@
+"""Resizing of crops: Pillow's filters with antialiasing, or interpolation between the nearest pixels without."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from jepa_pipeline.config.crop import Interpolation, Resampling
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels; right and bottom are excluded."""
+
+EVALUATION = Resampling("bicubic", antialias=True)
+"""How the views of evaluation are resized, whatever an encoder was trained on, so that all are compared on the same pixels."""
+
+PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+TAPS = {"bicubic": 4, "bilinear": 2}
+"""Pixels along each axis between which a kernel interpolates."""
+
+
+def resized_crop(image: Image.Image, box: Box, image_size: int, resampling: Resampling = EVALUATION) -> UInt8[np.ndarray, "C H W"]:
+    """Return a box of an RGB image, resized to image_size x image_size; pixels just outside the box count at its edges."""
+    if resampling.antialias:
+        view = image.resize((image_size, image_size), PILLOW_FILTERS[resampling.interpolation], box=box)
+        return np.asarray(view).transpose(2, 0, 1)
+    left, top, right, bottom = box
+    columns, column_weights = nearest_pixels(left, right, image_size, image.width, resampling.interpolation)
+    rows, row_weights = nearest_pixels(top, bottom, image_size, image.height, resampling.interpolation)
+    first = columns.min()
+    pixels = np.asarray(image)[:, first : columns.max() + 1]
+    down = interpolate(pixels, rows, row_weights)  # S W C
+    view = interpolate(np.ascontiguousarray(down.swapaxes(0, 1)), columns - first, column_weights)  # S S C, columns first
+    return np.rint(view).clip(0, 255).astype(np.uint8).transpose(2, 1, 0)
+
+
+def interpolate(
+    pixels: UInt8[np.ndarray, "N M C"] | Float32[np.ndarray, "N M C"],
+    indices: Int64[np.ndarray, "S K"],
+    weights: Float32[np.ndarray, "S K"],
+) -> Float32[np.ndarray, "S M C"]:
+    """Return weighted sums of rows."""
+    taps = zip(indices.T, weights.T[..., None, None], strict=True)
+    return sum(pixels[index] * weight for index, weight in taps)  # pyright: ignore[reportReturnType]
+
+
+def nearest_pixels(
+    start: int, end: int, count: int, inputs: int, interpolation: Interpolation
+) -> tuple[Int64[np.ndarray, "S K"], Float32[np.ndarray, "S K"]]:
+    """Return the pixels between which each output pixel is interpolated, and their weights; none is outside the image."""
+    centers = start + (np.arange(count) + 0.5) * (end - start) / count
+    taps = TAPS[interpolation]
+    indices = np.floor(centers - 0.5).astype(np.int64)[:, None] + np.arange(1 - taps // 2, 1 + taps // 2)
+    distances = torch.from_numpy(np.abs(indices + 0.5 - centers[:, None]))
+    weights = KERNELS[interpolation](distances).numpy() * ((indices >= 0) & (indices < inputs))
+    return indices.clip(0, inputs - 1), (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def resize_matrix(
+    starts: Float[Tensor, "B"],
+    ends: Float[Tensor, "B"],
+    extents: Float[Tensor, "B"],
+    centers: Float[Tensor, "B S"],
+    inputs: int,
+    resampling: Resampling,
+) -> Float[Tensor, "B S N"]:
+    """Return the matrices that resize the range from starts to ends of a row: [i, j] weighs input j in output i.
+
+    With antialiasing the kernel is stretched to the width of an output pixel where that is wider than an input pixel. Pixels
+    outside the range count, those outside the image (from extents on) do not.
+
+    Args:
+        starts: left or upper edge of the range.
+        ends: right or lower edge.
+        extents: width or height of the image without padding.
+        centers: center of each output pixel, in output pixels.
+        inputs: input pixels, with padding.
+        resampling: kernel, and whether it is stretched.
+    """
+    scales = ((ends - starts) / centers.shape[1])[:, None]
+    input_centers = starts[:, None] + centers * scales
+    pixels = torch.arange(inputs, dtype=torch.float32, device=starts.device) + 0.5
+    pixels = torch.where(pixels < extents[:, None], pixels, torch.inf)  # infinitely far: weight 0
+    distances = (pixels[:, None] - input_centers[..., None]).abs_()
+    if resampling.antialias:
+        distances = distances.div_(scales.clamp(min=1)[..., None])
+    weights = KERNELS[resampling.interpolation](distances)
+    return weights.div_(weights.sum(2, keepdim=True))
+
+
+def keys_kernel(distances: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """Return the cubic convolution kernel (Keys 1981) with a = -1/2, its two pieces as one formula without branches."""
+    outer, inner = (2 - distances).clamp_(min=0), (1 - distances).clamp_(min=0)
+    return (outer - 1).mul_(outer.square_()).mul_(0.5).add_((1 - 2 * inner).mul_(inner.square_()))
+
+
+def triangle_kernel(distances: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """Return the kernel of bilinear interpolation."""
+    return (1 - distances).clamp_(min=0)
+
+
+KERNELS = {"bicubic": keys_kernel, "bilinear": triangle_kernel}
