@@ -224,7 +224,7 @@ def test_a_label_beyond_all_reason_does_not_fill_the_memory_with_classes(folder:
     assert jepa("shards", "index", folder)[:2] == (1, [sentence]), "all labels are lost"
     assert Shards(folder).manifest.classes is None
     assert jepa("shards", "check", folder)[:2] == (0, [f"warning: {sentence}"])
-    assert jepa("shards", "index", folder, "--no-labels")[:2] == (0, [sentence]), "and here nobody wanted them"
+    assert jepa("shards", "index", folder, "--labels", "none")[:2] == (0, [sentence]), "and here nobody wanted them"
 
 
 IMAGES = {
@@ -345,7 +345,7 @@ def test_no_pickle_is_loaded_by_any_reader(folder: Path, tiny, jepa):
     kinds = ("pyd", "pkl", "pickle", "pth", "npy", "json")
     extra = {f"t.{kind}": payload for kind in kinds}
     pack(folder / "bad.tar", {**whole(label=False), "t.png": png(9), **extra})
-    assert jepa("shards", "index", folder, "--no-labels")[:2] == (0, ["bad.tar: t: its json is not readable JSON"])
+    assert jepa("shards", "index", folder, "--labels", "none")[:2] == (0, ["bad.tar: t: its json is not readable JSON"])
     assert jepa("shards", "check", folder)[0] == 0
     jepa("shards", "stats", folder)
     assert Shards(folder).read(0, 3).media == png(9)

@@ -14,9 +14,10 @@ LabelFile = Annotated[
     Path | None,
     typer.Option(
         help="A list of files or samples and their labels: CSV, TSV, JSON or text, with or without a header, also in the forms of "
-        "Kinetics and Something-Something. What has no label in it is skipped."
+        "Kinetics and Something-Something. What has no label in it is skipped. With the word none there are no labels."
     ),
 ]
+NO_LABELS = Path("none")
 ClassFile = Annotated[
     Path | None,
     typer.Option(
@@ -24,6 +25,11 @@ ClassFile = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def given(labels: Path | None) -> Path | None:
+    """Return the list of labels, None for the word none; a file of that name is ./none."""
+    return None if labels == NO_LABELS else labels
 
 
 @shards.command("build")
@@ -53,7 +59,6 @@ def shards_build(
     workers: Workers = None,
     labels: LabelFile = None,
     classes: ClassFile = None,
-    no_labels: Annotated[bool, typer.Option("--no-labels", help="Folders are no classes; pack all as one set.")] = False,
 ) -> None:
     """Pack a folder of images or videos into shards.
 
@@ -63,7 +68,7 @@ def shards_build(
     from jepa_pipeline.commands.build_shards import build, reencoding_from_options
 
     encoding = reencoding_from_options(reencode, gop, crf)
-    choice = {"labels": labels, "classes": classes, "no_labels": no_labels}
+    choice = {"labels": given(labels), "classes": classes, "no_labels": labels == NO_LABELS}
     built = build(
         folder, out, size=size, reencode=encoding, shard_size=shard_size, split=split, seed=seed, workers=workers, **choice
     )
@@ -122,7 +127,6 @@ def shards_index(
     classes: ClassFile = None,
     workers: Workers = None,
     labels: LabelFile = None,
-    no_labels: Annotated[bool, typer.Option("--no-labels", help="Leave all labels out.")] = False,
     member: Annotated[
         str | None, typer.Option(help="The member to use where a sample has several images or videos, such as left.jpg or png.")
     ] = None,
@@ -133,7 +137,8 @@ def shards_index(
     """
     from jepa_pipeline.commands.index_shards import index
 
-    result = index(tars, out=out, classes=classes, workers=workers, labels=labels, no_labels=no_labels, member=member)
+    choice = {"labels": given(labels), "no_labels": labels == NO_LABELS, "member": member}
+    result = index(tars, out=out, classes=classes, workers=workers, **choice)
     if result.skipped or result.lost:
         raise typer.Exit(1)
 

@@ -95,6 +95,7 @@ def build(
     print_lines(listing.notes)
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
+    made |= {"label_list": labels.name} if labels else {}
     start = perf_counter()
     unlisted = iter(listing.skipped)  # all in the manifest of the first part
     manifests: dict[Path, Manifest] = {}
@@ -156,7 +157,7 @@ def read_labeling(labels: Path | None, classes: Path | None, no_labels: bool) ->
         UserError: a file cannot be read, or labels are chosen and refused.
     """
     if no_labels and (labels or classes):
-        raise UserError(f"--no-labels leaves labels out, but {labels or classes} names them: leave one of the two out")
+        raise UserError(f"there are to be no labels, but {labels or classes} names some: leave one of the two out")
     return Labeling(labels and read_label_list(labels), classes and read_classes(classes), no_labels)
 
 

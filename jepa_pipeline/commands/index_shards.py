@@ -72,7 +72,7 @@ def index(
             data set, the folder has a manifest of another origin, or labels do not fit the classes or the samples.
     """
     if no_labels and (labels or classes):
-        raise UserError(f"--no-labels leaves labels out, but {labels or classes} names them: leave one of the two out")
+        raise UserError(f"there are to be no labels, but {labels or classes} names some: leave one of the two out")
     names = None if classes is None else read_classes(classes)
     listed = None if labels is None else read_label_list(labels)
     chosen = member.lower().lstrip(".") if member else None

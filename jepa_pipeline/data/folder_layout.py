@@ -46,11 +46,11 @@ def check_parts(folder: Path, tree: Mapping[Parents, set[str]]) -> None:
         if all(len(tree[above[:level]]) == 1 for level in range(len(above))):
             commands = [f"`jepa shards build {place / name} OUT/{target}`" for name, target in target_names(parts).items()]
             raise UserError(
-                f"{sentence}: build each by itself, {' and '.join(commands)}, or add --no-labels to pack all as one set"
+                f"{sentence}: build each by itself, {' and '.join(commands)}, or add --labels none to pack all as one set"
             )
         raise UserError(
             f"{sentence}: move them so that {names[-1]} holds the files of all other folders too and build each by itself, or add "
-            "--no-labels to pack all as one set"
+            "--labels none to pack all as one set"
         )
 
 
@@ -58,8 +58,8 @@ def check_pieces(folder: Path, tops: Sequence[str]) -> None:
     """Raise UserError if the first-level folders are pieces of a data set or recordings, which are no classes."""
     if are_pieces(tops):
         raise UserError(
-            f"{folder} holds {tops[0]} and {tops[-1]}, which look like pieces of a data set and not like classes: add --no-labels "
-            "to pack all as one set, --labels FILE to have labels, or rename them to make them classes"
+            f"{folder} holds {tops[0]} and {tops[-1]}, which look like pieces of a data set and not like classes: add "
+            "--labels none to pack all as one set, --labels FILE to have labels, or rename them to make them classes"
         )
 
 

@@ -72,10 +72,10 @@ def name_labels(tars: Sequence[TarSummary], names: tuple[str, ...] | None) -> La
     labeled = labels.total() - labels[None]
     if labeled:
         cause = f"; {example}" if unread else ""
-        cure = "--classes FILE would skip the others instead, --no-labels leaves labels out"
+        cure = "--classes FILE would skip the others instead, --labels none leaves labels out"
         return Labels(None, [], f"no classes, because only {labeled} samples have a label: {cure}{cause}")
     if unread:
-        cure = "--classes FILE reads names of classes too, --labels FILE takes labels from a list, --no-labels leaves them out"
+        cure = "--classes FILE reads names of classes too, --labels FILE takes labels from a list, --labels none leaves them out"
         return Labels(None, [], f"no classes, because none of {len(unread)} labels could be read, as in {example}: {cure}")
     return Labels(None, ["no classes, because no sample has a label, neither in a .cls nor in a .json"])
 
@@ -125,9 +125,8 @@ def label_by_list(
     labels.check_parts()
     notes = labels.describe_unfitted()
     if skipped:
-        notes.append(
-            f"{len(skipped)} samples have no label in {labels.source}, such as {printable(skipped[0].file)}: they are skipped"
-        )
+        example, total = printable(skipped[0].file), len(skipped) + len(labeled)
+        notes.append(f"{len(skipped)} of {total} samples have no label in {labels.source}, such as {example}: they are skipped")
     missing = [*map(printable, labels.lost_classes())]
     lost = f"lost: {count_names(missing, 'class')} without a sample" if missing else None
     made = {"label_list": labels.source.name, "label_list_sha256": hash_labels(labeled)}

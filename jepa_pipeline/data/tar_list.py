@@ -47,7 +47,7 @@ def check_tar_parts(location: str, names: Sequence[str]) -> None:
     first, second = (files[0] for files in list(by_target.values())[:2])
     raise UserError(
         f"the tars {printable(first)} and {printable(second)} are of different parts of a data set: index each part by itself, "
-        f"{' and '.join(commands)}, or add --no-labels to have all as one set"
+        f"{' and '.join(commands)}, or add --labels none to have all as one set"
     )
 
 

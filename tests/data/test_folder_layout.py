@@ -127,7 +127,7 @@ def test_one_folder_of_folders_is_named(tmp_path: Path):
 )
 def test_pieces_and_recordings_are_no_classes(tmp_path: Path, names: tuple[str, ...]):
     root = lay(tmp_path / "in", fill(*names))
-    with pytest.raises(UserError, match=r"look like pieces of a data set and not like classes: add --no-labels"):
+    with pytest.raises(UserError, match=r"look like pieces of a data set and not like classes: add --labels none"):
         list_media(root)
     assert list_media(root, Labeling(without=True)).classes is None
 
