@@ -302,3 +302,12 @@ def test_the_split_of_a_list_has_its_share_of_every_class(tmp_path: Path):
     built = build(root, tmp_path / "out", split=0.2, workers=1, labels=tmp_path / "l.txt")
     assert [manifest.classes for manifest in built.values()] == [("1", "2")] * 2
     assert Counter(sample.label for sample in samples(tmp_path / "out/test")) == {0: 2, 1: 2}
+
+
+def test_labels_of_a_list_are_not_to_be_had_from_a_url_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = numbered(tmp_path / "set", [0, 1])
+    (tmp_path / "l.csv").write_text("00000,cat\n00001,dog\n")
+    manifest = index([str(folder)], labels=tmp_path / "l.csv", workers=1).manifest
+    monkeypatch.setattr("jepa_pipeline.data.shards.read_manifest", lambda _: manifest)
+    with pytest.raises(UserError, match=r"has labels of a list, which are in its index files only: copy its manifest and"):
+        Shards("https://host/set")

@@ -12,21 +12,10 @@ PARTS = {
 }
 KINDS = {word: kind for kind, words in PARTS.items() for word in words}
 FILLERS = {
-    "set",
-    "split",
-    "data",
-    "dataset",
-    "images",
-    "image",
-    "imgs",
-    "img",
-    "videos",
-    "video",
-    "clips",
-    "frames",
-    "folder",
-    "files",
+    *("set", "split", "data", "dataset", "images", "image", "imgs", "img", "videos", "video", "clips", "frames"),
+    *("folder", "files", "public", "private"),
 }
+"""Words that say nothing of what a part is of."""
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 PIECE = re.compile(
     r"(?:[a-z0-9]+[-_ ])*(?:chunk|part|shard|batch|fold|split|archive|volume|disk|subset|section)[-_ ]?[0-9]+", re.IGNORECASE
@@ -58,14 +47,17 @@ def parse_part(name: str) -> Part | None:
 
 
 def find_parts(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return by part the names among siblings that differ in the part alone, if they are of several parts; otherwise nothing.
+    """Return by part the names among siblings that are parts of a data set, if there are several parts; otherwise nothing.
 
-    A class may be named train; only with a sibling such as val, or cars_test beside cars_train, it is a part.
+    They differ in the part alone, or all siblings are parts. A class may be named train; only with a sibling such as val, or
+    cars_test beside cars_train, it is a part.
     """
+    parsed = {name: parse_part(name) for name in sorted(names)}
     by_rest: dict[str, dict[str, list[str]]] = {}
-    for name in sorted(names):
-        if part := parse_part(name):
-            by_rest.setdefault(part.rest, {}).setdefault(part.kind, []).append(name)
+    for name, part in parsed.items():
+        if part:
+            rest = "" if all(parsed.values()) else part.rest
+            by_rest.setdefault(rest, {}).setdefault(part.kind, []).append(name)
     return next((kinds for kinds in by_rest.values() if len(kinds) > 1), {})
 
 

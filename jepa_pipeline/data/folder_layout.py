@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.data_parts import are_episodes, are_pieces, find_parts, target_names
@@ -66,7 +67,7 @@ def check_pieces(folder: Path, tops: Sequence[str]) -> None:
 def find_robot_root(folder: Path) -> Path | None:
     """Return the folder of the LeRobot data set that a folder is, or is in."""
     places = [folder.resolve(), *folder.resolve().parents][:ROBOT_LEVELS]
-    return next((place for place in places if (place / ROBOT_INFO).is_file()), None)
+    return next((place for place in places if "codebase_version" in read_info(place)), None)
 
 
 def check_episodes(folder: Path, names: Sequence[str]) -> bool:
@@ -77,7 +78,7 @@ def check_episodes(folder: Path, names: Sequence[str]) -> bool:
     """
     root = find_robot_root(folder)
     joined = next((name for name in names if JOINED_EPISODES.search(name)), None)
-    if joined is None or (root and count_episodes(root) == len({*map(name_episode, names)})):
+    if joined is None or (root and read_info(root).get("total_episodes") == len({*map(name_episode, names)})):
         return root is not None
     raise UserError(
         f"{folder} is a LeRobot data set of version 3 or later, where a video such as {joined} holds many episodes one after the "
@@ -85,11 +86,13 @@ def check_episodes(folder: Path, names: Sequence[str]) -> bool:
     )
 
 
-def count_episodes(root: Path) -> int | None:
+def read_info(root: Path) -> dict[str, Any]:
+    """Return what a LeRobot data set says of itself; nothing if the folder is none."""
     try:
-        return int(json.loads((root / ROBOT_INFO).read_bytes())["total_episodes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        info = json.loads((root / ROBOT_INFO).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
 
 
 def group_files(names: Sequence[str], parents: Sequence[Parents], robot: bool) -> list[str | None]:

@@ -112,7 +112,7 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
     notes: list[str] = []
     labels: list[str] | None = None
     if labeling.without or robot:
-        notes.append("no classes, because " + ("labels are not wanted" if labeling.without else "episodes of a robot are none"))
+        notes.append("no classes, because " + ("its videos are a robot's episodes" if robot else "labels are not wanted"))
     elif len(tops) > 1 and all(parents):
         if not find_parts(tops):
             check_pieces(folder, tops)

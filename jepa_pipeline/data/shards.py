@@ -1,9 +1,11 @@
 """Reading of single samples from tar shards, by the index of each."""
 
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +83,11 @@ class Shards:
                 "index files into a folder and name that"
             )
         # Which samples a shard has depends on whether they need a class, and which bytes they are on the member that counts.
-        tag = f"{len(self.manifest.classes or ())}{f'-{self.manifest.member}' if self.manifest.member else ''}"
+        names, member = self.manifest.classes or (), self.manifest.member
+        named = (
+            "" if all(map(str.isdigit, names)) else f"-{sha256(json.dumps(names).encode()).hexdigest()[:8]}"
+        )  # labels may be names
+        tag = f"{len(names)}{named}{f'-{member}' if member else ''}"
         return Cache(config, partial(index_fetched, manifest=self.manifest), tag)
 
     @property

@@ -46,6 +46,8 @@ def fill(*folders: str, suffix: str = "jpg") -> Files:
         ("train", "unlabeled"),
         ("train", "unlabel" + "led"),  # as the British spell it
         ("val", "test"),
+        ("Training", "PublicTest", "PrivateTest"),
+        ("k400_train", "val"),
         ("train", "val", "annotations"),
     ],
 )
@@ -77,7 +79,7 @@ def test_the_commands_make_what_probes_look_for(tmp_path: Path):
         ("train", "bus"),
         ("train_interior", "train_station-platform", "valley", "test_pattern"),
         ("training dog", "testifying", "taking test"),
-        ("steam train", "val"),
+        ("steam train", "val", "cow"),
         ("n01440764", "n01443537"),
         ("n01440764_tench", "n03272562_electric_locomotive", "n04310018_train"),
         ("1", "2", "10"),
@@ -170,6 +172,8 @@ def test_videos_of_one_episode_are_split_by_episode(tmp_path: Path):
         parts = split_files(listing.files, 0.3, seed=0)
         train, test = ({file.path.stem for file in parts[part]} for part in ("train", "test"))
         assert (len(train), len(test)) == (7, 3) and not train & test
+    other = lay(tmp_path / "o", ["meta/info.json", *fill("a", "b")])
+    assert list_media(other).classes == ("a", "b"), "not every meta/info.json is LeRobot's"
     single = robot(tmp_path / "s", "v3.0", 2, [f"videos/{camera}/chunk-000/file-00{n}.mp4" for camera in cameras for n in range(2)])
     assert len(list_media(single).files) == 4
 
