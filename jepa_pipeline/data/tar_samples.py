@@ -18,6 +18,19 @@ MEDIA = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)
 JSON = "json"
 LABEL_KEYS = ("label", "cls")
 """Keys of a label in a sample's JSON."""
+OTHER_KEYS = (
+    "labels",
+    "class",
+    "class_id",
+    "class_name",
+    "label_id",
+    "label_name",
+    "category",
+    "category_id",
+    "target",
+    "gt_label",
+)
+"""Keys under which others store labels: named and not read, because such a label may count from 1 or be one of several."""
 MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 """Key and extension of a member, split at the first dot of the file name as in webdataset."""
 META = re.compile(r"__[^/]*__(/|$)")
@@ -246,7 +259,7 @@ def read_json_labels(member: Member) -> Iterator[object]:
     """Yield what a sample's JSON has under the keys of a label, without null, which is no label.
 
     Raises:
-        LabelError: it is not readable.
+        LabelError: it is not readable, or has a label under another key only.
     """
     if member.data is None:
         raise LabelError(f"its json has {member.range[1]} bytes, but labels are read from up to {MAX_TEXT_BYTES}")
@@ -254,5 +267,9 @@ def read_json_labels(member: Member) -> Iterator[object]:
         values = json.loads(member.data)
     except (ValueError, RecursionError) as error:
         raise LabelError("its json is not readable JSON") from error
-    labels = (values.get(name) for name in LABEL_KEYS) if isinstance(values, dict) else ()
-    yield from (label for label in labels if label is not None)
+    if not isinstance(values, dict):
+        return
+    labels = [values[name] for name in LABEL_KEYS if values.get(name) is not None]
+    if not labels and (other := next((name for name in OTHER_KEYS if values.get(name) is not None), None)):
+        raise LabelError(f"its json has {other}, but a label is under {' or '.join(LABEL_KEYS)}")
+    yield from labels

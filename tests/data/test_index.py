@@ -124,6 +124,13 @@ def test_a_label_that_is_met_but_not_understood_is_named(value: str):
     assert (defect.kind, defect.skipped) == ("label", False) and "is not a whole number" in defect.reason
 
 
+def test_a_label_under_another_key_is_named():
+    result = indexed({"a.jpg": b"x", "a.json": b'{"target": 3}', "b.jpg": b"x", "b.json": b'{"target": 3, "label": 2}'})
+    assert result.index.labels == [None, 2]
+    assert [defect.reason for defect in result.defects] == ["its json has target, but a label is under label or cls"]
+    assert not indexed({"a.jpg": b"x", "a.json": b'{"target": null, "caption": "a class"}'}).defects
+
+
 @pytest.mark.parametrize("members", [{"cls": b"dog\n"}, {"json": b'{"label": " dog"}'}, {"cls": b"'dog'"}, {"cls": b"1"}])
 def test_with_class_names_a_label_may_be_one_of_them(members: dict[str, bytes]):
     stored = {"a.jpg": b"x", **{f"a.{extension}": data for extension, data in members.items()}}
