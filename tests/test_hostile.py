@@ -163,7 +163,7 @@ def test_a_tar_that_is_none_is_left_out_by_index(kind: str, folder: Path, jepa):
     assert jepa("shards", "check", folder)[:2] == (0, [])
 
 
-ONE_DOT = ": an extension begins at the first dot of a name, so rename its members to have one dot"
+ONE_DOT = ": an extension begins at the first dot of a name, so rename its members to have one dot, or index with --member v2.png"
 LEADS_OUT = "its name leads out of the folder it would be unpacked to: rename it"
 LINKED = "is a link or a device and not followed"
 SAMPLES = {
@@ -196,11 +196,11 @@ def test_a_sample_that_cannot_be_used_is_left_out_by_index_and_remarked_on_by_ch
 
 
 LABELS = {
-    "a word": ({"t.cls": b"cat"}, "its label 'cat' is not a whole number"),
-    "out of range": ({"t.cls": b"3"}, "its label is 3, but labels go from 0 to 2"),
+    "a word": ({"t.cls": b"cow"}, "its label 'cow' is not a whole number or the name of a class"),
+    "beyond all reason": ({"t.cls": b"99999999999999"}, "its label is 99999999999999, but labels go from 0 to 2"),
     "negative": ({"t.cls": b"-1"}, "its label is -1, but labels go from 0 to 2"),
     "none": ({}, "it has no label, neither in a .cls nor in a .json"),
-    "a million digits": ({"t.cls": b"1" * 999_999}, f"its label '{'1' * 80}...' is not a whole number"),
+    "a million digits": ({"t.cls": b"1" * 999_999}, f"its label '{'1' * 80}...' is not a whole number or the name of a class"),
     "a huge JSON": (
         {"t.json": b'{"label": 0}' + b" " * 1_000_000},
         "its json has 1000012 bytes, but labels are read from up to 1000000",
@@ -221,9 +221,10 @@ def test_a_sample_without_a_label_is_left_out_where_classes_are_named(kind: str,
 def test_a_label_beyond_all_reason_does_not_fill_the_memory_with_classes(folder: Path, jepa):
     pack(folder / "bad.tar", {**whole(), "t.png": png(9), "t.cls": b"99999999999999"})
     sentence = "bad.tar: t: its label is 99999999999999, but labels go from 0 to 999999"
-    assert jepa("shards", "index", folder)[:2] == (0, [sentence])
+    assert jepa("shards", "index", folder)[:2] == (1, [sentence]), "all labels are lost"
     assert Shards(folder).manifest.classes is None
     assert jepa("shards", "check", folder)[:2] == (0, [f"warning: {sentence}"])
+    assert jepa("shards", "index", folder, "--labels", "none")[:2] == (0, [sentence]), "and here nobody wanted them"
 
 
 IMAGES = {
@@ -344,7 +345,7 @@ def test_no_pickle_is_loaded_by_any_reader(folder: Path, tiny, jepa):
     kinds = ("pyd", "pkl", "pickle", "pth", "npy", "json")
     extra = {f"t.{kind}": payload for kind in kinds}
     pack(folder / "bad.tar", {**whole(label=False), "t.png": png(9), **extra})
-    assert jepa("shards", "index", folder)[:2] == (0, ["bad.tar: t: its json is not readable JSON"])
+    assert jepa("shards", "index", folder, "--labels", "none")[:2] == (0, ["bad.tar: t: its json is not readable JSON"])
     assert jepa("shards", "check", folder)[0] == 0
     jepa("shards", "stats", folder)
     assert Shards(folder).read(0, 3).media == png(9)

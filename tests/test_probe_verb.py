@@ -328,6 +328,100 @@ def test_a_test_set_that_does_not_belong_is_refused(run, data, tmp_path, classes
         probe(run, data / "train", tmp_path / "other", config=CONFIG)
 
 
+@pytest.fixture
+def undecoded(monkeypatch):
+    """Nothing may be decoded."""
+    for name in ("extract_set", "build_eval_loader"):
+        monkeypatch.setattr(sys.modules["jepa_pipeline.probes.evaluate"], name, refuse)
+
+
+def write_labels(folder, labels, classes, seed=0):
+    """Images with the brightness of their class's name, so that a class looks the same under any number."""
+    generator, shades = np.random.default_rng(seed), {"dark": 0, "gray": 70, "light": 140, "white": 200}
+    images = [generator.integers(0, 50, (20, 20, 3)) + shades.get(classes[label], 0) for label in labels]
+    records = [png_record(f"{n:05d}", Image.fromarray(image.astype(np.uint8)), labels[n]) for n, image in enumerate(images)]
+    write_shards(records, folder, classes=classes, made={})
+    return folder
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(("dark",), [0] * 9), (("dark", "light"), [1] * 9)])
+def test_a_probe_of_one_class_is_refused(run, undecoded, tmp_path, classes, labels):
+    train = write_labels(tmp_path / "train", labels, classes)
+    test = write_labels(tmp_path / "test", labels[:5], classes, seed=1)
+    with pytest.raises(UserError, match=r"has samples of one class.*: probe on data of two classes or more"):
+        probe(run, train, test, config=CONFIG)
+    assert not (run / "probes").exists()
+
+
+def test_a_test_set_without_a_training_class_is_refused(run, undecoded, tmp_path):
+    names = ("dark", "gray", "light")
+    train = write_labels(tmp_path / "train", [0, 1] * 5, names)
+    test = write_labels(tmp_path / "test", [2] * 5, names, seed=1)
+    with pytest.raises(UserError, match=r"no class of .*test has a sample in .*train, so that no prediction can be right"):
+        probe(run, train, test, config=CONFIG)
+
+
+def test_what_no_head_can_get_right_is_said_and_counted(run, tmp_path, capsys):
+    names = ("dark", "gray", "light")
+    train = write_labels(tmp_path / "train", [0, 2] * 12, names)
+    test = write_labels(tmp_path / "test", [0, 1, 2, 1, 0], names, seed=1)
+    rows = probe(run, train, test, config=CONFIG)
+    said = "2 of 5 test samples are of class gray, without a training sample: no accuracy can be above 60.0 %"
+    assert capsys.readouterr().out.count(said) == 2, "before decoding, and below the table"
+    (report,) = load_reports(run / "probes")
+    assert report.labels.model_dump() == {
+        "classes": 3,
+        "train_classes": 2,
+        "test_classes": 3,
+        "without_training": {"gray": 2},
+        "impossible": 2,
+        "most_frequent_top1": 0.4,
+        "n_test": 5,
+    }
+    assert report.labels.attainable_top1 == 0.6 >= max(row.top1 for row in rows)
+
+
+@pytest.mark.parametrize("lacking", ["dark", "gray", "light"])
+def test_a_test_set_that_lacks_a_class_is_probed_by_name(run, tmp_path, lacking, capsys):
+    """Parts that were built each by itself number the classes that they have."""
+    names = ("dark", "light", "white")
+    train = write_labels(tmp_path / "train", [0, 1, 2] * 10, names)
+    kept = tuple(name for name in names if name != lacking)
+    test = write_labels(tmp_path / "test", [*range(len(kept))] * 6, kept, seed=1)
+    rows = probe(run, train, test, config=CONFIG)
+    assert max(row.top1 for row in rows if row.encoder == "pixels") == 1.0
+    said = "2 of 3 classes with training samples have test samples: accuracies are of those alone"
+    assert (said in capsys.readouterr().out) == (lacking in names)
+    assert load_reports(run / "probes")[0].labels.classes == 3
+
+
+def test_a_class_of_the_test_set_alone_is_counted_by_name(run, tmp_path):
+    train = write_labels(tmp_path / "train", [0, 1] * 10, ("dark", "white"))
+    test = write_labels(tmp_path / "test", [0, 1, 2, 2] * 3, ("dark", "light", "white"), seed=1)
+    config = CONFIG.model_copy(
+        update={"protocols": ("linear", "attentive"), "attentive": AttentiveConfig.model_validate(ATTENTIVE)}
+    )
+    rows = probe(run, train, test, config=config)
+    labels = load_reports(run / "probes")[0].labels
+    assert (labels.classes, labels.without_training, labels.attainable_top1) == (3, {"light": 3}, 0.75)
+    assert max(row.top1 for row in rows) == 0.75
+
+
+def test_classes_that_only_either_set_has_are_refused_with_a_cure_that_applies(run, data, tmp_path):
+    write_set(tmp_path / "other", 41, ("dark", "bright"), 1)
+    with pytest.raises(
+        UserError, match=r"'light' is only in the first and 'bright' only in the second: give classes the same names"
+    ):
+        probe(run, data / "train", tmp_path / "other", config=CONFIG)
+
+
+def test_sets_of_the_same_classes_have_nothing_to_say(run, data, capsys):
+    probe(run, data, config=CONFIG)
+    (report,) = load_reports(run / "probes")
+    assert [*report.labels.sentences()] == [] and report.labels.most_frequent_top1 == 12 / 23
+    assert "test samples are of" not in capsys.readouterr().out
+
+
 def test_a_folder_without_two_parts_is_refused_with_the_cure(run, data, tmp_path):
     with pytest.raises(UserError, match=r"jepa shards build IMAGES .* --split"):
         probe(run, data / "train", config=CONFIG)

@@ -50,6 +50,11 @@ def place(tmp_path_factory):
         Image.fromarray(generate_shape(name, int(generator.integers(30, 60)), generator)).save(
             place / "photos" / name / f"{number}.png"
         )
+    (place / "flat").mkdir()
+    photos = sorted((place / "photos").rglob("*.png"))
+    for path in photos:
+        (place / "flat" / path.name).write_bytes(path.read_bytes())
+    (place / "flat.csv").write_text("file,label\n" + "".join(f"{path.name},{path.parent.name}\n" for path in photos))
     for number in range(20):
         folder = place / "videos" / DIRECTIONS[number % 2]
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,26 @@ from jepa_pipeline.cli.arguments import Workers
 shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_args_is_help=True)
 
 NewFolder = Annotated[Path, typer.Argument(help="A new folder for train/ and test/.")]
+LabelFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A list of files or samples and their labels: CSV, TSV, JSON or text, with or without a header, also in the forms of "
+        "Kinetics and Something-Something. What has no label in it is skipped. With the word none there are no labels."
+    ),
+]
+NO_LABELS = Path("none")
+ClassFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="The class names in order: one per line, or JSON, such as Something-Something's labels.json; labels count from 0."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def given(labels: Path | None) -> Path | None:
+    """Return the list of labels, None for the word none; a file of that name is ./none."""
+    return None if labels == NO_LABELS else labels
 
 
 @shards.command("build")
@@ -38,15 +57,23 @@ def shards_build(
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle and the split.")] = 0,
     workers: Workers = None,
+    labels: LabelFile = None,
+    classes: ClassFile = None,
 ) -> None:
     """Pack a folder of images or videos into shards.
 
-    If there are several top-level subfolders, they are the classes. Files are copied unchanged, except with --size or --reencode.
+    If there are several top-level subfolders, they are the classes, unless they are parts such as train and val: build each by
+    itself. Files are copied unchanged, except with --size or --reencode. Exit code 1 if no file of a class could be used.
     """
     from jepa_pipeline.commands.build_shards import build, reencoding_from_options
 
     encoding = reencoding_from_options(reencode, gop, crf)
-    build(folder, out, size=size, reencode=encoding, shard_size=shard_size, split=split, seed=seed, workers=workers)
+    choice = {"labels": given(labels), "classes": classes, "no_labels": labels == NO_LABELS}
+    built = build(
+        folder, out, size=size, reencode=encoding, shard_size=shard_size, split=split, seed=seed, workers=workers, **choice
+    )
+    if built.lost:
+        raise typer.Exit(1)
 
 
 @shards.command("demo")
@@ -97,16 +124,22 @@ def shards_index(
     out: Annotated[
         Path | None, typer.Option(help="Folder for manifest and indexes; required for URLs; default: next to the tars.")
     ] = None,
-    classes: Annotated[Path | None, typer.Option(help="A file with one class name per line; labels count from 0.")] = None,
+    classes: ClassFile = None,
     workers: Workers = None,
+    labels: LabelFile = None,
+    member: Annotated[
+        str | None, typer.Option(help="The member to use where a sample has several images or videos, such as left.jpg or png.")
+    ] = None,
 ) -> None:
     """Index tar shards of images or videos that other tools wrote; they are read once and not changed.
 
-    The manifest of an earlier `index` is replaced, that of `build` is not. Exit code 1 if tars had to be left out.
+    The manifest of an earlier `index` is replaced, that of `build` is not. Exit code 1 if tars, a class or all labels were lost.
     """
     from jepa_pipeline.commands.index_shards import index
 
-    if index(tars, out=out, classes=classes, workers=workers).skipped:
+    choice = {"labels": given(labels), "no_labels": labels == NO_LABELS, "member": member}
+    result = index(tars, out=out, classes=classes, workers=workers, **choice)
+    if result.skipped or result.lost:
         raise typer.Exit(1)
 
 

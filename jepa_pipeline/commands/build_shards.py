@@ -2,9 +2,11 @@
 
 import re
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -14,12 +16,23 @@ from PIL import Image
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.data.channel_stats import compute_channel_stats
+from jepa_pipeline.data.class_names import count_names, read_classes
 from jepa_pipeline.data.image import decode_with_extension
 from jepa_pipeline.data.index import load_index
+from jepa_pipeline.data.label_list import read_label_list
 from jepa_pipeline.data.manifest import Manifest, Skipped
-from jepa_pipeline.data.media_folder import MediaFile, describe_suffixes, find_unclassified, list_media, split_files, to_utf8
+from jepa_pipeline.data.media_folder import (
+    FolderListing,
+    Labeling,
+    MediaFile,
+    describe_suffixes,
+    list_media,
+    split_files,
+    to_utf8,
+)
 from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, DecodeError
 from jepa_pipeline.data.summary import compute_video_stats, format_normalization, format_video_stats, metadata_table, print_lines
+from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.video_writer import reencode_video
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
 from jepa_pipeline.data.writer import Record, new_folder, video_record, write_shards
@@ -47,11 +60,15 @@ def build(
     split: float = 0.0,
     seed: int = 0,
     workers: int | None = None,
-) -> dict[Path, Manifest]:
+    labels: Path | None = None,
+    classes: Path | None = None,
+    no_labels: bool = False,
+) -> "Built":
     """Write the images or videos of a folder, at any depth, as shards, and return the manifest of each folder written.
 
-    Several first-level folders are classes. A file that does not decode (of a video, its first frame), or is a link to
-    another file of the folder, is skipped and listed in the manifest. Others are stored byte for byte by default.
+    Several first-level folders are classes; parts of a data set, such as train and val, are refused. A file that does not
+    decode (of a video, its first frame), or is a link to another file of the folder, is skipped and listed in the manifest.
+    Others are stored byte for byte by default.
 
     Args:
         root: images are JPEG, PNG and WebP, videos mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are ignored.
@@ -62,34 +79,86 @@ def build(
         split: share of every class for OUT/test; the rest is OUT/train. Without it all is in OUT.
         seed: of the shuffle and the split.
         workers: processes. Default: all cores.
+        labels: a list of files and their labels; files without a label are skipped. Default: folders are classes.
+        classes: a file with the names of the classes in order. Default: all names, sorted.
+        no_labels: folders are no classes.
 
     Raises:
-        UserError: there is nothing to build from, both images and videos, `out` is not empty, or a value is out of range.
+        UserError: there is nothing to build from, both images and videos, parts of a data set, labels that do not fit, `out` is
+            not empty, or a value is out of range.
     """
     check_values(size, shard_size, split, workers)
-    files, classes, others = list_media(root)
-    kind = files[0].kind
+    listing = list_media(root, read_labeling(labels, classes, no_labels))
+    files, kind = listing.files, listing.files[0].kind
     check_encoding(kind, size, reencode)
     parts = split_files(files, split, seed)
-    if beside := find_unclassified(files, root):
-        print_lines([f"no classes, because {beside} is beside the folders: move such files into one of them to have labels"])
+    print_lines(listing.notes)
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
+    made |= {"label_list": labels.name} if labels else {}
     start = perf_counter()
-    manifests = {}
+    unlisted = iter(listing.skipped)  # all in the manifest of the first part
+    manifests: dict[Path, Manifest] = {}
     with new_folder(out) as folder, ProcessPoolExecutor(workers) as pool:
         for part, selected in parts.items():
             jobs = [(record_key(index, file.path), file) for index, file in enumerate(selected)]
             prepared = parallel_map(pool, workers, partial(prepare, root, size, reencode), jobs, CHUNK_FILES[kind])
             manifests[out / part] = write_shards(
-                track_progress(prepared, f"writing {out / part}", len(jobs)),
+                chain(track_progress(prepared, f"writing {out / part}", len(jobs)), unlisted),
                 folder / part,
-                classes=classes,
+                classes=listing.classes,
                 made={"source": root.resolve().name, "part": part, **made},
                 shard_size=shard_size,
             )
-    print_summary(manifests, others, perf_counter() - start)
-    return manifests
+    print_summary(manifests, listing.others, len(files), perf_counter() - start)
+    built = Built(manifests, listing, parts)
+    print_lines(built.describe_classes())
+    return built
+
+
+class Built(dict[Path, Manifest]):
+    """The manifest of each folder that was written. lost: names of classes of which no file could be used."""
+
+    def __init__(
+        self, manifests: Mapping[Path, Manifest], listing: FolderListing, parts: Mapping[str, Sequence[MediaFile]]
+    ) -> None:
+        super().__init__(manifests)
+        names = listing.classes or ()
+        self.counts = {folder: count_labels(folder, manifest) for folder, manifest in manifests.items()} if names else {}
+        used = {label for counts in self.counts.values() for label in counts}
+        unused = {file.label for files in parts.values() for file in files} - used
+        self.lost = tuple(dict.fromkeys([*listing.lost, *pick(names, unused)]))
+        self.used = pick(names, used)
+
+    def describe_classes(self) -> Iterator[str]:
+        """Yield sentences on the classes that are missing from all parts, or from one of two."""
+        if self.lost:
+            lost = count_names([*map(printable, self.lost)], "class")
+            yield f"lost: {lost} without a file that could be used; exit code 1"
+        for folder, counts in self.counts.items():
+            names = self[folder].classes or ()
+            if absent := [name for name in self.used if not counts[names.index(name)]]:
+                yield f"{folder} has no sample of {count_names([*map(printable, absent)], 'class')}"
+
+
+def pick(names: Sequence[str], labels: Collection[int | None]) -> list[str]:
+    return [name for label, name in enumerate(names) if label in labels]
+
+
+def count_labels(folder: Path, manifest: Manifest) -> Counter[int | None]:
+    """Return the number of samples by label."""
+    return Counter(label for shard in manifest.shards for label in load_index(folder / shard.file).labels)
+
+
+def read_labeling(labels: Path | None, classes: Path | None, no_labels: bool) -> Labeling:
+    """Return the choice of labels of the command line.
+
+    Raises:
+        UserError: a file cannot be read, or labels are chosen and refused.
+    """
+    if no_labels and (labels or classes):
+        raise UserError(f"there are to be no labels, but {labels or classes} names some: leave one of the two out")
+    return Labeling(labels and read_label_list(labels), classes and read_classes(classes), no_labels)
 
 
 def check_values(size: int | None, shard_size: int, split: float, workers: int | None) -> None:
@@ -187,7 +256,7 @@ def encode(image: Image.Image, extension: str) -> bytes:
     return stream.getvalue()
 
 
-def print_summary(manifests: dict[Path, Manifest], others: Counter[str], seconds: float) -> None:
+def print_summary(manifests: Mapping[Path, Manifest], others: Counter[str], files: int, seconds: float) -> None:
     lines: list[str] = []
     for folder, manifest in manifests.items():
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
@@ -201,7 +270,6 @@ def print_summary(manifests: dict[Path, Manifest], others: Counter[str], seconds
         if manifest.skipped:
             first = manifest.skipped[0]
             lines.append(f"  skipped {len(manifest.skipped)}, all listed in the manifest; first {first.file}: {first.reason}")
-    files = sum(manifest.samples + len(manifest.skipped) for manifest in manifests.values())
     kind = next(iter(manifests.values())).kind
     lines.append(f"{files} files in {seconds:.1f} s, {files / seconds:.0f} {kind}/s")
     if others:

@@ -27,7 +27,7 @@ from jepa_pipeline.data.summary import (
     weighted_range,
 )
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.verify import Finding, check_shard, repeated_keys
+from jepa_pipeline.data.verify import Contents, Finding, check_shard, repeated_keys
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
 
 
@@ -99,7 +99,7 @@ def check(folder: str | Path, *, workers: int | None = None, json: bool = False)
 
 def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) -> PartReport:
     names = manifest.classes
-    work = partial(check_shard, folder, locate_tars(folder, manifest), manifest.kind, None if names is None else len(names))
+    work = partial(check_shard, folder, locate_tars(folder, manifest), Contents.of(manifest))
     checked = parallel_map(pool, workers, work, manifest.shards)
     shards = list(track_progress(checked, f"checking {redact_urls(str(folder))}", len(manifest.shards)))
     decoded = sum(shard.decoded for shard in shards)

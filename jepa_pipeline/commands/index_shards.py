@@ -3,41 +3,31 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import Float64
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.index import load_index, save_index
+from jepa_pipeline.data.class_names import read_classes
+from jepa_pipeline.data.index import index_path, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
-from jepa_pipeline.data.manifest import MANIFEST, Manifest, Shard, Skipped, read_manifest, save_manifest
+from jepa_pipeline.data.label_list import read_label_list
+from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, read_manifest, save_manifest
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, redact_urls, retry
 from jepa_pipeline.data.sample import LABEL
 from jepa_pipeline.data.summary import abridge, compute_video_stats, format_video_stats, metadata_table, print_lines
-from jepa_pipeline.data.tar_list import list_tars
+from jepa_pipeline.data.tar_labels import Labels, TarSummary, label_by_list, name_labels
+from jepa_pipeline.data.tar_list import check_tar_parts, list_tars
 from jepa_pipeline.data.tar_reader import ShardError, printable
-from jepa_pipeline.data.tar_samples import Defect
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
 from jepa_pipeline.version import __version__
 
 MADE_BY = "jepa shards index"
-
-
-class TarSummary(NamedTuple):
-    """The summary of an indexed tar. labeled_by: samples by the origin of their label; videos: table of their metadata."""
-
-    shard: Shard
-    extensions: set[str]
-    labeled_by: Counter[str | None]
-    largest_label: int
-    defects: list[Defect]
-    videos: Float64[np.ndarray, "N 5"]
 
 
 class Indexing(NamedTuple):
@@ -46,8 +36,23 @@ class Indexing(NamedTuple):
     manifest: Manifest
     skipped: list[Skipped]
 
+    @property
+    def lost(self) -> str | None:
+        """A sentence on labels or classes that were lost, None if none were."""
+        sentence = self.manifest.made.get("lost")
+        return sentence if isinstance(sentence, str) else None
 
-def index(tars: Sequence[str], *, out: Path | None = None, classes: Path | None = None, workers: int | None = None) -> Indexing:
+
+def index(
+    tars: Sequence[str],
+    *,
+    out: Path | None = None,
+    classes: Path | None = None,
+    workers: int | None = None,
+    labels: Path | None = None,
+    no_labels: bool = False,
+    member: str | None = None,
+) -> Indexing:
     """Read each tar once and write its index and a manifest, in `out` or beside the tars, which are not changed.
 
     A sample with a video is a video, even with images beside it. Videos that do not open are skipped.
@@ -55,60 +60,89 @@ def index(tars: Sequence[str], *, out: Path | None = None, classes: Path | None 
     Args:
         tars: a folder of *.tar, files, glob patterns, or URLs; braces, such as {000000..000099}, are expanded.
         out: folder for the manifest and the indexes.
-        classes: a file with one class name per line; samples without such a label are skipped. Without it the classes are
+        classes: a file with one class name per line; samples without a label are skipped. Without it the classes are
             numbers, and labels are dropped unless all samples have one.
         workers: processes. Default: all cores.
+        labels: a list of samples and their labels, in place of those in the tars; samples without a label are skipped.
+        no_labels: drop all labels.
+        member: extension of the image or video that counts, where samples have several.
 
     Raises:
-        UserError: there are no tars or none can be used, some hold images and others videos, the folder has a manifest
-            of another origin, or a value is wrong.
+        UserError: there are no tars or none can be used, some hold images and others videos, they are of several parts of a
+            data set, the folder has a manifest of another origin, or labels do not fit the classes or the samples.
     """
+    if no_labels and (labels or classes):
+        raise UserError(f"there are to be no labels, but {labels or classes} names some: leave one of the two out")
     names = None if classes is None else read_classes(classes)
+    listed = None if labels is None else read_label_list(labels)
+    chosen = member.lower().lstrip(".") if member else None
     location, files = list_tars(tars)
+    if not no_labels:
+        check_tar_parts(location, files)
     folder = output_folder(location, out, files)
     workers = workers or available_cores()
-    with ProcessPoolExecutor(workers) as pool:
-        work = partial(index_tar, folder, location, len(names) if names else None)
+    with staging(folder) as staged, ProcessPoolExecutor(workers) as pool:
+        work = partial(index_tar, staged, location, None if listed else names, chosen)
         read = list(track_progress(parallel_map(pool, workers, work, files), f"indexing {redact_urls(location)}", len(files)))
         indexed = [tar for tar in read if isinstance(tar, TarSummary)]
         skipped = [tar for tar in read if isinstance(tar, Skipped)]
         print_lines(f"skipped {printable(tar.file)}: {tar.reason}" for tar in skipped)
         if not indexed:
             raise UserError(f"none of {len(skipped)} tars could be used ({skipped[0].file}: {skipped[0].reason})")
-        kind = common_kind(indexed)
-        labeled_by = sum((tar.labeled_by for tar in indexed), Counter[str | None]())
-        if names is None and None in labeled_by:
-            labeled = [tar.shard.file for tar in indexed if tar.largest_label >= 0]
-            list(parallel_map(pool, workers, partial(drop_labels, folder), labeled))
-        elif names is None:
-            names = tuple(str(label) for label in range(1 + max(tar.largest_label for tar in indexed)))
-    labels = " and ".join(sorted(filter(None, labeled_by))) or None
-    manifest = Manifest(
-        created_by=f"jepa_pipeline {__version__}",
-        kind=kind,
-        shards=tuple(tar.shard for tar in indexed),
-        samples=labeled_by.total(),
-        extensions=tuple(sorted({extension for tar in indexed for extension in tar.extensions})),
-        classes=names,
-        location=None if folder.resolve() == Path(location).resolve() else location,
-        made={"by": MADE_BY, "labels": labels, "class_names": classes.name if classes else None},
-        skipped=(*skipped, *skipped_samples(indexed)),
-        mean=None,
-        std=None,
-    )
+        common_kind(indexed)
+        if listed:
+            indexed, found = label_by_list(staged, indexed, listed, names)
+        else:
+            found = Labels(None, ["no classes, because labels are not wanted"]) if no_labels else name_labels(indexed, names)
+        if found.classes is None:
+            labeled = [tar.shard.file for tar in indexed if tar.labels.total() > tar.labels[None]]
+            list(parallel_map(pool, workers, partial(drop_labels, staged), labeled))
+        publish(staged, folder, [tar.shard.file for tar in indexed])
+    options = {"class_names": classes.name if classes else None, **({"member": chosen} if chosen else {})}
+    manifest = build_manifest(indexed, skipped, found, options, None if folder.resolve() == Path(location).resolve() else location)
     save_manifest(manifest, folder)
-    print_lines(summary_lines(folder, manifest, indexed, labeled_by.total() - labeled_by[None]))
+    print_lines(summary_lines(folder, manifest, indexed, found))
     return Indexing(manifest, skipped)
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
+def build_manifest(
+    tars: Sequence[TarSummary], skipped: Sequence[Skipped], labels: Labels, options: Mapping[str, str | None], location: str | None
+) -> Manifest:
+    labeled_by = sum((tar.labeled_by for tar in tars), Counter[str | None]())
+    origin = " and ".join(sorted(filter(None, labeled_by))) or None
+    lost = {"lost": labels.lost} if labels.lost else {}
+    return Manifest(
+        created_by=f"jepa_pipeline {__version__}",
+        kind=common_kind(tars),
+        shards=tuple(tar.shard for tar in tars),
+        samples=sum(tar.shard.samples for tar in tars),
+        extensions=tuple(sorted({extension for tar in tars for extension in tar.extensions})),
+        classes=labels.classes,
+        location=location,
+        made={"by": MADE_BY, "labels": origin, **options, **labels.made, **lost},
+        skipped=(*skipped, *skipped_samples(tars), *labels.unlisted),
+        mean=None,
+        std=None,
+    )
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Yield a folder inside `folder` for new indexes, so that an error leaves those of an earlier manifest as they were."""
+    existed = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        names = tuple(path.read_text("utf-8").rstrip().splitlines())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text ({error}): name a file with one class name per line") from error
-    if not all(name.strip() for name in names) or not names:
-        raise UserError(f"{path} is empty or has an empty line: each line is the name of a class, the first that of label 0")
-    return tuple(name.strip() for name in names)
+        with TemporaryDirectory(dir=folder, prefix=".indexing-") as staged:
+            yield Path(staged)
+    finally:
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()  # only if it is empty
+
+
+def publish(staged: Path, folder: Path, files: Sequence[str]) -> None:
+    for path in (index_path(staged / file) for file in files):
+        path.replace(folder / path.name)
 
 
 def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path:
@@ -137,7 +171,7 @@ def is_ours(manifest: Path) -> bool:
         return False
 
 
-def common_kind(tars: list[TarSummary]) -> DataKind:
+def common_kind(tars: Sequence[TarSummary]) -> DataKind:
     """Return whether tars hold images or videos.
 
     Raises:
@@ -152,31 +186,31 @@ def common_kind(tars: list[TarSummary]) -> DataKind:
     return next(iter(examples))
 
 
-def index_tar(folder: Path, location: str, classes: int | None, file: str) -> TarSummary | Skipped:
+def index_tar(folder: Path, location: str, classes: tuple[str, ...] | None, member: str | None, file: str) -> TarSummary | Skipped:
     """Read one tar and write its index to `folder`, or return why it is skipped."""
     try:
         if is_remote(location):
-            indexed = retry(join_url(location, file), lambda: read_tar(location, file, classes), TRIES)
+            indexed = retry(join_url(location, file), lambda: read_tar(location, file, classes, member), TRIES)
         else:
-            indexed = read_tar(location, file, classes)
+            indexed = read_tar(location, file, classes, member)
     except OSError as error:
         return Skipped(file=file, reason=f"it cannot be read ({error.strerror or error})")
     except UserError as error:
         return Skipped(file=file, reason=str(error))
     if isinstance(indexed, ShardError):
         return Skipped(file=file, reason=str(indexed))
-    folder.mkdir(parents=True, exist_ok=True)
-    save_index(indexed.index, folder / file)
-    extensions = {*indexed.index.members, *({LABEL} if indexed.labeled_by[LABEL] else ())}
-    largest = max((label for label in indexed.index.labels if label is not None), default=-1)
-    return TarSummary(indexed.shard, extensions, indexed.labeled_by, largest, indexed.defects, metadata_table(indexed.index.videos))
+    index, defects = indexed.index, indexed.defects
+    save_index(index, folder / file)
+    extensions = {*index.members, *({LABEL} if indexed.labeled_by[LABEL] else ())}
+    videos, choice = metadata_table(index.videos), index.media_choice()
+    return TarSummary(indexed.shard, extensions, indexed.labeled_by, Counter(index.labels), choice, defects, videos)
 
 
-def read_tar(location: str, file: str, classes: int | None) -> IndexedShard | ShardError:
+def read_tar(location: str, file: str, classes: tuple[str, ...] | None, member: str | None) -> IndexedShard | ShardError:
     # The error of a damaged tar is returned, because `retry` would try a raised one again.
     with open_file(location, file) as stream:
         try:
-            return index_shard(stream, file, classes)
+            return index_shard(stream, file, classes, member=member)
         except ShardError as error:
             return error
 
@@ -185,24 +219,24 @@ def drop_labels(folder: Path, file: str) -> None:
     save_index(load_index(folder / file).without_labels(), folder / file)
 
 
-def skipped_samples(tars: list[TarSummary]) -> Iterator[Skipped]:
+def skipped_samples(tars: Sequence[TarSummary]) -> Iterator[Skipped]:
     for tar in tars:
         yield from (Skipped(file=f"{tar.shard.file}/{f.name}", reason=f.reason) for f in tar.defects if f.skipped)
 
 
-def summary_lines(folder: Path, manifest: Manifest, tars: list[TarSummary], labeled: int) -> Iterator[str]:
+def summary_lines(folder: Path, manifest: Manifest, tars: Sequence[TarSummary], found: Labels) -> Iterator[str]:
     defects = [(tar.shard.file, defect) for tar in tars for defect in tar.defects]
     yield from abridge((defect.kind, f"{printable(file)}: {defect}") for file, defect in defects)
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
-    lost = sum(defect.skipped for _, defect in defects)
     yield f"{folder}: {manifest.samples} samples, shards: {len(manifest.shards)}, {size:.1f} MB"
     yield f"  members: {', '.join(map(printable, manifest.extensions))}"
     yield from (f"  {line}" for line in format_video_stats(compute_video_stats(tar.videos for tar in tars)))
+    if choice := next((tar.choice for tar in tars if tar.choice), None):
+        names = ", ".join(map(printable, choice))
+        yield f"  samples have several {manifest.kind} ({names}), of which {choice[0]} is used: choose with --member"
     if manifest.classes:
         yield f"  {len(manifest.classes)} classes, labels from {manifest.made['labels']}"
-    elif labeled:
-        yield f"  no classes, because only {labeled} samples have a label: --classes FILE would skip the others instead"
-    else:
-        yield "  no classes, because no sample has a label, neither in a .cls nor in a .json"
+    yield from (f"  {line}" for line in (*found.notes, *filter(None, [found.lost])))
     if manifest.skipped:
-        yield f"  skipped, all listed in the manifest: {len(manifest.skipped) - lost} tars, {lost} samples"
+        samples = sum("/" in skipped.file for skipped in manifest.skipped)
+        yield f"  skipped, all listed in the manifest: {len(manifest.skipped) - samples} tars, {samples} samples"

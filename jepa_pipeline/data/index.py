@@ -1,5 +1,6 @@
 """The index of a shard: where in the tar each sample's members are, so that any sample is one read away."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
@@ -39,6 +40,25 @@ class ShardIndex(Section):
         """Return offset and size of a sample's image or video, None if it has none."""
         ranges = (self.members[ext][member] for ext in MEDIA_EXTENSIONS[self.kind] if ext in self.members)
         return next(filter(None, ranges), None)
+
+    def media_choice(self) -> tuple[str, ...]:
+        """Return the extensions of images or videos that some sample has several of, the one in use first; none if all have one."""
+        media = MEDIA_EXTENSIONS[self.kind]
+        found = sorted(
+            (name for name in self.members if name.rpartition(".")[2] in media), key=lambda name: (name not in media, name)
+        )
+        counts = [sum(span is not None for span in spans) for spans in zip(*(self.members[name] for name in found), strict=True)]
+        used = [name for name in media if name in found]
+        return (*used, *(name for name in found if name not in used)) if max(counts, default=0) > 1 else ()
+
+    def select(self, members: Sequence[int], labels: Sequence[int | None]) -> "ShardIndex":
+        """Return the index of some of the samples, with other labels."""
+        return ShardIndex(
+            keys=[self.keys[member] for member in members],
+            members={extension: [ranges[member] for member in members] for extension, ranges in self.members.items()},
+            labels=list(labels),
+            videos=None if self.videos is None else [self.videos[member] for member in members],
+        )
 
     def without_labels(self) -> "ShardIndex":
         return self.model_copy(update={"labels": [None] * len(self.keys)})

@@ -1,6 +1,7 @@
 """Building of the index of a tar by reading it once."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jepa_pipeline.data.index import ShardIndex
@@ -24,15 +25,22 @@ class IndexedShard(NamedTuple):
 
 
 def index_shard(
-    file: Readable, name: str, classes: int | None = None, *, media: tuple[str, ...] = MEDIA, open_videos: bool = True
+    file: Readable,
+    name: str,
+    classes: Sequence[str] | None = None,
+    *,
+    media: tuple[str, ...] = MEDIA,
+    member: str | None = None,
+    open_videos: bool = True,
 ) -> IndexedShard:
     """Read a shard once and return its index and its entry in the manifest.
 
     Args:
         file: the tar.
         name: its file name.
-        classes: if given, samples need a label below this number.
+        classes: names; if given, samples need a label that is the number or the name of one.
         media: extensions of images and videos that count.
+        member: the only member that counts, see iter_samples.
         open_videos: read the metadata of videos, and skip those that do not open; False if the caller has it.
 
     Raises:
@@ -41,12 +49,13 @@ def index_shard(
     reader = HashingReader(file)
     samples: list[TarSample] = []
     defects: list[Defect] = []
-    for result in iter_samples(reader, classes, media=media, read=VIDEO_EXTENSIONS if open_videos else ()):
+    for result in iter_samples(reader, classes, media=media, read=VIDEO_EXTENSIONS if open_videos else (), member=member):
         if isinstance(result, TarSample) and result.media:
             result = read_metadata(result)
         defects.append(result) if isinstance(result, Defect) else samples.append(result)
     if not samples:
-        first = next((f" ({printable(d.name)}: {d.reason})" for d in defects if d.skipped), "")
+        by_cause = sorted((defect for defect in defects if defect.skipped), key=lambda defect: defect.kind != "key")
+        first = next((f" ({printable(defect.name)}: {defect.reason})" for defect in by_cause), "")
         raise ShardError(f"it holds no sample that can be used{first}")
     check_same_kind(samples)
     if samples[0].kind == "videos":  # only now is it known which members were missing

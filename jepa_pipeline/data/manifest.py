@@ -59,12 +59,26 @@ class Manifest(Section):
     )
     std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
 
+    @property
+    def member(self) -> str | None:
+        """The member of each sample that counts, such as left.jpg, if `jepa shards index` was given one."""
+        name = self.made.get("member")
+        return name if isinstance(name, str) else None
+
+    @property
+    def label_list(self) -> str | None:
+        """SHA-256 of the labels if `jepa shards index` took them from a list: they are in the indexes only, not in the tars."""
+        digest = self.made.get("label_list_sha256")
+        return digest if isinstance(digest, str) else None
+
     def hash(self) -> str:
         """Return the name of the data in checkpoints and tables: 12 hex digits of a SHA-256.
 
         It depends on all samples, their order and the classes. It does not depend on where the shards are or who packed them.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for chosen in filter(None, (self.member, self.label_list)):
+            digest.update(f"{chosen}\n".encode())
         for shard in self.shards:
             digest.update(f"{shard.sha256} {shard.samples}\n".encode())
         return digest.hexdigest()[:12]

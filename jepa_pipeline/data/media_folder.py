@@ -1,6 +1,7 @@
 """The images or videos of a folder, their classes, and their split into train and test."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,18 @@ import numpy as np
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.data.class_names import number_classes
+from jepa_pipeline.data.data_parts import find_parts
+from jepa_pipeline.data.folder_layout import (
+    check_episodes,
+    check_parts,
+    check_pieces,
+    find_wordnet_ids,
+    group_files,
+    subfolders,
+)
+from jepa_pipeline.data.label_list import LabelList
+from jepa_pipeline.data.manifest import Skipped
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 IMAGE_SUFFIXES = {f".{extension}" for extension in IMAGE_EXTENSIONS}
@@ -19,31 +32,50 @@ PRINTED_SUFFIXES = 8
 
 
 class MediaFile(NamedTuple):
-    """An image or video file and its label."""
+    """An image or video file, its label, and the recording that it is a part of."""
 
     path: Path
     label: int | None
+    group: str | None = None
 
     @property
     def kind(self) -> DataKind:
         return "videos" if self.path.suffix.lower() in VIDEO_SUFFIXES else "images"
 
 
+class Labeling(NamedTuple):
+    """A choice of labels for the files of a folder. labels: a list of them; names: of the classes, in order; without: no labels."""
+
+    labels: LabelList | None = None
+    names: tuple[str, ...] | None = None
+    without: bool = False
+
+
+BY_FOLDER = Labeling()
+
+
 class FolderListing(NamedTuple):
-    """All images or all videos of a folder sorted by name, labeled if there are classes; the number of other files by suffix."""
+    """All images or all videos of a folder sorted by name.
+
+    files: labeled if there are classes. others: the number of other files by suffix. skipped: files and rows of a list of labels
+    without the other. notes: sentences on the labels. lost: classes of a list without a file.
+    """
 
     files: list[MediaFile]
     classes: tuple[str, ...] | None
     others: Counter[str]
+    skipped: list[Skipped]
+    notes: list[str]
+    lost: list[str]
 
 
-def list_media(folder: Path) -> FolderListing:
+def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
     """List the images or videos of a folder at any depth.
 
     First-level folders are classes if there are several and no file is beside them.
 
     Raises:
-        UserError: there are neither, or both.
+        UserError: there are neither, or both; first-level folders are parts of a data set; labels do not fit the files.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the folder that holds the images or videos")
@@ -56,13 +88,93 @@ def list_media(folder: Path) -> FolderListing:
         raise UserError(
             f"{folder} has no {images} and no {videos} file at any depth{instead}: name the folder that holds the images or videos"
         )
+    check_same_kind(paths, folder)
+    names = [to_utf8(path.relative_to(folder).as_posix()) for path in paths]
+    robot = check_episodes(folder, names)
+    listing = label_by_list(folder, paths, names, labeling) if labeling.labels else label_by_folder(folder, paths, labeling, robot)
+    parents = [file.path.relative_to(folder).parts[:-1] for file in listing.files]
+    if not labeling.without and not robot:
+        check_parts(folder, subfolders(parents))
+    names = [file.path.relative_to(folder).as_posix() for file in listing.files]
+    groups = group_files(names, parents, robot)
+    files = [file._replace(group=group) for file, group in zip(listing.files, groups, strict=True)]
+    return listing._replace(files=files, others=others)
+
+
+def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: bool) -> FolderListing:
+    """Return files labeled by their first-level folders, by the WordNet IDs in their names if there are none, or not at all.
+
+    Raises:
+        UserError: first-level folders are pieces of a data set, two have the same name, or one has no name among those given.
+    """
     parents = [path.relative_to(folder).parts[:-1] for path in paths]
-    tops = sorted({parts[0] for parts in parents if parts})
-    classes = tuple(map(to_utf8, tops)) if len(tops) > 1 and all(parents) else None
-    numbers = {top: number for number, top in enumerate(tops)}
-    files = [MediaFile(path, numbers[parts[0]] if classes else None) for path, parts in zip(paths, parents, strict=True)]
-    check_same_kind(files, folder)
-    return FolderListing(files, classes, others)
+    tops = sorted({folders[0] for folders in parents if folders})
+    notes: list[str] = []
+    labels: list[str] | None = None
+    if labeling.without or robot:
+        notes.append("no classes, because " + ("its videos are a robot's episodes" if robot else "labels are not wanted"))
+    elif len(tops) > 1 and all(parents):
+        if not find_parts(tops):
+            check_pieces(folder, tops)
+        check_names(folder, tops)
+        labels = [to_utf8(folders[0]) for folders in parents]
+    elif not tops and (labels := find_wordnet_ids(paths)):
+        notes.append("classes are the WordNet IDs in the names of the files")
+    elif not all(parents) and tops:
+        beside = next(path for path, folders in zip(paths, parents, strict=True) if not folders)
+        notes.append(f"no classes, because {beside} is beside the folders: move such files into one of them to have labels")
+    else:
+        notes.extend(describe_nested(folder, parents))
+    if labels is None:
+        return FolderListing([MediaFile(path, None) for path in paths], None, Counter(), [], notes, [])
+    classes, numbers = number_classes({*labels}, labeling.names, str(folder))
+    files = [MediaFile(path, numbers[label]) for path, label in zip(paths, labels, strict=True)]
+    return FolderListing(files, classes.names, Counter(), [], notes, [])
+
+
+def describe_nested(folder: Path, parents: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield a sentence if all files are in one folder whose own folders would be classes."""
+    tree, above = subfolders(parents), ()
+    while len(tree.get(above, ())) == 1:
+        above = (*above, *tree[above])
+    if above and len(tree.get(above, ())) > 1:
+        inner = folder.joinpath(*above)
+        yield f"no classes, because {folder} has one folder: build {inner} to make its {len(tree[above])} folders classes"
+
+
+def check_names(folder: Path, tops: Sequence[str]) -> None:
+    """Raise UserError if two folders have names that look the same: composed differently, as macOS does, or with a space."""
+    shown: dict[str, str] = {}
+    for top in tops:
+        first = shown.setdefault(unicodedata.normalize("NFC", to_utf8(top)).strip(), top)
+        if first != top:
+            raise UserError(f"{folder} has two folders with the name {to_utf8(top)!r} in different spellings: move them into one")
+
+
+def label_by_list(folder: Path, paths: list[Path], names: list[str], labeling: Labeling) -> FolderListing:
+    """Return the files that a list gives a label, and the others and the rows without a file as skipped.
+
+    Raises:
+        UserError: the list does not fit the files or the names of classes, or has rows of several parts of the data.
+    """
+    labels = labeling.labels
+    assert labels is not None
+    found = [labels.find(name) for name in names]
+    labels.check_fits(names[0], str(folder))
+    labels.check_parts()
+    classes, numbers = number_classes(labels.labels, labeling.names, str(labels.source))
+    files = [MediaFile(path, numbers[label]) for path, label in zip(paths, found, strict=True) if label is not None]
+    unlisted = [name for name, label in zip(names, found, strict=True) if label is None]
+    skipped = [Skipped(file=name, reason=f"{labels.source.name} has no label for it") for name in unlisted]
+    missing = [row.names[0] for row in labels.unfitted()]
+    skipped += [Skipped(file=to_utf8(name), reason=f"{labels.source.name} names it, but there is no such file") for name in missing]
+    notes = labels.describe_unfitted()
+    if unlisted:
+        notes.append(
+            f"{len(unlisted)} of {len(paths)} files have no label in {labels.source}, such as {unlisted[0]}: they are skipped"
+        )
+    lost = labels.lost_classes()
+    return FolderListing(files, classes.names, Counter(), skipped, notes, lost)
 
 
 def describe_suffixes(files: Counter[str]) -> str:
@@ -72,7 +184,8 @@ def describe_suffixes(files: Counter[str]) -> str:
     return ", ".join([*common, f"{rest} more"] if rest else common)
 
 
-def check_same_kind(files: Sequence[MediaFile], folder: Path) -> None:
+def check_same_kind(paths: Sequence[Path], folder: Path) -> None:
+    files = [MediaFile(path, None) for path in paths]
     examples = {file.kind: file.path.relative_to(folder) for file in files}
     if len(examples) > 1:
         counts = Counter(file.kind for file in files)
@@ -95,12 +208,6 @@ def leads_above(folder: Path, name: str) -> bool:
     return folder.resolve().is_relative_to((folder / name).resolve())
 
 
-def find_unclassified(files: Sequence[MediaFile], folder: Path) -> Path | None:
-    """Return the first file beside the first-level folders, without which those would be classes."""
-    beside = [file.path for file in files if file.path.parent == folder]
-    return beside[0] if 0 < len(beside) < len(files) else None
-
-
 def split_files(files: Sequence[MediaFile], split: float, seed: int) -> dict[str, list[MediaFile]]:
     """Return the shuffled files by part: `split` of every class in "test" and the rest in "train", or all in "" without a split.
 
@@ -110,16 +217,31 @@ def split_files(files: Sequence[MediaFile], split: float, seed: int) -> dict[str
     shuffled = [files[index] for index in np.random.default_rng(seed).permutation(len(files))]
     if not split:
         return {"": shuffled}
+    if all(file.group is not None for file in files):
+        return split_groups(shuffled, split)
     test_files = {label: round(count * split) for label, count in Counter(file.label for file in files).items()}
     parts: dict[str, list[MediaFile]] = {"train": [], "test": []}
     for file in shuffled:
         part = "test" if test_files[file.label] > 0 else "train"
         test_files[file.label] -= 1
         parts[part].append(file)
+    check_parts_filled(parts, f"{len(files)} {files[0].kind}", split)
+    return parts
+
+
+def split_groups(files: Sequence[MediaFile], split: float) -> dict[str, list[MediaFile]]:
+    """Return shuffled files by part, where all files of a recording are in the same part; see split_files."""
+    groups = list(dict.fromkeys(file.group for file in files))
+    test = {*groups[: round(len(groups) * split)]}
+    parts = {"train": [file for file in files if file.group not in test], "test": [file for file in files if file.group in test]}
+    check_parts_filled(parts, f"{len(groups)} recordings", split)
+    return parts
+
+
+def check_parts_filled(parts: dict[str, list[MediaFile]], files: str, split: float) -> None:
     for part, selected in parts.items():
         if not selected:
-            raise UserError(f"split {split:g} of {len(files)} {files[0].kind} leaves none for {part}: choose another share")
-    return parts
+            raise UserError(f"split {split:g} of {files} leaves none for {part}: choose another share")
 
 
 def to_utf8(name: str) -> str:

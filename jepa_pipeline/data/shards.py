@@ -1,13 +1,16 @@
 """Reading of single samples from tar shards, by the index of each."""
 
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
@@ -62,12 +65,30 @@ class Shards:
         self.cache = self._build_cache(cache or CacheConfig()) if is_remote(self.tars) else None
         self._prefetcher = Prefetcher(self.cache.prefetch) if self.cache else None
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self.numbers: Int64[np.ndarray, " classes"] | None = None
+        """Numbers that replace the labels 0, 1, ..., if any do."""
+
+    def renumber(self, classes: Sequence[str]) -> None:
+        """Give samples the labels of other classes, among which are all of this data set."""
+        own = self.manifest.classes or ()
+        self._open.clear()
+        self.numbers = None if own == tuple(classes) else np.array([classes.index(name) for name in own], np.int64)
 
     def _build_cache(self, config: CacheConfig) -> Cache:
         if not is_remote(self.location):  # the indexes are beside the manifest
             return Cache(config)
-        # Which samples a shard has depends on whether they need a class.
-        return Cache(config, partial(index_fetched, manifest=self.manifest), str(len(self.manifest.classes or ())))
+        if self.manifest.label_list:
+            raise UserError(
+                f"{redact_urls(self.location)} has labels of a list, which are in its index files only: copy its manifest and "
+                "index files into a folder and name that"
+            )
+        # Which samples a shard has depends on whether they need a class, and which bytes they are on the member that counts.
+        names, member = self.manifest.classes or (), self.manifest.member
+        named = (
+            "" if all(map(str.isdigit, names)) else f"-{sha256(json.dumps(names).encode()).hexdigest()[:8]}"
+        )  # labels may be names
+        tag = f"{len(names)}{named}{f'-{member}' if member else ''}"
+        return Cache(config, partial(index_fetched, manifest=self.manifest), tag)
 
     @property
     def counts(self) -> list[int]:
@@ -129,6 +150,11 @@ class Shards:
             opened = open_indexed(beside, open_local(Path(self._path(number))))
         if len(opened.keys) != shard.samples:
             raise ValueError(f"its index lists {len(opened.keys)} samples, the manifest {shard.samples}")
+        if self.numbers is not None:
+            labeled = opened.labels != NO_LABEL
+            if wrong := opened.labels[labeled & ((opened.labels < 0) | (opened.labels >= len(self.numbers)))].tolist():
+                raise ValueError(f"its index has the label {wrong[0]}, but the manifest has {len(self.numbers)} classes")
+            opened.labels[labeled] = self.numbers[opened.labels[labeled]]
         return opened
 
     def _path(self, shard: int) -> str:
@@ -147,13 +173,13 @@ class Shards:
 
 def index_fetched(tar: Path, shard: Shard, manifest: Manifest) -> ShardIndex:
     """Build the index of a fetched shard. It is empty, as no manifest expects, if that is not a tar of samples."""
-    classes = len(manifest.classes) if manifest.classes else None
     try:
         with tar.open("rb", buffering=1 << 20) as file:
-            index = index_shard(file, shard.file, classes, media=MEDIA_EXTENSIONS[manifest.kind]).index
+            media = MEDIA_EXTENSIONS[manifest.kind]
+            index = index_shard(file, shard.file, manifest.classes, media=media, member=manifest.member).index
     except ShardError:
         index = ShardIndex(keys=[], members={}, labels=[])
-    return index if classes else index.without_labels()
+    return index if manifest.classes else index.without_labels()
 
 
 def open_local(tar: Path) -> int:

@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from braceexpand import braceexpand
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.remote import is_remote
+from jepa_pipeline.data.data_parts import find_parts, target_names
+from jepa_pipeline.data.remote import is_remote, redact_urls
 from jepa_pipeline.data.tar_reader import printable
 
 
@@ -27,6 +28,33 @@ def list_tars(tars: Sequence[str]) -> tuple[str, list[str]]:
         if not name.endswith(".tar") or "\\" in name:
             raise UserError(f"{printable(name)} is not the name of a tar: names end in .tar and have no backslash")
     return locations[0], [name for _, name in found]
+
+
+def check_tar_parts(location: str, names: Sequence[str]) -> None:
+    """Check that the tars are not of several parts of a data set, such as train-000.tar and val-000.tar.
+
+    Raises:
+        UserError: they are; with the commands that index each part.
+    """
+    parts = find_parts({name.removesuffix(".tar") for name in names})
+    if not parts:
+        return
+    by_target: dict[str, list[str]] = {}
+    for name, target in target_names(parts).items():
+        by_target.setdefault(target, []).append(name)
+    patterns = {target: f"{common_start(files)}{'*' if len(files) > 1 else ''}.tar" for target, files in by_target.items()}
+    commands = [f"`jepa shards index '{redact_urls(location)}/{tars}' --out OUT/{target}`" for target, tars in patterns.items()]
+    first, second = (files[0] for files in list(by_target.values())[:2])
+    raise UserError(
+        f"the tars {printable(first)} and {printable(second)} are of different parts of a data set: index each part by itself, "
+        f"{' and '.join(commands)}, or add --labels none to have all as one set"
+    )
+
+
+def common_start(names: Sequence[str]) -> str:
+    """Return the longest text that all names begin with."""
+    first, last = min(names), max(names)
+    return first[: next((place for place, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))]
 
 
 def expand(pattern: str) -> Iterator[tuple[str, str]]:

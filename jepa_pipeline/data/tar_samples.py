@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.data.class_names import Classes, decode_text, find_label
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, LABEL, MAX_MEDIA_BYTES, VIDEO_EXTENSIONS, VideoMetadata, check_media_size
 from jepa_pipeline.data.tar_reader import HashingReader, iter_members, printable
 
@@ -16,6 +18,19 @@ MEDIA = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)
 JSON = "json"
 LABEL_KEYS = ("label", "cls")
 """Keys of a label in a sample's JSON."""
+OTHER_KEYS = (
+    "labels",
+    "class",
+    "class_id",
+    "class_name",
+    "label_id",
+    "label_name",
+    "category",
+    "category_id",
+    "target",
+    "gt_label",
+)
+"""Keys under which others store labels: named and not read, because such a label may count from 1 or be one of several."""
 MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 """Key and extension of a member, split at the first dot of the file name as in webdataset."""
 META = re.compile(r"__[^/]*__(/|$)")
@@ -51,13 +66,15 @@ class TarSample(NamedTuple):
 class Defect(NamedTuple):
     """Something wrong with a sample or member of a tar, and whether the sample is skipped for it.
 
-    kind: "name", "key", "missing", "image", "video", "label" or "member".
+    kind: "name", "key", "late" (a label apart from its image), "missing", "image", "video", "label" or "member".
+    label: a whole number that is no label of the data set.
     """
 
     kind: str
     name: str
     reason: str
     skipped: bool = True
+    label: int | None = None
 
     def __str__(self) -> str:
         return f"{printable(self.name)}{' is skipped' if self.skipped else ''}: {self.reason}"
@@ -73,8 +90,21 @@ class Member(NamedTuple):
     sparse: bool
 
 
+class LabelError(ValueError):
+    """A label that cannot be used; its text says why. number: the whole number that it is, if it is one."""
+
+    def __init__(self, reason: str, number: int | None = None) -> None:
+        super().__init__(reason)
+        self.number = number
+
+
 def iter_samples(
-    reader: HashingReader, classes: int | None = None, *, media: tuple[str, ...] = MEDIA, read: tuple[str, ...] = ()
+    reader: HashingReader,
+    classes: Sequence[str] | None = None,
+    *,
+    media: tuple[str, ...] = MEDIA,
+    read: tuple[str, ...] = (),
+    member: str | None = None,
 ) -> Iterator[TarSample | Defect]:
     """Yield the samples of a tar in order, and the defects between them. Nothing is decoded but JSON, for labels.
 
@@ -82,58 +112,80 @@ def iter_samples(
 
     Args:
         reader: the tar.
-        classes: if given, samples without a label below this number are skipped too.
+        classes: names; if given, samples whose label is neither one of their numbers nor one of them are skipped too.
         media: extensions of images and videos that count; the first that a sample has is its medium.
         read: extensions of media whose bytes are read.
+        member: extension of the only member that counts as medium, such as left.jpg, or its part before the last dot.
 
     Raises:
         ShardError: it is not a complete tar.
     """
     special: list[str] = []
+    known = None if classes is None else Classes.of(classes)
     keys: dict[str, bool] = {}  # of the samples so far, and whether each has a medium
-    for key, group in groupby(read_members(reader, special, read), key=lambda member: member.key):
+    for key, group in groupby(read_members(reader, special, read, member), key=lambda found: found.key):
         sample: dict[str, Member] = {}
-        for member in group:
-            if member.extension in sample:
+        for found in group:
+            if found.extension in sample:
                 reason = "its name is repeated, the first member counts"
-                yield Defect("key", f"{key}.{member.extension}", reason, skipped=False)
-            sample.setdefault(member.extension, member)
+                yield Defect("key", f"{key}.{found.extension}", reason, skipped=False)
+            sample.setdefault(found.extension, found)
+        if member:
+            sample = choose_member(sample, member)
         medium = next((sample[extension] for extension in media if extension in sample), None)
-        defect = check_medium(medium) if medium else Defect("missing", key, describe_missing(sample, media))
-        defect = check_key(key, keys, medium is not None) or defect
+        defect = check_medium(medium) if medium else Defect("missing", key, describe_missing(sample, media, member))
+        defect = check_key(key, keys, sample, medium is not None) or defect
         keys.setdefault(key, medium is not None)
         if defect:
             yield defect
         elif medium:
-            yield from label_sample(key, sample, medium, classes)
+            yield from label_sample(key, sample, medium, known)
     if special:
         more = f" and {len(special) - 1} more" if len(special) > 1 else ""
         yield Defect("member", special[0], f"this member{more} is a link or a device and not followed", skipped=False)
 
 
-def read_members(reader: HashingReader, special: list[str], read: tuple[str, ...]) -> Iterator[Member]:
+def choose_member(sample: dict[str, Member], name: str) -> dict[str, Member]:
+    """Return a sample whose only medium is the named member, under its last extension."""
+    others = {extension: member for extension, member in sample.items() if last_extension(extension) not in MEDIA}
+    chosen = {last_extension(extension): member for extension, member in sample.items() if is_named(extension, name)}
+    return others | chosen
+
+
+def is_named(extension: str, name: str) -> bool:
+    """Return whether the extension of a medium, such as left.jpg, is the given one, or that without its last part."""
+    return last_extension(extension) in MEDIA and name in (extension, extension.rpartition(".")[0])
+
+
+def last_extension(extension: str) -> str:
+    return extension.rpartition(".")[2]
+
+
+def read_members(reader: HashingReader, special: list[str], read: tuple[str, ...], name: str | None = None) -> Iterator[Member]:
     """Yield the files of a tar that belong to samples; append links and devices to `special`."""
     for member, stream in iter_members(reader):
-        name = member.name.encode("utf-8", "backslashreplace").decode()  # JSON cannot hold bytes that are not UTF-8
-        if member.isdir() or META.match(name):
+        path = member.name.encode("utf-8", "backslashreplace").decode()  # JSON cannot hold bytes that are not UTF-8
+        if member.isdir() or META.match(path):
             continue
         if not member.isreg():
-            special.append(name)
-        elif match := MEMBER.fullmatch(name):
+            special.append(path)
+        elif match := MEMBER.fullmatch(path):
             key, extension = match[1], match[2].lower()
-            limit = MAX_TEXT_BYTES if extension in (LABEL, JSON) else MAX_MEDIA_BYTES if extension in read else -1
+            wanted = extension in read if name is None else is_named(extension, name) and last_extension(extension) in read
+            limit = MAX_TEXT_BYTES if extension in (LABEL, JSON) else MAX_MEDIA_BYTES if wanted else -1
             data = stream.read(member.size) if member.size <= limit and not member.issparse() else None
             yield Member(key, extension, (member.offset_data, member.size), data, member.issparse())
 
 
-def check_key(key: str, keys: dict[str, bool], has_medium: bool) -> Defect | None:
+def check_key(key: str, keys: dict[str, bool], extensions: Iterable[str], has_medium: bool) -> Defect | None:
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts:
         return Defect("name", key, "its name leads out of the folder it would be unpacked to: rename it")
     if key in keys and keys[key] and has_medium:
         return Defect("key", key, "its key is repeated in this shard, the first sample counts")
     if key in keys:
-        return Defect("key", key, "its members are not next to each other: pack the shard again, sorted by name")
+        kind = "late" if keys[key] and {LABEL, JSON} & {*extensions} else "key"
+        return Defect(kind, key, "its members are not next to each other: pack the shard again, sorted by name")
     return None
 
 
@@ -149,53 +201,75 @@ def check_medium(medium: Member) -> Defect | None:
     return None
 
 
-def describe_missing(extensions: Iterable[str], media: tuple[str, ...]) -> str:
-    dotted = next((extension for extension in extensions if extension.rpartition(".")[2] in media), None)
+def describe_missing(extensions: Iterable[str], media: tuple[str, ...], member: str | None) -> str:
+    dotted = next((extension for extension in extensions if last_extension(extension) in media), None)
     cure = ": an extension begins at the first dot of a name, so rename its members to have one dot" if dotted else ""
-    wanted = ", ".join(VIDEO_EXTENSIONS if media == VIDEO_EXTENSIONS else IMAGE_EXTENSIONS)
+    cure += f", or index with --member {printable(dotted)}" if dotted else ""
+    wanted = member or ", ".join(VIDEO_EXTENSIONS if media == VIDEO_EXTENSIONS else IMAGE_EXTENSIONS)
     return f"it has no {wanted}, only {printable(', '.join(extensions))}{cure}"
 
 
-def label_sample(key: str, sample: dict[str, Member], medium: Member, classes: int | None) -> Iterator[TarSample | Defect]:
+def label_sample(key: str, sample: dict[str, Member], medium: Member, classes: Classes | None) -> Iterator[TarSample | Defect]:
     """Yield a usable sample with its label, or the defect of its label, or both if labels are optional."""
     label = labeled_by = None
     try:
         label, labeled_by = read_label(sample, classes)
-    except ValueError as error:
-        yield Defect("label", key, str(error), skipped=classes is not None)
+    except LabelError as error:
+        yield Defect("label", key, str(error), skipped=classes is not None, label=error.number)
         if classes is not None:
             return
     ranges = {extension: member.range for extension, member in sample.items()}
     yield TarSample(key, ranges, label, labeled_by, medium.data or b"")
 
 
-def read_label(sample: dict[str, Member], classes: int | None) -> tuple[int | None, str | None]:
+def read_label(sample: dict[str, Member], classes: Classes | None) -> tuple[int | None, str | None]:
     """Return the label and the extension of the member that holds it.
 
     Raises:
-        ValueError: it is no label, or there is none although `classes` is given.
+        LabelError: it is no label, or there is none although `classes` is given.
     """
-    label, labeled_by = None, None
-    text = sample[LABEL].data if LABEL in sample else None
-    if text is not None and re.fullmatch(rb"\s*[+-]?[0-9]{1,18}\s*", text):
-        label, labeled_by = int(text), LABEL
-    elif JSON in sample:
-        label, labeled_by = read_json_label(sample[JSON]), JSON
-    if label is None and LABEL in sample:
-        raise ValueError(f"its label {printable((text or b'').decode('utf-8', 'replace'))!r} is not a whole number")
+    label, labeled_by, others = None, None, []
+    for extension, read in ((LABEL, read_text_label), (JSON, read_json_labels)):
+        for value in read(sample[extension]) if label is None and extension in sample else ():
+            label, labeled_by = find_label(value, classes), extension
+            if label is not None:
+                break
+            others.append(value)
+    if label is None and others:
+        name = "" if classes is None else " or the name of a class"
+        raise LabelError(f"its label {printable(str(others[0]))!r} is not a whole number{name}")
     if label is None and classes is not None:
-        raise ValueError(f"it has no label, neither in a .{LABEL} nor in a .{JSON}")
-    if label is not None and not 0 <= label < (classes or MAX_CLASSES):
-        raise ValueError(f"its label is {label}, but labels go from 0 to {(classes or MAX_CLASSES) - 1}")
-    return (None, None) if label is None else (label, labeled_by)
+        raise LabelError(f"it has no label, neither in a .{LABEL} nor in a .{JSON}")
+    limit = MAX_CLASSES if classes is None else len(classes.names)
+    if label is not None and not 0 <= label < limit:
+        raise LabelError(f"its label is {label}, but labels go from 0 to {limit - 1}", label)
+    return label, None if label is None else labeled_by
 
 
-def read_json_label(member: Member) -> int | None:
+def read_text_label(member: Member) -> Iterator[object]:
+    text = decode_text(member.data or b"", "replace").strip()
+    if text.startswith("["):  # a list of one number, as numpy prints it
+        with suppress(ValueError, RecursionError):
+            yield json.loads(text)
+            return
+    yield text
+
+
+def read_json_labels(member: Member) -> Iterator[object]:
+    """Yield what a sample's JSON has under the keys of a label, without null, which is no label.
+
+    Raises:
+        LabelError: it is not readable, or has a label under another key only.
+    """
     if member.data is None:
-        raise ValueError(f"its json has {member.range[1]} bytes, but labels are read from up to {MAX_TEXT_BYTES}")
+        raise LabelError(f"its json has {member.range[1]} bytes, but labels are read from up to {MAX_TEXT_BYTES}")
     try:
         values = json.loads(member.data)
     except (ValueError, RecursionError) as error:
-        raise ValueError("its json is not readable JSON") from error
-    labels = (values.get(name) for name in LABEL_KEYS) if isinstance(values, dict) else ()
-    return next((label for label in labels if isinstance(label, int) and not isinstance(label, bool)), None)
+        raise LabelError("its json is not readable JSON") from error
+    if not isinstance(values, dict):
+        return
+    labels = [values[name] for name in LABEL_KEYS if values.get(name) is not None]
+    if not labels and (other := next((name for name in OTHER_KEYS if values.get(name) is not None), None)):
+        raise LabelError(f"its json has {other}, but a label is under {' or '.join(LABEL_KEYS)}")
+    yield from labels

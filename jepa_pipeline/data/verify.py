@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import isclose
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, UInt64
@@ -18,7 +19,7 @@ from jepa_pipeline.data.channel_stats import compute_channel_stats
 from jepa_pipeline.data.image import decode_image
 from jepa_pipeline.data.index import ShardIndex, load_index
 from jepa_pipeline.data.indexing import build_index, unreadable_video
-from jepa_pipeline.data.manifest import Shard
+from jepa_pipeline.data.manifest import Manifest, Shard
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
 from jepa_pipeline.data.sample import MEDIA_EXTENSIONS, DecodeError, VideoMetadata
 from jepa_pipeline.data.summary import metadata_table
@@ -110,20 +111,32 @@ def decode_all(video: Video) -> Image.Image:
     return Image.fromarray(video.get_frames(np.zeros(1, np.int64))[0])
 
 
-def check_shard(folder: str, location: str, kind: DataKind, classes: int | None, shard: Shard) -> ShardReport:
-    """Verify a shard: its size, SHA-256 and index, that every image or frame decodes, and every label is below `classes`.
+class Contents(NamedTuple):
+    """The properties of a data set that decide what its tars should hold; see Manifest. listed: labels are not in the tars."""
+
+    kind: DataKind
+    classes: tuple[str, ...] | None = None
+    member: str | None = None
+    listed: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Contents":
+        return cls(manifest.kind, manifest.classes, manifest.member, manifest.label_list is not None)
+
+
+def check_shard(folder: str, location: str, contents: Contents, shard: Shard) -> ShardReport:
+    """Verify a shard: its size, SHA-256 and index, that every image or frame decodes, and that every label is one of a class.
 
     Args:
         folder: of the manifest and the indexes; at a URL indexes are not checked.
         location: folder or URL of the shards.
-        kind: of the data set.
-        classes: their number, if there are any.
+        contents: of the data set.
         shard: its entry in the manifest.
     """
     try:
         if is_remote(location):
-            return retry(join_url(location, shard.file), lambda: read_shard(folder, location, kind, classes, shard), TRIES)
-        return read_shard(folder, location, kind, classes, shard)
+            return retry(join_url(location, shard.file), lambda: read_shard(folder, location, contents, shard), TRIES)
+        return read_shard(folder, location, contents, shard)
     except FileNotFoundError:
         reason = "it is missing: copy it again"
     except OSError as error:
@@ -135,16 +148,20 @@ def check_shard(folder: str, location: str, kind: DataKind, classes: int | None,
     return report
 
 
-def read_shard(folder: str, location: str, kind: DataKind, classes: int | None, shard: Shard) -> ShardReport:
+def read_shard(folder: str, location: str, contents: Contents, shard: Shard) -> ShardReport:
     report = ShardReport(shard.file)
     samples: list[TarSample] = []
     defects: list[Defect] = []
     stored = load_stored_index(folder, report)
-    media = MEDIA_EXTENSIONS[kind]
+    media, kind = MEDIA_EXTENSIONS[contents.kind], contents.kind
+    classes = None if contents.listed else contents.classes
+    chosen = {*stored.keys} if contents.listed and stored else None
     with open_file(location, shard.file) as file:
         reader = HashingReader(file)
         try:
-            for result in iter_samples(reader, classes, media=media, read=media):
+            for result in iter_samples(reader, classes, media=media, read=media, member=contents.member):
+                if chosen is not None and isinstance(result, TarSample) and result.key not in chosen:
+                    continue  # the list has no row for it
                 checked = result if isinstance(result, Defect) else report.add(result, kind)
                 defects.append(checked) if isinstance(checked, Defect) else samples.append(checked)
             index = build_index(samples)
@@ -156,9 +173,20 @@ def read_shard(folder: str, location: str, kind: DataKind, classes: int | None, 
     report_defects(defects, stored, report)
     if stored is not None:
         stored = compare_metadata(stored, index, report)
+        if contents.listed:
+            report.labels = check_listed_labels(stored, contents, report)
+            stored, index = stored.without_labels(), index.without_labels()
         compare_index(stored, index if classes else index.without_labels(), shard, reader.bytes, report)
         report.keys = key_hashes(stored.keys)
     return report
+
+
+def check_listed_labels(stored: ShardIndex, contents: Contents, report: ShardReport) -> Counter[int | None]:
+    """Return the samples by label of an index whose labels are of a list; report those that are of no class."""
+    labels, count = Counter(stored.labels), len(contents.classes or ())
+    if wrong := [label for label in labels if label is None or not 0 <= label < count]:
+        report.problem("label", f"its index has the label {wrong[0]}, but labels go from 0 to {count - 1}")
+    return labels
 
 
 def load_stored_index(folder: str, report: ShardReport) -> ShardIndex | None:
@@ -184,7 +212,7 @@ def report_defects(defects: list[Defect], stored: ShardIndex | None, report: Sha
     listed = Counter(stored.keys if stored else ())
     for defect in defects:
         # Of two samples with the same key the first is right, so the index lists the key once without a problem.
-        if defect.skipped and listed[defect.name] > (defect.kind == "key"):
+        if defect.skipped and listed[defect.name] > (defect.kind in ("key", "late")):
             report.problem(defect.kind, f"sample {printable(defect.name)} cannot be used: {defect.reason}", defect.name)
         else:
             report.warn(defect.kind, str(defect), defect.name)

@@ -11,6 +11,7 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.encoder_card import AnyEncoderConfig, EncoderCard, read_card
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import EvalImages
 from jepa_pipeline.data.eval_clips import EvalClips
 from jepa_pipeline.data.shards import Shards
@@ -24,6 +25,7 @@ from jepa_pipeline.probes.features import Features, Preprocessing, extract
 from jepa_pipeline.probes.labeled_data import (
     check_media,
     check_set_size,
+    compare_labels,
     explain_damage,
     open_labeled_sets,
     read_labels,
@@ -134,13 +136,17 @@ def run_probe(job: ProbeJob) -> ProbeReport:
     report, encoder = job.report, job.frozen.encoder
     config, kind = report.probe, job.train_set.manifest.kind
     with explain_damage(kind):
+        classes, counts = compare_labels(job.train_set, job.test_set)
+        report = report.model_copy(update={"labels": counts})
+        for sentence in counts.sentences():
+            print_plain(None, sentence)
         check_set_size(job.train_set, config)
         extractors = build_extractors(job.frozen.card, encoder, report.level, config.seed, clips=kind == "videos")
         if {"linear", "knn"} & {*config.protocols}:
-            report = probe_pooled(report, extractors, job)
+            report = probe_pooled(report, extractors, job, classes)
             save_report(job.path, report)  # now, because the attentive heads take long and may fail
         if "attentive" in config.protocols:
-            report = probe_attentive(report, extractors, job)
+            report = probe_attentive(report, extractors, job, classes)
             check_unchanged(encoder, report.weights_hash)
             save_report(job.path, report)
     return report
@@ -225,7 +231,7 @@ def extract_set(
     return extract({**extractors}, batches, loader.samples, preprocessing, title, first, still_clips)
 
 
-def probe_pooled(report: ProbeReport, extractors: dict[EncoderName, FeatureExtractor], job: ProbeJob) -> ProbeReport:
+def probe_pooled(report: ProbeReport, extractors: dict[EncoderName, FeatureExtractor], job: ProbeJob, classes: int) -> ProbeReport:
     """Return the report with the accuracies of pooled features and of the pixels, and their ranks."""
     config, card, manifest = report.probe, job.frozen.card, job.train_set.manifest
     names = [*feature_names(extractors), "pixels"]
@@ -233,11 +239,13 @@ def probe_pooled(report: ProbeReport, extractors: dict[EncoderName, FeatureExtra
     test = extract_set(extractors, job.test_set, card, config, "test set", first=manifest.samples)
     check_unchanged(job.frozen.encoder, report.weights_hash)
     frames = card.encoder.frames if manifest.kind == "videos" else None
-    rows, selection = probe_features(names, train, test, len(manifest.classes or ()), frames, config)
+    rows, selection = probe_features(names, train, test, classes, frames, config)
     return report.model_copy(update={"rows": rows, "rankme": measure_ranks(names, train), "selection": selection})
 
 
-def probe_attentive(report: ProbeReport, extractors: dict[EncoderName, FeatureExtractor], job: ProbeJob) -> ProbeReport:
+def probe_attentive(
+    report: ProbeReport, extractors: dict[EncoderName, FeatureExtractor], job: ProbeJob, classes: int
+) -> ProbeReport:
     """Return the report with the attentive accuracy of each encoder, and the heads that were tried."""
     config, settings, started, card = report.probe, report.probe.attentive, time.perf_counter(), job.frozen.card
     preprocessing, manifest = Preprocessing(card.mean, card.std, config.precision), job.train_set.manifest
@@ -247,7 +255,7 @@ def probe_attentive(report: ProbeReport, extractors: dict[EncoderName, FeatureEx
     test_tokens = ComputedTokens({**extractors}, test, preprocessing)
     names = feature_names(extractors)
     heads = {name: max_heads(card.encoder, settings, level_of(name)) for name in names}
-    labels, classes = read_labels(job.train_set), len(manifest.classes or ())
+    labels = read_labels(job.train_set)
     results = attentive_probe(train_tokens, labels, test_tokens, classes, heads, config)
     given: Settings = {"form": settings.form, "epochs": settings.epochs}
     if manifest.kind == "videos":

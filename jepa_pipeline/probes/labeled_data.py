@@ -1,6 +1,6 @@
 """Labeled data sets for probes: finding, opening and checking them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -18,8 +18,11 @@ from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
 from jepa_pipeline.data.shards import NO_LABEL, SampleError, Shards
+from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.probes.knn import check_neighbors
+from jepa_pipeline.probes.label_coverage import check_counts, count_labels, shared_classes
 from jepa_pipeline.probes.linear import check_pairs
+from jepa_pipeline.results.label_counts import LabelCounts
 
 PARTS = ("train", "test")
 
@@ -79,19 +82,47 @@ def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
     for location, shards in ((data, train_set), (test, test_set)):
         if not shards.manifest.classes:
             raise UserError(f"{location} has no classes, but a probe needs labels: build its shards from one folder per class")
-    classes, test_classes = train_set.manifest.classes, test_set.manifest.classes
-    if classes != test_classes:
-        raise UserError(
-            f"{data} has the classes {first_few(classes)} but {test} has {first_few(test_classes)}: build both from one folder"
-        )
+    classes, test_classes = train_set.manifest.classes or (), test_set.manifest.classes or ()
+    if shared_classes(classes, test_classes) is None:
+        raise UserError(describe_difference(data, classes, test, test_classes))
     if {shard.sha256 for shard in train_set.manifest.shards} & {shard.sha256 for shard in test_set.manifest.shards}:
         raise UserError(f"{data} and {test} share shards: a test set must not hold training samples")
     return train_set, test_set
 
 
-def first_few(classes: tuple[str, ...] | None) -> str:
-    names = classes or ()
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+def describe_difference(data: str, classes: Sequence[str], test: str, test_classes: Sequence[str]) -> str:
+    """Return a sentence on two sets that may not have the same classes."""
+    if len({*classes}) < len(classes) or len({*test_classes}) < len(test_classes):
+        difference, cure = "and some have the same name", "give each class of both its own name"
+    else:
+        only = next(name for name in classes if name not in test_classes)
+        other = next(name for name in test_classes if name not in classes)
+        difference = f"so that {printable(only)!r} is only in the first and {printable(other)!r} only in the second"
+        cure = "give classes the same names in both, or name a test set of the same classes"
+    first, second = (f"{len(names)} ({first_few(names)})" for names in (classes, test_classes))
+    return f"{redact_urls(data)} has the classes {first} but {redact_urls(test)} has {second}, {difference}: {cure}"
+
+
+def first_few(names: Sequence[str]) -> str:
+    return f"{', '.join(map(printable, names[:3]))}{', ...' if len(names) > 3 else ''}"
+
+
+def compare_labels(train_set: Shards, test_set: Shards) -> tuple[int, LabelCounts]:
+    """Return the number of classes of both sets, and what their histograms of labels show, without decoding anything.
+
+    From then on both sets give a class, known by its name, the same label.
+
+    Raises:
+        UserError: no accuracy would mean anything.
+    """
+    classes = shared_classes(train_set.manifest.classes or (), test_set.manifest.classes or ())
+    if classes is None:
+        raise ValueError("the sets have different classes, which open_labeled_sets refuses")
+    for shards in (train_set, test_set):
+        shards.renumber(classes)
+    counts = count_labels(read_labels(train_set), read_labels(test_set), classes)
+    check_counts(counts, redact_urls(train_set.location), redact_urls(test_set.location), classes)
+    return len(classes), counts
 
 
 def read_labels(shards: Shards) -> Int64[Tensor, "S"]:

@@ -11,6 +11,7 @@ from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig, Protocol
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.files import atomic_write
+from jepa_pipeline.results.label_counts import LabelCounts
 
 LevelName = Annotated[str, Field(pattern=r"^(random_init_)?level([1-9][0-9]*|s)$")]
 EncoderName = Literal["target", "online", "random_init", "frames_shuffled", "frames_apart", "pixels"] | LevelName
@@ -77,6 +78,9 @@ class ProbeReport(Section):
     probe: ProbeConfig = Field(description="Settings of the probe.")
     level: Level | None = Field(
         default=None, description="The level of a stack that was probed; null: every level, or a single encoder."
+    )
+    labels: LabelCounts | None = Field(
+        default=None, description="Counts of the labels, and of test samples that cannot be right; null in old reports."
     )
     rows: list[ProbeRow] = Field(description="The accuracies.")
     rankme: dict[str, float] = Field(

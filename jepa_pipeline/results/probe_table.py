@@ -30,7 +30,8 @@ def print_report(report: ProbeReport, media: str, path: Path) -> None:
         table.add_row(row.encoder, row.protocol, format_settings(row), f"{100 * row.top1:.2f}", interval, f"{row.seconds:.1f}")
     console = Console()
     console.print(table)
-    for sentence in [*attribute_to_time(report.rows), f"written to {path}"]:
+    limits = report.labels.sentences() if report.labels else ()
+    for sentence in [*attribute_to_time(report.rows), *limits, f"written to {path}"]:
         print_plain(console, sentence)
 
 

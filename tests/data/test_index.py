@@ -86,8 +86,18 @@ def test_all_bytes_pass_even_of_a_damaged_tar():
         ({"cls": b"7", "json": b'{"label": 3}'}, 7, "cls"),
         ({"cls": b"cat", "json": b'{"label": 3}'}, 3, "json"),
         ({"json": b'{"label": "cat", "cls": 3}'}, 3, "json"),
-        ({"json": b'{"label": true}'}, None, None),
-        ({"json": b'{"label": 3.0}'}, None, None),
+        ({"cls": b"7.0"}, 7, "cls"),
+        ({"cls": b'"7"'}, 7, "cls"),
+        ({"cls": b"[7]"}, 7, "cls"),
+        ({"cls": b"\xef\xbb\xbf7\r\n"}, 7, "cls"),
+        ({"cls": "7\r\n".encode("utf-16")}, 7, "cls"),
+        ({"json": b'{"label": 3.0}'}, 3, "json"),
+        ({"json": b'{"label": "3"}'}, 3, "json"),
+        ({"json": b'{"label": " 3.0 "}'}, 3, "json"),
+        ({"json": b'{"label": [3]}'}, 3, "json"),
+        ({"json": b'\xef\xbb\xbf{"label": 3}'}, 3, "json"),
+        ({"json": b'{"label": null}'}, None, None),
+        ({"json": b'{"caption": "3 cats"}'}, None, None),
         ({"json": b"[3]"}, None, None),
         ({"txt": b"3"}, None, None),
     ],
@@ -97,11 +107,55 @@ def test_labels_are_whole_numbers_in_cls_or_in_json(members: dict[str, bytes], l
     assert (result.index.labels, dict(result.labeled_by), result.defects) == ([label], {by: 1}, [])
 
 
-@pytest.mark.parametrize("text", [b"cat", b"", b"1_0", b"1.0", b"0x1", "٣".encode(), b"\x80", b"9" * 30])
+@pytest.mark.parametrize(
+    "text", [b"cat", b"", b"1_0", b"1.5", b"0x1", "٣".encode(), b"\x80", b"9" * 30, b"[1, 2]", b"[[", b"1e1", b"nan"]
+)
 def test_what_is_no_number_is_no_label(text: bytes):
     result = indexed({"a.jpg": b"x", "a.cls": text})
     assert result.index.labels == [None]
     assert [(fault.kind, fault.skipped) for fault in result.defects] == [("label", False)]
+
+
+@pytest.mark.parametrize("value", ["true", "[0, 1]", '"cat"', "3.5", '{"id": 3}', "NaN", "Infinity", "[]"])
+def test_a_label_that_is_met_but_not_understood_is_named(value: str):
+    result = indexed({"a.jpg": b"x", "a.json": f'{{"label": {value}}}'.encode()})
+    assert result.index.labels == [None]
+    (defect,) = result.defects
+    assert (defect.kind, defect.skipped) == ("label", False) and "is not a whole number" in defect.reason
+
+
+def test_a_label_under_another_key_is_named():
+    result = indexed({"a.jpg": b"x", "a.json": b'{"target": 3}', "b.jpg": b"x", "b.json": b'{"target": 3, "label": 2}'})
+    assert result.index.labels == [None, 2]
+    assert [defect.reason for defect in result.defects] == ["its json has target, but a label is under label or cls"]
+    assert not indexed({"a.jpg": b"x", "a.json": b'{"target": null, "caption": "a class"}'}).defects
+
+
+@pytest.mark.parametrize("members", [{"cls": b"dog\n"}, {"json": b'{"label": " dog"}'}, {"cls": b"'dog'"}, {"cls": b"1"}])
+def test_with_class_names_a_label_may_be_one_of_them(members: dict[str, bytes]):
+    stored = {"a.jpg": b"x", **{f"a.{extension}": data for extension, data in members.items()}}
+    assert index_shard(io.BytesIO(pack(stored)), "a.tar", ("cat", "dog")).index.labels == [1]
+    with pytest.raises(ShardError, match=r"its label 'emu' is not a whole number or the name of a class"):
+        index_shard(io.BytesIO(pack({"a.jpg": b"x", "a.cls": b"emu"})), "a.tar", ("cat", "dog"))
+
+
+def test_labels_in_front_of_all_images_are_named():
+    members = {f"{n}.cls": b"1" for n in range(3)} | {f"{n}.jpg": b"x" for n in range(3)}
+    with pytest.raises(ShardError, match=r"\(0: its members are not next to each other: pack the shard again, sorted by name\)"):
+        indexed(members)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"), [("left.jpg", b"L"), ("left", b"L"), ("right", b"RR"), ("png", b"PPP"), ("jpg", b"JJJJ")]
+)
+def test_a_named_member_is_the_medium_of_a_sample(name: str, chosen: bytes):
+    members = {"a.left.jpg": b"L", "a.right.jpg": b"RR", "a.png": b"PPP", "a.jpg": b"JJJJ", "a.cls": b"4", "a.txt": b"x"}
+    data = pack(members)
+    index = index_shard(io.BytesIO(data), "a.tar", member=name).index
+    offset, size = index.media_range(0)
+    assert data[offset : offset + size] == chosen and index.labels == [4] and "txt" in index.members
+    with pytest.raises(ShardError, match=r"it has no depth, only txt, left.jpg|it has no depth, only"):
+        index_shard(io.BytesIO(data), "a.tar", member="depth")
 
 
 @pytest.mark.parametrize("place", [[-1, 5], [5, -1], [1.5, 2], ["a", 2], [1], [1, 2, 3]])

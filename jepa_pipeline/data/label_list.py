@@ -1,0 +1,150 @@
+"""Labels of a list: which label each row of it gives to a file or sample."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.class_names import count_names
+from jepa_pipeline.data.data_parts import part_of
+from jepa_pipeline.data.label_table import Row, read_rows
+from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from jepa_pipeline.data.tar_reader import printable
+
+SUFFIXES = {f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)}
+
+
+class LabelList:
+    """The rows of a list, found by the path of a file or the key of a sample.
+
+    A row names a file by its path, by the end of its path, or by its name, each with or without a suffix. A row fits one file.
+
+    Args:
+        source: the list, for sentences.
+        rows: of the list.
+    """
+
+    def __init__(self, source: Path, rows: Iterable[Row]) -> None:
+        self.source = source
+        self.rows = list(rows)
+        self.fitted: dict[int, str] = {}
+        """The file that a row was found for."""
+        self._by_stem: dict[str, list[tuple[int, PurePosixPath]]] = defaultdict(list)
+        for number, row in enumerate(self.rows):
+            for name in row.names:
+                path = PurePosixPath(name.replace("\\", "/"))
+                self._by_stem[stem(path)].append((number, path))
+
+    @property
+    def labels(self) -> set[str]:
+        """All labels, also of rows that fit no file."""
+        return {row.label for row in self.rows if row.label}
+
+    def find(self, name: str, place: str = "") -> str | None:
+        """Return the label of a file or sample; None if no row fits it, or the row has no label.
+
+        Args:
+            name: its path or key.
+            place: what tells apart files of the same name, such as the tar they are in.
+
+        Raises:
+            UserError: several rows with different labels fit it, or its row fits another file as well.
+        """
+        path = PurePosixPath(name)
+        fits = [(fit, number) for number, other in self._by_stem.get(stem(path), ()) if (fit := fit_paths(other, path))]
+        best = max((fit for fit, _ in fits), default=None)
+        rows = sorted({number for fit, number in fits if fit == best})
+        labels = sorted({self.rows[number].label for number in rows})
+        if len(labels) > 1:
+            first, second = (printable(label) for label in labels[:2])
+            raise UserError(
+                f"{self.source} gives {printable(name)} the labels {first!r} and {second!r}: a sample has one, so correct it"
+            )
+        for number in rows:
+            other = self.fitted.setdefault(number, place + name)
+            if other != place + name:
+                raise UserError(
+                    f"the row {printable(self.rows[number].names[0])} of {self.source} fits {printable(other)} and "
+                    f"{printable(place + name)}: write paths that tell them apart"
+                )
+        return labels[0] or None if labels else None
+
+    def unfitted(self) -> Iterator[Row]:
+        """Yield the rows with a label for which no file was found."""
+        yield from (row for number, row in enumerate(self.rows) if row.label and number not in self.fitted)
+
+    def check_parts(self) -> None:
+        """Check that the rows in use are of one part of the data.
+
+        Raises:
+            UserError: some are of the training set and others of a test set.
+        """
+        parts = sorted({self.rows[number].part for number in self.fitted if self.rows[number].part})
+        if len({part_of(part) for part in parts if part_of(part)}) > 1:
+            raise UserError(
+                f"{self.source} has rows of {' and '.join(parts)}, which belong in separate data sets: write the rows of each to a "
+                "list of its own, and build each by itself"
+            )
+
+    def check_fits(self, example: str, location: str) -> None:
+        """Raise UserError if no row fits a file; example: one that should have fitted."""
+        if not self.fitted:
+            row = next((row.names[0] for row in self.rows), "none")
+            raise UserError(
+                f"no row of {self.source} fits a file of {location}: a row names {printable(row)}, a file is {printable(example)}; "
+                "write paths, names or IDs as the files have them"
+            )
+
+    def describe_unfitted(self) -> list[str]:
+        """Return sentences on the rows without a file, and on the classes of which all rows are."""
+        missing = list(self.unfitted())
+        if not missing:
+            return []
+        lines = [f"{len(missing)} of {len(self.rows)} rows of {self.source} have no file, such as {printable(missing[0].names[0])}"]
+        if lost := self.lost_classes():
+            lines.append(f"{count_names([*map(printable, lost)], 'class')} of {self.source} with no file at all")
+        return lines
+
+    def lost_classes(self) -> list[str]:
+        """Return the labels of which no row fits a file."""
+        return sorted(self.labels - {self.rows[number].label for number in self.fitted})
+
+
+def read_label_list(path: Path) -> LabelList:
+    """Read a list of labels; see read_rows.
+
+    Raises:
+        UserError: it cannot be read, or has no column of files or of labels.
+    """
+    rows = read_rows(path)
+    if not any(row.label for row in rows):
+        raise UserError(f"{path} gives no file a label: name a list with a label for each file")
+    return LabelList(path, rows)
+
+
+def hash_labels(keys_and_labels: Iterable[tuple[str, int | None]]) -> str:
+    """Return the SHA-256 of the labels of samples."""
+    digest = hashlib.sha256()
+    for pair in keys_and_labels:
+        digest.update(json.dumps(pair).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def stem(path: PurePosixPath) -> str:
+    """Return the last part of a path without the suffix of an image or video; other dots belong to the name."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def fit_paths(row: PurePosixPath, file: PurePosixPath) -> tuple[bool, int] | None:
+    """Return how well the path of a row fits that of a file of the same stem: better with its suffix, and with more folders.
+
+    One of the two must be the end of the other: lists and folders often begin at different levels.
+    """
+    first, second = ([part for part in path.parts[:-1] if part != "."] for path in (row, file))
+    shared = min(len(first), len(second))
+    if shared and first[-shared:] != second[-shared:]:
+        return None
+    suffixes = [suffix if suffix in SUFFIXES else "" for suffix in (row.suffix.lower(), file.suffix.lower())]
+    return suffixes[0] in ("", suffixes[1]) or suffixes[1] == "", shared

@@ -1,0 +1,153 @@
+"""Lists of labels in the forms in which data sets are published."""
+
+import codecs
+import json
+from pathlib import Path
+
+import pytest
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.label_list import read_label_list
+from jepa_pipeline.data.label_table import read_rows
+
+PAIRS = {"cats/a.jpg": "cat", "b c.png": "dog", "d": "fox"}
+
+
+def write(folder: Path, name: str, text: str | bytes) -> Path:
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder / name
+
+
+def labels(path: Path) -> dict[str, str]:
+    return {row.names[0]: row.label for row in read_rows(path)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", "path,label\ncats/a.jpg,cat\nb c.png,dog\nd,fox\n"),
+        ("l.csv", codecs.BOM_UTF8 + b"path,label\r\ncats/a.jpg,cat\r\nb c.png,dog\r\nd,fox\r\n"),
+        ("l.csv", "path,label\ncats/a.jpg,cat\nb c.png,dog\nd,fox\n".encode("utf-16")),
+        ("l.csv", '"Label","ignored","File Name"\n"cat","1","cats/a.jpg"\n"dog","1","b c.png"\nfox,,d\n'),
+        ("l.csv", "cats/a.jpg,cat\nb c.png,dog\nd,fox\n"),
+        ("l.csv", "cat,cats/a.jpg\ndog,b c.png\nfox,d\n"),
+        ("l.csv", "id;class_name\ncats/a.jpg;cat\nb c.png;dog\nd;fox\n"),
+        ("l.tsv", "image_id\tclass\ncats/a.jpg\tcat\nb c.png\tdog\nd\tfox\n"),
+        ("l.txt", "cats/a.jpg cat\nb c.png dog\nd fox\n"),
+        ("l.json", json.dumps(PAIRS)),
+        ("l.json", json.dumps([*PAIRS.items()])),
+        ("l.json", json.dumps([{"file": file, "label": label} for file, label in PAIRS.items()])),
+        ("l.json", json.dumps({"labels": [*PAIRS.items()]})),
+        ("l.jsonl", "\n".join(json.dumps({"file_name": file, "label": label}) for file, label in PAIRS.items())),
+        (
+            "coco.json",
+            json.dumps(
+                {
+                    "images": [{"id": n, "file_name": file} for n, file in enumerate(PAIRS)],
+                    "categories": [{"id": 10 + n, "name": label} for n, label in enumerate(PAIRS.values())],
+                    "annotations": [{"image_id": n, "category_id": 10 + n} for n in range(3)],
+                }
+            ),
+        ),
+    ],
+)
+def test_a_list_has_any_usual_form(tmp_path: Path, name: str, text: str | bytes):
+    assert labels(write(tmp_path, name, text)) == PAIRS
+
+
+def test_paths_and_numbers_without_a_header_are_those_of_video_lists(tmp_path: Path):
+    assert labels(write(tmp_path, "vjepa.csv", "/k400/train/a b.mp4 7\n/k400/train/c.mp4 11\n")) == {
+        "/k400/train/a b.mp4": "7",
+        "/k400/train/c.mp4": "11",
+    }
+    assert labels(write(tmp_path, "frames.txt", "videos/a.mp4 120 3\n")) == {"videos/a.mp4": "3"}
+    assert labels(write(tmp_path, "ucf.txt", "ApplyEyeMakeup/v_g08_c01.avi 1\n")) == {"ApplyEyeMakeup/v_g08_c01.avi": "1"}
+    assert labels(write(tmp_path, "imagenet.txt", "ILSVRC2012_val_00000001.JPEG 65\n")) == {"ILSVRC2012_val_00000001.JPEG": "65"}
+    assert labels(write(tmp_path, "names.txt", "a.jpg golden retriever\n")) == {"a.jpg": "golden retriever"}
+    assert labels(write(tmp_path, "floats.csv", "file,label\na.jpg,7.0\nb.jpg,\n")) == {"a.jpg": "7", "b.jpg": ""}
+
+
+KINETICS = """label,youtube_id,time_start,time_end,split
+abseiling,_4YTwq0-73Y,14,24,train
+"yoga, hot",abc_def,0,10,train
+"""
+
+
+def test_kinetics_names_its_clips_by_id_and_seconds(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "train.csv", KINETICS))
+    assert listed.find("abseiling/_4YTwq0-73Y_000014_000024.mp4") == "abseiling"
+    assert listed.find("abc_def.mp4") == "yoga, hot", "some have the whole video"
+    assert listed.find("abc_def_000010_000020.mp4") is None
+    text = json.dumps({"_4YTwq0-73Y": {"annotations": {"label": "abseiling", "segment": [14.0, 24.0]}, "subset": "training"}})
+    assert read_label_list(write(tmp_path, "k.json", text)).find("_4YTwq0-73Y_000014_000024.mp4") == "abseiling"
+
+
+def test_something_somethings_class_is_the_template_without_brackets(tmp_path: Path):
+    rows = [{"id": "78687", "label": "holding potato next to vicks", "template": "Holding [something] next to [something]"}]
+    listed = read_label_list(write(tmp_path, "train.json", json.dumps(rows)))
+    assert listed.find("20bn/78687.webm") == "Holding something next to something"
+
+
+@pytest.mark.parametrize(
+    ("row", "file", "fits"),
+    [
+        ("/data/k400/train/a.mp4", "train/a.mp4", True),
+        ("a.mp4", "train/a.mp4", True),
+        ("./train/a.mp4", "train/a.mp4", True),
+        ("train\\a.mp4", "train/a.mp4", True),
+        ("a", "train/a.MP4", True),
+        ("a.mp4", "train/a.webm", True),
+        ("a.v2", "a.v2.mp4", True),
+        ("val/a.mp4", "train/a.mp4", False),
+        ("ba.mp4", "a.mp4", False),
+        ("A.mp4", "a.mp4", False),
+    ],
+)
+def test_a_row_fits_the_end_of_a_path_with_any_suffix(tmp_path: Path, row: str, file: str, fits: bool):
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n{row},cat\n"))
+    assert listed.find(file) == ("cat" if fits else None)
+
+
+def test_the_most_exact_row_counts(tmp_path: Path):
+    text = "path,label\nx/1.jpg,cat\ny/1.jpg,dog\n1.jpg,cow\n2.png,hen\n2.jpg,emu\n"
+    listed = read_label_list(write(tmp_path, "l.csv", text))
+    assert [listed.find(name) for name in ("x/1.jpg", "y/1.jpg", "2.jpg", "2.png")] == ["cat", "dog", "emu", "hen"]
+
+
+def test_what_cannot_be_told_apart_is_refused(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", "path,label\nx/1.jpg,cat\ny/1.jpg,dog\n2.jpg,cow\n"))
+    with pytest.raises(UserError, match=r"gives 1.jpg the labels 'cat' and 'dog': a sample has one"):
+        listed.find("1.jpg")
+    assert listed.find("a/2.jpg") == "cow"
+    with pytest.raises(UserError, match=r"the row 2.jpg of .* fits a/2.jpg and b/2.jpg: write paths that tell them apart"):
+        listed.find("b/2.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("l.csv", "", "is empty"),
+        ("l.csv", "path,width\na.jpg,3\n", "has the columns path, width, but none of labels"),
+        ("l.csv", "width,label\n3,cat\n", "has the columns label, width, but none of files"),
+        ("l.csv", "path,label\na.jpg,\n", "gives no file a label"),
+        ("l.txt", "a.jpg\nb.jpg\n", "has the row 'a.jpg' without a label"),
+        ("l.json", '{"a": ', "is not readable JSON"),
+        ("l.json", "3", "is JSON, but neither"),
+        ("l.json", '[{"id": 1, "label": [2, 3]}]', r"gives 1 the label \[2, 3\]: a sample has one label"),
+        ("l.csv", b"\x89PNG\r\n\x1a\n\xff", "cannot be read as text"),
+    ],
+)
+def test_a_list_that_is_not_understood_is_one_sentence(tmp_path: Path, name: str, text: str | bytes, sentence: str):
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_label_list(write(tmp_path, name, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_two_parts_are_refused_only_if_both_have_files(tmp_path: Path):
+    text = KINETICS + "archery,xyz,1,11,validate\n"
+    listed = read_label_list(write(tmp_path, "all.csv", text))
+    listed.find("_4YTwq0-73Y_000014_000024.mp4")
+    listed.check_parts()
+    listed.find("xyz_000001_000011.mp4")
+    with pytest.raises(UserError, match="has rows of train and validate, which belong in separate data sets"):
+        listed.check_parts()
