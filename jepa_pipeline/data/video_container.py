@@ -1,4 +1,6 @@
-"""Facts about video files that FFmpeg does not report, or reports wrongly: hidden frames, key frames, truncation, rotation."""
+"""Facts about video files that FFmpeg does not report, or reports wrongly: hidden frames, key frames, settings of the decoder,
+truncation, rotation.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -7,12 +9,24 @@ import numpy as np
 
 if TYPE_CHECKING:
     import av
+    from av.packet import PktSideDataT
 
 FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc"
 """FFmpeg's demuxers of video files. Others read text, images, and playlists that name other files: not from untrusted data."""
 
 WITHOUT_KEY_FRAMES = {"gif"}
 """Formats whose frames are flagged as key frames but need the frames before them."""
+
+WITHOUT_DISPLAY_TIMES = {"avi", "asf"}
+"""Formats in which frames have at most the time at which they are decoded."""
+
+
+SETTINGS: "tuple[PktSideDataT, ...]" = ("palette", "new_extradata", "param_change")
+"""Side data of a packet that holds for the later packets too, until there is another."""
+
+
+EXIF = 31
+"""AV_FRAME_DATA_EXIF of FFmpeg 8."""
 
 
 class Orientation(NamedTuple):
@@ -21,6 +35,35 @@ class Orientation(NamedTuple):
     transposed: bool
     row_step: int
     column_step: int
+
+
+def repeat_settings(packets: "Sequence[av.Packet[Any]]", extradata: bytes | None) -> None:
+    """Give each key frame the decoder's settings that came before it, so that decoding from there on gives the same pixels.
+
+    A demuxer attaches settings, such as a palette, only to the packet where they begin.
+
+    Args:
+        packets: of a stream in their order.
+        extradata: the settings at the start.
+    """
+    kinds: list[PktSideDataT] = [kind for kind in SETTINGS if any(packet.has_sidedata(kind) for packet in packets)]
+    current: dict[PktSideDataT, Any] = {}
+    if "new_extradata" in kinds and extradata:
+        current["new_extradata"] = create_side_data("new_extradata", extradata)
+    for number, packet in enumerate(packets):
+        for kind in kinds:
+            if packet.has_sidedata(kind):
+                current[kind] = packet.get_sidedata(kind)
+            elif kind in current and (packet.is_keyframe or number == 0):
+                packet.set_sidedata(current[kind])
+
+
+def create_side_data(kind: "PktSideDataT", data: bytes) -> Any:
+    from av.packet import PacketSideData, packet_sidedata_type_from_literal
+
+    side_data: Any = PacketSideData(packet_sidedata_type_from_literal(kind), len(data))  # pyright: ignore[reportCallIssue]
+    side_data.update(data)
+    return side_data
 
 
 def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:
@@ -66,6 +109,7 @@ def ebml_size(data: bytes, offset: int) -> tuple[int, int]:
 
 def read_orientation(frame: "av.VideoFrame") -> Orientation:
     """Return the orientation in the display matrix of a frame: [a b u; c d v; x y w] takes (1, 0) to (a, b)."""
+    name_side_data()
     # PyAV keeps a frame whose side data was read until garbage collection, so read it from a tiny copy.
     tiny = frame.reformat(2, 2, "gray", threads=1)
     matrix = tiny.side_data.get("DISPLAYMATRIX")
@@ -75,3 +119,13 @@ def read_orientation(frame: "av.VideoFrame") -> Orientation:
     transposed = abs(b) > abs(a)
     right, down = (c, b) if transposed else (a, d)
     return Orientation(transposed, -1 if down < 0 else 1, -1 if right < 0 else 1)
+
+
+def name_side_data() -> None:
+    """Let PyAV read the side data of frames with EXIF, as cameras write in Motion JPEG: it has no name for that kind and raises."""
+    from av.sidedata.sidedata import Type
+
+    if EXIF not in Type._value2member_map_:
+        unnamed = object.__new__(Type)
+        unnamed._name_, unnamed._value_ = "EXIF", EXIF
+        Type._value2member_map_[EXIF] = unnamed
