@@ -14,7 +14,7 @@ from PIL import Image
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.data.channel_stats import compute_channel_stats
-from jepa_pipeline.data.image import decode_with_extension
+from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Skipped
 from jepa_pipeline.data.media_folder import MediaFile, describe_suffixes, find_unclassified, list_media, split_files, to_utf8
@@ -150,7 +150,7 @@ def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tupl
 
 def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:
     data = file.path.read_bytes()
-    image, extension = decode_with_extension(data)
+    image, extension, _ = decode(data)
     if size is not None and min(image.size) > size:
         extension = "jpg" if extension == "jpg" else "png"
         image = shrink(image, size)
