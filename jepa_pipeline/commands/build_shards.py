@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -13,7 +14,7 @@ from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.channel_stats import compute_channel_stats
+from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
 from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Skipped
@@ -75,21 +76,29 @@ def build(
         print_lines([f"no classes, because {beside} is beside the folders: move such files into one of them to have labels"])
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
-    start = perf_counter()
+    start, deep = perf_counter(), DeepRange()
     manifests = {}
     with new_folder(out) as folder, ProcessPoolExecutor(workers) as pool:
         for part, selected in parts.items():
             jobs = [(record_key(index, file.path), file) for index, file in enumerate(selected)]
             prepared = parallel_map(pool, workers, partial(prepare, root, size, reencode), jobs, CHUNK_FILES[kind])
             manifests[out / part] = write_shards(
-                track_progress(prepared, f"writing {out / part}", len(jobs)),
+                track_progress(count_deep(prepared, deep), f"writing {out / part}", len(jobs)),
                 folder / part,
                 classes=classes,
                 made={"source": root.resolve().name, "part": part, **made},
                 shard_size=shard_size,
             )
     print_summary(manifests, others, perf_counter() - start)
+    print_lines(filter(None, [deep.describe()]))
     return manifests
+
+
+def count_deep(prepared: Iterable[Record | Skipped], deep: DeepRange) -> Iterator[Record | Skipped]:
+    """Yield all records and add them to the range of 16-bit images."""
+    for record in prepared:
+        deep.add(record.brightest if isinstance(record, Record) else None)
+        yield record
 
 
 def check_values(size: int | None, shard_size: int, split: float, workers: int | None) -> None:
@@ -150,12 +159,12 @@ def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tupl
 
 def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:
     data = file.path.read_bytes()
-    image, extension, _ = decode(data)
+    image, extension, brightest = decode(data)
     if size is not None and min(image.size) > size:
         extension = "jpg" if extension == "jpg" else "png"
         image = shrink(image, size)
         data = encode(image, extension)
-    return Record(key, data, extension, file.label, compute_channel_stats(image))
+    return Record(key, data, extension, file.label, compute_channel_stats(image), brightest=brightest)
 
 
 def prepare_video(key: str, file: MediaFile, size: int | None, reencode: Reencoding | None) -> Record:

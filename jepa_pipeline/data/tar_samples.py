@@ -51,7 +51,7 @@ class TarSample(NamedTuple):
 class Defect(NamedTuple):
     """Something wrong with a sample or member of a tar, and whether the sample is skipped for it.
 
-    kind: "name", "key", "missing", "image", "video", "label" or "member".
+    kind: "name", "key", "missing", "image", "video", "label", "member" or "joined".
     """
 
     kind: str
@@ -109,12 +109,31 @@ def iter_samples(
     if special:
         more = f" and {len(special) - 1} more" if len(special) > 1 else ""
         yield Defect("member", special[0], f"this member{more} is a link or a device and not followed", skipped=False)
+    yield from describe_end(reader)
+
+
+def describe_end(reader: HashingReader) -> Iterator[Defect]:
+    """Yield what is odd about a tar that was read: that it goes on behind its end mark."""
+    if reader.joined is not None:
+        reason = (
+            "this member and those after it are behind an end mark, as in tars joined with cat; they are read here, but other "
+            "programs stop at the mark"
+        )
+        yield Defect("joined", to_text(reader.joined), reason, skipped=False)
+    if reader.unread_from is not None:
+        reason = f"the {reader.bytes - reader.unread_from} bytes behind it are no tar and are not read"
+        yield Defect("joined", "its end mark", reason, skipped=False)
+
+
+def to_text(name: str) -> str:
+    """Return a member's name as text that JSON can hold, escaped where its bytes are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_members(reader: HashingReader, special: list[str], read: tuple[str, ...]) -> Iterator[Member]:
     """Yield the files of a tar that belong to samples; append links and devices to `special`."""
     for member, stream in iter_members(reader):
-        name = member.name.encode("utf-8", "backslashreplace").decode()  # JSON cannot hold bytes that are not UTF-8
+        name = to_text(member.name)
         if member.isdir() or META.match(name):
             continue
         if not member.isreg():

@@ -14,8 +14,8 @@ from PIL import Image
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.channel_stats import compute_channel_stats
-from jepa_pipeline.data.image import decode_image
+from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
+from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import ShardIndex, load_index
 from jepa_pipeline.data.indexing import build_index, unreadable_video
 from jepa_pipeline.data.manifest import Shard
@@ -55,6 +55,7 @@ class ShardReport:
         labels, sides, extensions: number of samples by label, shorter side in pixels, and extension of a member.
         videos: table of their metadata.
         channel_stats: sum over the decoded images or first frames.
+        deep: range of the images of 16 bits.
         keys: 64-bit hashes.
     """
 
@@ -67,6 +68,7 @@ class ShardReport:
     extensions: Counter[str] = field(default_factory=Counter)
     videos: Float64[np.ndarray, "_ 5"] = field(default_factory=lambda: metadata_table(None))
     channel_stats: Float64[np.ndarray, "2 3"] = field(default_factory=lambda: np.zeros((2, 3)))
+    deep: DeepRange = field(default_factory=DeepRange)
     keys: UInt64[np.ndarray, " samples"] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def problem(self, kind: str, sentence: str, sample: str | None = None) -> None:
@@ -87,7 +89,11 @@ class ShardReport:
         self.labels[sample.label] += 1
         self.extensions.update(sample.ranges.keys())
         try:
-            image = decode_image(sample.media) if video is None else decode_all(video)
+            if video is None:
+                image, _, brightest = decode(sample.media)
+                self.deep.add(brightest)
+            else:
+                image = decode_all(video)
         except DecodeError as error:
             self.problem("decode", f"sample {printable(sample.key)} does not decode ({error})", sample.key)
         else:
@@ -236,6 +242,15 @@ def keys_beyond(index: ShardIndex, size: int) -> Iterator[str]:
 def key_hashes(keys: list[str]) -> UInt64[np.ndarray, " samples"]:
     digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys)
     return np.frombuffer(digests, np.uint64)
+
+
+def dim_images(reports: Sequence[ShardReport]) -> Iterator[Finding]:
+    """Yield a finding, of the first shard that has any, if the 16-bit images of all shards use a small part of their range."""
+    total, with_any = DeepRange(), [report for report in reports if report.deep.images]
+    for report in with_any:
+        total.add(report.deep.brightest, report.deep.images)
+    if sentence := total.describe():
+        yield Finding(kind="range", shard=with_any[0].shard, sentence=sentence)
 
 
 def repeated_keys(folder: str, reports: Sequence[ShardReport]) -> Iterator[Finding]:
