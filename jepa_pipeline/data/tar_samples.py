@@ -113,7 +113,7 @@ def iter_samples(
 
 
 def describe_end(reader: HashingReader) -> Iterator[Defect]:
-    """Yield what is odd about a tar that was read: that it goes on behind its end mark."""
+    """Yield what is odd about a tar that was read: what lies behind its end mark."""
     if reader.joined is not None:
         reason = (
             "this member and those after it are behind an end mark, as in tars joined with cat; they are read here, but other "

@@ -25,6 +25,7 @@ from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import HashingReader, ShardError, printable
 from jepa_pipeline.data.tar_samples import Defect, TarSample, iter_samples
 from jepa_pipeline.data.video import Video, as_decode_error, open_video
+from jepa_pipeline.data.video_container import count_movies
 
 TINY = 16
 """Pixels of the shorter side below which there is a warning."""
@@ -93,12 +94,22 @@ class ShardReport:
                 image, _, brightest = decode(sample.media)
                 self.deep.add(brightest)
             else:
+                self.remark_unread(sample, video)
                 image = decode_all(video)
         except DecodeError as error:
             self.problem("decode", f"sample {printable(sample.key)} does not decode ({error})", sample.key)
         else:
             self.add_image(sample, image)
         return indexed
+
+    def remark_unread(self, sample: TarSample, video: Video) -> None:
+        """Warn of frames that are never read."""
+        if video.tracks > 1:
+            sentence = f"sample {printable(sample.key)} has {video.tracks} video tracks, of which only one is read"
+            self.warn("tracks", f"{sentence}: save the others as files of their own to use them", sample.key)
+        if (movies := count_movies(sample.media)) > 1:
+            sentence = f"sample {printable(sample.key)} is {movies} video files joined with cat, of which only the first is read"
+            self.warn("tracks", f"{sentence}: separate them, or join them with ffmpeg", sample.key)
 
     def add_image(self, sample: TarSample, image: Image.Image) -> None:
         self.decoded += 1

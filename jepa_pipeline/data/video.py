@@ -46,7 +46,10 @@ class Video:
         duration_s: to the end of the last frame, which is taken to last as long as the others on average, because what
             files declare is unreliable.
         pts: presentation timestamps of the frames, in units of time_base.
+        tracks: number of video tracks in its file that are no stills, of which it is one.
     """
+
+    tracks = 1
 
     def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, container: str) -> None:
         from av.video.reformatter import VideoReformatter
@@ -193,18 +196,20 @@ def open_video(data: bytes) -> Video:
     av = import_av()
     options = {"format_whitelist": FORMATS}
     with as_decode_error(), av.open(BytesIO(data), options=options, metadata_errors="replace") as container:
-        stream, packets = read_packets(container, data)
+        stream, packets, tracks = read_packets(container, data)
         context = stream.codec_context
         check_size(context.width, context.height)
         context.thread_count = 1  # the data workers use the other cores
         if packets:
             repeat_settings(packets, context.extradata)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        return Video(packets, context, rate, container.format.name)
+        video = Video(packets, context, rate, container.format.name)
+        video.tracks = tracks
+        return video
 
 
-def read_packets(container: "InputContainer", data: bytes) -> "tuple[av.VideoStream, list[av.Packet[Any]]]":
-    """Return the track that a player shows and its packets.
+def read_packets(container: "InputContainer", data: bytes) -> "tuple[av.VideoStream, list[av.Packet[Any]], int]":
+    """Return the track that a player shows, its packets, and the number of tracks that are no stills.
 
     Of several tracks a still, such as a cover, is not shown beside one that moves; else FFmpeg chooses, by the tracks' flags first.
 
@@ -230,7 +235,7 @@ def read_packets(container: "InputContainer", data: bytes) -> "tuple[av.VideoStr
     packets = [packet for packet in packets if packet.stream_index == chosen.index]
     if any(packet.is_corrupt for packet in packets):
         raise DecodeError("it is truncated or damaged")
-    return chosen, packets
+    return chosen, packets, len(moving)
 
 
 def import_av() -> Any:

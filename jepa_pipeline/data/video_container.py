@@ -25,6 +25,9 @@ SETTINGS: "tuple[PktSideDataT, ...]" = ("palette", "new_extradata", "param_chang
 """Side data of a packet that holds for the later packets too, until there is another."""
 
 
+MOVIE_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
+"""With which an mp4 or mov file begins."""
+
 EXIF = 31
 """AV_FRAME_DATA_EXIF of FFmpeg 8."""
 
@@ -86,6 +89,21 @@ def is_truncated(data: bytes, stream: "av.VideoStream") -> bool:
     ends = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     cut_gif = data.startswith(b"GIF8") and not data.rstrip(b"\0").endswith(b"\0;")
     return max(ends, declared_size(data)) > len(data) or cut_gif
+
+
+def count_movies(data: bytes) -> int:
+    """Return the number of movies in an mp4 or mov file. FFmpeg reads the first; cat leaves several (ISO/IEC 14496-12, 4.2)."""
+    movies = position = 0
+    while position + 8 <= len(data):
+        size, kind = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
+        if not position and kind not in MOVIE_BOXES:
+            break
+        movies += kind == b"moov"
+        size = int.from_bytes(data[position + 8 : position + 16]) if size == 1 else size
+        if size < 8:  # 0: to the end of the file
+            break
+        position += size
+    return movies
 
 
 def declared_size(data: bytes) -> int:

@@ -1,6 +1,7 @@
 """Frame n is the same frame in whatever order frames are asked for: containers times codecs, palettes, joined recordings."""
 
 import io
+import re
 from fractions import Fraction
 
 import av
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_pipeline.commands.build_shards import build
+from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.data.video import open_video
 from jepa_pipeline.data.video_container import create_side_data
 
@@ -59,13 +62,8 @@ def encode(container, codec, pix_fmt, options=None, b_frames=None, **which):
     return mux(container, codec, pix_fmt, frames, options, b_frames)
 
 
-def join(container, codec, *parts, size=(WIDTH, HEIGHT)):
-    """Two recordings in one track, joined without encoding again: the decoder's settings change in the middle."""
-    width, height = size
-    files = [
-        encode("mp4", codec, "yuv420p", parts[0]),
-        encode("mp4", codec, "yuv420p", parts[1], first=20, width=width, height=height),
-    ]
+def join(container, files):
+    """Recordings in one track, joined without encoding again: the decoder's settings change in the middle."""
     file, track = io.BytesIO(), None
     with av.open(file, "w", format=container) as output:
         for part, data in enumerate(files):
@@ -167,12 +165,13 @@ JOINED = {
 @pytest.mark.parametrize("name", JOINED)
 def test_joined_recordings_keep_the_settings_of_each(name, container, size):
     codec, *parameters = JOINED[name]
-    option = "x264-params" if codec == "libx264" else "x265-params"
-    data = join(container, codec, *({option: text} for text in parameters), size=size)
+    first, second = ({"x264-params" if codec == "libx264" else "x265-params": text} for text in parameters)
+    width, height = size
+    files = [encode("mp4", codec, "yuv420p", first), encode("mp4", codec, "yuv420p", second, first=20, width=width, height=height)]
+    data = join(container, files)
     assert_same_however_reached(data)
-    second = encode("mp4", codec, "yuv420p", {option: parameters[1]}, first=20, width=size[0], height=size[1])
     if size == (WIDTH, HEIGHT):
-        assert (open_video(data).get_frames(np.arange(COUNT, 2 * COUNT)) == played(second)).all()
+        assert (open_video(data).get_frames(np.arange(2 * COUNT)) == np.concatenate([played(part) for part in files])).all()
 
 
 @pytest.mark.parametrize("container", ["avi", "mov", "matroska"])
@@ -199,6 +198,69 @@ def test_frames_whose_times_are_in_the_order_of_decoding_are_found_alone_and_tog
     whole = video.get_frames(np.arange(COUNT)).copy()
     assert len(np.unique(whole.reshape(COUNT, -1), axis=0)) == COUNT
     assert_same_however_reached(file.getvalue(), whole)
+
+
+def with_tracks(container, *tracks):
+    """A file of several tracks, each with its codec, number of frames, whether it is flagged as the default, and its width."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        streams = []
+        for codec, _, default, width in tracks:
+            stream = output.add_stream(codec, rate=RATE, options=QUIET.get(codec, {}))
+            stream.width, stream.height, stream.pix_fmt = width, HEIGHT, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.disposition = av.stream.Disposition.default if default else av.stream.Disposition(0)
+            streams.append(stream)
+        for stream, (_, count, _, width) in zip(streams, tracks, strict=True):
+            for number, pixels in enumerate(pictures(width=width)[:count]):
+                frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=stream.pix_fmt)
+                frame.pts, frame.time_base = number, Fraction(1, RATE)
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+COVER, FILM, OTHER = ("mjpeg", 1, False, 80), ("libx264", COUNT, False, WIDTH), ("libx264", COUNT, False, 96)
+
+
+def flagged(track):
+    return (*track[:2], True, track[3])
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4", "mov", "avi"])
+@pytest.mark.parametrize(
+    "tracks", [(COVER, FILM), (FILM, COVER), (flagged(COVER), FILM), (FILM, flagged(COVER)), (COVER, flagged(FILM))]
+)
+def test_a_cover_is_not_the_video(container, tracks):
+    data = with_tracks(container, *tracks)
+    video = open_video(data)
+    assert (video.coded_size, len(video), video.tracks) == ((WIDTH, HEIGHT), COUNT, 1)
+    assert_same_however_reached(data, video.get_frames(np.arange(COUNT)).copy())
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4", "mov"])
+@pytest.mark.parametrize("tracks", [(OTHER, flagged(FILM)), (flagged(FILM), OTHER), (flagged(COVER), OTHER, flagged(FILM))])
+def test_of_several_tracks_the_default_is_the_video(container, tracks):
+    video = open_video(with_tracks(container, *tracks))
+    assert (video.coded_size, len(video), video.tracks) == ((WIDTH, HEIGHT), COUNT, 2)
+
+
+def test_a_still_alone_is_a_video_of_one_frame():
+    assert len(open_video(with_tracks("matroska", flagged(COVER)))) == 1
+
+
+def test_check_names_frames_that_are_never_read(tmp_path):
+    film = encode("mp4", "libx264", "yuv420p", QUIET["libx264"])
+    files = {"tracks.mkv": with_tracks("matroska", flagged(FILM), OTHER), "joined.mp4": film + film, "film.mp4": film}
+    (tmp_path / "in").mkdir()
+    for name, data in files.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    build(tmp_path / "in", tmp_path / "out", workers=1)
+    report = check(tmp_path / "out", workers=1)
+    assert report.ok
+    assert sorted(re.sub(".*sample [0-9]+_", "", warning) for warning in report.warnings) == [
+        "joined is 2 video files joined with cat, of which only the first is read: separate them, or join them with ffmpeg",
+        "tracks has 2 video tracks, of which only one is read: save the others as files of their own to use them",
+    ]
 
 
 CONTAINERS = ["mp4", "mov", "avi", "matroska", "webm", "gif", "flv", "asf", "ogg", "mpegts", "mpeg"]
