@@ -14,16 +14,15 @@ from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.frame_orientation import UPRIGHT, Orientation, has_own_orientation, read_orientation
 from jepa_pipeline.data.sample import DecodeError, VideoMetadata
 from jepa_pipeline.data.video_container import (
     FORMATS,
     WITHOUT_DISPLAY_TIMES,
     WITHOUT_KEY_FRAMES,
-    Orientation,
     is_hidden,
     is_truncated,
     key_packets,
-    read_orientation,
     repeat_settings,
 )
 
@@ -70,8 +69,6 @@ class Video:
         self.duration_s = float(self.times[-1] / (len(shown) - 1) * len(shown) if len(shown) > 1 else 1 / rate)
         self._keys = [0] if self._no_timestamps or container in WITHOUT_KEY_FRAMES else key_packets(packets)
         self._key_pts = [packets[key].pts or 0 for key in self._keys]
-        self._independent = len(self._keys) == len(packets)
-        """Whether each frame is an image of its own, such as a JPEG with its own EXIF; then the first is upright."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -128,10 +125,25 @@ class Video:
 
     def _iter_rgb(self, indices: list[int], seek: bool) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
         with as_decode_error():
-            if self._orientation is None and self._independent:
-                self._orientation = read_orientation(next(self.decode([0])))
+            if self._orientation is None and self._any_own_orientation():
+                self._orientation = self._first_orientation()
             for index, frame in zip(indices, self.decode(indices, seek), strict=True):
                 yield index, self.to_rgb(frame, *self.coded_size)
+
+    def _any_own_orientation(self) -> bool:
+        """Return whether the frames may differ in their orientation. Encoders state it in key frames."""
+        extradata, first = self._context.extradata or b"", self._packets[0]
+        keys = (packet for packet in self._packets if packet.is_keyframe or packet is first)
+        return any(has_own_orientation(packet, self._context.name, extradata) for packet in keys)
+
+    def _first_orientation(self) -> Orientation:
+        """Return the orientation of the first frame, which holds for all: of later frames only some may have one."""
+        self._context.flush_buffers()
+        self._context.skip_frame = "DEFAULT"
+        for packet in (self._packets[0], None):
+            for frame in self._context.decode(packet):
+                return read_orientation(frame)
+        return UPRIGHT
 
     def to_rgb(self, frame: "av.VideoFrame", width: int, height: int) -> UInt8[np.ndarray, "_ _ 3"]:
         """Return a decoded frame as RGB, resized to width and height, then made upright. It is valid until the next call."""

@@ -1,11 +1,7 @@
-"""Facts about video files that FFmpeg does not report, or reports wrongly: hidden frames, key frames, settings of the decoder,
-truncation, rotation.
-"""
+"""Facts about video files that FFmpeg does not report, or reports wrongly: hidden and key frames, decoder settings, truncation."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import av
@@ -27,17 +23,6 @@ SETTINGS: "tuple[PktSideDataT, ...]" = ("palette", "new_extradata", "param_chang
 
 MOVIE_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 """With which an mp4 or mov file begins."""
-
-EXIF = 31
-"""AV_FRAME_DATA_EXIF of FFmpeg 8."""
-
-
-class Orientation(NamedTuple):
-    """The orientation of a frame: transposed or not, then read with steps of 1 or -1 through rows and columns."""
-
-    transposed: bool
-    row_step: int
-    column_step: int
 
 
 def repeat_settings(packets: "Sequence[av.Packet[Any]]", extradata: bytes | None) -> None:
@@ -123,27 +108,3 @@ def ebml_size(data: bytes, offset: int) -> tuple[int, int]:
     unknown = (1 << 7 * width) - 1
     size = int.from_bytes(data[offset : offset + width]) & unknown
     return offset + width, 0 if size == unknown else size
-
-
-def read_orientation(frame: "av.VideoFrame") -> Orientation:
-    """Return the orientation in the display matrix of a frame: [a b u; c d v; x y w] takes (1, 0) to (a, b)."""
-    name_side_data()
-    # PyAV keeps a frame whose side data was read until garbage collection, so read it from a tiny copy.
-    tiny = frame.reformat(2, 2, "gray", threads=1)
-    matrix = tiny.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return Orientation(False, 1, 1)
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    transposed = abs(b) > abs(a)
-    right, down = (c, b) if transposed else (a, d)
-    return Orientation(transposed, -1 if down < 0 else 1, -1 if right < 0 else 1)
-
-
-def name_side_data() -> None:
-    """Let PyAV read the side data of frames with EXIF, as cameras write in Motion JPEG: it has no name for that kind and raises."""
-    from av.sidedata.sidedata import Type
-
-    if EXIF not in Type._value2member_map_:
-        unnamed = object.__new__(Type)
-        unnamed._name_, unnamed._value_ = "EXIF", EXIF
-        Type._value2member_map_[EXIF] = unnamed

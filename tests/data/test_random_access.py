@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from PIL import Image
 
 from jepa_pipeline.commands.build_shards import build
@@ -183,6 +184,29 @@ def test_exif_in_the_frames_of_a_camera(container):
     assert_same_however_reached(motion_jpeg(container, [2] * COUNT), upright[:, :, ::-1])
     assert_same_however_reached(motion_jpeg(container, [6] + [0] * (COUNT - 1)), turned)  # the first frame decides
     assert_same_however_reached(motion_jpeg(container, [0] + [6] * (COUNT - 1)), upright)
+
+
+def with_orientation(codec, container, source, changed):
+    """A video in which the encoder's messages say that some key frames are to be turned by 90 degrees."""
+    data, file = encode(source, codec, "yuv420p", QUIET[codec]), io.BytesIO()
+    with av.open(io.BytesIO(data)) as opened, av.open(file, "w", format=container) as output:
+        stream = opened.streams.video[0]
+        track = output.add_stream_from_template(stream)
+        track.time_base = stream.time_base
+        turn = BitStreamFilterContext("h264_metadata=display_orientation=insert:rotate=90", stream)
+        for number, packet in enumerate(packet for packet in opened.demux(stream) if packet.size):
+            for filtered in turn.filter(packet) if changed(number) else [packet]:
+                filtered.stream = track
+                output.mux(filtered)
+    return file.getvalue(), played(data)
+
+
+@pytest.mark.parametrize(("container", "source"), [("matroska", "mp4"), ("mp4", "mpegts"), ("flv", "mpegts")])
+def test_the_first_frame_states_the_orientation_of_all(container, source):
+    data, lying = with_orientation("libx264", container, source, lambda number: True)
+    assert_same_however_reached(data, np.rot90(lying, axes=(1, 2)))
+    data, lying = with_orientation("libx264", container, source, lambda number: number >= GOP)
+    assert_same_however_reached(data, lying)
 
 
 def test_frames_whose_times_are_in_the_order_of_decoding_are_found_alone_and_together():
