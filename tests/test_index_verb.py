@@ -158,6 +158,19 @@ def test_what_is_behind_an_end_mark_and_no_tar_is_counted(tmp_path: Path, capsys
     assert "end mark" not in capsys.readouterr().err
 
 
+def test_members_without_an_extension_are_named_and_hidden_ones_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pack(
+        tmp_path / "a.tar", {"0.png": picture(0), "n01440764/img1": picture(1), "README": b"x", "._0.png": b"x", ".DS_Store": b"x"}
+    )
+    index([str(tmp_path)], workers=1)
+    said = capsys.readouterr().err
+    assert "a.tar: n01440764/img1: this member and 1 more has no extension and is not read" in said and "DS_Store" not in said
+    assert "has no extension" in check(tmp_path, workers=1).warnings[0]
+    pack(tmp_path / "only/a.tar", {"img1": picture(0)})
+    with pytest.raises(UserError, match="holds no sample that can be used .img1: this member has no extension"):
+        index([str(tmp_path / "only")], workers=1)
+
+
 def test_of_joined_tars_a_truncated_one_makes_the_whole_unusable(tmp_path: Path):
     whole = joined(tmp_path, tarfile.PAX_FORMAT, padded=True)
     (tmp_path / "a.tar").write_bytes(whole[: whole.rindex(b"21-long") + 700])

@@ -46,7 +46,8 @@ def index_shard(
             result = read_metadata(result)
         defects.append(result) if isinstance(result, Defect) else samples.append(result)
     if not samples:
-        first = next((f" ({printable(d.name)}: {d.reason})" for d in defects if d.skipped), "")
+        by_weight = sorted(defects, key=lambda defect: not defect.skipped)
+        first = next((f" ({printable(defect.name)}: {defect.reason})" for defect in by_weight), "")
         raise ShardError(f"it holds no sample that can be used{first}")
     check_same_kind(samples)
     if samples[0].kind == "videos":  # only now is it known which members were missing

@@ -90,8 +90,9 @@ def iter_samples(
         ShardError: it is not a complete tar.
     """
     special: list[str] = []
+    nameless: list[str] = []
     keys: dict[str, bool] = {}  # of the samples so far, and whether each has a medium
-    for key, group in groupby(read_members(reader, special, read), key=lambda member: member.key):
+    for key, group in groupby(read_members(reader, special, nameless, read), key=lambda member: member.key):
         sample: dict[str, Member] = {}
         for member in group:
             if member.extension in sample:
@@ -109,6 +110,9 @@ def iter_samples(
     if special:
         more = f" and {len(special) - 1} more" if len(special) > 1 else ""
         yield Defect("member", special[0], f"this member{more} is a link or a device and not followed", skipped=False)
+    if nameless:
+        more = f" and {len(nameless) - 1} more" if len(nameless) > 1 else ""
+        yield Defect("member", nameless[0], f"this member{more} has no extension and is not read", skipped=False)
     yield from describe_end(reader)
 
 
@@ -130,8 +134,10 @@ def to_text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def read_members(reader: HashingReader, special: list[str], read: tuple[str, ...]) -> Iterator[Member]:
-    """Yield the files of a tar that belong to samples; append links and devices to `special`."""
+def read_members(reader: HashingReader, special: list[str], nameless: list[str], read: tuple[str, ...]) -> Iterator[Member]:
+    """Yield the files of a tar that belong to samples; append links and devices to `special`, and files without an extension to
+    `nameless`. Hidden ones, such as those of macOS, are passed over.
+    """
     for member, stream in iter_members(reader):
         name = to_text(member.name)
         if member.isdir() or META.match(name):
@@ -143,6 +149,8 @@ def read_members(reader: HashingReader, special: list[str], read: tuple[str, ...
             limit = MAX_TEXT_BYTES if extension in (LABEL, JSON) else MAX_MEDIA_BYTES if extension in read else -1
             data = stream.read(member.size) if member.size <= limit and not member.issparse() else None
             yield Member(key, extension, (member.offset_data, member.size), data, member.issparse())
+        elif not PurePosixPath(name).name.startswith("."):
+            nameless.append(name)
 
 
 def check_key(key: str, keys: dict[str, bool], has_medium: bool) -> Defect | None:
