@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.commands.index_shards import index
 from jepa_pipeline.commands.shard_stats import stats
@@ -17,7 +18,8 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, save_index
 from jepa_pipeline.data.manifest import load_manifest
 from jepa_pipeline.data.summary import format_class_table
-from jepa_pipeline.data.verify import ShardReport, key_hashes, repeated_keys
+from jepa_pipeline.data.verify import ShardReport, key_hashes
+from jepa_pipeline.data.verify_set import repeated_keys
 from jepa_pipeline.data.writer import png_record, write_shards
 
 SIDES = (20, 24, 31, 40, 20)
@@ -47,6 +49,23 @@ def test_check_measures_the_images(folder: Path, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert "samples: 5, shards: 3, problems: 0, warnings: 0" in said
     assert "views.mean=[0." in said and "20 to 40, median 24" in said and "3 classes, 1 of them empty" in said
+
+
+@pytest.mark.parametrize(("largest", "odd"), [(4095, True), (16_300, True), (16_500, False), (65_535, False)])
+def test_a_set_of_16_bit_images_that_uses_a_small_part_of_its_range_is_remarked_on(
+    tmp_path: Path, largest: int, odd: bool, capsys: pytest.CaptureFixture[str]
+):
+    for number, side in enumerate((20, 24, 30)):
+        deep = np.linspace(0, largest // (3 - number), side * side).astype(np.uint16).reshape(side, side)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(deep).save(tmp_path / "in" / f"{number}.png")
+    Image.fromarray(PIXELS[0]).save(tmp_path / "in" / "bright.png")
+    sentence = f"3 images have 16 bits per channel, but as 8-bit images none is brighter than {round(largest / 257)} of 255"
+    build(tmp_path / "in", tmp_path / "out", size=10, workers=1)
+    assert (sentence in capsys.readouterr().err) == odd
+    build(tmp_path / "in", tmp_path / "whole", workers=1)
+    report = check(tmp_path / "whole", workers=1)
+    assert report.ok and [sentence in warning for warning in report.warnings] == [True] * odd
 
 
 def test_json_is_one_object_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]):

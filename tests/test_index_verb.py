@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from PIL import Image
 
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.commands.index_shards import index
+from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.index import load_index
-from jepa_pipeline.data.manifest import MANIFEST, load_manifest
+from jepa_pipeline.data.index import load_index, save_index
+from jepa_pipeline.data.manifest import MANIFEST, load_manifest, save_manifest
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.writer import png_record, write_shards
 
@@ -96,6 +98,84 @@ def test_the_tar_of_the_command_line_is_read(tmp_path: Path):
     manifest, _ = index([str(tmp_path / "a.tar")], workers=1)
     assert (manifest.samples, manifest.classes) == (3, ("0", "1", "2"))
     assert Shards(tmp_path).read(0, 2)[:2] == ("./2", picture(2))
+
+
+def joined(folder: Path, tar_format: int, padded: bool) -> bytes:
+    """Three tars of two samples each, one behind the other, as cat joins them."""
+    whole = b""
+    for part in range(3):
+        members = {
+            f"{part}{n}{'-long' * 40}.{kind}": picture(int(n)) if kind == "png" else b"%d" % part
+            for n in "01"
+            for kind in ("png", "cls")
+        }
+        data = pack(folder / "part", members, tar_format).read_bytes()
+        whole += data if padded else data.rstrip(b"\0").ljust(-(-len(data.rstrip(b"\0")) // 512) * 512, b"\0") + bytes(1024)
+    return whole
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("padded", [True, False])
+def test_samples_behind_an_end_mark_are_read_and_that_is_said(
+    tmp_path: Path, tar_format: int, padded: bool, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.tar").write_bytes(joined(tmp_path, tar_format, padded))
+    manifest, _ = index([str(tmp_path / "set")], workers=1)
+    assert (manifest.samples, manifest.classes) == (6, ("0", "1", "2"))
+    assert (
+        capsys.readouterr().err.count("...: this member and those after it are behind an end mark, as in tars joined with cat") == 1
+    )
+    for number in range(6):
+        sample = Shards(tmp_path / "set").read(0, number)
+        assert (sample.key[:2], sample.media, sample.label) == (f"{number // 2}{number % 2}", picture(number % 2), number // 2)
+    report = check(tmp_path / "set", workers=1)
+    assert report.ok and ["behind an end mark" in warning for warning in report.warnings] == [True]
+
+
+def test_an_index_from_before_what_lies_behind_the_end_mark_was_read_is_to_be_made_again(tmp_path: Path):
+    tar = pack(tmp_path / "a.tar", {"0.png": picture(0)})
+    index([str(tmp_path)], workers=1)
+    earlier = load_index(tar)
+    tar.write_bytes(tar.read_bytes() + pack(tmp_path / "part", {"1.png": picture(1)}).read_bytes())
+    manifest = index([str(tmp_path)], workers=1).manifest
+    save_index(earlier, tar)
+    save_manifest(manifest.model_copy(update={"samples": 1, "shards": (replace(manifest.shards[0], samples=1),)}), tmp_path)
+    assert Shards(tmp_path).read(0, 0).media == picture(0), "it is as good as before"
+    report = check(tmp_path, workers=1)
+    assert "the index beside it belongs to another tar: make it with `jepa shards index`" in report.problems[0]
+
+
+def test_what_is_behind_an_end_mark_and_no_tar_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tar = pack(tmp_path / "a.tar", {"0.png": picture(0)})
+    whole = tar.read_bytes()
+    tar.write_bytes(whole + bytes(512) + b"<html>" * 100)
+    index([str(tmp_path)], workers=1)
+    assert "a.tar: its end mark: the 600 bytes behind it are no tar and are not read" in capsys.readouterr().err
+    assert "600 bytes" in check(tmp_path, workers=1).warnings[0]
+    tar.write_bytes(whole[:-100] + b"x" * 100)  # in the record of the end mark, where POSIX allows anything
+    index([str(tmp_path)], workers=1)
+    assert "end mark" not in capsys.readouterr().err
+
+
+def test_members_without_an_extension_are_named_and_hidden_ones_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pack(
+        tmp_path / "a.tar", {"0.png": picture(0), "n01440764/img1": picture(1), "README": b"x", "._0.png": b"x", ".DS_Store": b"x"}
+    )
+    index([str(tmp_path)], workers=1)
+    said = capsys.readouterr().err
+    assert "a.tar: n01440764/img1: this member and 1 more has no extension and is not read" in said and "DS_Store" not in said
+    assert "has no extension" in check(tmp_path, workers=1).warnings[0]
+    pack(tmp_path / "only/a.tar", {"img1": picture(0)})
+    with pytest.raises(UserError, match=r"holds no sample that can be used \(img1: this member has no extension"):
+        index([str(tmp_path / "only")], workers=1)
+
+
+def test_of_joined_tars_a_truncated_one_makes_the_whole_unusable(tmp_path: Path):
+    whole = joined(tmp_path, tarfile.PAX_FORMAT, padded=True)
+    (tmp_path / "a.tar").write_bytes(whole[: whole.rindex(b"21-long") + 700])
+    with pytest.raises(UserError, match="it is truncated after its member"):
+        index([str(tmp_path)], workers=1)
 
 
 def test_with_out_nothing_is_written_beside_the_tars(folder: Path, tmp_path: Path):
@@ -206,6 +286,10 @@ def test_shards_behind_a_url_are_indexed_from_one_download_each(folder: Path, se
     assert load_index(tmp_path / "index/train-1.tar") == load_index(folder / "train-1.tar")
     assert check(tmp_path / "index", workers=1).ok
     tar = folder / "train-0.tar"
+    more = pack(folder.parent / "more", {"7.png": picture(7), "7.cls": b"2"}).read_bytes()
+    (folder / "train-2.tar").write_bytes(tar.read_bytes() + more)
+    assert index([f"{server}/train-2.tar"], out=tmp_path / "joined", workers=1).manifest.samples == 3
+    assert Shards(f"{tmp_path}/joined", cache=CacheConfig(folder=tmp_path / "cache")).read(0, 2).media == picture(7)
     tar.write_bytes(tar.read_bytes()[:-1] + b"\1")
     assert ["its SHA-256 is" in problem for problem in check(tmp_path / "index", workers=1).problems] == [True]
 

@@ -27,11 +27,12 @@ from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler
-from jepa_pipeline.data.loader import build_batch_sampler, build_mixture, init_forked_worker, train_loader
+from jepa_pipeline.data.loader import build_batch_sampler, build_mixture, train_loader
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import import_av
 from jepa_pipeline.data.views import pad_images, random_resized_crop_box
+from jepa_pipeline.data.workers import init_forked_worker
 
 Views = list[UInt8[np.ndarray, "*T H W C"]]
 """All views of one image or video."""

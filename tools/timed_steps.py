@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import MaskSampler
-from jepa_pipeline.data.loader import build_loader
 from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.data.workers import build_loader
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.training.module import Pretraining

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -15,9 +15,9 @@ from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.channel_stats import compute_channel_stats
+from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
 from jepa_pipeline.data.class_names import count_names, read_classes
-from jepa_pipeline.data.image import decode_with_extension
+from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.label_list import read_label_list
 from jepa_pipeline.data.manifest import Manifest, Skipped
@@ -96,7 +96,7 @@ def build(
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
     made |= {"label_list": labels.name} if labels else {}
-    start = perf_counter()
+    start, deep = perf_counter(), DeepRange()
     unlisted = iter(listing.skipped)  # all in the manifest of the first part
     manifests: dict[Path, Manifest] = {}
     with new_folder(out) as folder, ProcessPoolExecutor(workers) as pool:
@@ -104,7 +104,7 @@ def build(
             jobs = [(record_key(index, file.path), file) for index, file in enumerate(selected)]
             prepared = parallel_map(pool, workers, partial(prepare, root, size, reencode), jobs, CHUNK_FILES[kind])
             manifests[out / part] = write_shards(
-                chain(track_progress(prepared, f"writing {out / part}", len(jobs)), unlisted),
+                chain(track_progress(count_deep(prepared, deep), f"writing {out / part}", len(jobs)), unlisted),
                 folder / part,
                 classes=listing.classes,
                 made={"source": root.resolve().name, "part": part, **made},
@@ -112,7 +112,7 @@ def build(
             )
     print_summary(manifests, listing.others, len(files), perf_counter() - start)
     built = Built(manifests, listing, parts)
-    print_lines(built.describe_classes())
+    print_lines(filter(None, [deep.describe(), *built.describe_classes()]))
     return built
 
 
@@ -159,6 +159,13 @@ def read_labeling(labels: Path | None, classes: Path | None, no_labels: bool) ->
     if no_labels and (labels or classes):
         raise UserError(f"there are to be no labels, but {labels or classes} names some: leave one of the two out")
     return Labeling(labels and read_label_list(labels), classes and read_classes(classes), no_labels)
+
+
+def count_deep(prepared: Iterable[Record | Skipped], deep: DeepRange) -> Iterator[Record | Skipped]:
+    """Yield all records and add them to the range of 16-bit images."""
+    for record in prepared:
+        deep.add(record.brightest if isinstance(record, Record) else None)
+        yield record
 
 
 def check_values(size: int | None, shard_size: int, split: float, workers: int | None) -> None:
@@ -219,12 +226,12 @@ def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tupl
 
 def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:
     data = file.path.read_bytes()
-    image, extension = decode_with_extension(data)
+    image, extension, brightest = decode(data)
     if size is not None and min(image.size) > size:
         extension = "jpg" if extension == "jpg" else "png"
         image = shrink(image, size)
         data = encode(image, extension)
-    return Record(key, data, extension, file.label, compute_channel_stats(image))
+    return Record(key, data, extension, file.label, compute_channel_stats(image), brightest=brightest)
 
 
 def prepare_video(key: str, file: MediaFile, size: int | None, reencode: Reencoding | None) -> Record:

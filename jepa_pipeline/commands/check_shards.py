@@ -27,7 +27,8 @@ from jepa_pipeline.data.summary import (
     weighted_range,
 )
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.verify import Contents, Finding, check_shard, repeated_keys
+from jepa_pipeline.data.verify import Contents, Finding, check_shard
+from jepa_pipeline.data.verify_set import dim_images, repeated_keys
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
 
 
@@ -110,7 +111,11 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
         samples=manifest.samples,
         shards=len(shards),
         problems=tuple(problem for shard in shards for problem in shard.problems),
-        warnings=(*(warning for shard in shards for warning in shard.warnings), *repeated_keys(folder, shards)),
+        warnings=(
+            *(warning for shard in shards for warning in shard.warnings),
+            *repeated_keys(folder, shards),
+            *dim_images(shards),
+        ),
         extensions=dict(sorted(sum_counters(shard.extensions for shard in shards).items())),
         classes=None if names is None else count_by_class(names, sum_counters(shard.labels for shard in shards)),
         shorter_side=weighted_range(sum_counters(shard.sides for shard in shards)) if decoded else None,

@@ -1,5 +1,6 @@
-"""Mean and standard deviation of the pixels of many images, each of which counts the same."""
+"""Statistics of the pixels of many images: mean and standard deviation, where each counts the same, and the range of deep ones."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,32 @@ from jaxtyping import Float64
 from PIL import Image, ImageStat
 
 from jepa_pipeline.config.section import RGB
+
+DIM = 64
+"""Level of 8-bit images, a quarter of their range, that 16-bit images should reach."""
+
+
+@dataclass
+class DeepRange:
+    """The number of images with 16 bits per channel, and their brightest level once they have 8."""
+
+    images: int = 0
+    brightest: int = 0
+
+    def add(self, brightest: int | None, images: int = 1) -> None:
+        """Count images; None is the level of those with 8 bits."""
+        if brightest is not None and images:
+            self.images += images
+            self.brightest = max(self.brightest, brightest)
+
+    def describe(self) -> str | None:
+        """Return what is odd about the range; None if nothing is."""
+        if not self.images or self.brightest >= DIM:
+            return None
+        return (
+            f"{self.images} images have 16 bits per channel, but as 8-bit images none is brighter than {self.brightest} of 255: if "
+            "they hold fewer bits, such as 12, scale them up to 16, or give the number in the PNG chunk sBIT"
+        )
 
 
 class ChannelStats(NamedTuple):

@@ -2,44 +2,68 @@
 
 import warnings
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from jaxtyping import UInt16
+from PIL import Image
 
+from jepa_pipeline.data.image_container import Stripped, find_orientation, strip_metadata
 from jepa_pipeline.data.sample import DecodeError
 
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Formats that are read, by Pillow's names, and the extension of each in a shard. Phones write JPEG as MPO."""
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Formats that are read, by Pillow's names, and the extension of each in a shard."""
 
-ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
-"""Keys of Image.info that may hold an orientation; asking Pillow for it takes longer than decoding a small image."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+
+DEEP = 16
+"""Bits of the deepest channels."""
 
 # check_pixels refuses such images with an error, so Pillow's warning about them would only repeat it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+class Decoded(NamedTuple):
+    """An upright RGB image; the extension of its format; of one with 16 bits per channel, its brightest level of the 8-bit ones."""
+
+    image: Image.Image
+    extension: str
+    brightest: int | None
+
+
 def decode_image(data: bytes) -> Image.Image:
     """Return an image as RGB, upright.
 
-    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits, and of an
-    animation the first frame is taken.
+    The orientation in EXIF or XMP is applied, transparency is composited on white, 16 bits are scaled to 8, and of an
+    animation the first frame is taken. No other metadata is read, so that none can make an image unusable.
 
     Raises:
         DecodeError: it is not JPEG, PNG or WebP, truncated, damaged, or has more pixels than Image.MAX_IMAGE_PIXELS.
     """
-    return decode_with_extension(data)[0]
+    return decode(data).image
 
 
-def decode_with_extension(data: bytes) -> tuple[Image.Image, str]:
-    """Return an image as decode_image does, and the extension of its format."""
+def decode(data: bytes) -> Decoded:
+    """Return an image as decode_image does, and what its file says of it."""
+    stripped = strip_metadata(data)
     try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        with Image.open(BytesIO(stripped.data), formats=tuple(EXTENSIONS)) as image:
             check_pixels(image)
             extension = EXTENSIONS[image.format or ""]
             image.load()
-            if ORIENTED & image.info.keys():
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image), extension
+            exif, xmp = stripped.exif or image.info.get("exif", b""), stripped.xmp or image.info.get("xmp", b"")  # WebP has them
+            rgb, brightest = deep_to_rgb(image, stripped) if stripped.bits == DEEP else (to_rgb(image), None)
+            method = UPRIGHT.get(find_orientation(exif, xmp))
+            return Decoded(rgb if method is None else rgb.transpose(method), extension, brightest)
     except DecodeError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -55,11 +79,42 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # convert("RGB") would clip the 16 bits instead of scaling them
-        gray = np.asarray(image).astype(np.float32) / 257
-        return Image.fromarray(np.clip(gray.round(), 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:  # palettes may be transparent too, so the mode does not tell
         pixels = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, pixels).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def deep_to_rgb(image: Image.Image, stripped: Stripped) -> tuple[Image.Image, int]:
+    """Return a PNG image of 16 bits per channel as RGB, and its brightest level of the 8-bit ones.
+
+    Pillow clips gray instead of scaling it, and keeps the upper byte of colors. Cameras and microscopes store 12 bits or so
+    without scaling them up, which would leave 16 levels; where sBIT tells their number, they are scaled by it.
+    """
+    bits = max(stripped.significant_bits[:3], default=DEEP)
+    is_gray, is_color = image.mode.startswith("I"), image.mode == "RGB" and bits < DEEP and not image.has_transparency_data
+    channels = np.asarray(image).astype(np.uint16) if is_gray else read_colors(image, stripped.data) if is_color else None
+    unscaled = channels is not None and is_unscaled(channels, bits)
+    if channels is None or (is_color and not unscaled):
+        opaque = image if image.mode == "RGB" else image.convert("RGBA").convert("RGB")
+        return to_rgb(image), int(np.asarray(opaque).max())
+    largest = (1 << (bits if unscaled else DEEP)) - 1
+    levels = np.clip((channels.astype(np.float32) / (largest / 255)).round(), 0, 255).astype(np.uint8)
+    return Image.fromarray(levels).convert("RGB"), int(levels.max())
+
+
+def read_colors(image: Image.Image, data: bytes) -> UInt16[np.ndarray, "H W 3"]:
+    """Return the colors of a PNG image of 16 bits, of which Pillow has loaded the upper bytes."""
+    with Image.open(BytesIO(data), formats=("PNG",)) as lower:
+        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # the other byte of each
+        return np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)
+
+
+def is_unscaled(channels: UInt16[np.ndarray, "*shape"], bits: int) -> bool:
+    """Return whether values of fewer than 16 significant bits fill the lower bits; PNG wants the upper ones filled.
+
+    Small values that were scaled up have nothing below the significant bits but a one from rounding.
+    """
+    below = (1 << (DEEP - bits)) - 1
+    return 0 < bits < DEEP and int(channels.max()) < 1 << bits and int((channels & below).max()) > 1

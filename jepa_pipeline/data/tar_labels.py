@@ -14,9 +14,10 @@ from jepa_pipeline.data.class_names import check_range, count_names, number_clas
 from jepa_pipeline.data.index import load_index, save_index
 from jepa_pipeline.data.label_list import LabelList, hash_labels
 from jepa_pipeline.data.manifest import Shard, Skipped
+from jepa_pipeline.data.member_labels import MAX_CLASSES
 from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.tar_samples import MAX_CLASSES, Defect
+from jepa_pipeline.data.tar_samples import Defect
 
 
 class TarSummary(NamedTuple):

@@ -24,6 +24,9 @@ class Readable(Protocol):
 class Stream(Readable, Protocol):
     """The buffer through which tarfile reads a stream; its class is private (tarfile._Stream)."""
 
+    buf: bytes
+    pos: int
+
     def tell(self) -> int: ...
 
 
@@ -32,13 +35,21 @@ class ShardError(ValueError):
 
 
 class HashingReader:
-    """A file that is read once from front to end, and the number, the SHA-256 and the first of its bytes so far."""
+    """A tar that is read once from front to end.
+
+    Attributes:
+        bytes, sha256, head: the number, the SHA-256 and the first of its bytes so far.
+        joined: the name of the first member behind an end mark, where other programs stop.
+        unread_from: where bytes behind an end mark begin that are no tar.
+    """
 
     def __init__(self, file: Readable) -> None:
         self.file = file
         self.bytes = 0
         self.sha256 = hashlib.sha256()
         self.head = b""
+        self.joined: str | None = None
+        self.unread_from: int | None = None
 
     def read(self, size: int) -> bytes:
         data = self.file.read(size)
@@ -72,7 +83,8 @@ class Header(tarfile.TarInfo):
 def iter_members(reader: HashingReader) -> Iterator[tuple[tarfile.TarInfo, Readable]]:
     """Yield every member of a tar, and a file positioned at its first byte of which the caller may read any part.
 
-    All bytes have been read when this ends, even by an error, so that the reader has the hash of the whole file.
+    Members behind an end mark are among them: cat joins tars so. All bytes have been read when this ends, even by an error, so
+    that the reader has the hash of the whole file.
 
     Raises:
         ShardError: it is not a tar, compressed, truncated or damaged.
@@ -81,7 +93,7 @@ def iter_members(reader: HashingReader) -> Iterator[tuple[tarfile.TarInfo, Reada
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r|", bufsize=CHUNK, tarinfo=Header) as archive:
             stream = cast("Stream", archive.fileobj)
-            while (member := archive.next()) is not None:
+            while (member := next_member(archive, stream, reader)) is not None:
                 archive.members = []  # pyright: ignore[reportAttributeAccessIssue] # tarfile keeps every header otherwise
                 last = member.name
                 yield member, stream
@@ -92,6 +104,39 @@ def iter_members(reader: HashingReader) -> Iterator[tuple[tarfile.TarInfo, Reada
         reader.read_rest()
         raise ShardError(describe_non_tar(reader) if last is None else reason + where) from error
     reader.read_rest()
+
+
+def next_member(archive: tarfile.TarFile, stream: Stream, reader: HashingReader) -> tarfile.TarInfo | None:
+    """Return the next member. Behind end marks too, and then have the reader note the first."""
+    member, joined = archive.next(), False
+    while member is None and skip_end_mark(archive, stream, reader):
+        member, joined = archive.next(), True
+    if member is not None and joined:
+        reader.joined = reader.joined or member.name
+    return member
+
+
+def skip_end_mark(archive: tarfile.TarFile, stream: Stream, reader: HashingReader) -> bool:
+    """Go on to a header behind an end mark, and return whether there is one. Have the reader note where bytes of no tar begin."""
+    # What follows the mark in the same record is undefined by POSIX, and old programs left there what was in memory.
+    record = -(-stream.tell() // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    while block := stream.read(tarfile.BLOCKSIZE):
+        begin = stream.tell() - len(block)
+        if block.strip(b"\0") and is_header(block):
+            stream.buf, stream.pos, archive.offset = block + stream.buf, begin, begin
+            return True
+        if block.strip(b"\0") and begin >= record:
+            reader.unread_from = begin
+            return False
+    return False
+
+
+def is_header(block: bytes) -> bool:
+    try:
+        Header.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except (ShardError, tarfile.HeaderError):
+        return False
+    return True
 
 
 def skip_bytes(stream: Readable, size: int) -> None:

@@ -1,47 +1,23 @@
 """The samples in a tar of any writer: members grouped by key as webdataset does, their labels, and what makes them unusable."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.class_names import Classes, decode_text, find_label
+from jepa_pipeline.data.class_names import Classes
+from jepa_pipeline.data.member_labels import JSON, MAX_TEXT_BYTES, ByteRange, LabelError, Member, read_label
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, LABEL, MAX_MEDIA_BYTES, VIDEO_EXTENSIONS, VideoMetadata, check_media_size
 from jepa_pipeline.data.tar_reader import HashingReader, iter_members, printable
 
 MEDIA = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)
 """The first of these that a sample has is its medium: an image beside a video is a thumbnail."""
-JSON = "json"
-LABEL_KEYS = ("label", "cls")
-"""Keys of a label in a sample's JSON."""
-OTHER_KEYS = (
-    "labels",
-    "class",
-    "class_id",
-    "class_name",
-    "label_id",
-    "label_name",
-    "category",
-    "category_id",
-    "target",
-    "gt_label",
-)
-"""Keys under which others store labels: named and not read, because such a label may count from 1 or be one of several."""
 MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 """Key and extension of a member, split at the first dot of the file name as in webdataset."""
 META = re.compile(r"__[^/]*__(/|$)")
 """Members that describe a shard and are no samples, as in webdataset."""
-
-MAX_TEXT_BYTES = 1_000_000
-"""Size of the largest member that is read for a label."""
-MAX_CLASSES = 1_000_000
-
-ByteRange = tuple[int, int]
-"""Offset in the tar and size of a member, in bytes."""
 
 
 class TarSample(NamedTuple):
@@ -66,7 +42,7 @@ class TarSample(NamedTuple):
 class Defect(NamedTuple):
     """Something wrong with a sample or member of a tar, and whether the sample is skipped for it.
 
-    kind: "name", "key", "late" (a label apart from its image), "missing", "image", "video", "label" or "member".
+    kind: "name", "key", "late" (a label apart from its image), "missing", "image", "video", "label", "member" or "joined".
     label: a whole number that is no label of the data set.
     """
 
@@ -78,24 +54,6 @@ class Defect(NamedTuple):
 
     def __str__(self) -> str:
         return f"{printable(self.name)}{' is skipped' if self.skipped else ''}: {self.reason}"
-
-
-class Member(NamedTuple):
-    """A file in a tar; data: its bytes if it may hold a label or is a requested medium; sparse: stored with holes."""
-
-    key: str
-    extension: str
-    range: ByteRange
-    data: bytes | None
-    sparse: bool
-
-
-class LabelError(ValueError):
-    """A label that cannot be used; its text says why. number: the whole number that it is, if it is one."""
-
-    def __init__(self, reason: str, number: int | None = None) -> None:
-        super().__init__(reason)
-        self.number = number
 
 
 def iter_samples(
@@ -121,9 +79,10 @@ def iter_samples(
         ShardError: it is not a complete tar.
     """
     special: list[str] = []
+    nameless: list[str] = []
     known = None if classes is None else Classes.of(classes)
     keys: dict[str, bool] = {}  # of the samples so far, and whether each has a medium
-    for key, group in groupby(read_members(reader, special, read, member), key=lambda found: found.key):
+    for key, group in groupby(read_members(reader, special, nameless, read, member), key=lambda found: found.key):
         sample: dict[str, Member] = {}
         for found in group:
             if found.extension in sample:
@@ -143,6 +102,28 @@ def iter_samples(
     if special:
         more = f" and {len(special) - 1} more" if len(special) > 1 else ""
         yield Defect("member", special[0], f"this member{more} is a link or a device and not followed", skipped=False)
+    if nameless:
+        more = f" and {len(nameless) - 1} more" if len(nameless) > 1 else ""
+        yield Defect("member", nameless[0], f"this member{more} has no extension and is not read", skipped=False)
+    yield from describe_end(reader)
+
+
+def describe_end(reader: HashingReader) -> Iterator[Defect]:
+    """Yield what is odd about a tar that was read: what lies behind its end mark."""
+    if reader.joined is not None:
+        reason = (
+            "this member and those after it are behind an end mark, as in tars joined with cat; they are read here, but other "
+            "programs stop at the mark"
+        )
+        yield Defect("joined", to_text(reader.joined), reason, skipped=False)
+    if reader.unread_from is not None:
+        reason = f"the {reader.bytes - reader.unread_from} bytes behind it are no tar and are not read"
+        yield Defect("joined", "its end mark", reason, skipped=False)
+
+
+def to_text(name: str) -> str:
+    """Return a member's name as text that JSON can hold, escaped where its bytes are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def choose_member(sample: dict[str, Member], name: str) -> dict[str, Member]:
@@ -161,10 +142,14 @@ def last_extension(extension: str) -> str:
     return extension.rpartition(".")[2]
 
 
-def read_members(reader: HashingReader, special: list[str], read: tuple[str, ...], name: str | None = None) -> Iterator[Member]:
-    """Yield the files of a tar that belong to samples; append links and devices to `special`."""
+def read_members(
+    reader: HashingReader, special: list[str], nameless: list[str], read: tuple[str, ...], name: str | None = None
+) -> Iterator[Member]:
+    """Yield the files of a tar that belong to samples; append links and devices to `special`, and files without an extension to
+    `nameless`. Hidden ones, such as those of macOS, are passed over.
+    """
     for member, stream in iter_members(reader):
-        path = member.name.encode("utf-8", "backslashreplace").decode()  # JSON cannot hold bytes that are not UTF-8
+        path = to_text(member.name)
         if member.isdir() or META.match(path):
             continue
         if not member.isreg():
@@ -175,6 +160,8 @@ def read_members(reader: HashingReader, special: list[str], read: tuple[str, ...
             limit = MAX_TEXT_BYTES if extension in (LABEL, JSON) else MAX_MEDIA_BYTES if wanted else -1
             data = stream.read(member.size) if member.size <= limit and not member.issparse() else None
             yield Member(key, extension, (member.offset_data, member.size), data, member.issparse())
+        elif not PurePosixPath(path).name.startswith("."):
+            nameless.append(path)
 
 
 def check_key(key: str, keys: dict[str, bool], extensions: Iterable[str], has_medium: bool) -> Defect | None:
@@ -220,56 +207,3 @@ def label_sample(key: str, sample: dict[str, Member], medium: Member, classes: C
             return
     ranges = {extension: member.range for extension, member in sample.items()}
     yield TarSample(key, ranges, label, labeled_by, medium.data or b"")
-
-
-def read_label(sample: dict[str, Member], classes: Classes | None) -> tuple[int | None, str | None]:
-    """Return the label and the extension of the member that holds it.
-
-    Raises:
-        LabelError: it is no label, or there is none although `classes` is given.
-    """
-    label, labeled_by, others = None, None, []
-    for extension, read in ((LABEL, read_text_label), (JSON, read_json_labels)):
-        for value in read(sample[extension]) if label is None and extension in sample else ():
-            label, labeled_by = find_label(value, classes), extension
-            if label is not None:
-                break
-            others.append(value)
-    if label is None and others:
-        name = "" if classes is None else " or the name of a class"
-        raise LabelError(f"its label {printable(str(others[0]))!r} is not a whole number{name}")
-    if label is None and classes is not None:
-        raise LabelError(f"it has no label, neither in a .{LABEL} nor in a .{JSON}")
-    limit = MAX_CLASSES if classes is None else len(classes.names)
-    if label is not None and not 0 <= label < limit:
-        raise LabelError(f"its label is {label}, but labels go from 0 to {limit - 1}", label)
-    return label, None if label is None else labeled_by
-
-
-def read_text_label(member: Member) -> Iterator[object]:
-    text = decode_text(member.data or b"", "replace").strip()
-    if text.startswith("["):  # a list of one number, as numpy prints it
-        with suppress(ValueError, RecursionError):
-            yield json.loads(text)
-            return
-    yield text
-
-
-def read_json_labels(member: Member) -> Iterator[object]:
-    """Yield what a sample's JSON has under the keys of a label, without null, which is no label.
-
-    Raises:
-        LabelError: it is not readable, or has a label under another key only.
-    """
-    if member.data is None:
-        raise LabelError(f"its json has {member.range[1]} bytes, but labels are read from up to {MAX_TEXT_BYTES}")
-    try:
-        values = json.loads(member.data)
-    except (ValueError, RecursionError) as error:
-        raise LabelError("its json is not readable JSON") from error
-    if not isinstance(values, dict):
-        return
-    labels = [values[name] for name in LABEL_KEYS if values.get(name) is not None]
-    if not labels and (other := next((name for name in OTHER_KEYS if values.get(name) is not None), None)):
-        raise LabelError(f"its json has {other}, but a label is under {' or '.join(LABEL_KEYS)}")
-    yield from labels

@@ -1,7 +1,7 @@
 """Verification of a shard in one reading: a sentence for each problem, and statistics of its samples."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import isclose
@@ -15,8 +15,8 @@ from PIL import Image
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.channel_stats import compute_channel_stats
-from jepa_pipeline.data.image import decode_image
+from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
+from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import ShardIndex, load_index
 from jepa_pipeline.data.indexing import build_index, unreadable_video
 from jepa_pipeline.data.manifest import Manifest, Shard
@@ -26,6 +26,7 @@ from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import HashingReader, ShardError, printable
 from jepa_pipeline.data.tar_samples import Defect, TarSample, iter_samples
 from jepa_pipeline.data.video import Video, as_decode_error, open_video
+from jepa_pipeline.data.video_container import count_movies
 
 TINY = 16
 """Pixels of the shorter side below which there is a warning."""
@@ -56,6 +57,7 @@ class ShardReport:
         labels, sides, extensions: number of samples by label, shorter side in pixels, and extension of a member.
         videos: table of their metadata.
         channel_stats: sum over the decoded images or first frames.
+        deep: range of the images of 16 bits.
         keys: 64-bit hashes.
     """
 
@@ -68,6 +70,7 @@ class ShardReport:
     extensions: Counter[str] = field(default_factory=Counter)
     videos: Float64[np.ndarray, "_ 5"] = field(default_factory=lambda: metadata_table(None))
     channel_stats: Float64[np.ndarray, "2 3"] = field(default_factory=lambda: np.zeros((2, 3)))
+    deep: DeepRange = field(default_factory=DeepRange)
     keys: UInt64[np.ndarray, " samples"] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def problem(self, kind: str, sentence: str, sample: str | None = None) -> None:
@@ -88,12 +91,26 @@ class ShardReport:
         self.labels[sample.label] += 1
         self.extensions.update(sample.ranges.keys())
         try:
-            image = decode_image(sample.media) if video is None else decode_all(video)
+            if video is None:
+                image, _, brightest = decode(sample.media)
+                self.deep.add(brightest)
+            else:
+                self.remark_unread(sample, video)
+                image = decode_all(video)
         except DecodeError as error:
             self.problem("decode", f"sample {printable(sample.key)} does not decode ({error})", sample.key)
         else:
             self.add_image(sample, image)
         return indexed
+
+    def remark_unread(self, sample: TarSample, video: Video) -> None:
+        """Warn of frames that are never read."""
+        if video.tracks > 1:
+            sentence = f"sample {printable(sample.key)} has {video.tracks} video tracks, of which only one is read"
+            self.warn("tracks", f"{sentence}: save the others as files of their own to use them", sample.key)
+        if (movies := count_movies(sample.media)) > 1:
+            sentence = f"sample {printable(sample.key)} is {movies} video files joined with cat, of which only the first is read"
+            self.warn("tracks", f"{sentence}: separate them, or join them with ffmpeg", sample.key)
 
     def add_image(self, sample: TarSample, image: Image.Image) -> None:
         self.decoded += 1
@@ -264,23 +281,3 @@ def keys_beyond(index: ShardIndex, size: int) -> Iterator[str]:
 def key_hashes(keys: list[str]) -> UInt64[np.ndarray, " samples"]:
     digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys)
     return np.frombuffer(digests, np.uint64)
-
-
-def repeated_keys(folder: str, reports: Sequence[ShardReport]) -> Iterator[Finding]:
-    """Yield a finding for each shard that repeats keys of an earlier one. 1e8 samples take about 2 GB."""
-    keys = np.sort(np.concatenate([report.keys for report in reports]))
-    repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
-    first = np.full(len(repeated), -1)
-    for number, report in enumerate(reports):
-        if not len(repeated):
-            return
-        rows = np.searchsorted(repeated, report.keys).clip(max=len(repeated) - 1)
-        members = np.flatnonzero(repeated[rows] == report.keys)
-        rows = rows[members]
-        repeats = members[first[rows] >= 0]
-        if len(repeats):
-            key = load_index(Path(folder) / report.shard).keys[int(repeats[0])]
-            earlier = reports[int(first[rows[first[rows] >= 0][0]])].shard
-            sentence = f"it repeats {len(repeats)} keys of earlier shards, such as {printable(key)} of {printable(earlier)}"
-            yield Finding(kind="key", shard=report.shard, sample=key, sentence=sentence)
-        first[rows[first[rows] < 0]] = number

@@ -1,7 +1,7 @@
 """Compressed bytes to any frames of a video, decoding as few others as possible."""
 
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,22 +14,27 @@ from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.frame_orientation import UPRIGHT, Orientation, has_own_orientation, read_orientation
 from jepa_pipeline.data.sample import DecodeError, VideoMetadata
 from jepa_pipeline.data.video_container import (
     FORMATS,
+    WITHOUT_DISPLAY_TIMES,
     WITHOUT_KEY_FRAMES,
-    Orientation,
     is_hidden,
     is_truncated,
     key_packets,
-    read_orientation,
+    repeat_settings,
 )
 
 if TYPE_CHECKING:
     import av
+    from av.container import InputContainer
 
 DISPOSABLE_FRAMES_CODEC = "h264"
 """The codec whose frames say reliably whether others need them; those of HEVC do not."""
+
+MAX_REORDERED = 16
+"""Frames that are kept while one that is shown earlier is awaited; a decoder of H.264 reorders as many."""
 
 
 class Video:
@@ -40,7 +45,10 @@ class Video:
         duration_s: to the end of the last frame, which is taken to last as long as the others on average, because what
             files declare is unreliable.
         pts: presentation timestamps of the frames, in units of time_base.
+        tracks: number of video tracks in its file that are no stills, of which it is one.
     """
+
+    tracks = 1
 
     def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, container: str) -> None:
         from av.video.reformatter import VideoReformatter
@@ -52,9 +60,9 @@ class Video:
         shown = [packet for packet in packets if not packet.is_discard and not is_hidden(packet, context.name)]
         if not shown:
             raise DecodeError("its video stream is empty")
-        # AVI stores no timestamps, and FFmpeg guesses them wrongly where frames are reordered: count the frames instead.
+        # AVI and ASF store no display times, and FFmpeg guesses them wrongly where frames are reordered: count the frames instead.
         stamps = {packet.pts for packet in shown if packet.pts is not None}
-        self._no_timestamps = len(stamps) < len(shown) or (container == "avi" and context.has_b_frames)
+        self._no_timestamps = len(stamps) < len(shown) or (container in WITHOUT_DISPLAY_TIMES and context.has_b_frames)
         self.time_base = 1 / rate if self._no_timestamps else packets[0].time_base
         self.pts: Int64[np.ndarray, " N"] = np.arange(len(shown)) if self._no_timestamps else np.array(sorted(stamps))
         self.times: Float64[np.ndarray, " N"] = (self.pts - self.pts[0]) * float(self.time_base)
@@ -117,8 +125,25 @@ class Video:
 
     def _iter_rgb(self, indices: list[int], seek: bool) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
         with as_decode_error():
+            if self._orientation is None and self._any_own_orientation():
+                self._orientation = self._first_orientation()
             for index, frame in zip(indices, self.decode(indices, seek), strict=True):
                 yield index, self.to_rgb(frame, *self.coded_size)
+
+    def _any_own_orientation(self) -> bool:
+        """Return whether the frames may differ in their orientation. Encoders state it in key frames."""
+        extradata, first = self._context.extradata or b"", self._packets[0]
+        keys = (packet for packet in self._packets if packet.is_keyframe or packet is first)
+        return any(has_own_orientation(packet, self._context.name, extradata) for packet in keys)
+
+    def _first_orientation(self) -> Orientation:
+        """Return the orientation of the first frame, which holds for all: of later frames only some may have one."""
+        self._context.flush_buffers()
+        self._context.skip_frame = "DEFAULT"
+        for packet in (self._packets[0], None):
+            for frame in self._context.decode(packet):
+                return read_orientation(frame)
+        return UPRIGHT
 
     def to_rgb(self, frame: "av.VideoFrame", width: int, height: int) -> UInt8[np.ndarray, "_ _ 3"]:
         """Return a decoded frame as RGB, resized to width and height, then made upright. It is valid until the next call."""
@@ -145,6 +170,7 @@ class Video:
         key_pts = self._key_pts if seek else self._key_pts[:1]
         pending = deque(self.pts[list(indices)].tolist())
         requested, position, count, start = set(pending), -1, 0, 0
+        early: dict[int | None, av.VideoFrame] = {}  # frames that came before one that is shown earlier, by wrong timestamps
         skip_disposable = seek and self._context.name == DISPOSABLE_FRAMES_CODEC and not self._no_timestamps
         self._context.skip_frame = "DEFAULT"
         while pending:
@@ -152,7 +178,7 @@ class Video:
             if position < 0 or self._keys[key] > position:
                 self._context.flush_buffers()
                 position, count, start = self._keys[key], 0, key
-            if position > len(self._packets):
+            if position > len(self._packets) or len(early) > MAX_REORDERED:
                 raise DecodeError(f"the frame at {float((pending[0] - self.pts[0]) * self.time_base):.2f} s cannot be decoded")
             packet = self._packets[position] if position < len(self._packets) else None  # None flushes the decoder
             if skip_disposable and packet:
@@ -161,16 +187,18 @@ class Video:
                 pts, count = count if self._no_timestamps else frame.pts, count + 1
                 if start and pts == key_pts[start] and not frame.key_frame:
                     raise DecodeError("a frame is wrongly flagged as a key frame")
-                if pending and pts == pending[0]:
+                if pts in requested:
+                    early[pts] = frame
+                while pending and pending[0] in early:
+                    frame = early.pop(pending.popleft())
                     if frame.is_corrupt:
                         raise DecodeError("a frame is damaged")
-                    pending.popleft()
                     yield frame
             position += 1
 
 
 def open_video(data: bytes) -> Video:
-    """Return the first video stream of a file.
+    """Return the video that a player shows: the best track of a file.
 
     Raises:
         DecodeError: it has none that FFmpeg reads, is truncated or damaged, or has frames of more pixels than
@@ -180,21 +208,46 @@ def open_video(data: bytes) -> Video:
     av = import_av()
     options = {"format_whitelist": FORMATS}
     with as_decode_error(), av.open(BytesIO(data), options=options, metadata_errors="replace") as container:
-        stream = next((s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic), None)
-        if stream is None:
-            raise DecodeError("it has no video stream")
-        if stream.codec_context is None:
-            raise DecodeError("FFmpeg has no decoder for its video stream")
+        stream, packets, tracks = read_packets(container, data)
         context = stream.codec_context
         check_size(context.width, context.height)
-        if is_truncated(data, stream):
-            raise DecodeError("it is truncated")
         context.thread_count = 1  # the data workers use the other cores
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        if any(packet.is_corrupt for packet in packets):
-            raise DecodeError("it is truncated or damaged")
+        if packets:
+            repeat_settings(packets, context.extradata)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        return Video(packets, context, rate, container.format.name)
+        video = Video(packets, context, rate, container.format.name)
+        video.tracks = tracks
+        return video
+
+
+def read_packets(container: "InputContainer", data: bytes) -> "tuple[av.VideoStream, list[av.Packet[Any]], int]":
+    """Return the track that a player shows, its packets, and the number of tracks that are no stills.
+
+    Of several tracks a still, such as a cover, is not shown beside one that moves; else FFmpeg chooses, by the tracks' flags first.
+
+    Raises:
+        DecodeError: there is none that FFmpeg decodes, or the file is truncated or damaged.
+    """
+    from av.stream import Disposition
+
+    tracks = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not tracks:
+        raise DecodeError("it has no video stream")
+    tracks = [stream for stream in tracks if stream.codec_context is not None]
+    if not tracks:
+        raise DecodeError("FFmpeg has no decoder for its video stream")
+    if any(is_truncated(data, stream) for stream in tracks):
+        raise DecodeError("it is truncated")
+    packets = [packet for packet in container.demux(tracks) if packet.size]
+    sizes = Counter(packet.stream_index for packet in packets)
+    moving = [stream for stream in tracks if sizes[stream.index] > 1] or tracks
+    best = container.streams.best("video")
+    by_flags = sorted(moving, key=lambda stream: not stream.disposition & Disposition.default)
+    chosen = next((stream for stream in moving if best is not None and stream.index == best.index), by_flags[0])
+    packets = [packet for packet in packets if packet.stream_index == chosen.index]
+    if any(packet.is_corrupt for packet in packets):
+        raise DecodeError("it is truncated or damaged")
+    return chosen, packets, len(moving)
 
 
 def import_av() -> Any:

@@ -1,12 +1,11 @@
-"""Facts about video files that FFmpeg does not report, or reports wrongly: hidden frames, key frames, truncation, rotation."""
+"""Facts about video files that FFmpeg does not report, or reports wrongly: hidden and key frames, decoder settings, truncation."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import av
+    from av.packet import PktSideDataT
 
 FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc"
 """FFmpeg's demuxers of video files. Others read text, images, and playlists that name other files: not from untrusted data."""
@@ -14,13 +13,45 @@ FORMATS = "mov,mp4,matroska,webm,avi,gif,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,
 WITHOUT_KEY_FRAMES = {"gif"}
 """Formats whose frames are flagged as key frames but need the frames before them."""
 
+WITHOUT_DISPLAY_TIMES = {"avi", "asf"}
+"""Formats in which frames have at most the time at which they are decoded."""
 
-class Orientation(NamedTuple):
-    """The orientation of a frame: transposed or not, then read with steps of 1 or -1 through rows and columns."""
 
-    transposed: bool
-    row_step: int
-    column_step: int
+SETTINGS: "tuple[PktSideDataT, ...]" = ("palette", "new_extradata", "param_change")
+"""Side data of a packet that holds for the later packets too, until there is another."""
+
+
+MOVIE_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
+"""With which an mp4 or mov file begins."""
+
+
+def repeat_settings(packets: "Sequence[av.Packet[Any]]", extradata: bytes | None) -> None:
+    """Give each key frame the decoder's settings that came before it, so that decoding from there on gives the same pixels.
+
+    A demuxer attaches settings, such as a palette, only to the packet where they begin.
+
+    Args:
+        packets: of a stream in their order.
+        extradata: the settings at the start.
+    """
+    kinds: list[PktSideDataT] = [kind for kind in SETTINGS if any(packet.has_sidedata(kind) for packet in packets)]
+    current: dict[PktSideDataT, Any] = {}
+    if "new_extradata" in kinds and extradata:
+        current["new_extradata"] = create_side_data("new_extradata", extradata)
+    for number, packet in enumerate(packets):
+        for kind in kinds:
+            if packet.has_sidedata(kind):
+                current[kind] = packet.get_sidedata(kind)
+            elif kind in current and (packet.is_keyframe or number == 0):
+                packet.set_sidedata(current[kind])
+
+
+def create_side_data(kind: "PktSideDataT", data: bytes) -> Any:
+    from av.packet import PacketSideData, packet_sidedata_type_from_literal
+
+    side_data: Any = PacketSideData(packet_sidedata_type_from_literal(kind), len(data))  # pyright: ignore[reportCallIssue]
+    side_data.update(data)
+    return side_data
 
 
 def is_hidden(packet: "av.Packet[Any]", codec: str) -> bool:
@@ -45,6 +76,21 @@ def is_truncated(data: bytes, stream: "av.VideoStream") -> bool:
     return max(ends, declared_size(data)) > len(data) or cut_gif
 
 
+def count_movies(data: bytes) -> int:
+    """Return the number of movies in an mp4 or mov file. FFmpeg reads the first; cat leaves several (ISO/IEC 14496-12, 4.2)."""
+    movies = position = 0
+    while position + 8 <= len(data):
+        size, kind = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
+        if not position and kind not in MOVIE_BOXES:
+            break
+        movies += kind == b"moov"
+        size = int.from_bytes(data[position + 8 : position + 16]) if size == 1 else size
+        if size < 8:  # 0: to the end of the file
+            break
+        position += size
+    return movies
+
+
 def declared_size(data: bytes) -> int:
     """Return the size in bytes that a RIFF or Matroska file declares, 0 if it does not."""
     if data.startswith(b"RIFF"):
@@ -62,16 +108,3 @@ def ebml_size(data: bytes, offset: int) -> tuple[int, int]:
     unknown = (1 << 7 * width) - 1
     size = int.from_bytes(data[offset : offset + width]) & unknown
     return offset + width, 0 if size == unknown else size
-
-
-def read_orientation(frame: "av.VideoFrame") -> Orientation:
-    """Return the orientation in the display matrix of a frame: [a b u; c d v; x y w] takes (1, 0) to (a, b)."""
-    # PyAV keeps a frame whose side data was read until garbage collection, so read it from a tiny copy.
-    tiny = frame.reformat(2, 2, "gray", threads=1)
-    matrix = tiny.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return Orientation(False, 1, 1)
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    transposed = abs(b) > abs(a)
-    right, down = (c, b) if transposed else (a, d)
-    return Orientation(transposed, -1 if down < 0 else 1, -1 if right < 0 else 1)

@@ -37,6 +37,7 @@ class Record(NamedTuple):
         label: None without classes.
         channel_stats: of the image, or of a video's first frame.
         metadata: of a video.
+        brightest: level of an image of 16 bits once it has 8.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Record(NamedTuple):
     label: int | None
     channel_stats: ChannelStats
     metadata: VideoMetadata | None = None
+    brightest: int | None = None
 
 
 def png_record(key: str, image: Image.Image, label: int | None) -> Record:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.data.loader import build_loader
+from jepa_pipeline.data.workers import build_loader
 
 
 class EvalLoader(NamedTuple):

@@ -1,15 +1,19 @@
-"""Every kind of image file becomes the RGB image a person would see."""
+"""Every kind of image file becomes the RGB image a person would see, whatever its metadata."""
 
+import struct
+import warnings
+import zlib
 from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from jepa_pipeline.data.image import decode_image, decode_with_extension
+from jepa_pipeline.data.image import decode, decode_image
 from jepa_pipeline.data.sample import DecodeError
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
 
 
 def stored(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -32,6 +36,54 @@ def test_grey_is_repeated_in_three_channels():
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     deep = RAMP.astype(np.uint16) * 257
     assert (pixels(stored(Image.fromarray(deep))) == RAMP[:, :, None]).all()
+
+
+def png(rows: np.ndarray, bits: int = 16, *chunks: bytes) -> bytes:
+    """A PNG file of gray or RGB rows, with chunks before its pixels."""
+    color = 2 if rows.ndim == 3 else 0
+    header = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], bits, color, 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2" if bits == 16 else np.uint8).tobytes() for row in rows)
+    whole = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+DEEP = np.random.default_rng(2).integers(0, 1 << 16, (12, 20), np.uint16)
+COLORS = np.random.default_rng(3).integers(0, 1 << 16, (12, 20, 3), np.uint16)
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14])
+@pytest.mark.parametrize("values", [DEEP, COLORS])
+def test_fewer_significant_bits_than_stored_are_scaled_by_their_number(bits: int, values: np.ndarray):
+    few = values >> (16 - bits)
+    told = chunk(b"sBIT", bytes([bits] * (values.ndim * 2 - 3)))
+    expected = np.round(few / ((1 << bits) - 1) * 255).astype(int)
+    seen = pixels(png(few, 16, told)).astype(int)
+    assert np.abs(seen - (expected if few.ndim == 3 else expected[..., None])).max() == 0
+    assert decode(png(few, 16, told)).brightest == expected.max()
+    assert decode(png(few)).brightest == pixels(png(few)).max() < 64 or bits == 14
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14])
+@pytest.mark.parametrize("dark", [1, 40])
+@pytest.mark.parametrize("values", [DEEP, COLORS])
+def test_significant_bits_that_are_scaled_already_are_left_alone(bits: int, dark: int, values: np.ndarray):
+    """As PNG wants it: shifted up, repeated in the lower bits, or scaled and rounded; also where all values are small."""
+    few = (values >> (16 - bits)).astype(np.int64) // dark
+    told = chunk(b"sBIT", bytes([bits] * (values.ndim * 2 - 3)))
+    shifted = few << (16 - bits)
+    for scaled in (shifted, shifted | few >> (2 * bits - 16), np.round(few * 65535 / ((1 << bits) - 1)).astype(np.int64)):
+        assert (pixels(png(scaled, 16, told)) == pixels(png(scaled))).all()
+
+
+def test_eight_bit_images_have_no_brightest_level():
+    assert decode(png(RAMP, 8)).brightest is None
+    assert decode(stored(Image.fromarray(RAMP), "JPEG")).brightest is None
+    assert decode(png(np.full((4, 4), 65535))).brightest == 255
+    assert decode(stored(Image.fromarray(RAMP.astype(np.uint16)))).brightest == 1
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -76,19 +128,158 @@ def test_exif_orientation_is_applied(form: str):
     assert seen[:, :6].mean() < 20 < 235 < seen[:, 10:].mean()
 
 
+def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+
+def exif_of(*entries: bytes, more: bytes = b"") -> bytes:
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4) + more
+
+
+TURNED = entry(0x0112, 3, 1, b"\6")
+ELSEWHERE = struct.pack("<I", 8 + 2 + 24 + 4)
+"""Where the data behind an EXIF block of two entries begins."""
+BROKEN_EXIF = {
+    "a negative rational in an unsigned tag": exif_of(TURNED, entry(0x011A, 10, 1, ELSEWHERE), more=struct.pack("<ii", -72, 1)),
+    "a resolution stored as bytes": exif_of(TURNED, entry(0x011A, 1, 1, b"\x48")),
+    "a resolution without a divisor": exif_of(TURNED, entry(0x011A, 5, 1, ELSEWHERE), more=bytes(8)),
+    "an entry before it that leads out": exif_of(entry(0x010F, 2, 2000, b"\xff\xff\xff\x7f"), TURNED),
+    "an entry after it that leads out": exif_of(TURNED, entry(0x8825, 4, 1, b"\xff\xff\xff\x7f")),
+    "an unknown kind of entry": exif_of(entry(0x0100, 99, 7, b"1234"), TURNED),
+    "more entries than there are": exif_of(TURNED).replace(b"\x08\0\0\0\1\0", b"\x08\0\0\0\xff\xff"),
+    "a list": exif_of(entry(0x0112, 3, 2, b"\6\0\6\0")),
+}
+NO_ORIENTATION = {
+    "nothing": b"",
+    "no TIFF": b"garbage",
+    "a cut header": b"II*\0",
+    "an offset out of it": b"II*\0\xff\xff\xff\x7f",
+    "a cut directory": exif_of(TURNED)[:14],
+    "an unknown orientation": exif_of(entry(0x0112, 3, 1, b"\x63")),
+    "an orientation in letters": exif_of(entry(0x0112, 2, 2, b"6")),
+    "noise": np.random.default_rng(0).bytes(300),
+}
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def with_metadata(form: str, image: Image.Image, exif: bytes) -> bytes:
+    data = stored(image, "PNG" if form == "raw profile" else form, **({"lossless": True} if form == "WEBP" else {}))
+    if form == "JPEG":
+        return data[:2] + segment(0xE1, b"Exif\0\0" + exif) + data[2:]
+    if form == "PNG":
+        return data[:33] + chunk(b"eXIf", exif) + data[33:]
+    if form == "raw profile":
+        text = b"Raw profile type exif\0\0" + zlib.compress(f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode())
+        return data[:33] + chunk(b"zTXt", text) + data[33:]
+    width, height = ((side - 1).to_bytes(3, "little") for side in image.size)
+    chunks = [b"VP8X" + struct.pack("<I", 10) + b"\x08\0\0\0" + width + height, data[12:]]
+    chunks.append(b"EXIF" + struct.pack("<I", len(exif)) + exif + b"\0" * (len(exif) % 2))
+    whole = b"WEBP" + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(whole)) + whole
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", [*BROKEN_EXIF, *NO_ORIENTATION])
+def test_broken_exif_costs_no_image_and_the_orientation_is_read_where_it_can_be(form: str, kind: str):
+    plain = pixels(stored(NOISE.crop((0, 0, 40, 24)), form, **({"lossless": True} if form == "WEBP" else {})))
+    data = with_metadata(form, NOISE.crop((0, 0, 40, 24)), {**BROKEN_EXIF, **NO_ORIENTATION}[kind])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen = pixels(data)
+    assert (seen == (np.rot90(plain, -1) if kind in BROKEN_EXIF else plain)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow(orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    for data in (stored(NOISE, exif=exif.tobytes()), stored(NOISE, "JPEG", xmp=xmp), stored(NOISE, "WEBP", xmp=xmp)):
+        with Image.open(BytesIO(data)) as image:
+            assert (pixels(data) == np.asarray(ImageOps.exif_transpose(image).convert("RGB"))).all()
+
+
+BIG = bytes(3_000_000)
+CHUNKS = {
+    "long compressed text": [chunk(b"zTXt", b"k\0\0" + zlib.compress(BIG))],
+    "long international text": [chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(BIG))],
+    "a long color profile": [chunk(b"iCCP", b"icc\0\0" + zlib.compress(BIG))],
+    "a color profile packed in an unknown way": [chunk(b"iCCP", b"icc\0\7abc")],
+    "much text": [chunk(b"tEXt", b"k%d\0" % n + b"a" * 900_000) for n in range(80)],
+    "text packed in an unknown way": [chunk(b"zTXt", b"k\0\7abc")],
+    "a raw profile that is not hex": [chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 12\nzz"))],
+    "wrong checksums": [chunk(name, b"\0" * 40)[:-1] + b"x" for name in (b"tEXt", b"gAMA", b"tRNS", b"sBIT", b"pHYs")],
+    "empty chunks": [
+        chunk(name, b"") for name in (b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"iCCP", b"tRNS", b"acTL", b"fcTL", b"eXIf", b"sBIT")
+    ],
+    "a broken animation": [chunk(b"acTL", bytes(8)), chunk(b"fcTL", b"\xff" * 26)],
+}
+
+
+@pytest.mark.parametrize("kind", CHUNKS)
+@pytest.mark.parametrize("behind", [False, True])
+def test_ancillary_chunks_cost_no_image(kind: str, behind: bool):
+    plain, extra = stored(NOISE), b"".join(CHUNKS[kind])
+    data = plain[:-12] + extra + plain[-12:] if behind else plain[:33] + extra + plain[33:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (pixels(data) == pixels(plain)).all()
+    if behind:
+        assert (pixels(data[: -12 - len(extra) // 2]) == pixels(plain)).all(), "it ends in metadata"
+
+
+SEGMENTS = {
+    "a short JFIF": segment(0xE0, b"JFIF\0"),
+    "a short Adobe": segment(0xEE, b"Adobe"),
+    "a short color profile": segment(0xE2, b"ICC_PROFILE\0"),
+    "two images that are none": segment(0xE2, b"MPF\0" + b"x" * 20),
+    "a short Photoshop block": segment(0xED, b"Photoshop 3.0\x008BIM\4\4"),
+    "a comment": segment(0xFE, b"\xff" * 300),
+    "everything empty": b"".join(segment(marker, b"") for marker in range(0xE0, 0xF0)),
+    "junk between segments": b"\0\0\xff\0junk\xff\xff",
+}
+
+
+@pytest.mark.parametrize("kind", SEGMENTS)
+def test_application_segments_cost_no_image(kind: str):
+    plain = stored(NOISE, "JPEG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (pixels(plain[:20] + SEGMENTS[kind] + plain[20:]) == pixels(plain)).all()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "raw profile"])
+def test_no_byte_of_metadata_decides_about_pixels(form: str):
+    """Random damage to the metadata alone; at most the orientation may change."""
+    exif = Image.Exif()
+    for tag, value in {0x010F: "maker", 0x011A: 72.0, 0x0128: 2, 0x0131: "software", 0x0132: "2020:01:01 00:00:00"}.items():
+        exif[tag] = value
+    block, generator = exif.tobytes().removeprefix(b"Exif\0\0"), np.random.default_rng(4)
+    plain = pixels(stored(NOISE, "PNG" if form == "raw profile" else form, **({"lossless": True} if form == "WEBP" else {})))
+    turns = [turn for side in (plain, plain[:, ::-1]) for turn in (np.rot90(side, times) for times in range(4))]
+    for _ in range(60):
+        damaged = bytearray(block)
+        for place in generator.integers(0, len(block), 4):
+            damaged[place] = generator.integers(256)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            seen = pixels(with_metadata(form, NOISE, bytes(damaged)))
+        assert any((seen == turn).all() for turn in turns)
+
+
 def test_the_extension_is_that_of_the_content():
     image = Image.new("RGB", (8, 8))
-    assert [decode_with_extension(stored(image, form))[1] for form in ("JPEG", "PNG", "WEBP")] == ["jpg", "png", "webp"]
+    assert [decode(stored(image, form)).extension for form in ("JPEG", "PNG", "WEBP")] == ["jpg", "png", "webp"]
     pair = stored(image, "MPO", save_all=True, append_images=[image])
-    assert decode_with_extension(pair)[1] == "jpg"
+    assert decode(pair).extension == "jpg"
 
 
 def test_the_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     assert pixels(stored(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True))[0, 0].tolist() == [255, 0, 0]
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])

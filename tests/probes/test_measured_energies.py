@@ -11,8 +11,8 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.video_masks import CausalConfig
-from jepa_pipeline.data.loader import build_loader
 from jepa_pipeline.data.views import normalize
+from jepa_pipeline.data.workers import build_loader
 from jepa_pipeline.masks.causal import Causal
 from jepa_pipeline.masks.multiblock import MultiBlock
 from jepa_pipeline.probes import rollout_error

@@ -1,0 +1,83 @@
+"""A DataLoader whose worker processes end with the run, and never change what it yields."""
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+from multiprocessing.context import ForkContext, ForkProcess
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from jepa_pipeline.batch import Batch
+from jepa_pipeline.data.sampler import DistributedBatchSampler
+
+PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) that sets the signal a process gets when its parent ends."""
+
+
+def build_loader(
+    dataset: Dataset[Batch],
+    batch_sampler: DistributedBatchSampler | list[list[int]],
+    workers: int,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    forked = workers > 0 and multiprocessing.get_start_method() == "fork"
+    return DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        collate_fn=return_batch,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        persistent_workers=workers > 0,
+        worker_init_fn=init_forked_worker if forked else init_worker,
+        multiprocessing_context=WorkerContext() if forked else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else each pass would draw from, and so change, torch's global generator
+    )
+
+
+def return_batch(batch: Any) -> Any:
+    """Collate nothing: the data sets' __getitems__ returns a Batch, not a list of samples."""
+    return batch
+
+
+def init_worker(worker: int) -> None:
+    """Use one thread, and ignore Ctrl-C and user signals, which a terminal or Slurm sends to every process."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def init_forked_worker(worker: int) -> None:
+    """Ignore SIGTERM too, and die with the parent.
+
+    Slurm sends SIGTERM to every process of a job. A worker that obeyed would take the training process down before the step
+    boundary at which it saves a checkpoint and stops.
+    """
+    init_worker(worker)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process as soon as its parent is gone; torch's workers only check every few seconds."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Worker(ForkProcess):
+    """A process whose terminate() kills it, because it ignores SIGTERM, which torch sends to workers that hang."""
+
+    def start(self) -> None:
+        super().start()
+        # _popen is private; terminate() of the process delegates to it, and so does multiprocessing's own exit handler
+        self._popen.terminate = self._popen.kill  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class WorkerContext(ForkContext):
+    """A multiprocessing context that starts such workers; for fork only, where init_forked_worker ignores SIGTERM."""
+
+    Process = Worker
