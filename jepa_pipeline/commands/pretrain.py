@@ -190,7 +190,7 @@ def fit(
         timer,
     )
     steps = config.optim.total_steps - module.step
-    trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks)
+    trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks, log)
     with closing(writer), checkpoints:
         try:
             trainer.fit(module, loader)

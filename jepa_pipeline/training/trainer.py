@@ -15,11 +15,18 @@ Switched off, with what does it instead:
 - Signals: Trainer.fit installs its own handlers; StopSignals.listen takes the signals back in on_train_start.
 - Learning rate schedulers and gradient clipping: module.py. Rates are functions of the step, and nothing needs to be restored.
 - Logger, progress bar, model summary: loggers.py and callbacks.py.
+- Callbacks of installed packages, and arguments from PL_TRAINER_* variables: nothing does it instead. They would change runs
+  whose recipe does not mention them.
 """
 
 import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from inspect import signature
+from unittest.mock import patch
 
 import torch
 
@@ -48,6 +55,12 @@ IRRELEVANT_WARNINGS = (
     "`broadcast_buffers` is deprecated.*",  # its replacement does not exist in every supported torch
     ".*returned a view tensor.*",  # no module changes its output in place
 )
+
+
+CALLBACKS_GROUP = "lightning.pytorch.callbacks_factory"
+"""Entry points of installed packages whose callbacks Lightning adds to every Trainer."""
+ARGUMENT_PREFIX = "PL_TRAINER_"
+"""Prefix of environment variables that Lightning takes as arguments of a Trainer."""
 
 
 class ExternalProcessEnvironment(ClusterEnvironment):
@@ -94,9 +107,15 @@ class ExternalProcessEnvironment(ClusterEnvironment):
 
 
 def build_trainer(
-    config: TrainerConfig, accelerator: str, info: RankInfo, steps: int, accumulate_steps: int, callbacks: Sequence[Callback]
+    config: TrainerConfig,
+    accelerator: str,
+    info: RankInfo,
+    steps: int,
+    accumulate_steps: int,
+    callbacks: Sequence[Callback],
+    log: Callable[[str], object],
 ) -> Trainer:
-    """Return a Trainer of a number of optimizer steps.
+    """Return a Trainer of a number of optimizer steps, which calls these callbacks and no others.
 
     Args:
         config: strategy, precision and determinism.
@@ -105,31 +124,53 @@ def build_trainer(
         steps: optimizer steps until the end.
         accumulate_steps: micro-batches per step.
         callbacks: in the order of `order_callbacks`.
+        log: called with a sentence for each callback or argument from elsewhere that Lightning would have used.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     strategy = build_strategy(config.strategy, info)
-    return Trainer(
-        accelerator=accelerator,
-        devices=[torch.cuda.current_device()] if accelerator == "cuda" and strategy != "auto" else 1,
-        num_nodes=info.world_size,
-        strategy=strategy,
-        deterministic=config.deterministic,
-        precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
-        max_steps=steps,
-        max_epochs=-1,
-        accumulate_grad_batches=accumulate_steps,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        # without a plugin Lightning detects Slurm by itself, and takes a job of several tasks for a run of several processes
-        plugins=[LightningEnvironment() if strategy == "auto" else ExternalProcessEnvironment(info)],
-    )
+    with without_strangers(log):
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=[torch.cuda.current_device()] if accelerator == "cuda" and strategy != "auto" else 1,
+            num_nodes=info.world_size,
+            strategy=strategy,
+            deterministic=config.deterministic,
+            precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
+            max_steps=steps,
+            max_epochs=-1,
+            accumulate_grad_batches=accumulate_steps,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            # without a plugin Lightning detects Slurm by itself, and takes a job of several tasks for a run of several processes
+            plugins=[LightningEnvironment() if strategy == "auto" else ExternalProcessEnvironment(info)],
+        )
+    # a Lightning that adds others in another way does not run them either
+    trainer.callbacks = list(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    return trainer
+
+
+@contextmanager
+def without_strangers(log: Callable[[str], object]) -> Iterator[None]:
+    """Keep Lightning from importing callbacks of installed packages and from taking arguments from the environment."""
+    for entry in entry_points(group=CALLBACKS_GROUP):
+        package = entry.dist.name if entry.dist else "an installed package"
+        log(f"{package} offers Lightning a callback for every run ({entry.value}), which is not used: a run has only its own")
+    names = (f"{ARGUMENT_PREFIX}{name.upper()}" for name in signature(Trainer).parameters)
+    variables = {name: os.environ.pop(name) for name in names if name in os.environ}
+    for name, value in variables.items():
+        log(f"{name}={value} is an argument for Lightning's Trainer, which is not used: a run has only those of its recipe")
+    try:
+        with patch("lightning.fabric.utilities.registry.entry_points", lambda **_: (), create=True):
+            yield
+    finally:
+        os.environ.update(variables)
 
 
 def build_strategy(name: str, info: RankInfo) -> Strategy | str:
