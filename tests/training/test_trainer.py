@@ -4,11 +4,11 @@ import os
 import sys
 
 import pytest
-from lightning import Callback
 
 from jepa_pipeline.config.trainer import TrainerConfig
 from jepa_pipeline.training.processes import RankInfo
 from jepa_pipeline.training.trainer import build_trainer
+from lightning import Callback
 
 ALONE = RankInfo(0, 1, 0, 1, "127.0.0.1", 0, launcher=None)
 
