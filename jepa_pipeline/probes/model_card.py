@@ -68,7 +68,7 @@ def model_card(encoder: BaseEncoder, to: str, origin: Origin) -> str:
 
 
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:
-    """Return how the weights came to be, as far as the card tells, which another program may have written if no run is around it."""
+    """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
     if card.step == 0:
         source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"
         return f"jepa_pipeline did not train these weights: {source}."
@@ -81,9 +81,9 @@ def describe_training(card: EncoderCard, has_recipe: bool) -> str:
 def timm_usage(encoder: BaseEncoder) -> str:
     return (
         f"It was written with timm {version('timm')} and loads with {LEAST_TIMM} or newer; before 1.0.29 that takes a torch whose "
-        f"torch.load reads safetensors, such as 2.13. `model(...)` is {encoder.pooling} of `model.forward_features(...)`. `{PARITY}` "
-        "holds pixels and the outputs of the pretrained encoder for them. Before this folder was written, timm gave the same outputs "
-        f"to {TOLERANCE:.0e}."
+        f"torch.load reads safetensors, such as 2.13. `model(...)` is {encoder.pooling} of `model.forward_features(...)`. "
+        f"`{PARITY}` holds pixels and the outputs of the pretrained encoder for them. Before this folder was written, timm gave the "
+        f"same outputs to {TOLERANCE:.0e}."
     )
 
 
