@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shlex
 import shutil
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def check_python() -> CheckResult:
 
 def check_packages() -> CheckResult:
     """Check that every dependency is installed in a supported version."""
-    problems = []
+    problems, wanted = [], []
     for line in importlib.metadata.requires(PACKAGE) or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -65,11 +66,13 @@ def check_packages() -> CheckResult:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             problems.append(f"{requirement.name} is missing")
+            wanted.append(str(requirement))
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             problems.append(f"{requirement.name} is {version}, but {requirement.specifier} is needed")
+            wanted.append(str(requirement))
     if problems:
-        return CheckResult("packages", "fail", "; ".join(problems), f"pip install --upgrade {PACKAGE}")
+        return CheckResult("packages", "fail", "; ".join(problems), f"pip install {shlex.join(wanted)}")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in SHOWN)
     return CheckResult("packages", "ok", f"{versions}; all packages have supported versions")
 

@@ -39,6 +39,8 @@ app.add_typer(masks, name="masks")
 app.add_typer(views, name="views")
 app.add_typer(selftest, name="selftest")
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as typer gives it."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -245,6 +247,8 @@ def main() -> None:
         print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
         leave(2)
     except SystemExit as exit:
+        if exit.code == INTERRUPTED:  # what was being written is deleted by now
+            print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
     except BaseException:
         if not was_distributed():
@@ -254,8 +258,8 @@ def main() -> None:
 
 
 def leave(code: int) -> None:
-    """Exit with a code, without Python's shutdown if that could abort in gloo's threads and change the code."""
-    if was_distributed():
+    """Exit with a code, without Python's shutdown if that could abort in gloo's threads or print errors of interrupted ones."""
+    if was_distributed() or code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

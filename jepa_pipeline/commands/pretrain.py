@@ -107,14 +107,15 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):
             if is_first:
-                stack.enter_context(lock_run_folder(config.folder))
+                stack.enter_context(lock_run_folder(config.folder, log))
                 check_same_run(config.folder, run_info, log)
                 check_online_eval(config.probing)
         if is_finished_at(config.folder / "checkpoints", config.optim.total_steps):
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
             log(f"{config.folder} is already finished at step {config.optim.total_steps}; nothing to do")
             return
-        stop = stack.enter_context(StopSignals())
+        stop = stack.enter_context(StopSignals(partial(describe_restart, config.folder / "checkpoints")))
+        stack.enter_context(stop.end_before_first_step())
         with raise_on_all_ranks():
             torch.manual_seed(config.seed)
             method = build_method(config.method)
@@ -131,7 +132,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
             fit(config, module, checkpoints, processes.info, accelerator, console)
         except Interrupted:
             if is_first and stop.received is not None:
-                requeue_after_stop(config.folder, stop.received.name, module.step, log)
+                requeue_after_stop(config.folder, stop.received.name, checkpoints.resume_step(module), log)
             watchdog.set_stage("end", module.step)
             barrier()  # Slurm takes a job whose processes have ended for finished, so they wait until it is requeued
             raise

@@ -82,8 +82,8 @@ def timm_usage(encoder: BaseEncoder) -> str:
     return (
         f"It was written with timm {version('timm')} and loads with {LEAST_TIMM} or newer; before 1.0.29 that takes a torch whose "
         f"torch.load reads safetensors, such as 2.13. `model(...)` is {encoder.pooling} of `model.forward_features(...)`. "
-        f"`{PARITY}` holds pixels and the outputs of the pretrained encoder for them. Before this folder was written, timm gave the "
-        f"same outputs to {TOLERANCE:.0e}."
+        f"`{PARITY}` holds pixels and the outputs of the pretrained encoder for them. Before this folder was written, timm gave "
+        f"the same outputs to {TOLERANCE:.0e}."
     )
 
 
