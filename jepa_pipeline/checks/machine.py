@@ -13,10 +13,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from torch.cuda import nccl
 
-from jepa_pipeline.checks.result import CheckResult, format_bytes, pluralize
+from jepa_pipeline.checks.recipe import compare_cores
+from jepa_pipeline.checks.result import CheckResult, format_bytes
+from jepa_pipeline.config.data import WINDOW_SHARDS
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.data.sampler import WINDOW_SHARDS
 from jepa_pipeline.data.worker_pool import available_cores
 
 PACKAGE = "jepa_pipeline"
@@ -116,18 +117,7 @@ def check_no_gpu(trainer: TrainerConfig | None) -> CheckResult:
 
 
 def check_cores(config: RunConfig | None, local_ranks: int) -> CheckResult:
-    """Check that there is a CPU core per process: the data workers and the training process itself."""
-    cores = available_cores()
-    text = f"{pluralize(cores, 'core')} for {'this process' if local_ranks == 1 else f'{local_ranks} processes'}"
-    if config is None:
-        return CheckResult("cores", "ok", text)
-    workers = config.data.workers
-    needed = local_ranks * (1 + workers)
-    text += f"; {needed} would be busy (data.workers {workers} and training, per process)"
-    if needed <= cores:
-        return CheckResult("cores", "ok", text)
-    cure = f"set data.workers={max(cores // local_ranks - 1, 0)}, or request --cpus-per-task={1 + workers} from Slurm"
-    return CheckResult("cores", "warn", text, cure)
+    return compare_cores(available_cores(), config, local_ranks)
 
 
 def check_shared_memory(config: RunConfig | None, ranks: int, local_ranks: int) -> CheckResult:

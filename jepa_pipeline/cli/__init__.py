@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, parse_level
+from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, Time, parse_level
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
@@ -138,11 +138,15 @@ def export(
 
 
 @config.command("check")
-def config_check(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Report all mistakes in a recipe, with file and line."""
+def config_check(recipe: Recipe, overrides: Overrides = None, time: Time = False) -> None:
+    """Report all mistakes in a recipe, with file and line, and what would keep it from running on this machine."""
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, overrides or [])
+
+    from jepa_pipeline.commands.check_config import check_config
+
+    check_config(run, timed=time)
     steps = f"{run.optim.total_steps} steps of {run.optim.batch_size_global} samples"
     print(f"{recipe} is valid: {steps}, {run.optim.describe_lr()}, config hash {run.hash()}")
     if run.method.encoder.timm:

@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from jepa_pipeline.checks.recipe import check_memory, check_packages
+from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
@@ -23,6 +25,7 @@ from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+from jepa_pipeline.training.callback_order import order_callbacks
 from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
 from jepa_pipeline.training.checkpoint import State, is_finished_at, load_latest
 from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback, restore, sharded_targets
@@ -31,6 +34,7 @@ from jepa_pipeline.training.hashes import HASHES, HashLogger
 from jepa_pipeline.training.init_from import init_from_run
 from jepa_pipeline.training.launch import launch_processes
 from jepa_pipeline.training.loggers import MetricsWriter, WandbRun
+from jepa_pipeline.training.memory import is_out_of_memory, out_of_memory
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.online_eval import OnlineEval, check_online_eval
 from jepa_pipeline.training.parallel import SHARDED, parallelize
@@ -55,7 +59,7 @@ from jepa_pipeline.training.setup import (
 )
 from jepa_pipeline.training.signals import StopRequested, StopSignals
 from jepa_pipeline.training.skipped_samples import SkippedSamples, describe_restart
-from jepa_pipeline.training.trainer import build_trainer, order_callbacks
+from jepa_pipeline.training.trainer import build_trainer
 from jepa_pipeline.training.watchdog import Watchdog
 
 
@@ -78,6 +82,7 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             config.check_processes(info.world_size)
         except ValueError as error:
             raise UserError(str(error)) from None
+        require([*check_packages(config), *check_memory(config, info.local_world_size)])
     accelerator = choose_accelerator(config.trainer.accelerator)
     if info.launcher is None and info.world_size > 1:
         hash_data(config.data.train, config.method)  # so that an error is printed once, before processes are started
@@ -197,7 +202,9 @@ def fit(
             trainer.fit(module, loader)
         except StopRequested:  # raised by a signal while the loop waited for data between two steps
             raise checkpoints.save_and_interrupt(module) from None
-        except (RuntimeError, OSError, EOFError) as error:
+        except (RuntimeError, OSError, EOFError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(config, f"in step {module.step + 1}") from error
             if not worker_died(error):
                 raise
             if world_size() == 1:

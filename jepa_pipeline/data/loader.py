@@ -13,14 +13,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.config.data import DataConfig
+from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig
 from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler, TrainDataset
 from jepa_pipeline.data.media import check_kind
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.sampler import WINDOW_SHARDS, DistributedBatchSampler, ShardSampler
+from jepa_pipeline.data.sampler import DistributedBatchSampler, ShardSampler
 from jepa_pipeline.data.shards import Shards
 
 PR_SET_PDEATHSIG = 1

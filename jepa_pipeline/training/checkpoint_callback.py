@@ -97,7 +97,7 @@ class HeartbeatCallback(Callback):
 class CheckpointCallback(StepCallback):
     """Saves checkpoints and the encoder to export, and ends a run that was asked to stop.
 
-    It must come after all callbacks that write what a checkpoint counts as done (see `trainer.order_callbacks`). Several processes
+    It must come after all callbacks that write what a checkpoint counts as done (see callback_order.py). Several processes
     agree whether to save or to stop one step after the first of them was asked.
 
     Args:

@@ -85,6 +85,7 @@ class StopSignals:
                 timer.daemon = True
                 timer.start()
             if self.before_first_step:
+                write_stderr(f"{self.received.name}: stopping; there is nothing to save before the first step")
                 raise StopRequested
             if rank() == 0:
                 write_stderr(f"{self.received.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")

@@ -1,4 +1,4 @@
-"""Lightning's Trainer: what a run uses of it, what is switched off, and the order of the callbacks.
+"""Lightning's Trainer: what a run uses of it, and what is switched off.
 
 Used: the loop over micro-batches and its accumulation of gradients, the transfer of batches to the device, autocast, DDP
 (without a synchronization between the micro-batches of a step), deterministic kernels, and the hooks of module and callbacks.
@@ -32,13 +32,8 @@ import torch
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
-from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback
-from jepa_pipeline.training.hashes import HashLogger
-from jepa_pipeline.training.online_eval import OnlineEval
 from jepa_pipeline.training.parallel import SHARDED
 from jepa_pipeline.training.processes import RankInfo
-from jepa_pipeline.training.skipped_samples import SkippedSamples
 from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -123,7 +118,7 @@ def build_trainer(
         info: this process among those of the run.
         steps: optimizer steps until the end.
         accumulate_steps: micro-batches per step.
-        callbacks: in the order of `order_callbacks`.
+        callbacks: in the order of `callback_order.order_callbacks`.
         log: called with a sentence for each callback or argument from elsewhere that Lightning would have used.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -180,27 +175,3 @@ def build_strategy(name: str, info: RankInfo) -> Strategy | str:
         return "auto"
     # buffers that must be equal on all ranks are computed from gathered values, so DDP need not broadcast them at every forward
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
-def order_callbacks(
-    skipped: SkippedSamples,
-    health: HealthMonitor,
-    metrics: MetricsLogger,
-    hashes: HashLogger | None,
-    online_eval: OnlineEval | None,
-    checkpoints: CheckpointCallback,
-    stages: HeartbeatCallback,
-    timer: DataWaitTimer,
-) -> list[Callback]:
-    """Return the callbacks in the order in which Lightning must call each hook."""
-    callbacks: list[Callback | None] = [
-        skipped,  # counts the samples that the other callbacks log, save and compare
-        health,
-        metrics,
-        hashes,  # these three write the rows of a step, which must be on disk before a checkpoint that includes the step
-        online_eval,  # before the checkpoint: a run resumed from it will not take this step again and would miss the snapshot
-        checkpoints,  # saves what all others have left, and ends a run that was asked to stop, so that none of them runs twice
-        stages,  # after checkpoints, which report another stage to the watchdog while they save
-        timer,  # last: the time of all other callbacks must not count as waiting for data
-    ]
-    return [callback for callback in callbacks if callback is not None]
