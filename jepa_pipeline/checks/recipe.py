@@ -39,7 +39,7 @@ def check_recipe(config: RunConfig, made_later: bool = False) -> list[CheckResul
 def check_init_from(config: RunConfig, made_later: bool = False) -> list[CheckResult]:
     """Check that the networks of the run in init_from, if any, fit this run, without loading them."""
     source = config.init_from
-    if source is None or any((config.folder / "checkpoints").glob("step-*")):  # a run that goes on does not read it again
+    if source is None or any((config.folder / "checkpoints").glob("step-*")):  # a run that resumes does not read it again
         return []
     if made_later and not source.exists():
         return [CheckResult("init_from", "skipped", f"init_from is {source}, which an earlier job may make")]

@@ -77,7 +77,7 @@ def test_a_damaged_newest_checkpoint_is_named(tiny, trained, tmp_path):
     assert result.level == "fail" and "step-00000002 is damaged" in result.text and "name another run" in result.cure
 
 
-def test_a_run_that_goes_on_does_not_need_it_again(tiny, trained, tmp_path):
+def test_a_run_that_resumes_does_not_need_it_again(tiny, trained, tmp_path):
     config = tiny("init_from=/no/such")
     (config.folder / "checkpoints/step-00000001").mkdir(parents=True)
     assert check_init_from(config) == []
