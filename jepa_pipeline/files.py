@@ -39,6 +39,16 @@ def atomic_write(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+@contextmanager
+def public_mode(path: Path) -> Iterator[None]:
+    """Give a file that is written in this context the permissions that the umask leaves; safetensors makes its files private."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    if path.stat().st_mode != mode:
+        path.chmod(mode)
+
+
 def fsync(path: Path) -> None:
     """Make a file, or the names in a folder, outlast a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)

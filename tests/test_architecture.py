@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "cluster": {"config", "files", "version"},
     "results": {"config", "console", "files", "version", "data", "cluster"},
     "probes": FOUNDATION | {"losses", "models", "data", "results"},
-    "checks": FOUNDATION | {"models", "data", "methods", "cluster"},
+    "checks": FOUNDATION | {"models", "data", "methods", "cluster", "training"},
     "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "results", "cluster"},
 }
 ROOMS = set(MAY_IMPORT)

@@ -140,7 +140,7 @@ from safetensors.torch import load_file
 ours = {{name for name in sys.modules if name.startswith("jepa_pipeline.")}}
 assert ours <= {{"jepa_pipeline._torchvision", "jepa_pipeline.version"}}, ours
 model = timm.create_model("local-dir:{out}", pretrained=True).eval()
-stored = load_file("{out}/parity.safetensors")
+stored = load_file("{out}/parity/outputs.safetensors")
 with torch.inference_mode():
     assert (model.forward_features(stored["pixels"]) - stored["forward_features"]).abs().max() < 1e-5
     assert (model(stored["pixels"]) - stored["forward"]).abs().max() < 1e-5
@@ -200,11 +200,57 @@ def test_other_formats_and_taken_folders_are_refused(run, tmp_path):
     assert (tmp_path / "taken" / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+@pytest.mark.parametrize("to", ["timm", "jepa"])
+def test_every_file_has_the_permissions_that_the_umask_leaves(tmp_path, to, mask):
+    before = os.umask(mask)
+    try:
+        run = make_run(tmp_path / "run", SPELLED)
+        export(run, to=to)
+    finally:
+        os.umask(before)
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"config.json", "config.yaml", "model.safetensors", "README.md", "outputs.safetensors"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask}
+
+
+def test_the_folder_holds_no_second_file_that_timm_could_take_for_the_weights(run):
+    """timm 1.0.16 to 1.0.28 fail with two files of one of these suffixes, and prefer the last suffix."""
+    out = export(run)
+    found = [path.name for suffix in (".safetensors", ".pth", ".pth.tar", ".bin") for path in out.glob(f"*{suffix}")]
+    assert found == ["model.safetensors"]
+    assert "loads with 1.0.16 or newer" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe", "sentence"),
+    [
+        ({}, True, "Pretrained without labels by ijepa with jepa_pipeline 0, from untrained weights."),
+        ({}, False, "According to its card, pretrained without labels by ijepa with jepa_pipeline 0."),
+        (
+            {"begun_from": "runs/a"},
+            True,
+            "Pretrained without labels by ijepa with jepa_pipeline 0, starting from the weights of runs/a.",
+        ),
+        ({"step": 0, "samples": 0, "begun_from": "vit.pth"}, False, "did not train these weights: they are from vit.pth."),
+        ({"step": 0, "samples": 0}, False, "did not train these weights: its card does not say where they are from."),
+    ],
+)
+def test_the_card_says_how_the_encoder_came_to_be(run, changes, recipe, sentence):
+    path = run / "encoder" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    if not recipe:
+        (run / "config.yaml").unlink()
+    text = (export(run) / "README.md").read_text()
+    assert sentence in text and ("untrained" in text) == sentence.endswith("untrained weights.")
+    assert ("| starting from |" in text) == ("begun_from" in changes)
+
+
 def test_the_card_tells_the_recipe_the_origin_and_the_numbers(run):
     row = ProbeRow(
         encoder="target",
         protocol="knn",
-        settings={"features": "last", "k": 5},
+        settings={"features": "last", "k": 5, "selection_top1": 0.4603174603174603},
         top1=0.8712,
         ci95=(0.86, 0.88),
         n_test=10000,
@@ -225,7 +271,7 @@ def test_the_card_tells_the_recipe_the_origin_and_the_numbers(run):
         )
         save_report(run / "probes" / f"{name}.json", report)
     text = (export(run) / "README.md").read_text()
-    assert "| a | target | knn | features last, k 5 | 87.12 | 86.00 - 88.00 | 10000 |" in text
+    assert "| a | target | knn | features last, k 5, selection_top1 0.4603 | 87.12 | 86.00 - 88.00 | 10000 |" in text
     assert "stale" not in text
     for fact in ("seed: 5", "d" * 12, "| samples seen | 48 |", 'timm.create_model("local-dir:'):
         assert fact in text

@@ -74,7 +74,7 @@ def test_any_encoder_is_the_same_when_loaded_again(tmp_path, name):
     assert type(theirs) is type(ours) and hash_weights(theirs) == hash_weights(ours) and read_card(out) == read_card(run)
     with torch.inference_mode():
         assert torch.equal(theirs(pixels), ours(pixels)) and torch.equal(theirs.pooled(pixels), ours.pooled(pixels))
-    stored, text = load_file(out / "parity.safetensors"), (out / "README.md").read_text()
+    stored, text = load_file(out / "parity/outputs.safetensors"), (out / "README.md").read_text()
     assert set(stored) == {"pixels", "tokens", "pooled"} and stored["pixels"].ndim == pixels.ndim
     assert stored["pooled"].shape[1] == ours.width and f'vectors "B D" of width {ours.width}' in text
     for fact in (
@@ -104,7 +104,7 @@ def test_a_stack_is_cut_to_any_level(tmp_path, name, level):
         reading = whole.read_level(level)
         for found, expected in ((part(pixels), reading(pixels)), (part.pooled(pixels), reading.pooled(pixels))):
             assert (found - expected).abs().max() <= 1e-6
-    stored = load_file(out / "parity.safetensors")
+    stored = load_file(out / "parity/outputs.safetensors")
     with torch.inference_mode():
         assert (part.pooled(stored["pixels"]) - stored["pooled"]).abs().max() <= 1e-6
     if level not in (1, "all"):
@@ -190,7 +190,7 @@ def test_the_card_has_the_numbers_of_its_level_alone(tmp_path, shards):
 def test_three_lines_load_it_in_another_process(tmp_path):
     out = export(make_run(tmp_path / "run", CONFIGS["stack of clips"]), to="jepa", level=2)
     lines = (out / "README.md").read_text().split("```python\n")[1].split("\n```")[0].replace("THIS_FOLDER", str(out))
-    before = f"from safetensors.torch import load_file\nstored = load_file('{out}/parity.safetensors')\npixels = stored['pixels']\n"
+    before = f"from safetensors.torch import load_file\nstored = load_file('{out}/parity/outputs.safetensors')\npixels = stored['pixels']\n"
     program = f"{before}{lines}\nassert (features - stored['pooled']).abs().max() <= 1e-6\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)

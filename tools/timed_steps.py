@@ -141,7 +141,7 @@ def train_steps(
 ) -> Timeline:
     """Train for `steps` optimizer steps, as `jepa pretrain` does but without logs and checkpoints; return the timeline."""
     config, module.timeline = module.config, timeline
-    trainer = build_trainer(config.trainer, device, info, steps, config.optim.accumulate_steps, callbacks=[])
+    trainer = build_trainer(config.trainer, device, info, steps, config.optim.accumulate_steps, callbacks=[], log=print)
     trainer.fit(module, batches)
     if device == "cuda":
         torch.cuda.synchronize()

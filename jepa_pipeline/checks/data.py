@@ -1,15 +1,14 @@
 """Checks that the data of a run is complete, readable, of the right kind and sufficient."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jepa_pipeline.checks.recipe import check_amount
 from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, pluralize
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import open_media
 from jepa_pipeline.data.index import index_path
@@ -17,13 +16,10 @@ from jepa_pipeline.data.manifest import Manifest, load_manifest, locate_tars
 from jepa_pipeline.data.media import check_kind, check_motion
 from jepa_pipeline.data.remote import is_remote, redact_urls
 from jepa_pipeline.data.sample import DecodeError
-from jepa_pipeline.data.sampler import WINDOW_SHARDS
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import Video
 
 SAMPLES, FEW_SAMPLES = 200, 20
-MIN_BATCHES_PER_WINDOW = 2
-"""Global batches in a shuffle window below which samples of a shard end up together in every batch."""
 
 
 def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
@@ -118,24 +114,3 @@ def decode_sample(shards: Shards, shard: int, member: int) -> None:
             media.get_frames(np.unique([0, len(media) - 1]))
     except DecodeError as error:
         raise shards.sample_error(shard, sample.key, str(error)) from error
-
-
-def check_amount(data: DataConfig, optim: ScheduleConfig, manifests: Sequence[Manifest]) -> CheckResult:
-    """Check that each source has enough samples for its share of a global batch, and its shuffle window for several batches."""
-    batch, total_weight = optim.batch_size_global, sum(source.weight for source in data.train)
-    samples = sum(manifest.samples for manifest in manifests)
-    epochs = f"{optim.total_samples / samples:,.1f}"
-    text = f"{pluralize(samples, 'sample')} for global batches of {batch:,}; the run reads each {epochs} times on average"
-    for source, manifest in zip(data.train, manifests, strict=True):
-        per_batch = batch * source.weight / total_weight
-        window = manifest.samples * min(1.0, WINDOW_SHARDS / len(manifest.shards))
-        name = redact_urls(source.path)
-        if manifest.samples < per_batch:
-            cure = "lower optim.batch_size_global, or add data"
-            return CheckResult(
-                "amount", "warn", f"{text}; {name} has fewer than a batch takes of it, so a batch repeats samples", cure
-            )
-        if window < MIN_BATCHES_PER_WINDOW * per_batch and len(manifest.shards) > WINDOW_SHARDS:
-            text += f"; {name} is shuffled in windows of {window:,.0f} samples, fewer than {MIN_BATCHES_PER_WINDOW} batches"
-            return CheckResult("amount", "warn", text, "pack the samples into fewer shards, with a larger --shard-size")
-    return CheckResult("amount", "ok", text)

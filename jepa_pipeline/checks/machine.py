@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from torch.cuda import nccl
 
-from jepa_pipeline.checks.result import CheckResult, format_bytes, pluralize
+from jepa_pipeline.checks.recipe import compare_cores
+from jepa_pipeline.checks.result import CheckResult, format_bytes
+from jepa_pipeline.config.data import WINDOW_SHARDS
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.data.sampler import WINDOW_SHARDS
 from jepa_pipeline.data.worker_pool import available_cores
 
 PACKAGE = "jepa_pipeline"
@@ -56,7 +58,7 @@ def check_python() -> CheckResult:
 
 def check_packages() -> CheckResult:
     """Check that every dependency is installed in a supported version."""
-    problems = []
+    problems, wanted = [], []
     for line in importlib.metadata.requires(PACKAGE) or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -65,11 +67,13 @@ def check_packages() -> CheckResult:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             problems.append(f"{requirement.name} is missing")
+            wanted.append(str(requirement))
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             problems.append(f"{requirement.name} is {version}, but {requirement.specifier} is needed")
+            wanted.append(str(requirement))
     if problems:
-        return CheckResult("packages", "fail", "; ".join(problems), f"pip install --upgrade {PACKAGE}")
+        return CheckResult("packages", "fail", "; ".join(problems), f"pip install {shlex.join(wanted)}")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in SHOWN)
     return CheckResult("packages", "ok", f"{versions}; all packages have supported versions")
 
@@ -113,18 +117,7 @@ def check_no_gpu(trainer: TrainerConfig | None) -> CheckResult:
 
 
 def check_cores(config: RunConfig | None, local_ranks: int) -> CheckResult:
-    """Check that there is a CPU core per process: the data workers and the training process itself."""
-    cores = available_cores()
-    text = f"{pluralize(cores, 'core')} for {'this process' if local_ranks == 1 else f'{local_ranks} processes'}"
-    if config is None:
-        return CheckResult("cores", "ok", text)
-    workers = config.data.workers
-    needed = local_ranks * (1 + workers)
-    text += f"; {needed} would be busy (data.workers {workers} and training, per process)"
-    if needed <= cores:
-        return CheckResult("cores", "ok", text)
-    cure = f"set data.workers={max(cores // local_ranks - 1, 0)}, or request --cpus-per-task={1 + workers} from Slurm"
-    return CheckResult("cores", "warn", text, cure)
+    return compare_cores(available_cores(), config, local_ranks)
 
 
 def check_shared_memory(config: RunConfig | None, ranks: int, local_ranks: int) -> CheckResult:

@@ -1,5 +1,6 @@
 """The result of a check."""
 
+import sys
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,19 @@ def from_error(name: str, error: UserError) -> CheckResult:
     """Return a failure, with the error's message split at its last colon into text and cure."""
     text, _, cure = str(error).rpartition(": ")
     return CheckResult(name, "fail", text or cure, cure if text else "")
+
+
+def require(results: Sequence[CheckResult]) -> None:
+    """Print warnings to stderr.
+
+    Raises:
+        UserError: there are failures, with a line for each.
+    """
+    for result in results:
+        if result.level == "warn":
+            print(f"warning: {result.text}: {result.cure}", file=sys.stderr)
+    if errors := [": ".join(filter(None, (result.text, result.cure))) for result in results if result.level == "fail"]:
+        raise UserError("\n".join(errors))
 
 
 def format_bytes(count: float) -> str:

@@ -1,10 +1,10 @@
 """Checks before a run is submitted, so that a mistake costs seconds and not a place in the queue."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jepa_pipeline.checks.result import CheckResult, from_error
+from jepa_pipeline.checks.recipe import check_manifests, check_recipe
+from jepa_pipeline.checks.result import CheckResult, from_error, require
 from jepa_pipeline.checks.storage import check_space, free_bytes, max_checkpoints, temporary_folder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
@@ -12,33 +12,30 @@ from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.data.media import check_kind, check_motion
-from jepa_pipeline.data.remote import is_remote, redact_urls
+from jepa_pipeline.data.remote import is_remote
 
 MAX_HEAD_BYTES, MAX_TIMM_BYTES = 10e9, 50e9
 """Generous limits of a checkpoint's predictors and heads, and of a checkpoint with any of timm's networks."""
 
 
-def check_submission(config: RunConfig, ranks: int) -> None:
+def check_submission(config: RunConfig, ranks: int, made_later: bool = False) -> None:
     """Check that a run with this number of ranks can begin; warnings are printed.
+
+    Args:
+        config: the run.
+        ranks: its processes.
+        made_later: data and the run in init_from may be made by a job before this one if they are missing.
 
     Raises:
         UserError: it cannot, with a line per reason.
     """
-    errors = []
+    results = []
     try:
         config.check_processes(ranks)
     except ValueError as error:
-        errors.append(f"{error}: change optim.batch_size_global, or the number of devices")
-    errors += find_data_errors(config)
-    for result in check_folder(config, ranks):
-        sentence = f"{result.text}: {result.cure}"
-        if result.level == "fail":
-            errors.append(sentence)
-        elif result.level == "warn":
-            print(f"warning: {sentence}", file=sys.stderr)
-    if errors:
-        raise UserError("\n".join(errors))
+        results.append(CheckResult("batch", "fail", str(error), "change optim.batch_size_global, or the number of devices"))
+    results += [*check_manifests(config, may_be_missing=made_later), *check_recipe(config, made_later)]
+    require([*results, *check_folder(config, ranks)])
 
 
 def check_probe(settings: Sequence[str], data: str | None, test: str | None, made_later: bool) -> None:
@@ -65,21 +62,8 @@ def check_probe(settings: Sequence[str], data: str | None, test: str | None, mad
 
 def find_data_errors(config: RunConfig) -> list[str]:
     """Return what is wrong with the data, as far as manifests tell."""
-    errors, kinds = [], []
-    for source in config.data.train:
-        try:
-            kinds.append(load_manifest(source.path).kind)
-            check_kind(source.path, kinds[-1], config.method)
-        except UserError as error:
-            errors.append(str(error))
-        except OSError as error:
-            errors.append(f"{redact_urls(source.path)} cannot be read ({error.strerror}): check its permissions")
-    if not errors:
-        try:
-            check_motion(kinds, config.method)
-        except UserError as error:
-            errors.append(str(error))
-    return errors
+    failures = [result for result in check_manifests(config) if result.level == "fail"]
+    return [f"{result.text}: {result.cure}" for result in failures]
 
 
 def check_folder(config: RunConfig, ranks: int) -> list[CheckResult]:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, parse_level
+from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, Time, parse_level
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
@@ -39,6 +39,8 @@ app.add_typer(masks, name="masks")
 app.add_typer(views, name="views")
 app.add_typer(selftest, name="selftest")
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as typer gives it."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -136,11 +138,15 @@ def export(
 
 
 @config.command("check")
-def config_check(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Report all mistakes in a recipe, with file and line."""
+def config_check(recipe: Recipe, overrides: Overrides = None, time: Time = False) -> None:
+    """Report all mistakes in a recipe, with file and line, and what would keep it from running on this machine."""
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, overrides or [])
+
+    from jepa_pipeline.commands.check_config import check_config
+
+    check_config(run, timed=time)
     steps = f"{run.optim.total_steps} steps of {run.optim.batch_size_global} samples"
     print(f"{recipe} is valid: {steps}, {run.optim.describe_lr()}, config hash {run.hash()}")
     if run.method.encoder.timm:
@@ -245,6 +251,8 @@ def main() -> None:
         print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
         leave(2)
     except SystemExit as exit:
+        if exit.code == INTERRUPTED:  # what was being written is deleted by now
+            print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
     except BaseException:
         if not was_distributed():
@@ -254,8 +262,8 @@ def main() -> None:
 
 
 def leave(code: int) -> None:
-    """Exit with a code, without Python's shutdown if that could abort in gloo's threads and change the code."""
-    if was_distributed():
+    """Exit with a code, without Python's shutdown if that could abort in gloo's threads or print errors of interrupted ones."""
+    if was_distributed() or code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -20,6 +20,7 @@ SiteOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the site file, such as time=2:00:00; repeatable."),
 ]
+Time = Annotated[bool, typer.Option("--time", help="Also train on a few samples, to estimate how long the run would take here.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts and submit nothing.")]
 
 

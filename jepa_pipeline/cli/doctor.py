@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides
+from jepa_pipeline.cli.arguments import Overrides, Time
 
 
 def doctor(
@@ -18,6 +18,7 @@ def doctor(
     site: Annotated[Path | None, typer.Option(help="Site file to compare with the cluster; default: your own, if any.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Decode fewer samples and write fewer bytes.")] = False,
+    time: Time = False,
     out: Annotated[Path | None, typer.Option(help="Folder whose disk is checked; default: the recipe's output.")] = None,
 ) -> None:
     """Check for everything that would stop a run: machine, disk, data and Slurm.
@@ -33,5 +34,5 @@ def doctor(
 
     from jepa_pipeline.commands.doctor import doctor, failed
 
-    if failed(doctor(run, cluster, folder=out, quick=quick, as_json=as_json)):
+    if failed(doctor(run, cluster, folder=out, quick=quick, timed=time, as_json=as_json)):
         raise typer.Exit(1)

@@ -10,8 +10,10 @@ from rich.table import Table
 
 from jepa_pipeline.checks.checkpoint_size import estimate_checkpoint_bytes
 from jepa_pipeline.checks.data import check_data
+from jepa_pipeline.checks.duration import check_duration
 from jepa_pipeline.checks.machine import check_machine
 from jepa_pipeline.checks.ranks import check_ranks
+from jepa_pipeline.checks.recipe import check_memory, check_recipe
 from jepa_pipeline.checks.result import CheckResult, from_error, merge_ranks, pluralize
 from jepa_pipeline.checks.slurm import check_slurm
 from jepa_pipeline.checks.storage import check_storage
@@ -27,7 +29,13 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red", "skipped": "dim"}
 
 
 def doctor(
-    config: RunConfig | None, site: SiteConfig | None, *, folder: Path | None = None, quick: bool = False, as_json: bool = False
+    config: RunConfig | None,
+    site: SiteConfig | None,
+    *,
+    folder: Path | None = None,
+    quick: bool = False,
+    timed: bool = False,
+    as_json: bool = False,
 ) -> list[CheckResult]:
     """Check machine, storage, data and Slurm; under srun or torchrun also compare the ranks. Rank 0 prints the results.
 
@@ -36,6 +44,7 @@ def doctor(
         site: the resources that jobs request.
         folder: check the storage there, if there is no run.
         quick: use fewer samples and bytes.
+        timed: also estimate from timed steps how long the run takes; not in several processes.
         as_json: print one JSON object instead of a table.
 
     Returns:
@@ -59,7 +68,10 @@ def doctor(
         runs_here = site is None or "SLURM_JOB_ID" in os.environ
         machine = check_machine(config if runs_here else None, ranks, local_ranks)
         results = merge_ranks(all_gather_object(machine), processes.hosts)
+        results += check_memory(config, local_ranks) if config and runs_here else []
         results += all_gather_object(check_once(config, site, folder, ranks, quick) if rank() == 0 else None)[0]
+        if timed and config is not None and world_size() == 1 and not failed(results):
+            results += check_duration(config)
         if world_size() > 1:
             results += check_ranks(config, config.folder if config else folder, code_hash(), device)
     if info.rank == 0:
@@ -91,7 +103,7 @@ def check_once(
         storage = check_storage(run_folder, config.checkpoint if config else None, checkpoint_bytes, quick)
         results, save_s = [*results, *storage.results], storage.save_s
     if config is not None:
-        results += [check_batch(config, ranks), *check_data(config, quick)]
+        results += [check_batch(config, ranks), *check_recipe(config), *check_data(config, quick)]
     return [*results, *check_slurm(config, site, save_s)]
 
 

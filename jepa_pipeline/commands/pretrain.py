@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from jepa_pipeline.checks.recipe import check_memory, check_packages
+from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.errors import Interrupted, UserError, first_line
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
@@ -23,6 +25,7 @@ from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
+from jepa_pipeline.training.callback_order import order_callbacks
 from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
 from jepa_pipeline.training.checkpoint import State, is_finished_at, load_latest
 from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback, restore, sharded_targets
@@ -31,6 +34,7 @@ from jepa_pipeline.training.hashes import HASHES, HashLogger
 from jepa_pipeline.training.init_from import init_from_run
 from jepa_pipeline.training.launch import launch_processes
 from jepa_pipeline.training.loggers import MetricsWriter, WandbRun
+from jepa_pipeline.training.memory import is_out_of_memory, out_of_memory
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.online_eval import OnlineEval, check_online_eval
 from jepa_pipeline.training.parallel import SHARDED, parallelize
@@ -55,7 +59,7 @@ from jepa_pipeline.training.setup import (
 )
 from jepa_pipeline.training.signals import StopRequested, StopSignals
 from jepa_pipeline.training.skipped_samples import SkippedSamples, describe_restart
-from jepa_pipeline.training.trainer import build_trainer, order_callbacks
+from jepa_pipeline.training.trainer import build_trainer
 from jepa_pipeline.training.watchdog import Watchdog
 
 
@@ -78,6 +82,7 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             config.check_processes(info.world_size)
         except ValueError as error:
             raise UserError(str(error)) from None
+        require([*check_packages(config), *check_memory(config, info.local_world_size)])
     accelerator = choose_accelerator(config.trainer.accelerator)
     if info.launcher is None and info.world_size > 1:
         hash_data(config.data.train, config.method)  # so that an error is printed once, before processes are started
@@ -107,14 +112,15 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):
             if is_first:
-                stack.enter_context(lock_run_folder(config.folder))
+                stack.enter_context(lock_run_folder(config.folder, log))
                 check_same_run(config.folder, run_info, log)
                 check_online_eval(config.probing)
         if is_finished_at(config.folder / "checkpoints", config.optim.total_steps):
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
             log(f"{config.folder} is already finished at step {config.optim.total_steps}; nothing to do")
             return
-        stop = stack.enter_context(StopSignals())
+        stop = stack.enter_context(StopSignals(partial(describe_restart, config.folder / "checkpoints")))
+        stack.enter_context(stop.end_before_first_step())
         with raise_on_all_ranks():
             torch.manual_seed(config.seed)
             method = build_method(config.method)
@@ -131,7 +137,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
             fit(config, module, checkpoints, processes.info, accelerator, console)
         except Interrupted:
             if is_first and stop.received is not None:
-                requeue_after_stop(config.folder, stop.received.name, module.step, log)
+                requeue_after_stop(config.folder, stop.received.name, checkpoints.resume_step(module), log)
             watchdog.set_stage("end", module.step)
             barrier()  # Slurm takes a job whose processes have ended for finished, so they wait until it is requeued
             raise
@@ -190,13 +196,15 @@ def fit(
         timer,
     )
     steps = config.optim.total_steps - module.step
-    trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks)
+    trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks, log)
     with closing(writer), checkpoints:
         try:
             trainer.fit(module, loader)
         except StopRequested:  # raised by a signal while the loop waited for data between two steps
             raise checkpoints.save_and_interrupt(module) from None
-        except (RuntimeError, OSError, EOFError) as error:
+        except (RuntimeError, OSError, EOFError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(config, f"in step {module.step + 1}") from error
             if not worker_died(error):
                 raise
             if world_size() == 1:

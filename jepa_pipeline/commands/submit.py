@@ -115,7 +115,7 @@ def submit_pretraining(
         UserError: a run would fail or is already queued, or there is no Slurm here, or it refuses.
     """
     for _, config in sweep.runs:
-        check_run(config, site)
+        check_run(config, site, made_later=bool(after))
     runs = [config.folder for _, config in sweep.runs]
     if not dry_run:
         refuse_queued_runs(runs)
@@ -141,8 +141,8 @@ def build_spec(name: Sequence[str], words: list[str], run: Path | None) -> JobSp
     return JobSpec(title, words, home / "jobs")
 
 
-def check_run(config: RunConfig, site: SiteConfig) -> None:
-    """Raise UserError if the run would fail in its job."""
+def check_run(config: RunConfig, site: SiteConfig, made_later: bool = False) -> None:
+    """Raise UserError if the run would fail in its job; `made_later`: an earlier job may make what it reads."""
     try:
         config.check_processes(site.ranks)
     except ValueError as error:
@@ -159,9 +159,12 @@ def check_run(config: RunConfig, site: SiteConfig) -> None:
                 f"trainer.{key} is {wanted}, but the site's {site_key} is {given}: set trainer.{key}=null, or use --set {site_key}="
                 f"{wanted}"
             )
+    from jepa_pipeline.checks.result import require
+    from jepa_pipeline.checks.slurm import check_cpus
     from jepa_pipeline.checks.submission import check_submission
 
-    check_submission(config, site.ranks)
+    check_submission(config, site.ranks, made_later)
+    require([check_cpus(config.data.workers, site)])
     if config.probing.every_steps is not None and config.probing.submit:
         named = site.environment.get("JEPA_SITE")
         load_site(config.probing.site or (Path(named) if named else None))

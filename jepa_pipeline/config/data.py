@@ -10,6 +10,9 @@ from jepa_pipeline.config.section import Section, Share
 MIN_SOURCE_SHARE = 1 / 4000
 """Smallest share of a data set in a mixture, which interleaves blocks of 4,096 samples that must contain every data set."""
 
+WINDOW_SHARDS = 16
+"""Shards whose samples are shuffled together in training: more would shuffle better, but read from more files at a time."""
+
 
 class SourceConfig(Section):
     """One data set of a mixture."""

@@ -48,7 +48,8 @@ class EncoderCard(Section):
     clip: ClipConfig | None = Field(default=None, description="Frames of a video that made a training clip; null: images.")
     begun_from: str | None = Field(
         default=None,
-        description="Checkpoint from which its run was initialized, whose steps and samples are not counted here; null: none.",
+        description="Checkpoint or published weights that its training started from, whose steps and samples are not counted here; "
+        "null: none known.",
     )
     name: str = Field(description="Name of the run.")
     method: str = Field(description="Method that trained it.")

@@ -1,9 +1,10 @@
 """Typed configurations from YAML files and dotted overrides, with every mistake and its location."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -17,6 +18,7 @@ from jepa_pipeline.config.errors import ConfigError, Mistake, UserError, first_l
 from jepa_pipeline.config.layers import Key, Layer
 from jepa_pipeline.config.removed import removed_key, removed_value
 from jepa_pipeline.config.section import Section, section_types, type_name
+from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value
 
 Config = TypeVar("Config", bound=Section)
 
@@ -25,8 +27,6 @@ RULES = {
     "path_type": "it must be a file or folder",
     "dict_type": "it must be a mapping, such as {key: value}",
     "tuple_type": "it must be a list, such as [1, 2]",
-    "model_type": "it must be a section with keys below it",
-    "model_attributes_type": "it must be a section with keys below it",
 }
 """What a value must be, by the type of pydantic's error, where pydantic's own message speaks of Python."""
 
@@ -145,7 +145,7 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
         case "extra_forbidden" if (cure := removed_key(dotted)) is not None:
             text = f"key '{dotted}' no longer exists: {cure}"
         case "extra_forbidden":
-            near = nearest_key(model, section, around, str(key[-1]))
+            near = nearest_key(dotted_keys(model, entries=False), section, around, str(key[-1]))
             text = f"unknown key '{dotted}'" + (f" - did you mean '{near}'?" if near else "")
         case "missing" if isinstance(key[-1], int):
             text = f"'{'.'.join(map(str, key[:-1]))}' is too short: value {key[-1] + 1} of the list is missing"
@@ -166,6 +166,13 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
             text = f"'{dotted}' has no entries to change: give the whole list, such as {dotted}={format_list(value)}"
         case "value_error":
             text = (f"{dotted}: " if dotted else "") + details["msg"].removeprefix("Value error, ")
+        case "model_type" | "model_attributes_type":
+            parent = section if section and key[-1] in section.model_fields else resolve(model, key[:-1])[0]
+            text = f"'{dotted}' is {value!r}, but it is a section with keys below it: {assignment_in(parent, dotted, value)}"
+        case "literal_error" if removed_value(dotted, value) is None:
+            near = nearest_value(value, re.findall(r"'([^']*)'", str(context["expected"])))
+            text = f"'{dotted}' is {value!r}: it {details['msg'].removeprefix('Input ')}"
+            text += f" - did you mean '{near}'?" if near else ""
         case _ if (cure := removed_value(dotted, value)) is not None:
             text = f"'{dotted}' is {value!r}: {cure}"
         case _:
@@ -180,18 +187,6 @@ def format_list(entries: dict[str, Any]) -> str:
         for entry in entries.values()
     ]
     return f"'[{', '.join(texts)}]'"
-
-
-def nearest_key(model: type[BaseModel], section: type[BaseModel] | None, around: Key, name: str) -> str | None:
-    """Return the key that a misspelled or misplaced one resembles most."""
-    near = get_close_matches(name, section.model_fields, 1, cutoff=0.5) if section else []
-    if near:
-        return ".".join(map(str, (*around, near[0])))
-    here = ".".join(map(str, around))
-    known = [dotted for dotted in dotted_keys(model) if dotted.rpartition(".")[0] != here]  # not those of another type
-    elsewhere = [dotted for dotted in known if dotted.split(".")[-1] == name]
-    close = [key for key in get_close_matches(f"{here}.{name}", known, 3, cutoff=0.8) if not key.startswith(f"{here}.{name}.")]
-    return (elsewhere or close or [None])[0]
 
 
 def resolve(model: type[BaseModel], location: Key) -> tuple[type[BaseModel] | None, Key]:
@@ -218,9 +213,10 @@ def union_names(model: type[BaseModel], location: Key) -> list[str]:
     return [type_name(option) for option in section_types(section.model_fields[str(location[-1])].annotation)] if section else []
 
 
-def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield every key of the tree, of sections and values, of all types."""
+def dotted_keys(model: type[BaseModel], prefix: str = "", entries: bool = True) -> Iterator[str]:
+    """Yield every key of the tree, of sections and values, of all types; `entries`: also those of the entries of lists."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        for section in section_types(field.annotation):
-            yield from dotted_keys(section, f"{prefix}{name}.")
+        if entries or get_origin(field.annotation) is not tuple:
+            for section in section_types(field.annotation):
+                yield from dotted_keys(section, f"{prefix}{name}.", entries)

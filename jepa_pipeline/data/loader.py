@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.config.data import DataConfig
+from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig
 from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler, TrainDataset
 from jepa_pipeline.data.media import check_kind
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.sampler import WINDOW_SHARDS, DistributedBatchSampler, ShardSampler
+from jepa_pipeline.data.sampler import DistributedBatchSampler, ShardSampler
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.workers import build_loader
 

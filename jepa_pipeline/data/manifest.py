@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -13,10 +14,15 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.remote import is_remote, join_url, read_bytes, redact_urls
+from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import atomic_write
 
 MANIFEST = "manifest.json"
 VERSION = 1
+SYNTHETIC = ("demo", "demo-video", "demo-scales")
+"""Data sets that `jepa shards` generates, in folders of these names."""
+FILES_SEEN = 10_000
+"""Files of a folder that are looked at to tell what it holds."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -165,11 +171,35 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
 
 
 def describe_missing(folder: Path) -> str:
+    """Return why a folder is no data set, and the command that makes one."""
     if not folder.is_dir():
-        return f"{folder} is not a folder: data is a folder of shards, as `jepa shards build IMAGES {folder}` writes it"
+        moved = "if it moved, name its new place (for a run: data.train=NEW)"
+        return f"{folder} is not a folder: {moved}, else make it with `{command_that_makes(folder)}`"
     parts = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if parts:
         return f"{folder} has no {MANIFEST}, but its folders {' and '.join(parts)} do: name one, such as {folder / parts[-1]}"
     if any(folder.glob("*.tar")):
         return f"{folder} has tars but no {MANIFEST}: make it with `jepa shards index {folder}`"
-    return f"{folder} has no {MANIFEST}: make shards of a folder of images or videos with `jepa shards build IMAGES {folder}`"
+    if media := first_media(folder):
+        return (
+            f"{folder} has no {MANIFEST} but files such as {media.relative_to(folder)}: make shards of it with `jepa shards build "
+            f"{folder} SHARDS`, where SHARDS is a new folder, and name that"
+        )
+    return f"{folder} has no {MANIFEST}: make shards of a folder of images or videos with `jepa shards build IMAGES SHARDS`"
+
+
+def command_that_makes(folder: Path) -> str:
+    """Return the command that makes a data set: for the synthetic ones, which the recipes name, their own."""
+    for out in (folder, *folder.parents):
+        if out.name in SYNTHETIC:
+            return f"jepa shards {out.name} {out}"
+    if folder.name in ("train", "test"):
+        return f"jepa shards build IMAGES {folder.parent} --split 0.1"
+    return f"jepa shards build IMAGES {folder}"
+
+
+def first_media(folder: Path) -> Path | None:
+    """Return an image or video in a folder or in one of its first subfolders."""
+    suffixes = {f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)}
+    names = islice(chain(folder.iterdir(), folder.glob("*/*")), FILES_SEEN)
+    return next((path for path in names if path.suffix.lower() in suffixes), None)

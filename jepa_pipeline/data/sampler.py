@@ -33,10 +33,6 @@ class Positions(NamedTuple):
     sample: Int64[np.ndarray, "S"]
 
 
-WINDOW_SHARDS = 16
-"""Shards whose samples are shuffled together in training: more would shuffle better, but read from more files at a time."""
-
-
 class EpochLayout(NamedTuple):
     """The shuffled shards of an epoch, and the first position of each window followed by the length of the epoch."""
 

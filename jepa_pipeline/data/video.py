@@ -254,7 +254,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise UserError("reading videos needs PyAV: pip install 'jepa_pipeline[video]'") from error
+        raise UserError("reading videos needs PyAV: pip install 'av>=18'") from error
     return av
 
 

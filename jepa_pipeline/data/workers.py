@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import sys
 from multiprocessing.context import ForkContext, ForkProcess
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -47,8 +48,15 @@ def return_batch(batch: Any) -> Any:
 def init_worker(worker: int) -> None:
     """Use one thread, and ignore Ctrl-C and user signals, which a terminal or Slurm sends to every process."""
     torch.set_num_threads(1)
+    sys.excepthook = ignore_lost_consumer
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def ignore_lost_consumer(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error of a worker's thread, unless it is that the process that takes the batches has left, as after Ctrl-C."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def init_forked_worker(worker: int) -> None:

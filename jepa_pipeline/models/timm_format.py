@@ -10,6 +10,7 @@ from torch import nn
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.files import public_mode
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.weights import EncoderCard
 
@@ -30,7 +31,8 @@ def check_exportable(encoder: BaseEncoder, run: str | Path) -> None:
 def write_timm(folder: Path, encoder: BaseEncoder, card: EncoderCard) -> None:
     """Write model.safetensors and config.json."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.timm_module().state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with public_mode(folder / "model.safetensors"):
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(timm_config(encoder, card), indent=2) + "\n")
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard, encoder_folder, read_card
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.distributed import full_tensor, rank
-from jepa_pipeline.files import atomic_path
+from jepa_pipeline.files import atomic_path, public_mode
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.interface import BaseEncoder
 
@@ -45,7 +45,8 @@ def save_weights(folder: Path, weights: Weights, card: EncoderCard) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Nested, so that neither file is replaced before both are written: a full disk leaves an older pair as it was.
         with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
-            save_file(weights, weights_path, metadata={"format": "pt"})
+            with public_mode(weights_path):
+                save_file(weights, weights_path, metadata={"format": "pt"})
             card_path.write_text(card.model_dump_json(indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write encoder {folder} ({error}): free some space, then run the same command again") from None

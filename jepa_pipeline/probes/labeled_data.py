@@ -15,7 +15,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.manifest import MANIFEST, read_manifest
+from jepa_pipeline.data.manifest import MANIFEST, command_that_makes, first_media, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
 from jepa_pipeline.data.shards import NO_LABEL, SampleError, Shards
 from jepa_pipeline.data.tar_reader import printable
@@ -36,6 +36,8 @@ def find_labeled_data(run: Path) -> str:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} holds no config.yaml that names its training data: name labeled shards with --data")
     parent = parent_location(load_config(run).data.train[0].path)
+    if not is_remote(parent) and not Path(parent).is_dir():
+        raise UserError(f"{run} was trained on {parent}, which is not here: name the place of the labeled shards with --data")
     for part in PARTS:
         if not has_labels(join_url(parent, part) if is_remote(parent) else f"{parent}/{part}"):
             raise UserError(
@@ -74,8 +76,7 @@ def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
         folder = Path(data)
         if not is_remote(data) and not all((folder / part / MANIFEST).is_file() for part in PARTS):
             raise UserError(
-                f"{data} does not hold train/ and test/ shards: build them with `jepa shards build IMAGES {data} --split 0.1`, "
-                "or name the test shards with --test"
+                f"{data} does not hold train/ and test/ shards: {describe_making(folder)}, or name the test shards with --test"
             )
         data, test = (join_url(data, part) if is_remote(data) else str(folder / part) for part in PARTS)
     train_set, test_set = Shards(data), Shards(test)
@@ -88,6 +89,14 @@ def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
     if {shard.sha256 for shard in train_set.manifest.shards} & {shard.sha256 for shard in test_set.manifest.shards}:
         raise UserError(f"{data} and {test} share shards: a test set must not hold training samples")
     return train_set, test_set
+
+
+def describe_making(folder: Path) -> str:
+    """Return how to make a folder of labeled shards; one that holds images is not the place for them."""
+    if not folder.is_dir():
+        return f"if they moved, name their new place, else make them with `{command_that_makes(folder / PARTS[0])}`"
+    images = folder if first_media(folder) else "IMAGES"
+    return f"make them with `jepa shards build {images} SHARDS --split 0.1` and name SHARDS"
 
 
 def describe_difference(data: str, classes: Sequence[str], test: str, test_classes: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """README.md of an exported encoder: its sizes, its origin, its probes and how to load it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import NamedTuple
 
 from jepa_pipeline.config.level import Level
@@ -10,8 +11,11 @@ from jepa_pipeline.results.levels import level_of
 from jepa_pipeline.results.probe_report import EncoderName, ProbeReport
 from jepa_pipeline.version import __version__
 
-PARITY = "parity.safetensors"
-"""File beside the weights: a batch of pixels with the encoder's own outputs for it."""
+PARITY = "parity/outputs.safetensors"
+"""A batch of pixels with the encoder's own outputs for it. Not beside the weights: timm before 1.0.29 fails where a folder has two
+files of weights."""
+LEAST_TIMM = "1.0.16"
+"""The first version of timm that loads local folders."""
 TOLERANCE = 1e-5
 LIBRARIES = {"timm": "timm", "jepa": "jepa_pipeline"}
 LOAD = {
@@ -52,8 +56,7 @@ def model_card(encoder: BaseEncoder, to: str, origin: Origin) -> str:
     parts = [
         f"---\nlibrary_name: {LIBRARIES[to]}\ntags:\n" + "\n".join(f"- {tag}" for tag in tags) + "\n---",
         f"# {card.name}",
-        f"{encoder.describe()}. Pretrained without labels by {card.method} with jepa_pipeline {card.version}, from untrained "
-        "weights.",
+        f"{encoder.describe()}. {describe_training(card, origin.recipe is not None)}",
         f"## Load\n\n```python\n{LOAD[to]}\n```",
         timm_usage(encoder) if to == "timm" else jepa_usage(encoder, card),
         "## Origin\n\n" + origin_table(card, hash_weights(encoder)),
@@ -64,10 +67,23 @@ def model_card(encoder: BaseEncoder, to: str, origin: Origin) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def describe_training(card: EncoderCard, has_recipe: bool) -> str:
+    """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
+    if card.step == 0:
+        source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"
+        return f"jepa_pipeline did not train these weights: {source}."
+    training = f"without labels by {card.method} with jepa_pipeline {card.version}"
+    if card.begun_from:
+        return f"Pretrained {training}, starting from the weights of {card.begun_from}."
+    return f"Pretrained {training}, from untrained weights." if has_recipe else f"According to its card, pretrained {training}."
+
+
 def timm_usage(encoder: BaseEncoder) -> str:
     return (
-        f"`model(...)` is {encoder.pooling} of `model.forward_features(...)`. `{PARITY}` holds pixels and the outputs of "
-        f"the pretrained encoder for them. Before this folder was written, timm gave the same outputs to {TOLERANCE:.0e}."
+        f"It was written with timm {version('timm')} and loads with {LEAST_TIMM} or newer; before 1.0.29 that takes a torch whose "
+        f"torch.load reads safetensors, such as 2.13. `model(...)` is {encoder.pooling} of `model.forward_features(...)`. "
+        f"`{PARITY}` holds pixels and the outputs of the pretrained encoder for them. Before this folder was written, timm gave "
+        f"the same outputs to {TOLERANCE:.0e}."
     )
 
 
@@ -85,8 +101,9 @@ def jepa_usage(encoder: BaseEncoder, card: EncoderCard) -> str:
 def origin_table(card: EncoderCard, weights_hash: str) -> str:
     rows = {
         "method": f"{card.method}, its {card.kept} network",
-        "optimizer steps": card.step,
-        "samples seen": card.samples,
+        "optimizer steps": f"{card.step:,}",
+        "samples seen": f"{card.samples:,}",
+        **({"starting from": card.begun_from} if card.begun_from else {}),
         "config hash": card.config_hash,
         "data hash": card.data_hash,
         "SHA-256 of the weights": weights_hash,
@@ -98,7 +115,7 @@ def origin_table(card: EncoderCard, weights_hash: str) -> str:
 def probe_table(origin: Origin) -> str:
     """Return the probes of these weights with their baselines; for one level of a stack, those of that level alone."""
     lines = [
-        f"| {report.data} | {row.encoder} | {row.protocol} | {', '.join(f'{key} {value}' for key, value in row.settings.items())} "
+        f"| {report.data} | {row.encoder} | {row.protocol} | {describe_settings(row.settings)} "
         f"| {100 * row.top1:.2f} | {100 * row.ci95[0]:.2f} - {100 * row.ci95[1]:.2f} | {row.n_test} |"
         for report in origin.reports
         if report.weights_hash == origin.run_hash
@@ -109,6 +126,11 @@ def probe_table(origin: Origin) -> str:
         return "No probes yet: run `jepa probe RUN --data DATA` before the export to include its numbers."
     head = "| data | encoder | protocol | settings | top-1 % | 95 % interval | test samples |\n|---|---|---|---|---|---|---|\n"
     return head + "\n".join(lines)
+
+
+def describe_settings(settings: Mapping[str, str | int | float]) -> str:
+    """Return the settings of a probe with at most four digits of each number."""
+    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in settings.items())
 
 
 def describes_level(name: EncoderName, level: Level, report: ProbeReport) -> bool:

@@ -1,4 +1,4 @@
-"""Callbacks that write metrics.jsonl and show progress. Their order matters: see trainer.order_callbacks."""
+"""Callbacks that write metrics.jsonl and show progress. Their order matters: see callback_order.order_callbacks."""
 
 import time
 from collections.abc import Sequence

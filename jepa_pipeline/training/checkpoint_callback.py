@@ -19,7 +19,7 @@ from jepa_pipeline.training.checkpoint import METHOD_PREFIX, CheckpointInfo, Loa
 from jepa_pipeline.training.dcp_storage import LoadTargets
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.optim import build_optimizer
-from jepa_pipeline.training.signals import StopSignals
+from jepa_pipeline.training.signals import StopSignals, interruption
 from jepa_pipeline.training.watchdog import Watchdog
 from lightning import Callback, Trainer
 
@@ -97,7 +97,7 @@ class HeartbeatCallback(Callback):
 class CheckpointCallback(StepCallback):
     """Saves checkpoints and the encoder to export, and ends a run that was asked to stop.
 
-    It must come after all callbacks that write what a checkpoint counts as done (see `trainer.order_callbacks`). Several processes
+    It must come after all callbacks that write what a checkpoint counts as done (see callback_order.py). Several processes
     agree whether to save or to stop one step after the first of them was asked.
 
     Args:
@@ -129,6 +129,7 @@ class CheckpointCallback(StepCallback):
         self.watchdog = watchdog
         self.flags = AsyncFlags()
         self.before_save: list[Callable[[], None]] = []
+        self.saved_step: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
         super().on_train_start(trainer, pl_module)
@@ -162,6 +163,7 @@ class CheckpointCallback(StepCallback):
             Interrupted: the run was asked to stop, and is saved.
             UserError: the disk refused an earlier checkpoint.
         """
+        self.stop.before_first_step = False
         config, last = self.writer.config, module.step == module.optim.total_steps
         late = config.every_minutes is not None and time.monotonic() - self.saved_time >= 60 * config.every_minutes
         mine = [int(self.stop.received or 0), int(late and rank() == 0), int(self.writer.failed)]
@@ -174,18 +176,21 @@ class CheckpointCallback(StepCallback):
             raise self.interrupted(module, requested)
 
     def save_and_interrupt(self, module: Pretraining) -> Interrupted:
-        """Save between two steps unless that is done, and return what to raise then."""
-        self.stop.between_steps = False
-        if module.step > self.saved_step:
+        """Save between two steps unless that is done, and return what to raise then. In the first step there is nothing to save."""
+        if self.saved_step is not None and module.step > self.saved_step and not self.stop.before_first_step:
+            self.stop.between_steps = False
             self.save(module, wait=True)
+        self.stop.between_steps = self.stop.before_first_step = False
         return self.interrupted(module, int(self.stop.received or 0))
 
     def interrupted(self, module: Pretraining, requested: int) -> Interrupted:
         """Return the exception that ends a stopped run, with the signal that one of the processes received."""
         self.stop.received = signal.Signals(requested) if requested else None
-        name = self.stop.received.name if self.stop.received else "stop"
-        where = f"after step {module.step} and saved a checkpoint" if module.step else "before the first step"
-        return Interrupted(f"{name}: stopped cleanly {where}; run the same command to resume")
+        return interruption(self.stop.received, self.resume_step(module))
+
+    def resume_step(self, module: Pretraining) -> int:
+        """Return the step from which a run that ends now resumes."""
+        return module.step if self.saved_step is None else self.saved_step
 
     def save(self, module: Pretraining, wait: bool) -> None:
         """Save a checkpoint, and before it gets its name the encoder: a run that ends with a checkpoint has its encoder too."""

@@ -6,7 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.removed import result_value
@@ -24,11 +26,12 @@ from jepa_pipeline.training.checkpoint import (
     unsharded,
 )
 from jepa_pipeline.training.collectives import run_on_rank_zero
-from jepa_pipeline.training.dcp_storage import LoadTargets
+from jepa_pipeline.training.dcp_storage import LoadTargets, read_index
 from jepa_pipeline.training.module import Pretraining
 
 INITIAL_CHECKPOINT = "begun_from.json"
 NETWORK_KEYS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
+NO_CHECKPOINT = "which holds no checkpoint: name the folder of a run, such as runs/NAME"
 MAY_DIFFER = ("image_size", "frames", "init_std", "init_depth_scaling", "mask_token_std")
 """Keys of a network on which its trained weights do not depend."""
 
@@ -80,17 +83,8 @@ def init_from_run(
     tensors = loaded.state["module"]
     state = {name.removeprefix(METHOD_PREFIX): value for name, value in tensors.items() if name.startswith(METHOD_PREFIX)}
     own = module.method.state_dict()
-    positions = {name for name in own if name.endswith("pos_embed")}  # not trained, and of another length for another grid
-    differing = sorted(
-        name
-        for name in (own.keys() | state.keys()) - positions
-        if name not in own or name not in state or own[name].shape != state[name].shape
-    )
-    if differing:
-        raise UserError(
-            f"init_from is {source}, whose networks differ from this run's (first difference: {differing[0]}): make target, "
-            "regularizer, task and the number of masks the same"
-        )
+    shapes = {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
+    positions = check_same_shapes(shapes, {name: value.shape for name, value in own.items()}, source)
     module.method.load_state_dict(state | {name: own[name] for name in positions}, strict=True)
     info = loaded.info
     initial = InitialCheckpoint(path=str(loaded.path), step=info.step, samples=info.samples, sha256=info.sha256)
@@ -100,19 +94,67 @@ def init_from_run(
     return {"state": loaded.state["optimizer"]["state"], "param_groups": groups}
 
 
+def find_source(source: Path, results: Mapping[str, Any], build: Callable[[], Mapping[str, Tensor]]) -> Path:
+    """Return the checkpoint that would initialize a run, without reading its tensors; `init_from_run` checks their hashes too.
+
+    Args:
+        source: folder of the other run.
+        results: see `init_from_run`.
+        build: returns the state of this run's method, of which shapes are enough.
+
+    Raises:
+        UserError: as `init_from_run`.
+    """
+    check_is_run(source)
+    info = latest_info(source / "checkpoints")
+    if info is not None:
+        check_same_networks(info.results, results, source)
+    reason = NO_CHECKPOINT
+    for checkpoint in reversed(list_checkpoints(source / "checkpoints")):
+        try:
+            found = read_index(checkpoint, set(load_info(checkpoint).files)).state_dict_metadata
+        except (DamagedFile, OSError) as error:
+            reason = f"where {checkpoint} is damaged ({str(error).splitlines()[0]}) and no other is left: name another run"
+            continue
+        prefix = f"module.{METHOD_PREFIX}"
+        shapes = {name.removeprefix(prefix): entry.size for name, entry in found.items() if name.startswith(prefix)}  # pyright: ignore[reportAttributeAccessIssue]
+        check_same_shapes(shapes, {name: value.shape for name, value in build().items()}, source)
+        return checkpoint
+    raise UserError(f"init_from is {source}, {reason}")
+
+
+def check_is_run(source: Path) -> None:
+    """Raise UserError if init_from is not a folder."""
+    if source.is_file():
+        raise UserError(f"init_from is {source}, which is a file: name the folder of a run, such as runs/NAME")
+    if not source.is_dir():
+        raise UserError(f"init_from is {source}, but there is no such folder: name that of a run, such as runs/NAME")
+
+
+def check_same_shapes(saved: Mapping[str, torch.Size], own: Mapping[str, torch.Size], source: Path) -> set[str]:
+    """Refuse a state with other tensors or shapes than this run's method has; return the names of those that may differ."""
+    positions = {name for name in own if name.endswith("pos_embed")}  # not trained, and of another length for another grid
+    differing = sorted(name for name in (own.keys() | saved.keys()) - positions if own.get(name) != saved.get(name))
+    if differing:
+        raise UserError(
+            f"init_from is {source}, whose networks differ from this run's (first difference: {differing[0]}): make target, "
+            "regularizer, task and the number of masks the same"
+        )
+    return positions
+
+
 def load_initial_checkpoint(
     source: Path, before: InitialCheckpoint | None, log: Callable[[str], object], targets: LoadTargets
 ) -> LoadedCheckpoint:
     """Load the newest checkpoint, or the one with which this run was initialized before it was killed."""
-    if not source.is_dir():
-        raise UserError(f"init_from is {source}, but there is no such folder: name that of a run, such as runs/NAME")
+    check_is_run(source)
     checkpoints = source / "checkpoints"
     if before is None:
         loaded, damaged = load_latest_intact(checkpoints, lambda text: log(f"{text}: using the one before it"), targets)
         if loaded is None and damaged:
             raise UserError(f"init_from is {source}, where {list(damaged.values())[-1]} and no other is left: name another run")
         if loaded is None:
-            raise UserError(f"init_from is {source}, which holds no checkpoint: name the folder of a run, such as runs/NAME")
+            raise UserError(f"init_from is {source}, {NO_CHECKPOINT}")
         return loaded
     same = run_on_rank_zero(lambda: find_by_hash(checkpoints, before.sha256))
     reason = f"is no longer in {source}"

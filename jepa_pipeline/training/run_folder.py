@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from jepa_pipeline.training.environment import describe_environment
 
 LOCK_TIMEOUT_S = 20.0
 """Seconds to wait for the lock: the workers of a run that was killed hold it until they notice."""
+QUIET_S = 1.0
+"""Seconds of waiting for the lock before the user is told."""
 REQUEUED_LOCK_TIMEOUT_S = 120.0
 """Seconds to wait in a requeued job: a shared disk keeps the locks of a lost machine for a while."""
 
@@ -29,16 +32,26 @@ Difference = tuple[str, str, str]
 
 
 @contextmanager
-def lock_run_folder(run: Path) -> Iterator[None]:
+def lock_run_folder(run: Path, log: Callable[[str], object] = print) -> Iterator[None]:
     """Create and lock a run folder, so that two processes never write to it. The lock ends with the process.
+
+    Args:
+        run: the run folder.
+        log: called with a sentence if the lock does not come at once.
 
     Raises:
         UserError: another process is training in it.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
-        if not acquire_lock(file):
-            raise UserError(f"another process is training in {run}: wait for it or stop it, or choose another name for this run")
+    with (run / ".lock").open("a+") as file:  # not "w", which would delete the name of its holder
+        if not acquire_lock(file, run, log):
+            raise UserError(
+                f"another process is training in {run}: wait for it or stop it ({read_holder(file)}), or choose another name for "
+                "this run"
+            )
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} {os.getpid()}\n")
+        file.flush()
         try:
             yield
         finally:
@@ -46,16 +59,21 @@ def lock_run_folder(run: Path) -> Iterator[None]:
                 shutil.rmtree(run)
 
 
-def acquire_lock(file: IO[str]) -> bool:
-    """Return whether the lock was acquired in time; also true on a file system without locks."""
+def acquire_lock(file: IO[str], run: Path, log: Callable[[str], object]) -> bool:
+    """Return whether the lock was acquired, without waiting for a process that lives; also true on a file system without locks."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    deadline = time.monotonic() + (REQUEUED_LOCK_TIMEOUT_S if requeued else LOCK_TIMEOUT_S)
+    start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if requeued else LOCK_TIMEOUT_S
+    said = False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - start
+            if waited > limit or is_alive_here(read_holder(file)):
                 return False
+            if waited > QUIET_S and not said:
+                log(f"{run} is locked by {read_holder(file)}: waiting up to {limit:g} s for what is left of it")
+                said = True
             time.sleep(0.2)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
@@ -63,6 +81,28 @@ def acquire_lock(file: IO[str]) -> bool:
             return True
         else:
             return True
+
+
+def read_holder(file: IO[str]) -> str:
+    """Return the process that wrote its name into a lock, such as "process 123 on node1"."""
+    file.seek(0)
+    host, _, number = file.read().strip().rpartition(" ")
+    return f"process {number} on {host}" if host else "a process that has not given its name"
+
+
+def is_alive_here(holder: str) -> bool:
+    """Return whether the holder of a lock is a running process of this machine; a killed one may have left it to its workers."""
+    words = holder.split()
+    if words[-1] != socket.gethostname() or not words[1].isdecimal():
+        return False
+    try:
+        os.kill(int(words[1]), 0)
+        stat = Path(f"/proc/{words[1]}/stat").read_text()
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's process, or a system without /proc
+        return True
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # dead, and only not yet reaped
 
 
 def check_same_run(run: Path, info: CheckpointInfo, log: Callable[[str], object]) -> None:

@@ -5,10 +5,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+from jepa_pipeline.config.errors import Interrupted
 from jepa_pipeline.config.trainer import STOP_WITHIN_S
-from jepa_pipeline.distributed import rank
+from jepa_pipeline.distributed import rank, world_size
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, what Slurm and the system send before they kill, and two that Slurm can be asked to send before a time limit."""
@@ -17,25 +20,33 @@ SECOND_CTRL_C, FORCED = 130, 70
 """Exit codes after a second Ctrl-C and of a process that did not stop in time."""
 SAME_CTRL_C_S = 0.2
 """Two SIGINT within these seconds are one Ctrl-C that came both from Slurm and from the process that started this one."""
+NOTHING_TO_SAVE_S = 3.0
+"""Seconds after which Ctrl-C ends a run that has not yet taken a step, even in the middle of a long computation."""
 DATA_WAIT_S = 2.0
 """Seconds for which a run that was asked to stop may wait for the data of its next step."""
 
 
 class StopRequested(BaseException):
-    """Raised by a signal handler in a run that waits between two steps."""
+    """Raised by a signal handler in a run that waits between two steps, or has not taken its first one."""
 
 
 class StopSignals:
     """Receives requests to stop while it is entered, and ends the process if stopping takes longer than STOP_WITHIN_S.
 
+    Args:
+        describe_restart: returns what the same command will do after the process was ended.
+
     Attributes:
         received: the first stop signal.
         between_steps: whether the run waits for data between two steps, where everything up to now can be saved.
+        before_first_step: whether there is nothing to save, since this process, which is the only one, has not ended a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, describe_restart: Callable[[], str]) -> None:
+        self.describe_restart = describe_restart
         self.received: signal.Signals | None = None
         self.between_steps = False
+        self.before_first_step = world_size() == 1  # of several processes none may leave by itself
         self.timers: list[threading.Timer] = []
         self.pid, self.thread = os.getpid(), threading.get_ident()
 
@@ -68,9 +79,14 @@ class StopSignals:
                 threading.Timer(DATA_WAIT_S, self.signal_main_thread),
                 threading.Timer(STOP_WITHIN_S, self.force_exit),
             ]
+            if number == signal.SIGINT:  # other signals may mean that the job is to be requeued, which takes longer
+                self.timers.append(threading.Timer(NOTHING_TO_SAVE_S, self.exit_before_first_step))
             for timer in self.timers:
                 timer.daemon = True
                 timer.start()
+            if self.before_first_step:
+                write_stderr(f"{self.received.name}: stopping; there is nothing to save before the first step")
+                raise StopRequested
             if rank() == 0:
                 write_stderr(f"{self.received.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
         elif number == signal.SIGINT:
@@ -78,19 +94,40 @@ class StopSignals:
                 if rank() == 0:
                     write_stderr("stopped at once")
                 os._exit(SECOND_CTRL_C)  # data workers end with their parent
-        elif self.between_steps:
+        elif self.between_steps or self.before_first_step:
             raise StopRequested
+
+    @contextmanager
+    def end_before_first_step(self) -> Iterator[None]:
+        """Raise Interrupted where a signal has interrupted the preparation of a run."""
+        try:
+            yield
+        except StopRequested:
+            self.before_first_step = False
+            raise interruption(self.received, 0) from None
 
     def signal_main_thread(self) -> None:
         """Interrupt the main thread if it waits for data that does not come: only a handler can raise there."""
         signal.pthread_kill(self.thread, signal.SIGUSR1)
 
+    def exit_before_first_step(self) -> None:
+        """End the process if its main thread is still in a computation that no handler can interrupt."""
+        if self.before_first_step and self.received is not None:
+            write_stderr(str(interruption(self.received, 0)))
+            os._exit(Interrupted.exit_code)
+
     def force_exit(self) -> None:
         """End the process with the stacks of all threads."""
         write_stderr(f"stopping took longer than {STOP_WITHIN_S:g} s. The stacks of all threads:")
         faulthandler.dump_traceback()
-        write_stderr("ended by force; the last checkpoint is complete")
+        write_stderr(f"ended by force; {self.describe_restart()}")
         os._exit(FORCED)
+
+
+def interruption(received: signal.Signals | None, step: int) -> Interrupted:
+    """Return the exception that ends a stopped run, with the signal that one of its processes received."""
+    where = f"after step {step} and saved a checkpoint" if step else "before the first step"
+    return Interrupted(f"{received.name if received else 'stop'}: stopped cleanly {where}; run the same command to resume")
 
 
 def write_stderr(text: str) -> None:

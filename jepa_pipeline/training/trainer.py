@@ -1,4 +1,4 @@
-"""Lightning's Trainer: what a run uses of it, what is switched off, and the order of the callbacks.
+"""Lightning's Trainer: what a run uses of it, and what is switched off.
 
 Used: the loop over micro-batches and its accumulation of gradients, the transfer of batches to the device, autocast, DDP
 (without a synchronization between the micro-batches of a step), deterministic kernels, and the hooks of module and callbacks.
@@ -15,23 +15,25 @@ Switched off, with what does it instead:
 - Signals: Trainer.fit installs its own handlers; StopSignals.listen takes the signals back in on_train_start.
 - Learning rate schedulers and gradient clipping: module.py. Rates are functions of the step, and nothing needs to be restored.
 - Logger, progress bar, model summary: loggers.py and callbacks.py.
+- Callbacks of installed packages, and arguments from PL_TRAINER_* variables: nothing does it instead. They would change runs
+  whose recipe does not mention them.
 """
 
 import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from inspect import signature
+from unittest.mock import patch
 
 import torch
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.trainer import TrainerConfig
-from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
-from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback
-from jepa_pipeline.training.hashes import HashLogger
-from jepa_pipeline.training.online_eval import OnlineEval
 from jepa_pipeline.training.parallel import SHARDED
 from jepa_pipeline.training.processes import RankInfo
-from jepa_pipeline.training.skipped_samples import SkippedSamples
 from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -48,6 +50,12 @@ IRRELEVANT_WARNINGS = (
     "`broadcast_buffers` is deprecated.*",  # its replacement does not exist in every supported torch
     ".*returned a view tensor.*",  # no module changes its output in place
 )
+
+
+CALLBACKS_GROUP = "lightning.pytorch.callbacks_factory"
+"""Entry points of installed packages whose callbacks Lightning adds to every Trainer."""
+ARGUMENT_PREFIX = "PL_TRAINER_"
+"""Prefix of environment variables that Lightning takes as arguments of a Trainer."""
 
 
 class ExternalProcessEnvironment(ClusterEnvironment):
@@ -94,9 +102,15 @@ class ExternalProcessEnvironment(ClusterEnvironment):
 
 
 def build_trainer(
-    config: TrainerConfig, accelerator: str, info: RankInfo, steps: int, accumulate_steps: int, callbacks: Sequence[Callback]
+    config: TrainerConfig,
+    accelerator: str,
+    info: RankInfo,
+    steps: int,
+    accumulate_steps: int,
+    callbacks: Sequence[Callback],
+    log: Callable[[str], object],
 ) -> Trainer:
-    """Return a Trainer of a number of optimizer steps.
+    """Return a Trainer of a number of optimizer steps, which calls these callbacks and no others.
 
     Args:
         config: strategy, precision and determinism.
@@ -104,32 +118,54 @@ def build_trainer(
         info: this process among those of the run.
         steps: optimizer steps until the end.
         accumulate_steps: micro-batches per step.
-        callbacks: in the order of `order_callbacks`.
+        callbacks: in the order of `callback_order.order_callbacks`.
+        log: called with a sentence for each callback or argument from elsewhere that Lightning would have used.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     strategy = build_strategy(config.strategy, info)
-    return Trainer(
-        accelerator=accelerator,
-        devices=[torch.cuda.current_device()] if accelerator == "cuda" and strategy != "auto" else 1,
-        num_nodes=info.world_size,
-        strategy=strategy,
-        deterministic=config.deterministic,
-        precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
-        max_steps=steps,
-        max_epochs=-1,
-        accumulate_grad_batches=accumulate_steps,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        # without a plugin Lightning detects Slurm by itself, and takes a job of several tasks for a run of several processes
-        plugins=[LightningEnvironment() if strategy == "auto" else ExternalProcessEnvironment(info)],
-    )
+    with without_strangers(log):
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=[torch.cuda.current_device()] if accelerator == "cuda" and strategy != "auto" else 1,
+            num_nodes=info.world_size,
+            strategy=strategy,
+            deterministic=config.deterministic,
+            precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
+            max_steps=steps,
+            max_epochs=-1,
+            accumulate_grad_batches=accumulate_steps,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            # without a plugin Lightning detects Slurm by itself, and takes a job of several tasks for a run of several processes
+            plugins=[LightningEnvironment() if strategy == "auto" else ExternalProcessEnvironment(info)],
+        )
+    # a Lightning that adds others in another way does not run them either
+    trainer.callbacks = list(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    return trainer
+
+
+@contextmanager
+def without_strangers(log: Callable[[str], object]) -> Iterator[None]:
+    """Keep Lightning from importing callbacks of installed packages and from taking arguments from the environment."""
+    for entry in entry_points(group=CALLBACKS_GROUP):
+        package = entry.dist.name if entry.dist else "an installed package"
+        log(f"{package} offers Lightning a callback for every run ({entry.value}), which is not used: a run has only its own")
+    names = (f"{ARGUMENT_PREFIX}{name.upper()}" for name in signature(Trainer).parameters)
+    variables = {name: os.environ.pop(name) for name in names if name in os.environ}
+    for name, value in variables.items():
+        log(f"{name}={value} is an argument for Lightning's Trainer, which is not used: a run has only those of its recipe")
+    try:
+        with patch("lightning.fabric.utilities.registry.entry_points", lambda **_: (), create=True):
+            yield
+    finally:
+        os.environ.update(variables)
 
 
 def build_strategy(name: str, info: RankInfo) -> Strategy | str:
@@ -139,27 +175,3 @@ def build_strategy(name: str, info: RankInfo) -> Strategy | str:
         return "auto"
     # buffers that must be equal on all ranks are computed from gathered values, so DDP need not broadcast them at every forward
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
-def order_callbacks(
-    skipped: SkippedSamples,
-    health: HealthMonitor,
-    metrics: MetricsLogger,
-    hashes: HashLogger | None,
-    online_eval: OnlineEval | None,
-    checkpoints: CheckpointCallback,
-    stages: HeartbeatCallback,
-    timer: DataWaitTimer,
-) -> list[Callback]:
-    """Return the callbacks in the order in which Lightning must call each hook."""
-    callbacks: list[Callback | None] = [
-        skipped,  # counts the samples that the other callbacks log, save and compare
-        health,
-        metrics,
-        hashes,  # these three write the rows of a step, which must be on disk before a checkpoint that includes the step
-        online_eval,  # before the checkpoint: a run resumed from it will not take this step again and would miss the snapshot
-        checkpoints,  # saves what all others have left, and ends a run that was asked to stop, so that none of them runs twice
-        stages,  # after checkpoints, which report another stage to the watchdog while they save
-        timer,  # last: the time of all other callbacks must not count as waiting for data
-    ]
-    return [callback for callback in callbacks if callback is not None]

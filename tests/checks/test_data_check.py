@@ -96,7 +96,7 @@ def test_a_window_smaller_than_two_batches_is_a_warning(tiny, tmp_path, monkeypa
     from jepa_pipeline.data.writer import png_record, write_shards
 
     monkeypatch.setattr("jepa_pipeline.data.writer.SHARD_SAMPLES", 4)
-    monkeypatch.setattr("jepa_pipeline.checks.data.WINDOW_SHARDS", 2)
+    monkeypatch.setattr("jepa_pipeline.checks.recipe.WINDOW_SHARDS", 2)
     image = Image.fromarray(np.zeros((20, 20, 3), np.uint8))
     records = (png_record(f"{n:03d}", image, 0) for n in range(32))
     write_shards(records, tmp_path / "many", classes=["a"], made={})

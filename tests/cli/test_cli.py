@@ -140,6 +140,20 @@ assert jepa_pipeline.pretrain is pretrain
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    """Nothing of Python's shutdown is printed: threads and workers that were interrupted would complain there."""
+    from jepa_pipeline import cli
+
+    def interrupted(**_):
+        raise SystemExit(130)  # as typer ends after KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli.os, "_exit", lambda code: pytest.fail("left") if code != 130 else None)
+    monkeypatch.setattr(cli.sys, "exit", lambda code: None)
+    cli.main()
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_version_option():
     from jepa_pipeline import __version__
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,7 +140,9 @@ def test_a_wrong_manifest_is_one_sentence(folder: Path, sentence: str):
 def test_the_folder_above_or_none_at_all_is_one_sentence(folder: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"but its folders set 100% do"):
         load_manifest(tmp_path)
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(
+        UserError, match=r"is not a folder: if it moved, name its new place \(for a run: data.train=NEW\), else make it"
+    ):
         load_manifest(tmp_path / "nowhere")
 
 
@@ -260,3 +263,27 @@ def test_an_open_shard_is_small(tmp_path: Path):
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 0.8e6 and opened.key(7) == "00000007_a-file-name-of-some-length" and opened.label(1001) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("data/demo/train", "jepa shards demo data/demo"),
+        ("data/demo-video/test", "jepa shards demo-video data/demo-video"),
+        ("data/demo-scales/fast/train", "jepa shards demo-scales data/demo-scales"),
+        ("data/photos/train", "jepa shards build IMAGES data/photos --split 0.1"),
+        ("data/photos", "jepa shards build IMAGES data/photos"),
+    ],
+)
+def test_missing_data_is_made_by_the_command_for_it(place, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"`{re.escape(command)}`$"):
+        load_manifest(place)
+
+
+@pytest.mark.parametrize("name", ["cat.JPG", "cats/a.webp", "clips/b.mp4"])
+def test_a_folder_of_images_is_what_shards_are_made_of_and_not_where(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"no manifest.json but files such as {name}: .*`jepa shards build {tmp_path} SHARDS`"):
+        load_manifest(tmp_path)

@@ -7,7 +7,7 @@ from PIL import Image
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.writer import png_record, write_shards
-from jepa_pipeline.probes.labeled_data import read_labels
+from jepa_pipeline.probes.labeled_data import open_labeled_sets, read_labels
 
 LABELS = [number * 7 % 3 for number in range(11)]
 
@@ -38,3 +38,14 @@ def test_a_missing_shard_is_named(tmp_path):
     (tmp_path / "shard-000001.tar").unlink()
     with pytest.raises(SampleError, match=r"shard-000001.tar cannot be used \(its shard is missing\)"):
         read_labels(shards)
+
+
+def test_a_folder_of_images_is_not_where_shards_are_built(tmp_path):
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photos/cat/a.jpg").touch()
+    with pytest.raises(
+        UserError, match=r"make them with `jepa shards build .*/photos SHARDS --split 0.1` and name SHARDS, or name"
+    ):
+        open_labeled_sets(str(tmp_path / "photos"), None)
+    with pytest.raises(UserError, match=r"if they moved, name their new place, else make them with `jepa shards demo .*/demo`"):
+        open_labeled_sets(str(tmp_path / "demo"), None)

@@ -6,9 +6,10 @@ from PIL import Image
 from rich.console import Console
 
 from jepa_pipeline.commands.pretrain import pretrain
+from jepa_pipeline.config.data import WINDOW_SHARDS
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.mixture import Mixture
-from jepa_pipeline.data.sampler import WINDOW_SHARDS, ShardSampler
+from jepa_pipeline.data.sampler import ShardSampler
 from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training import callbacks

@@ -1,7 +1,10 @@
 """A run folder belongs to one run: what would change its results is refused, in three columns."""
 
+import fcntl
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.training.checkpoint import latest_info
-from jepa_pipeline.training.run_folder import compare
+from jepa_pipeline.training.run_folder import compare, lock_run_folder
 
 QUIET = Console(quiet=True)
 
@@ -118,8 +121,6 @@ def test_leftovers_of_a_killed_run_are_removed(tiny):
 
 
 def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
-    from jepa_pipeline.training.run_folder import lock_run_folder
-
     monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", 0.2)
     config = tiny()
     with (
@@ -128,6 +129,30 @@ def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
     ):
         pretrain(config, QUIET)
     pretrain(config, QUIET)
+
+
+def test_a_living_owner_is_named_without_waiting(tiny, monkeypatch):
+    monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", float("inf"))
+    config = tiny()
+    with lock_run_folder(config.folder), pytest.raises(UserError, match=rf"stop it \(process {os.getpid()} on "):
+        pretrain(config, QUIET)
+
+
+def test_what_is_left_of_a_killed_run_is_waited_for_with_a_word(tiny, monkeypatch):
+    """Data workers hold the lock until they notice that the process is gone."""
+    monkeypatch.setattr("jepa_pipeline.training.run_folder.QUIET_S", 0.0)
+    monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", 0.3)
+    run, said = tiny().folder, []
+    run.mkdir(parents=True)
+    with (run / ".lock").open("w") as file:
+        file.write(f"{socket.gethostname()} {2**22 + 1}\n")  # above the largest number of a process
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is training"), lock_run_folder(run, said.append):
+            pass
+    assert said == [f"{run} is locked by process {2**22 + 1} on {socket.gethostname()}: waiting up to 0.3 s for what is left of it"]
+    with lock_run_folder(run, pytest.fail):
+        assert (run / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}\n"
 
 
 def edit_about(config, **values):

@@ -275,3 +275,23 @@ def test_gpus_of_a_job_are_not_left_idle(tiny, monkeypatch):
     with pytest.raises(UserError, match=r"GPUs \(8\), but torch .* trainer.accelerator=cpu"):
         pretrain(tiny("trainer.accelerator=auto"))
     assert pretrain(tiny("trainer.accelerator=cpu"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+        ),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_a_want_of_memory_is_one_sentence(tiny, monkeypatch, error):
+    def training_step(self, batch, batch_idx):
+        raise error
+
+    monkeypatch.setattr(Pretraining, "training_step", training_step)
+    with pytest.raises(UserError, match=r"not enough for micro-batches of 4 samples \(in step 1\): raise optim.accumulate_steps"):
+        run(tiny("optim.accumulate_steps=2"))

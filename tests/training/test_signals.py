@@ -72,6 +72,56 @@ def test_asked_before_the_first_step_it_says_so(tiny, monkeypatch):
     assert not (config.folder / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("step", [1, 4])
+def test_before_its_first_step_a_run_leaves_at_once_and_has_lost_nothing(tiny, monkeypatch, capfd, step):
+    """Step 4 is the first one of a process that has resumed from step 3."""
+    straight, config = tiny("name=straight", *HASHED), tiny("name=stopped", *HASHED)
+    pretrain(straight, QUIET)
+    if step > 1:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            signal_in(patch, step - 1, signal.SIGTERM)
+            pretrain(config, QUIET)
+    with monkeypatch.context() as patch:
+        signal_in(patch, step, signal.SIGINT)
+        where = f"after step {step - 1} and saved a checkpoint" if step > 1 else "before the first step"
+        with pytest.raises(Interrupted, match=f"SIGINT: stopped cleanly {where}; run the same command to resume"):
+            pretrain(config, QUIET)
+    assert "SIGINT: stopping; there is nothing to save before the first step" in capfd.readouterr().err
+    assert [step_of(path) for path in list_checkpoints(config.folder / "checkpoints")] == ([step - 1] if step > 1 else [])
+    pretrain(config, QUIET)
+    assert read_json_lines(config.folder / HASHES) == read_json_lines(straight.folder / HASHES)
+
+
+def test_a_first_step_that_cannot_be_interrupted_ends_soon_after_ctrl_c(tiny, tmp_path):
+    """A single long operation of torch holds off every signal handler of Python; here a sleep does that swallows the exception."""
+    stuck = f"""
+import time
+import jepa_pipeline.training.signals as signals
+signals.NOTHING_TO_SAVE_S = 0.3
+from jepa_pipeline.training.module import Pretraining
+def training_step(self, batch, batch_idx):
+    open({str(tmp_path / "begun")!r}, "w").close()
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
+        try:
+            time.sleep(1)
+        except BaseException:
+            pass
+Pretraining.training_step = training_step
+"""
+    config = tiny(*LONG)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(to_yaml(config))
+    code = f"{stuck}\nfrom jepa_pipeline.cli import main\nimport sys\nsys.argv = ['jepa', 'pretrain', {str(recipe)!r}]\nmain()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "begun").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "SIGINT: stopped cleanly before the first step" in stderr and "Thread" not in stderr
+
+
 def launch(config, tmp_path, before="", steps=2):
     """Return the process of a run that has taken `steps` steps, or has ended."""
     recipe = tmp_path / "recipe.yaml"
@@ -136,6 +186,7 @@ def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 70
     assert "stopping took longer than 2 s" in stderr and "in save" in stderr
+    assert "ended by force; there is no checkpoint yet, so the same command starts over" in stderr
 
 
 def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):

@@ -1,0 +1,175 @@
+"""Checks that `jepa config check`, `jepa doctor` and every submission share. They need no device and decode no sample.
+
+Only a run that is initialized from another one waits for torch.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, pluralize
+from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.optim import ScheduleConfig
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.manifest import Manifest, load_manifest
+from jepa_pipeline.data.media import check_kind, check_motion
+from jepa_pipeline.data.remote import PACKAGES, is_remote, redact_urls
+
+MIN_BATCHES_PER_WINDOW = 2
+"""Global batches in a shuffle window below which samples of a shard end up together in every batch."""
+MANY_EPOCHS = 2000
+"""Passes over the data that no published recipe comes near: the longest take 1,000."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+FLOAT_COPY = 5
+"""Bytes per value of a batch on CPUs: one of the decoded views, four of the normalized ones."""
+
+
+def check_recipe(config: RunConfig, made_later: bool = False) -> list[CheckResult]:
+    """Check what a run starts from and the packages that it needs.
+
+    Args:
+        config: the run.
+        made_later: an earlier job may still make what is missing.
+    """
+    return [*check_init_from(config, made_later), *check_packages(config)]
+
+
+def check_init_from(config: RunConfig, made_later: bool = False) -> list[CheckResult]:
+    """Check that the networks of the run in init_from, if any, fit this run, without loading them."""
+    source = config.init_from
+    if source is None or any((config.folder / "checkpoints").glob("step-*")):  # a run that resumes does not read it again
+        return []
+    if made_later and not source.exists():
+        return [CheckResult("init_from", "skipped", f"init_from is {source}, which an earlier job may make")]
+    # these import torch, which takes seconds
+    import torch
+
+    from jepa_pipeline.methods.build import build_method
+    from jepa_pipeline.training.init_from import find_source
+
+    try:
+        with torch.device("meta"):  # shapes without memory
+            found = find_source(source, config.results(), lambda: build_method(config.method).state_dict())
+    except UserError as error:
+        return [from_error("init_from", error)]
+    return [CheckResult("init_from", "ok", f"initialized with the networks of {found}")]
+
+
+def check_packages(config: RunConfig) -> list[CheckResult]:
+    """Check that the packages are installed that this run needs and others do not."""
+    needs = [("wandb", "wandb>=0.20", "log.wandb is true", ", or set log.wandb=false")] if config.log.wandb else []
+    if config.method.encoder.modality.has_time:
+        needs.append(("av", "av>=18", f"{config.method.name} trains on videos", ""))
+    for source in config.data.train:
+        if is_remote(source.path):
+            package = PACKAGES[source.path.partition("://")[0]]
+            needs.append((package, package, f"data.train is {redact_urls(source.path)}", ""))
+    return [
+        CheckResult("packages", "fail", f"{reason}, but {package} is not installed", f"pip install '{wanted}'{instead}")
+        for package, wanted, reason, instead in needs
+        if not is_installed(package)
+    ]
+
+
+def is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def check_memory(config: RunConfig, local_ranks: int) -> list[CheckResult]:
+    """Check that the pixels of a micro-batch alone, of all processes of this machine, fit into its main memory."""
+    on_cpu = config.trainer.accelerator == "cpu" or not Path("/dev/nvidia0").exists()
+    samples = config.optim.batch_size_global // (config.optim.accumulate_steps * config.trainer.processes)
+    pixels = sum(side * side for side in config.views.sizes(config.method.encoder.image_size))
+    needed = samples * local_ranks * 3 * config.method.encoder.frames * pixels * (FLOAT_COPY if on_cpu else 1)
+    available = memory_limit()
+    if needed <= available:
+        return []
+    text = (
+        f"the pixels of {pluralize(samples, 'sample')} take {format_bytes(needed)}, but this machine has {format_bytes(available)}"
+    )
+    return [CheckResult("memory", "fail", text, "lower optim.batch_size_global, or raise optim.accumulate_steps")]
+
+
+def memory_limit() -> int:
+    """Return the bytes of main memory of this machine, or of this container if it may use fewer."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
+    return min(total, int(text)) if text.isdecimal() else total
+
+
+def compare_cores(cores: int, config: RunConfig | None, local_ranks: int) -> CheckResult:
+    """Check that there is a CPU core per process: the data workers and the training process itself."""
+    text = f"{pluralize(cores, 'core')} for {'this process' if local_ranks == 1 else f'{local_ranks} processes'}"
+    if config is None:
+        return CheckResult("cores", "ok", text)
+    workers = config.data.workers
+    needed = local_ranks * (1 + workers)
+    text += f"; {needed} would be busy (data.workers {workers} and training, per process)"
+    if needed <= cores:
+        return CheckResult("cores", "ok", text)
+    cure = f"set data.workers={max(cores // local_ranks - 1, 0)}, or request --cpus-per-task={1 + workers} from Slurm"
+    return CheckResult("cores", "warn", text, cure)
+
+
+def check_manifests(config: RunConfig, may_be_missing: bool = False) -> list[CheckResult]:
+    """Check the data, as far as manifests tell: whether it fits the method and is enough.
+
+    Args:
+        config: the run.
+        may_be_missing: local data that does not exist is a warning: the run may be meant for another machine or a later time.
+    """
+    results, manifests = [], []
+    for source in config.data.train:
+        location = redact_urls(source.path)
+        try:
+            if may_be_missing and not is_remote(source.path) and not Path(source.path).exists():
+                text = f"data.train is {location}, which is not here, so that it is not checked"
+                results.append(CheckResult("data", "warn", text, "if the data is elsewhere, set data.train=NEW"))
+                continue
+            manifest = load_manifest(source.path)
+            check_kind(source.path, manifest.kind, config.method)
+            manifests.append(manifest)
+        except UserError as error:
+            results.append(from_error("data", error))
+        except OSError as error:
+            results.append(CheckResult("data", "fail", f"{location} cannot be read ({error.strerror})", "check its permissions"))
+    if len(manifests) == len(config.data.train):
+        try:
+            check_motion([manifest.kind for manifest in manifests], config.method)
+        except UserError as error:
+            results.append(from_error("data", error))
+        results.append(check_amount(config.data, config.optim, manifests))
+    return results
+
+
+def check_amount(data: DataConfig, optim: ScheduleConfig, manifests: Sequence[Manifest]) -> CheckResult:
+    """Check that each source has enough samples for the run, for its share of a batch, and its shuffle window for several."""
+    batch, total_weight = optim.batch_size_global, sum(source.weight for source in data.train)
+    samples = sum(manifest.samples for manifest in manifests)
+    epochs = optim.total_samples / samples
+    text = f"{pluralize(samples, 'sample')} for global batches of {batch:,}; the run reads each {epochs:,.1f} times on average"
+    for source, manifest in zip(data.train, manifests, strict=True):
+        share = source.weight / total_weight
+        window = manifest.samples * min(1.0, WINDOW_SHARDS / len(manifest.shards))
+        name = redact_urls(source.path)
+        if manifest.samples < batch * share:
+            cure = "lower optim.batch_size_global, or add data"
+            return CheckResult(
+                "amount", "warn", f"{text}; {name} has fewer than a batch takes of it, so a batch repeats samples", cure
+            )
+        if window < MIN_BATCHES_PER_WINDOW * batch * share and len(manifest.shards) > WINDOW_SHARDS:
+            text += f"; {name} is shuffled in windows of {window:,.0f} samples, fewer than {MIN_BATCHES_PER_WINDOW} batches"
+            return CheckResult("amount", "warn", text, "pack the samples into fewer shards, with a larger --shard-size")
+        own_epochs = optim.total_samples * share / manifest.samples
+        if own_epochs >= MANY_EPOCHS:
+            text = f"each of the {pluralize(manifest.samples, 'sample')} of {name} would be read {own_epochs:,.0f} times"
+            return CheckResult(
+                "amount", "warn", text, "lower optim.total_samples, or add data: published runs read each 1,000 times at most"
+            )
+    return CheckResult("amount", "ok", text)

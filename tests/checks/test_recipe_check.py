@@ -1,0 +1,160 @@
+"""What `jepa config check`, `jepa doctor` and the submission of a job say of a recipe: the same, and before anything starts."""
+
+import importlib.metadata
+import re
+import shutil
+
+import pytest
+from packaging.requirements import Requirement
+from rich.console import Console
+from typer.testing import CliRunner
+
+from jepa_pipeline.checks import recipe
+from jepa_pipeline.checks.recipe import check_init_from, check_manifests, check_memory, check_packages, check_recipe
+from jepa_pipeline.checks.submission import check_submission
+from jepa_pipeline.cli import app
+from jepa_pipeline.commands.check_config import check_config
+from jepa_pipeline.commands.doctor import check_once
+from jepa_pipeline.commands.pretrain import pretrain
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.render import to_yaml
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def trained(tiny):
+    return pretrain(tiny("name=first", "optim.total_samples=16", "optim.warmup_samples=0"), QUIET)
+
+
+def refusals(config):
+    """The sentence on init_from of each of those who look, and of the run itself."""
+    for look in (check_config, lambda config: check_submission(config, 1), lambda config: pretrain(config, QUIET)):
+        with pytest.raises(UserError) as caught:
+            look(config)
+        yield str(caught.value)
+    (result,) = [one for one in check_once(config, None, None, 1, quick=True) if one.name == "init_from"]
+    yield f"{result.text}: {result.cure}"
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "sentence"),
+    [
+        ("vitl.pt", [], "which is a file: name the folder of a run"),
+        ("nowhere", [], "but there is no such folder: name that of a run"),
+        ("first/encoder", [], "which holds no checkpoint: name the folder of a run"),
+        ("first", ["method.encoder.depth=3"], "where method.encoder.depth is 2, but here it is 3: make it the same"),
+        ("first", ["optim={name: sgd, lr: 0.1}"], "where optim.name is adamw, but here it is sgd: make it the same"),
+        (
+            "first",
+            ["method.target=shared", "method.regularizer.name=vicreg"],
+            "networks differ from this run's .*: make target, regularizer",
+        ),
+    ],
+)
+def test_an_init_from_that_cannot_work_is_refused_by_all_with_one_sentence(tiny, trained, tmp_path, source, overrides, sentence):
+    (tmp_path / "vitl.pt").touch()
+    place = tmp_path / source if source in ("vitl.pt", "nowhere") else trained.parent / source
+    config = tiny(*overrides, f"init_from={place}")
+    said = list(refusals(config))
+    assert len(set(said)) == 1, said
+    assert re.search(sentence, said[0]) and str(place) in said[0]
+    assert not (config.folder / "checkpoints").exists()
+
+
+def test_an_init_from_that_works_is_let_through(tiny, trained):
+    config = tiny(f"init_from={trained}")
+    (result,) = check_init_from(config)
+    assert result.level == "ok" and "step-00000002" in result.text
+    check_config(config)
+    check_submission(config, 1)
+
+
+def test_a_damaged_newest_checkpoint_is_named(tiny, trained, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "copy", symlinks=True)
+    (copy / "checkpoints/step-00000002/.metadata").write_bytes(b"no index")
+    (result,) = check_init_from(tiny(f"init_from={copy}"))
+    assert result.level == "fail" and "step-00000002 is damaged" in result.text and "name another run" in result.cure
+
+
+def test_a_run_that_resumes_does_not_need_it_again(tiny, trained, tmp_path):
+    config = tiny("init_from=/no/such")
+    (config.folder / "checkpoints/step-00000001").mkdir(parents=True)
+    assert check_init_from(config) == []
+
+
+def test_what_an_earlier_job_makes_may_be_missing(tiny):
+    config = tiny("init_from=/no/such", "data.train=/no/such/train")
+    check_submission(config, 1, made_later=True)
+    with pytest.raises(UserError) as caught:
+        check_submission(config, 1)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "package", "cure"),
+    [
+        (["log.wandb=true"], "wandb", "pip install 'wandb>=0.20', or set log.wandb=false"),
+        (["data.train=s3://host/train"], "s3fs", "pip install 's3fs'"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_at_once(tiny, monkeypatch, overrides, package, cure):
+    monkeypatch.setattr(recipe, "is_installed", lambda name: name != package)
+    config = tiny(*overrides)
+    (result,) = check_packages(config)
+    assert result.level == "fail" and f"but {package} is not installed" in result.text and result.cure == cure
+    with pytest.raises(UserError, match=f"but {package} is not installed"):
+        pretrain(config, QUIET)
+    assert not config.folder.exists()
+    monkeypatch.setattr(recipe, "is_installed", lambda name: True)
+    assert check_packages(config) == []
+
+
+def test_the_packages_that_are_proposed_are_those_of_the_project():
+    """A name in brackets, such as ours with an extra, could be anybody's on an index."""
+    declared = {Requirement(line).name: Requirement(line) for line in importlib.metadata.requires("jepa_pipeline") or []}
+    assert str(declared["av"].specifier) == ">=18" and str(declared["wandb"].specifier) == ">=0.20"
+
+
+def test_a_batch_that_memory_cannot_hold_is_refused_at_once(tiny):
+    config = tiny("optim.batch_size_global=1000000000", "optim.total_samples=4000000000")
+    (result,) = check_memory(config, 1)
+    assert result.level == "fail" and "1,000,000,000 samples" in result.text
+    with pytest.raises(UserError, match=r"the pixels of 1,000,000,000 samples take .*: lower optim.batch_size_global"):
+        pretrain(config, QUIET)
+    assert check_memory(tiny(), 1) == [] and not config.folder.exists()
+
+
+def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(recipe, "CGROUP_LIMIT", limit)
+    whole = recipe.memory_limit()
+    limit.write_text("max\n")
+    assert recipe.memory_limit() == whole
+    limit.write_text("1000000\n")
+    assert recipe.memory_limit() == 1_000_000
+
+
+def test_data_that_would_be_seen_thousands_of_times_is_a_warning(tiny):
+    """The longest published runs take 1,000 passes."""
+    passes = {1000: "ok", 5000: "warn"}
+    for epochs, level in passes.items():
+        (result,) = check_manifests(tiny(f"optim.total_samples={200 * epochs}"))
+        assert (result.name, result.level) == ("amount", level)
+    assert "each of the 200 samples of" in result.text and "would be read 5,000 times" in result.text
+
+
+def test_config_check_warns_of_what_this_machine_lacks(tiny, tmp_path, monkeypatch):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(tiny("data.train=/no/such/train", "data.workers=63")))
+    monkeypatch.setattr("jepa_pipeline.commands.check_config.available_cores", lambda: 4)
+    result = CliRunner().invoke(app, ["config", "check", str(path)])
+    assert result.exit_code == 0 and "is valid" in result.output
+    assert "warning: data.train is /no/such/train, which is not here" in result.output and "data.train=NEW" in result.output
+    assert "4 cores for this process; 64 would be busy" in result.output and "set data.workers=3" in result.output
+
+
+def test_nothing_is_said_of_a_plain_recipe(tiny, capsys):
+    assert check_recipe(tiny()) == []
+    check_config(tiny())
+    assert capsys.readouterr().err == ""

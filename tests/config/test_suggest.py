@@ -1,0 +1,82 @@
+"""What is proposed for a key or value that does not exist is what the user meant, or nothing."""
+
+import pytest
+
+from jepa_pipeline.config.errors import ConfigError
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.parse import load_overrides
+from jepa_pipeline.config.probe import ProbeConfig
+
+RECIPE = "configs/debug/ijepa.yaml"
+
+
+def mistake(override):
+    with pytest.raises(ConfigError) as caught:
+        load_config(RECIPE, [override])
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("optim.batch_size", "optim.batch_size_global"),
+        ("batch_size", "optim.batch_size_global"),
+        ("optim.bs", "optim.batch_size_global"),
+        ("optim.learning_rate", "optim.lr"),
+        ("optim.warmup", "optim.warmup_samples"),
+        ("optim.epochs", "optim.total_samples"),
+        ("epochs", "optim.total_samples"),
+        ("num_workers", "data.workers"),
+        ("data.num_workers", "data.workers"),
+        ("data.path", "data.train"),
+        ("accelerator", "trainer.accelerator"),
+        ("trainer.device", "trainer.accelerator"),
+        ("trainer.gpus", "trainer.devices"),
+        ("image_size", "method.encoder.image_size"),
+        ("method.encoder.img_size", "method.encoder.image_size"),
+        ("wandb", "log.wandb"),
+        ("output_dir", "output"),
+        ("pretrained", "init_from"),
+        ("optim.lrr", "optim.lr"),
+        ("optim.betas1", "optim.betas"),
+        ("log_every", "log.every_steps"),
+    ],
+)
+def test_a_key_is_found_by_its_other_names_and_by_its_letters(given, meant):
+    assert mistake(f"{given}=1").endswith(f"unknown key '{given}' - did you mean '{meant}'?")
+
+
+def test_one_shared_word_is_no_resemblance():
+    with pytest.raises(ConfigError) as caught:
+        load_overrides(ProbeConfig, ["image_size=32"])
+    assert str(caught.value).endswith("unknown key 'image_size'")
+    assert mistake("optim.xyz=3").endswith("unknown key 'optim.xyz'")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("method=ijepaa", "method.name=ijepa"),
+        ("method=ijepa", "method.name=ijepa"),
+        ("optim=sgd", "optim.name=sgd"),
+        ("method.encoder=vit_small", "method.encoder.arch=vit_small"),
+        ("data=data/photos", "data.train=data/photos"),
+    ],
+)
+def test_a_section_that_was_given_a_value_is_told_which_key_has_it(given, meant):
+    assert mistake(given).endswith(f"is a section with keys below it: did you mean {meant}?")
+
+
+def test_a_section_that_was_given_nonsense_is_told_what_there_is():
+    assert "choose its kind with method.name, one of ijepa, vjepa" in mistake("method=resnet50")
+    assert "set its keys, such as log.every_steps" in mistake("log=3")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("trainer.accelerator=gpu", "cuda"), ("trainer.precision=bfloat16", "bf16"), ("trainer.strategy=fsdp", "fsdp2")],
+)
+def test_a_value_as_others_call_it_is_translated(given, meant):
+    assert mistake(given).endswith(f" - did you mean '{meant}'?")
+    assert "did you mean" not in mistake("trainer.accelerator=quantum")
