@@ -111,6 +111,6 @@ def decode_sample(shards: Shards, shard: int, member: int) -> None:
     try:
         media = open_media(shards, sample)
         if isinstance(media, Video):
-            media.get_frames(np.unique([0, len(media) - 1]))
+            media.frames(np.unique([0, len(media) - 1]))
     except DecodeError as error:
         raise shards.sample_error(shard, sample.key, str(error)) from error

@@ -125,7 +125,7 @@ def decode_all(video: Video) -> Image.Image:
     with as_decode_error():
         for _ in video.decode(range(len(video))):
             pass
-    return Image.fromarray(video.get_frames(np.zeros(1, np.int64))[0])
+    return Image.fromarray(video.frames(np.zeros(1, np.int64))[0])
 
 
 class Contents(NamedTuple):

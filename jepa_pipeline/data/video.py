@@ -90,9 +90,9 @@ class Video:
 
     @cached_property
     def _first_frame(self) -> UInt8[np.ndarray, "H W 3"]:
-        return self.get_frames(np.zeros(1, np.int64))[0]
+        return self.frames(np.zeros(1, np.int64))[0]
 
-    def get_frames(self, indices: Int64[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
+    def frames(self, indices: Int64[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
         """Return frames by index, in any order, as RGB and upright. Each is decoded once; non-square pixels are kept.
 
         Raises:
@@ -110,7 +110,7 @@ class Video:
         return pixels if ascending else pixels[inverse]
 
     def iter_frames(self, indices: Int64[np.ndarray, " T"]) -> "Iterator[tuple[int, UInt8[np.ndarray, 'H W 3']]]":
-        """Yield (index, frame) for ascending indices, with frames and errors as in get_frames. A frame is valid until the next.
+        """Yield (index, frame) for ascending indices, with frames and errors as in frames. A frame is valid until the next.
 
         If a key frame turns out to be none, all frames are yielded a second time, and only those count.
         """

@@ -59,7 +59,7 @@ def png_record(key: str, image: Image.Image, label: int | None) -> Record:
 def video_record(key: str, data: bytes, extension: str, label: int | None) -> Record:
     """Return a compressed video as a record. Raises DecodeError if its first frame does not decode."""
     video = open_video(data)
-    (first,) = video.get_frames(np.zeros(1, np.int64))
+    (first,) = video.frames(np.zeros(1, np.int64))
     return Record(key, data, extension, label, compute_channel_stats(Image.fromarray(first)), video.metadata)
 
 

@@ -58,7 +58,7 @@ def noise():
 @pytest.fixture
 def video(noise):
     opened = open_video(lossless(noise))
-    assert (opened.get_frames(np.arange(20)) == noise).all()
+    assert (opened.frames(np.arange(20)) == noise).all()
     return opened
 
 

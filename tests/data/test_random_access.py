@@ -116,13 +116,13 @@ def assert_same_however_reached(data, whole=None):
     assert len(video) == len(whole)
     orders = [np.arange(len(video))[::-1], generator.permutation(len(video))]
     for number in np.concatenate(orders):
-        assert (video.get_frames(np.array([number]))[0] == whole[number]).all(), f"{number}, after others"
+        assert (video.frames(np.array([number]))[0] == whole[number]).all(), f"{number}, after others"
     for _ in range(8):
         numbers = generator.integers(0, len(video), generator.integers(1, 7))
-        assert (video.get_frames(numbers) == whole[numbers]).all(), numbers
-    assert (video.get_frames(np.arange(len(video))) == whole).all()
+        assert (video.frames(numbers) == whole[numbers]).all(), numbers
+    assert (video.frames(np.arange(len(video))) == whole).all()
     for number in range(len(video)):
-        assert (open_video(data).get_frames(np.array([number]))[0] == whole[number]).all(), f"{number}, alone"
+        assert (open_video(data).frames(np.array([number]))[0] == whole[number]).all(), f"{number}, alone"
 
 
 FORMATS = {
@@ -172,7 +172,7 @@ def test_joined_recordings_keep_the_settings_of_each(name, container, size):
     data = join(container, files)
     assert_same_however_reached(data)
     if size == (WIDTH, HEIGHT):
-        assert (open_video(data).get_frames(np.arange(2 * COUNT)) == np.concatenate([played(part) for part in files])).all()
+        assert (open_video(data).frames(np.arange(2 * COUNT)) == np.concatenate([played(part) for part in files])).all()
 
 
 @pytest.mark.parametrize("container", ["avi", "mov", "matroska"])
@@ -219,7 +219,7 @@ def test_frames_whose_times_are_in_the_order_of_decoding_are_found_alone_and_tog
             packet.time_base, packet.stream = Fraction(1, 25_000), track
             output.mux(packet)
     video = open_video(file.getvalue())
-    whole = video.get_frames(np.arange(COUNT)).copy()
+    whole = video.frames(np.arange(COUNT)).copy()
     assert len(np.unique(whole.reshape(COUNT, -1), axis=0)) == COUNT
     assert_same_however_reached(file.getvalue(), whole)
 
@@ -258,7 +258,7 @@ def test_a_cover_is_not_the_video(container, tracks):
     data = with_tracks(container, *tracks)
     video = open_video(data)
     assert (video.coded_size, len(video), video.tracks) == ((WIDTH, HEIGHT), COUNT, 1)
-    assert_same_however_reached(data, video.get_frames(np.arange(COUNT)).copy())
+    assert_same_however_reached(data, video.frames(np.arange(COUNT)).copy())
 
 
 @pytest.mark.parametrize("container", ["matroska", "mp4", "mov"])
@@ -345,7 +345,7 @@ def try_formats(codec):
                 try:
                     data = encode(container, codec, pix_fmt, QUIET.get(codec), **which)
                     whole = played(data)
-                    open_video(data).get_frames(np.arange(len(whole)))
+                    open_video(data).frames(np.arange(len(whole)))
                 except UNSUPPORTED:
                     continue
                 yield f"{container} {pix_fmt} {change}", data

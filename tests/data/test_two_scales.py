@@ -164,7 +164,7 @@ def test_labels_are_of_what_is_drawn(tmp_path, monkeypatch):
     fast, slow = (Shards(tmp_path / "scales" / factor / "test") for factor in ("fast", "slow"))
     for member in range(16):
         one, other = fast.read(0, member), slow.read(0, member)
-        (frame,) = open_video(one.media).get_frames(np.zeros(1, np.int64))
+        (frame,) = open_video(one.media).frames(np.zeros(1, np.int64))
         assert divmod(int(frame.mean() / 16), 4) == (one.label, other.label)
 
 

@@ -21,7 +21,7 @@ def color_of(width, parameters):
         frame.pts = 0
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    return open_video(file.getvalue()).get_frames(np.zeros(1, np.int64))[0, 0, 0].tolist()
+    return open_video(file.getvalue()).frames(np.zeros(1, np.int64))[0, 0, 0].tolist()
 
 
 @pytest.mark.parametrize("width", [320, 1280])

@@ -141,7 +141,7 @@ def test_videos_of_five_formats_are_stored_byte_for_byte_with_their_facts(folder
 
 
 def test_the_moments_are_those_of_the_first_frame(data: dict[str, bytes]):
-    first = open_video(data["mp4"]).get_frames(np.zeros(1, np.int64))[0]
+    first = open_video(data["mp4"]).frames(np.zeros(1, np.int64))[0]
     record = video_record("a", data["mp4"], "mp4", 0)
     assert record.channel_stats == compute_channel_stats(Image.fromarray(first))
     assert np.allclose(record.channel_stats.mean, shapes(1)[0].mean((0, 1)) / 255, atol=0.02)
