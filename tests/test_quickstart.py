@@ -18,6 +18,7 @@ def test_the_whole_path_runs_and_runs_again(tmp_path, capsys):
     assert linear(again) == linear(rows)
 
 
+@pytest.mark.slow
 def test_a_short_pretraining_beats_the_untrained_twin_and_pixels(tmp_path):
     """Less than half of the quickstart's samples; the margins of the whole are in the README, over three seeds."""
     found = linear(quickstart(tmp_path, total_samples=32_000, images=6_000))
