@@ -1,6 +1,7 @@
 """What is submitted to Slurm, and how its answers are parsed; no cluster is needed."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from jepa_pipeline.checks.recipe import check_run_folder
 from jepa_pipeline.cli import app
 from jepa_pipeline.cli.cluster import parse_follower, rewrite_submit
 from jepa_pipeline.cluster.logs import last_messages, tail
@@ -23,7 +25,6 @@ from jepa_pipeline.commands.submit import (
     Sweep,
     expand_sweep,
     format_hints,
-    refuse_changed,
     refuse_queued_runs,
     submit_pretraining,
 )
@@ -329,6 +330,7 @@ def test_a_dry_run_prints_the_chain_and_leaves_nothing(place):
     [
         (["pretrain", RECIPE, "--submit", "--set", "nodes=3"], "is not divisible by 3 devices"),
         (["pretrain", RECIPE, "--submit", "optim.lr=x"], "'optim.lr' is 'x'"),
+        (["pretrain", RECIPE, "--submit", "--set", "memory_gb=0.0001"], "a node of the site (memory_gb) has"),
         (["pretrain", RECIPE, "--submit", "data.train=nowhere"], "nowhere"),
         (["pretrain", RECIPE, "trainer.devices=2", "--submit"], "the site's tasks_per_node is 1"),
         (["pretain", RECIPE, "--submit"], "did you mean 'pretrain'"),
@@ -454,14 +456,14 @@ def test_a_changed_recipe_is_refused_before_it_is_queued(tiny, monkeypatch):
 
     config = tiny()
     (config.folder / "checkpoints").mkdir(parents=True)
-    refuse_changed(config)
+    assert check_run_folder(config) == []
     told = {"version": "1", "torch": "2", "device": "cuda", "data": "x", "config_hash": config.hash()}
     about = CheckpointInfo(step=1, samples=8, results=config.results(), **told)
     for module in ("checkpoint", "run_folder"):
         monkeypatch.setattr(f"jepa_pipeline.training.{module}.latest_info", lambda _: about)
-    refuse_changed(config)
-    with pytest.raises(UserError, match=r"differs from this one:\n.*\n  seed .*\n.*choose another name"):
-        refuse_changed(config.model_copy(update={"seed": 7}))
+    assert check_run_folder(config) == []
+    (result,) = check_run_folder(config.model_copy(update={"seed": 7}))
+    assert result.level == "fail" and re.search(r"differs from this one:\n.*\n  seed .*\n.*choose another name", result.text)
 
 
 def test_a_job_knows_the_site_that_was_named(place):

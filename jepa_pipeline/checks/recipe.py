@@ -27,13 +27,32 @@ FLOAT_COPY = 5
 
 
 def check_recipe(config: RunConfig, made_later: bool = False) -> list[CheckResult]:
-    """Check what a run starts from and the packages that it needs.
+    """Check what a run starts from, what its folder holds, and the packages that it needs.
 
     Args:
         config: the run.
         made_later: an earlier job may still make what is missing.
     """
-    return [*check_init_from(config, made_later), *check_packages(config)]
+    return [*check_run_folder(config), *check_init_from(config, made_later), *check_packages(config)]
+
+
+def check_run_folder(config: RunConfig) -> list[CheckResult]:
+    """Check that the run folder holds no checkpoint of a run with other results.
+
+    Data and device are left to the run to compare: they may differ here.
+    """
+    if not (config.folder / "checkpoints").is_dir():
+        return []
+    # these import torch, which takes seconds
+    from jepa_pipeline.training.checkpoint import latest_info
+    from jepa_pipeline.training.run_folder import check_same_run
+
+    try:
+        if (saved := latest_info(config.folder / "checkpoints")) is not None:
+            check_same_run(config.folder, saved.model_copy(update={"results": config.results()}), log=lambda _: None)
+    except UserError as error:
+        return [from_error("run folder", error)]
+    return []
 
 
 def check_init_from(config: RunConfig, made_later: bool = False) -> list[CheckResult]:
@@ -81,18 +100,28 @@ def is_installed(package: str) -> bool:
     return True
 
 
-def check_memory(config: RunConfig, local_ranks: int) -> list[CheckResult]:
-    """Check that the pixels of a micro-batch alone, of all processes of this machine, fit into its main memory."""
-    on_cpu = config.trainer.accelerator == "cpu" or not Path("/dev/nvidia0").exists()
-    samples = config.optim.batch_size_global // (config.optim.accumulate_steps * config.trainer.processes)
+def check_memory(
+    config: RunConfig, local_ranks: int, ranks: int | None = None, available: float | None = None, on_cpu: bool | None = None
+) -> list[CheckResult]:
+    """Check that the pixels of a micro-batch alone, of all processes of one machine, fit into its main memory.
+
+    Args:
+        config: the run.
+        local_ranks: processes on the machine.
+        ranks: processes of the run; default: those of the recipe.
+        available: bytes of the machine's memory; default: those of this machine.
+        on_cpu: it trains without GPUs; default: this machine has none.
+    """
+    if on_cpu is None:
+        on_cpu = config.trainer.accelerator == "cpu" or not Path("/dev/nvidia0").exists()
+    samples = config.optim.batch_size_global // (config.optim.accumulate_steps * (ranks or config.trainer.processes))
     pixels = sum(side * side for side in config.views.sizes(config.method.encoder.image_size))
     needed = samples * local_ranks * 3 * config.method.encoder.frames * pixels * (FLOAT_COPY if on_cpu else 1)
-    available = memory_limit()
+    machine = "this machine" if available is None else "a node of the site (memory_gb)"
+    available = memory_limit() if available is None else available
     if needed <= available:
         return []
-    text = (
-        f"the pixels of {pluralize(samples, 'sample')} take {format_bytes(needed)}, but this machine has {format_bytes(available)}"
-    )
+    text = f"the pixels of {pluralize(samples, 'sample')} take {format_bytes(needed)}, but {machine} has {format_bytes(available)}"
     return [CheckResult("memory", "fail", text, "lower optim.batch_size_global, or raise optim.accumulate_steps")]
 
 

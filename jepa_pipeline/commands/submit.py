@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -159,31 +160,17 @@ def check_run(config: RunConfig, site: SiteConfig, made_later: bool = False) -> 
                 f"trainer.{key} is {wanted}, but the site's {site_key} is {given}: set trainer.{key}=null, or use --set {site_key}="
                 f"{wanted}"
             )
+    from jepa_pipeline.checks.recipe import check_memory
     from jepa_pipeline.checks.result import require
     from jepa_pipeline.checks.slurm import check_cpus
     from jepa_pipeline.checks.submission import check_submission
 
     check_submission(config, site.ranks, made_later)
-    require([check_cpus(config.data.workers, site)])
+    memory = inf if site.memory_gb is None else site.memory_gb * 2**30
+    require([check_cpus(config.data.workers, site), *check_memory(config, site.tasks, site.ranks, memory, not site.gpus_per_node)])
     if config.probing.every_steps is not None and config.probing.submit:
         named = site.environment.get("JEPA_SITE")
         load_site(config.probing.site or (Path(named) if named else None))
-    if (config.folder / "checkpoints").is_dir():
-        refuse_changed(config)
-
-
-def refuse_changed(config: RunConfig) -> None:
-    """Raise UserError if the run folder holds a checkpoint of a run with other results.
-
-    Data and device are left to the job to compare: they may differ here.
-    """
-    # imports torch, which takes seconds
-    from jepa_pipeline.training.checkpoint import latest_info
-    from jepa_pipeline.training.run_folder import check_same_run
-
-    saved = latest_info(config.folder / "checkpoints")
-    if saved is not None:
-        check_same_run(config.folder, saved.model_copy(update={"results": config.results()}), log=lambda _: None)
 
 
 def refuse_queued_runs(runs: Sequence[Path]) -> None:

@@ -156,10 +156,8 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
             text = f"key '{dotted}.name' is missing: it is one of {', '.join(union_names(model, details['loc']))}"
         case "union_tag_invalid":
             where, names, name = layer.locate((*key, "name")), union_names(model, details["loc"]), str(context["tag"])
-            near = get_close_matches(name, names, 1, cutoff=0.5)
-            text = f"'{dotted}.name' is '{name}'" + (
-                f" - did you mean '{near[0]}'?" if near else f": it is one of {', '.join(names)}"
-            )
+            near = nearest_value(name, names)
+            text = f"'{dotted}.name' is '{name}'" + (f" - did you mean '{near}'?" if near else f": it is one of {', '.join(names)}")
         case "too_short":
             text = f"'{dotted}' is {value!r}: it needs at least {context['min_length']} entry"
         case "tuple_type" if isinstance(value, dict):

@@ -1,5 +1,6 @@
 """Suggestions for keys and values that do not exist."""
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
@@ -25,10 +26,10 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "accumulate_steps": ("accumulate_grad_batches", "gradient_accumulation_steps", "grad_accum", "accum_iter"),
     "ema": ("ema_momentum", "ema_decay", "momentum_teacher", "target_momentum"),
     "workers": ("num_workers", "n_workers"),
-    "devices": ("gpus", "num_gpus", "n_gpus", "ngpus", "num_devices"),
+    "devices": ("gpu", "gpus", "num_gpus", "n_gpus", "ngpus", "num_devices"),
     "nodes": ("num_nodes",),
     "accelerator": ("device",),
-    "precision": ("amp", "dtype", "mixed_precision"),
+    "precision": ("amp", "fp16", "bf16", "dtype", "mixed_precision"),
     "image_size": ("img_size", "resolution", "input_size"),
     "arch": ("model", "architecture", "backbone"),
     "train": ("dataset", "data_dir", "data_path", "path", "root", "train_data"),
@@ -42,8 +43,22 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
 }
 """The names that other programs have for a key."""
 
-OTHER_VALUES = {"gpu": "cuda", "gpus": "cuda", "float32": "fp32", "bfloat16": "bf16", "bf16-mixed": "bf16", "fsdp": "fsdp2"}
-"""Values as other programs call them."""
+OTHER_VALUES = {
+    **{"gpu": "cuda", "gpus": "cuda", "fsdp": "fsdp2"},
+    **dict.fromkeys(("float32", "32", "32-true"), "fp32"),
+    **dict.fromkeys(("bfloat16", "bf16-mixed", "fp16", "float16", "half", "16", "16-mixed"), "bf16"),
+}
+"""Values as other programs call them; fp16 needs a scaled loss and is replaced by bf16."""
+VIT = re.compile(r"^vit[-_]?(ti|tiny|s|small|b|base|l|large|h|huge|g|giant)(?![a-z])")
+VIT_SIZES = {
+    **dict.fromkeys(("ti", "tiny"), "vit_tiny"),
+    **dict.fromkeys(("s", "small"), "vit_small"),
+    **dict.fromkeys(("b", "base"), "vit_base"),
+    **dict.fromkeys(("l", "large"), "vit_large"),
+    **dict.fromkeys(("h", "huge"), "vit_huge"),
+    **dict.fromkeys(("g", "giant"), "vit_giant"),
+}
+"""The sizes of vision transformers by the letters of the papers, and the words of timm."""
 
 
 def nearest_key(keys: Iterable[str], section: type[BaseModel] | None, around: Key, name: str) -> str | None:
@@ -77,10 +92,13 @@ def longer_names(name: str, fields: list[str]) -> list[str]:
 
 def nearest_value(value: object, allowed: list[str]) -> str | None:
     """Return the allowed value that another one resembles most."""
-    other = OTHER_VALUES.get(str(value).lower())
+    text = str(value).lower()
+    other = OTHER_VALUES.get(text) or VIT_SIZES.get(next(iter(VIT.findall(text)), ""))
     if other in allowed:
         return other
-    return next(iter(get_close_matches(str(value).lower(), allowed, 1, cutoff=0.6)), None)
+    plain = {name.replace("_", "").replace("-", ""): name for name in allowed}
+    squeezed = text.replace("_", "").replace("-", "")
+    return plain.get(squeezed) or next(iter(get_close_matches(text, allowed, 1, cutoff=0.6)), None)
 
 
 def assignment_in(section: type[BaseModel] | None, dotted: str, value: object) -> str:

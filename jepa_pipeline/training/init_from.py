@@ -114,7 +114,7 @@ def find_source(source: Path, results: Mapping[str, Any], build: Callable[[], Ma
         try:
             found = read_index(checkpoint, set(load_info(checkpoint).files)).state_dict_metadata
         except (DamagedFile, OSError) as error:
-            reason = f"where {checkpoint} is damaged ({str(error).splitlines()[0]}) and no other is left: name another run"
+            reason = f"where {checkpoint} is damaged ({first_line(error)}) and no other is left: name another run"
             continue
         prefix = f"module.{METHOD_PREFIX}"
         shapes = {name.removeprefix(prefix): entry.size for name, entry in found.items() if name.startswith(prefix)}  # pyright: ignore[reportAttributeAccessIssue]
@@ -125,6 +125,8 @@ def find_source(source: Path, results: Mapping[str, Any], build: Callable[[], Ma
 
 def check_is_run(source: Path) -> None:
     """Raise UserError if init_from is not a folder."""
+    if re.match(r"[a-z0-9]+:/", str(source)):
+        raise UserError(f"init_from is {source}, but it is read from a local folder: copy the run here and name its folder")
     if source.is_file():
         raise UserError(f"init_from is {source}, which is a file: name the folder of a run, such as runs/NAME")
     if not source.is_dir():
@@ -181,7 +183,15 @@ def find_by_hash(folder: Path, sha256: str) -> Path | None:
 def check_same_networks(source_results: Mapping[str, Any], results: Mapping[str, Any], source: Path) -> None:
     """Refuse other networks, also where weights of the same shapes would not show it, and another optimizer."""
     keys = {key for key in source_results.keys() | results.keys() if NETWORK_KEYS.match(key) and not key.endswith(MAY_DIFFER)}
-    for key in sorted(keys | {"optim.name"}):
-        there, here = result_value(source_results, key), result_value(results, key)
-        if there != here:
-            raise UserError(f"init_from is {source}, where {key} is {there}, but here it is {here}: make it the same")
+    values = {key: (result_value(source_results, key), result_value(results, key)) for key in sorted(keys | {"optim.name"})}
+    differing = [f"{key} is {there}, but here it is {here}" for key, (there, here) in values.items() if there != here]
+    methods = [values_of.get("method.name") for values_of in (source_results, results)]
+    if differing and methods[0] != methods[1]:
+        raise UserError(
+            f"init_from is {source}, where method.name is {methods[0]}, but here it is {methods[1]}, and their networks differ: "
+            f"name a run of {methods[1]}"
+        )
+    if differing:
+        cure = "make it the same" if len(differing) == 1 else "make them the same"
+        more = f" and {len(differing) - 3} more keys differ" if len(differing) > 3 else ""
+        raise UserError(f"init_from is {source}, where {'; '.join(differing[:3])}{more}: {cure}")

@@ -44,6 +44,18 @@ def refusals(config):
         ("nowhere", [], "but there is no such folder: name that of a run"),
         ("first/encoder", [], "which holds no checkpoint: name the folder of a run"),
         ("first", ["method.encoder.depth=3"], "where method.encoder.depth is 2, but here it is 3: make it the same"),
+        (
+            "first",
+            ["method.encoder.depth=3", "method.predictor.depth=2"],
+            "where method.encoder.depth is 2, but here it is 3; method.predictor.depth is 1, but here it is 2: make them the same",
+        ),
+        (
+            "first",
+            [
+                "method={name: byol, encoder: {timm: resnet18, image_size: 16}, projector: {hidden: [8], out: 4}, predictor: {hidden: [8], out: 4}}"
+            ],
+            "where method.name is ijepa, but here it is byol, and their networks differ: name a run of byol",
+        ),
         ("first", ["optim={name: sgd, lr: 0.1}"], "where optim.name is adamw, but here it is sgd: make it the same"),
         (
             "first",
@@ -81,6 +93,17 @@ def test_a_run_that_resumes_does_not_need_it_again(tiny, trained, tmp_path):
     config = tiny("init_from=/no/such")
     (config.folder / "checkpoints/step-00000001").mkdir(parents=True)
     assert check_init_from(config) == []
+
+
+def test_a_folder_with_another_run_is_refused_as_pretrain_does(tiny, trained):
+    """Also where an init_from that cannot work hides behind it."""
+    for override in ("optim.lr=0.5", "init_from=/no/such"):
+        config = tiny(f"name={trained.name}", f"output={trained.parent}", override)
+        (result,) = [found for found in check_recipe(config) if found.level == "fail"]
+        with pytest.raises(UserError) as caught:
+            pretrain(config, QUIET)
+        assert result.name == "run folder" and "holds a run that differs from this one" in str(caught.value)
+        assert result.text.splitlines()[0] == str(caught.value).splitlines()[0]
 
 
 def test_what_an_earlier_job_makes_may_be_missing(tiny):

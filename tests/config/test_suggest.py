@@ -33,6 +33,8 @@ def mistake(override):
         ("accelerator", "trainer.accelerator"),
         ("trainer.device", "trainer.accelerator"),
         ("trainer.gpus", "trainer.devices"),
+        ("gpu", "trainer.devices"),
+        ("fp16", "trainer.precision"),
         ("image_size", "method.encoder.image_size"),
         ("method.encoder.img_size", "method.encoder.image_size"),
         ("wandb", "log.wandb"),
@@ -75,7 +77,17 @@ def test_a_section_that_was_given_nonsense_is_told_what_there_is():
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("trainer.accelerator=gpu", "cuda"), ("trainer.precision=bfloat16", "bf16"), ("trainer.strategy=fsdp", "fsdp2")],
+    [
+        ("trainer.accelerator=gpu", "cuda"),
+        ("trainer.precision=bfloat16", "bf16"),
+        ("trainer.precision=16-mixed", "bf16"),
+        ("trainer.strategy=fsdp", "fsdp2"),
+        ("method.encoder.arch=ViT-S", "vit_small"),
+        ("method.encoder.arch=vit-l/16", "vit_large"),
+        ("method.encoder.arch=ViTB", "vit_base"),
+        ("method.name=I-JEPA", "ijepa"),
+        ("method.name=BarlowTwins", "barlow_twins"),
+    ],
 )
 def test_a_value_as_others_call_it_is_translated(given, meant):
     assert mistake(given).endswith(f" - did you mean '{meant}'?")
