@@ -52,7 +52,8 @@ def refusals(config):
         (
             "first",
             [
-                "method={name: byol, encoder: {timm: resnet18, image_size: 16}, projector: {hidden: [8], out: 4}, predictor: {hidden: [8], out: 4}}"
+                "method={name: byol, encoder: {timm: resnet18, image_size: 16}, projector: {hidden: [8], out: 4}, predictor: {hidden: [8], out: 4}}",
+                "views.crops=[{count: 2}]",
             ],
             "where method.name is ijepa, but here it is byol, and their networks differ: name a run of byol",
         ),
