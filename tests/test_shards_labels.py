@@ -109,6 +109,18 @@ def test_a_class_of_damaged_files_is_exit_code_1(tmp_path: Path, jepa):
     assert jepa("build", root, tmp_path / "again")[0] == 0
 
 
+@pytest.mark.parametrize("others", [(), ("fox",)])
+def test_a_class_in_a_format_that_is_not_read_is_exit_code_1(tmp_path: Path, others: tuple[str, ...], jepa):
+    root = lay(tmp_path / "in", [f"{name}/{n}.png" for name in ("dog", *others) for n in range(2)])
+    for name in ("cat/0.tif", "notes/read.txt"):
+        (root / name).parent.mkdir()
+        (root / name).write_bytes(b"II*")
+    code, said = jepa("build", root, tmp_path / "out")
+    assert code == 1 and "lost: 1 class (cat)" in said and "cat has no file of a format that is read" in said
+    assert load_manifest(tmp_path / "out").classes == ("cat", "dog", *others)
+    assert jepa("build", root, tmp_path / "none", "--labels", "none")[0] == 0
+
+
 def test_a_class_in_one_part_alone_is_named(tmp_path: Path):
     root = lay(tmp_path / "in", ["rare/0.png", *(f"cat/{n}.png" for n in range(6)), *(f"dog/{n}.png" for n in range(6))])
     built = build(root, tmp_path / "out", split=0.3, workers=1)
@@ -171,6 +183,16 @@ def test_labels_may_be_the_names(tmp_path: Path, jepa):
     (tmp_path / "names").write_text("cat\ndog\n")
     assert jepa("index", folder, "--classes", tmp_path / "names")[0] == 0
     assert [sample.label for sample in samples(folder)] == [1, 0, 1] and check(folder, workers=1).ok
+
+
+@pytest.mark.parametrize("extension", ["cls", "json"])
+def test_a_class_that_the_names_lack_is_exit_code_1(tmp_path: Path, extension: str, jepa):
+    folder = numbered(tmp_path / "set", ["cat", "dog", "fox", "NA"], extension)
+    (tmp_path / "names").write_text("cat\nfox\n")
+    code, said = jepa("index", folder, "--classes", tmp_path / "names")
+    assert code == 1 and "lost: 1 class (dog) that --classes lacks, as in 0.tar: 00001 is skipped" in said
+    (tmp_path / "names").write_text("cat\ndog\nfox\n")
+    assert jepa("index", folder, "--classes", tmp_path / "names")[0] == 0
 
 
 @pytest.mark.parametrize("extension", ["cls", "json"])

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,20 +49,39 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"{path} is empty: name {EXPECTED}")
     if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or text.lstrip().startswith(("[", "{")):
         return rows_of_json(path, load_json(path, text))
-    cells = split_cells(LINE.split(text))
+    cells = split_cells(path, text)
     header = [normalize(cell) for cell in cells[0]]
     if {*header} & {*FILE_COLUMNS, *LABEL_COLUMNS} and not any(FILE.fullmatch(cell) for cell in cells[0]):
         return rows_of_records(path, [dict(zip(header, row, strict=False)) for row in cells[1:]])
     return rows_of_pairs(path, cells)
 
 
-def split_cells(lines: Sequence[str]) -> list[list[str]]:
-    """Return the cells of the lines of a table whose separator is a tab, comma, semicolon, bar or space, in that order."""
-    lines = [line for line in lines if line.strip()]
+def split_cells(path: Path, text: str) -> list[list[str]]:
+    """Return the cells of the rows of a table whose separator is a tab, comma, semicolon, bar or space, in that order.
+
+    Raises:
+        UserError: a quote is not closed, so that one cell would swallow the rows after it.
+    """
+    lines = [line for line in LINE.split(text) if line.strip()]
     separator = next((mark for mark in "\t,;|" if mark in lines[0]), None)
     if separator is None:
         return [split_spaces(line.strip()) for line in lines]
-    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows: list[list[str]] = []
+    line = 1  # where the next row begins
+    try:
+        for row in reader:
+            if any(separator in cell and LINE.search(cell) for cell in row):
+                raise csv.Error("a cell goes on over several rows")
+            if len(row) > 1 or "".join(row).strip():
+                rows.append([cell.strip() for cell in row])
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path} has a stray quote in line {line} ({error}): close it, or put the whole cell in quotes and write each quote "
+            "in it twice"
+        ) from error
+    return rows
 
 
 def split_spaces(line: str) -> list[str]:

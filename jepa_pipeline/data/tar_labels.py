@@ -64,6 +64,10 @@ def name_labels(tars: Sequence[TarSummary], names: tuple[str, ...] | None) -> La
         empty = [name for number, name in enumerate(names) if not labels[number]]
         notes = [f"no sample has the label of {count_names([*map(printable, empty)], 'class')}"] if empty else []
         lost = f"{len(unread)} samples were lost with their labels, as in {example}" if unread and empty else None
+        if unknown := sorted({defect.unknown for _, defect in unread if defect.unknown is not None}):
+            first = next(f"{printable(file)}: {defect}" for file, defect in unread if defect.unknown is not None)
+            lacking = count_names([*map(printable, unknown)], "class")
+            lost = f"lost: {lacking} that --classes lacks, as in {first}: add a line for each of them, or correct the labels"
         return Labels(names, [*notes, *describe_first(labels)], lost)
     if None not in labels:
         numbers = range(1 + max(label for label in labels if label is not None))

@@ -151,3 +151,15 @@ def test_rows_of_two_parts_are_refused_only_if_both_have_files(tmp_path: Path):
     listed.find("xyz_000001_000011.mp4")
     with pytest.raises(UserError, match="has rows of train and validate, which belong in separate data sets"):
         listed.check_parts()
+
+
+@pytest.mark.parametrize("later", ["", '3.png\t"small" dog\n', '3.png\tsmall" dog\n4.png\t"dog"\n'])
+def test_a_stray_quote_is_refused_with_its_line(tmp_path: Path, later: str):
+    path = write(tmp_path, "l.tsv", f'path\tlabel\n0.png\tcat\n1.png\t"big cat\n2.png\tdog\n{later}')
+    with pytest.raises(UserError, match="has a stray quote in line 3"):
+        read_rows(path)
+
+
+def test_a_quoted_cell_keeps_its_line_break(tmp_path: Path):
+    text = 'path,label,note\r\n0.png,"cat","two\r\nlines"\r\n\r\n1.png,"big ""cat""\nhouse",\r\n'
+    assert labels(write(tmp_path, "l.csv", text)) == {"0.png": "cat", "1.png": 'big "cat"\nhouse'}
