@@ -20,7 +20,7 @@ WORDNET = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 """ID of a WordNet synset in the name of an ImageNet file, such as n01440764_10026.JPEG."""
 
 NOTES = {
-    *("", ".csv", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".pdf", ".rst"),
+    *(".csv", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".pdf", ".rst"),
     *(".tsv", ".txt", ".xml", ".yaml", ".yml"),
 }
 """Suffixes of files that describe data, and are not data that is lost."""

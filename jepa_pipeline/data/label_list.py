@@ -98,11 +98,18 @@ class LabelList:
             )
 
     def describe_unfitted(self) -> list[str]:
-        """Return sentences on the rows without a file, and on the classes of which all rows are."""
+        """Return sentences on the rows without a label or a file, and on the classes of which no row has one."""
         missing = list(self.unfitted())
+        unlabeled = [printable(row.names[0]) for row in self.rows if not row.label]
+        lines = []
+        if unlabeled:
+            rows = f"{len(unlabeled)} of {len(self.rows)} rows of {self.source}"
+            lines.append(f"{rows} have no label, but nothing or a placeholder such as -1 or NA, such as {unlabeled[0]}")
         if not missing:
-            return []
-        lines = [f"{len(missing)} of {len(self.rows)} rows of {self.source} have no file, such as {printable(missing[0].names[0])}"]
+            return lines
+        lines.append(
+            f"{len(missing)} of {len(self.rows)} rows of {self.source} have no file, such as {printable(missing[0].names[0])}"
+        )
         if lost := self.lost_classes():
             lines.append(f"{count_names([*map(printable, lost)], 'class')} of {self.source} with no file at all")
         return lines

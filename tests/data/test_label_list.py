@@ -163,3 +163,37 @@ def test_a_stray_quote_is_refused_with_its_line(tmp_path: Path, later: str):
 def test_a_quoted_cell_keeps_its_line_break(tmp_path: Path):
     text = 'path,label,note\r\n0.png,"cat","two\r\nlines"\r\n\r\n1.png,"big ""cat""\nhouse",\r\n'
     assert labels(write(tmp_path, "l.csv", text)) == {"0.png": "cat", "1.png": 'big "cat"\nhouse'}
+
+
+@pytest.mark.parametrize(
+    "text", ["0.png,cat,train\n1.png,dog,val\n", "00000,cat,3\n", "train,3,0.png\n", '[["0.png", 3, "train"]]']
+)
+def test_three_columns_without_a_header_are_refused_unless_they_are_numbers(tmp_path: Path, text: str):
+    path = write(tmp_path, "l.txt", text)
+    with pytest.raises(UserError, match=r"has no header, .* add a header such as path,label,split"):
+        read_rows(path)
+
+
+def test_the_first_complete_column_of_labels_counts(tmp_path: Path):
+    head = "path,label,class_name\n"
+    assert labels(write(tmp_path, "l.csv", head + "0.png,3,cat\n1.png,4,\n2.png,5,NA\n")) == {
+        "0.png": "3",
+        "1.png": "4",
+        "2.png": "5",
+    }
+    assert labels(write(tmp_path, "l.csv", head + "0.png,3,cat\n1.png,,dog\n2.png,,\n")) == {
+        "0.png": "cat",
+        "1.png": "dog",
+        "2.png": "",
+    }
+    with pytest.raises(
+        UserError, match=r"labels in the columns class_name, label, but none in all rows: class_name has none in 1 rows"
+    ):
+        read_rows(write(tmp_path, "l.csv", head + "0.png,3,\n1.png,,dog\n"))
+
+
+@pytest.mark.parametrize("placeholder", ["", "-1", "-1.0", "NA", "N/A", "nan", "NaN", "null", "?"])
+def test_placeholders_are_no_label_and_are_counted(tmp_path: Path, placeholder: str):
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n0.png,cat\n1.png,{placeholder}\n2.png,dog\n"))
+    assert listed.labels == {"cat", "dog"} and listed.find("1.png") is None
+    assert "1 of 3 rows of" in listed.describe_unfitted()[0] and "such as 1.png" in listed.describe_unfitted()[0]
