@@ -235,6 +235,14 @@ def test_index_takes_labels_of_a_list(tmp_path: Path, jepa):
     assert len({manifest.hash(), load_manifest(folder).hash(), plain.hash()}) == 3, "other labels are another data set"
 
 
+def test_index_gives_keys_that_repeat_the_labels_of_their_tars(tmp_path: Path):
+    for seed, name in enumerate("ab"):
+        pack(tmp_path / f"set/{name}.tar", {"0000.png": png(seed)})
+    (tmp_path / "l.csv").write_text("b.tar/0000,dog\na.tar/0000,cat\n")
+    index([str(tmp_path / "set")], labels=tmp_path / "l.csv", workers=1)
+    assert {sample.media: sample.label for sample in samples(tmp_path / "set")} == {png(0): 0, png(1): 1}
+
+
 def test_check_finds_damage_under_labels_of_a_list(tmp_path: Path):
     folder = numbered(tmp_path / "set", [0, 1, 0])
     (tmp_path / "l.csv").write_text("00000,cat\n00001,dog\n")

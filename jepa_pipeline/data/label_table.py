@@ -73,7 +73,7 @@ def split_cells(path: Path, text: str) -> list[list[str]]:
     try:
         for row in reader:
             if any(separator in cell and LINE.search(cell) for cell in row):
-                raise csv.Error("a cell goes on over several rows")
+                raise csv.Error("a cell spans several rows")
             if len(row) > 1 or "".join(row).strip():
                 rows.append([cell.strip() for cell in row])
             line = reader.line_num + 1
@@ -230,8 +230,8 @@ def rows_of_pairs(path: Path, cells: Iterable[Sequence[object]]) -> list[Row]:
     mixed = next((row for row, rest in others if any(whole_number(cell) is None for cell in rest)), None)
     if mixed is not None:
         raise UserError(
-            f"{path} has no header, so that any of the {len(mixed)} columns of {printable(str(mixed))[:80]} could be the label: add "
-            "a header such as path,label,split"
+            f"{path} has no header, so that any of the {len(mixed)} columns of {printable(str(mixed))[:80]} could be the label: "
+            "add a header such as path,label,split"
         )
     return [Row((name,), format_label(path, name, row[label])) for row in table if (name := format_name(row[file]))]
 

@@ -173,6 +173,7 @@ def label_by_list(folder: Path, paths: list[Path], names: list[str], labeling: L
     """
     labels = labeling.labels
     assert labels is not None
+    labels.locate(folder.resolve())
     found = [labels.find(name) for name in names]
     labels.check_fits(names[0], str(folder))
     labels.check_parts()

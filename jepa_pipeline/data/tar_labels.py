@@ -96,7 +96,7 @@ def describe_first(labels: Counter[int | None]) -> list[str]:
 
 
 def label_by_list(
-    staged: Path, tars: Sequence[TarSummary], labels: LabelList, names: tuple[str, ...] | None
+    staged: Path, location: str, tars: Sequence[TarSummary], labels: LabelList, names: tuple[str, ...] | None
 ) -> tuple[list[TarSummary], Labels]:
     """Give the samples of all indexes the labels of a list; return the tars with such samples, and their classes.
 
@@ -104,6 +104,7 @@ def label_by_list(
         UserError: the list does not fit the samples or the names.
     """
     classes, numbers = number_classes(labels.labels, names, str(labels.source))
+    labels.locate(location, [tar.shard.file for tar in tars])
     kept: list[TarSummary] = []
     skipped: list[Skipped] = []
     labeled: list[tuple[str, int | None]] = []

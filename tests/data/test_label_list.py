@@ -197,3 +197,45 @@ def test_placeholders_are_no_label_and_are_counted(tmp_path: Path, placeholder: 
     listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n0.png,cat\n1.png,{placeholder}\n2.png,dog\n"))
     assert listed.labels == {"cat", "dog"} and listed.find("1.png") is None
     assert "1 of 3 rows of" in listed.describe_unfitted()[0] and "such as 1.png" in listed.describe_unfitted()[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "folder", "fits"),
+    [
+        ("train/0.png", "in/train", True),
+        ("/data/in/train/0.png", "in/train", True),
+        ("val/0.png", "in/train", False),
+        ("val/images/0.png", "train/images", False),
+        ("train/images/0.png", "train/images", True),
+        ("val/0.png", "in/pictures", True),
+        ("cats/0.png", "in/dogs", True),
+        ("/data/k400/train/0.png", "train", True),
+    ],
+)
+def test_a_row_of_another_part_fits_no_file(tmp_path: Path, row: str, folder: str, fits: bool):
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n{row},cat\n"))
+    listed.locate(Path("/data") / folder)
+    assert listed.find("0.png") == ("cat" if fits else None)
+
+
+def test_a_row_of_another_folder_fits_no_file_if_the_list_has_this_one_too(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", "path,label\ncats/0.png,cat\ndogs/0.png,dog\ncats/1.png,cat\n"))
+    listed.locate("/data/dogs")
+    assert listed.find("0.png") == "dog" and listed.find("1.png") is None
+
+
+def test_a_row_of_another_part_fits_no_sample_of_a_tar(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", "path,label\nval/0.png,cat\ntrain/1.png,dog\n"))
+    listed.locate("/data/train", ["a.tar"])
+    assert listed.find("0", "a.tar/") is None and listed.find("1", "a.tar/") == "dog"
+    listed.locate("/data/in", ["train-0.tar"])
+    assert listed.find("0", "train-0.tar/") is None
+
+
+@pytest.mark.parametrize("suffix", [".tar", ""])
+def test_rows_name_the_tar_of_keys_that_repeat(tmp_path: Path, suffix: str):
+    text = f"path,label\na{suffix}/0.png,cat\nin/b{suffix}/0.png,dog\nc{suffix}/1.png,fox\n"
+    listed = read_label_list(write(tmp_path, "l.csv", text))
+    listed.locate("/data/in", ["a.tar", "b.tar", "c.tar"])
+    assert [listed.find("0", f"{tar}.tar/") for tar in "abc"] == ["cat", "dog", None]
+    assert [listed.find("1", f"{tar}.tar/") for tar in "abc"] == [None, None, "fox"]
