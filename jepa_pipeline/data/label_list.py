@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -33,13 +33,14 @@ class LabelList:
         """The file that a row was found for."""
         self._above: list[str] = []
         self._siblings: set[str] = set()
-        self._folders: set[str] = set()
+        self._folders: Counter[str] = Counter()
+        """The number of rows with each folder in their path."""
         self._by_stem: dict[str, list[tuple[int, PurePosixPath]]] = defaultdict(list)
         for number, row in enumerate(self.rows):
             for name in row.names:
                 path = PurePosixPath(name.replace("\\", "/"))
                 self._by_stem[stem(path)].append((number, path))
-                self._folders.update(path.parts[:-1])
+                self._folders.update({*path.parts[:-1]})
 
     @property
     def labels(self) -> set[str]:
@@ -84,8 +85,8 @@ class LabelList:
     def _fit(self, row: PurePosixPath, file: PurePosixPath, above: Sequence[str]) -> tuple[bool, int] | None:
         """Return how well a row fits a file, see fit_paths; where the row has more folders, by those above the file too.
 
-        The first of them that differs must not be another tar, another part of the data, or, if the list has the name of
-        this one for other rows, any other folder.
+        The first of them that differs must not be another tar, another part of the data, or, if only other rows have the
+        name of this one, any other folder.
         """
         fit = fit_paths(row, file)
         more = [part for part in row.parts[:-1] if part != "."]
@@ -93,7 +94,7 @@ class LabelList:
         if fit is None:
             return None
         exact, shared = fit
-        is_named = bool(above) and not self._folders.isdisjoint(forms(above[-1]))
+        is_named = any(0 < self._folders[form] < len(self.rows) for name in above[-1:] for form in forms(name))
         remaining = list(above)
         while more and remaining and more[-1] in forms(remaining[-1]):
             more, remaining, shared, is_named = more[:-1], remaining[:-1], shared + 1, False

@@ -210,6 +210,7 @@ def test_placeholders_are_no_label_and_are_counted(tmp_path: Path, placeholder: 
         ("val/0.png", "in/pictures", True),
         ("cats/0.png", "in/dogs", True),
         ("/data/k400/train/0.png", "train", True),
+        ("/home/data/k400/0.png", "data", True),
     ],
 )
 def test_a_row_of_another_part_fits_no_file(tmp_path: Path, row: str, folder: str, fits: bool):
