@@ -109,6 +109,18 @@ def test_a_class_of_damaged_files_is_exit_code_1(tmp_path: Path, jepa):
     assert jepa("build", root, tmp_path / "again")[0] == 0
 
 
+@pytest.mark.parametrize("others", [(), ("fox",)])
+def test_a_class_in_a_format_that_is_not_read_is_exit_code_1(tmp_path: Path, others: tuple[str, ...], jepa):
+    root = lay(tmp_path / "in", [f"{name}/{n}.png" for name in ("dog", *others) for n in range(2)])
+    for name in ("cat/0.tif", "notes/read.txt"):
+        (root / name).parent.mkdir()
+        (root / name).write_bytes(b"II*")
+    code, said = jepa("build", root, tmp_path / "out")
+    assert code == 1 and "lost: 1 class (cat)" in said and "cat has no file of a format that is read" in said
+    assert load_manifest(tmp_path / "out").classes == ("cat", "dog", *others)
+    assert jepa("build", root, tmp_path / "none", "--labels", "none")[0] == 0
+
+
 def test_a_class_in_one_part_alone_is_named(tmp_path: Path):
     root = lay(tmp_path / "in", ["rare/0.png", *(f"cat/{n}.png" for n in range(6)), *(f"dog/{n}.png" for n in range(6))])
     built = build(root, tmp_path / "out", split=0.3, workers=1)
@@ -174,6 +186,16 @@ def test_labels_may_be_the_names(tmp_path: Path, jepa):
 
 
 @pytest.mark.parametrize("extension", ["cls", "json"])
+def test_a_class_that_the_names_lack_is_exit_code_1(tmp_path: Path, extension: str, jepa):
+    folder = numbered(tmp_path / "set", ["cat", "dog", "fox", "NA"], extension)
+    (tmp_path / "names").write_text("cat\nfox\n")
+    code, said = jepa("index", folder, "--classes", tmp_path / "names")
+    assert code == 1 and "lost: 1 class (dog) that --classes lacks, as in 0.tar: 00001 is skipped" in said
+    (tmp_path / "names").write_text("cat\ndog\nfox\n")
+    assert jepa("index", folder, "--classes", tmp_path / "names")[0] == 0
+
+
+@pytest.mark.parametrize("extension", ["cls", "json"])
 def test_labels_that_are_met_and_lost_are_exit_code_1(tmp_path: Path, extension: str, jepa):
     folder = numbered(tmp_path / "set", [[0, 1], [1, 2]], extension)
     code, said = jepa("index", folder)
@@ -211,6 +233,14 @@ def test_index_takes_labels_of_a_list(tmp_path: Path, jepa):
     path.write_text("id\tlabel\n00000\tcat\n00001\tcat\n00003\tdog\n")
     assert jepa("index", folder, "--labels", path)[0] == 0
     assert len({manifest.hash(), load_manifest(folder).hash(), plain.hash()}) == 3, "other labels are another data set"
+
+
+def test_index_gives_keys_that_repeat_the_labels_of_their_tars(tmp_path: Path):
+    for seed, name in enumerate("ab"):
+        pack(tmp_path / f"set/{name}.tar", {"0000.png": png(seed)})
+    (tmp_path / "l.csv").write_text("b.tar/0000,dog\na.tar/0000,cat\n")
+    index([str(tmp_path / "set")], labels=tmp_path / "l.csv", workers=1)
+    assert {sample.media: sample.label for sample in samples(tmp_path / "set")} == {png(0): 0, png(1): 1}
 
 
 def test_check_finds_damage_under_labels_of_a_list(tmp_path: Path):

@@ -91,7 +91,9 @@ def index(
             raise UserError(f"none of {len(skipped)} tars could be used ({skipped[0].file}: {skipped[0].reason})")
         common_kind(indexed)
         if listed:
-            indexed, found = label_by_list(staged, indexed, listed, names)
+            indexed, found = label_by_list(
+                staged, location if is_remote(location) else str(Path(location).resolve()), indexed, listed, names
+            )
         else:
             found = Labels(None, ["no classes, because labels are not wanted"]) if no_labels else name_labels(indexed, names)
         if found.classes is None:

@@ -13,6 +13,7 @@ from jepa_pipeline.config.errors import UserError
 LINE = re.compile(r"\r\n|\r|\n")
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
 QUOTES = "\"'"
+NO_LABEL = ("", "na", "n/a", "nan", "null", "?")
 ONE_PER_LINE = "each line is the name of a class, the first that of label 0"
 PRINTED_NAMES = 3
 """Names that a sentence lists."""
@@ -73,6 +74,11 @@ def find_label(value: object, classes: Classes | None) -> int | None:
     if number is None and classes and isinstance(value, str):
         return classes.numbers.get(unquote(value))
     return number
+
+
+def means_no_label(text: str) -> bool:
+    """Return whether a label is empty or a usual placeholder, such as -1 or NA, for one that is not known."""
+    return whole_number(text) == -1 or unquote(text).lower() in NO_LABEL
 
 
 def unquote(text: str) -> str:

@@ -19,6 +19,12 @@ JOINED_EPISODES = re.compile(r"chunk-\d+/file-\d+\.mp4$")
 WORDNET = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 """ID of a WordNet synset in the name of an ImageNet file, such as n01440764_10026.JPEG."""
 
+NOTES = {
+    *(".csv", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".pdf", ".rst"),
+    *(".tsv", ".txt", ".xml", ".yaml", ".yml"),
+}
+"""Suffixes of files that describe data, and are not data that is lost."""
+
 Parents = tuple[str, ...]
 """Folders from the data set's down to that of a file."""
 
@@ -120,3 +126,21 @@ def find_wordnet_ids(paths: Sequence[Path]) -> list[str] | None:
         return None
     ids = [min(single) for single in found]
     return ids if len({*ids}) > 1 else None
+
+
+def describe_wordnet_ids(paths: Sequence[Path]) -> str | None:
+    """Return a sentence if most files, but not all, have a WordNet ID in their names, which would be their classes."""
+    plain = [path for path in paths if len({*WORDNET.findall(path.stem)}) != 1]
+    if not 0 < len(plain) < len(paths) / 2:
+        return None
+    return (
+        f"no classes, because {plain[0]} has no single WordNet ID in its name, as {len(paths) - len(plain)} of {len(paths)} files "
+        "have: move such files elsewhere to have labels, or give them with --labels FILE"
+    )
+
+
+def find_unread_folders(folder: Path, paths: Iterable[Path], others: Iterable[Path]) -> list[str]:
+    """Return the first-level folders whose files are all of formats that are not read; a folder of notes alone is none."""
+    read, unread = ({path.relative_to(folder).parts[0] for path in some if path.parent != folder} for some in (paths, others))
+    data = {path.relative_to(folder).parts[0] for path in others if path.suffix.lower() not in NOTES}
+    return sorted((unread & data) - read)

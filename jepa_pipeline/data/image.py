@@ -92,7 +92,8 @@ def deep_to_rgb(image: Image.Image, stripped: Stripped) -> tuple[Image.Image, in
     Pillow clips gray instead of scaling it, and keeps the upper byte of colors. Cameras and microscopes store 12 bits or so
     without scaling them up, which would leave 16 levels; where sBIT tells their number, they are scaled by it.
     """
-    bits = max(stripped.significant_bits[:3], default=DEEP)
+    told = [bits for bits in stripped.significant_bits[:3] if 1 <= bits <= DEEP]  # others are an error of the writer
+    bits = max(told, default=DEEP)
     is_gray, is_color = image.mode.startswith("I"), image.mode == "RGB" and bits < DEEP and not image.has_transparency_data
     channels = np.asarray(image).astype(np.uint16) if is_gray else read_colors(image, stripped.data) if is_color else None
     unscaled = channels is not None and is_unscaled(channels, bits)

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from jepa_pipeline.config.errors import UserError
@@ -31,16 +31,26 @@ class LabelList:
         self.rows = list(rows)
         self.fitted: dict[int, str] = {}
         """The file that a row was found for."""
+        self._above: list[str] = []
+        self._siblings: set[str] = set()
+        self._folders: Counter[str] = Counter()
+        """The number of rows with each folder in their path."""
         self._by_stem: dict[str, list[tuple[int, PurePosixPath]]] = defaultdict(list)
         for number, row in enumerate(self.rows):
             for name in row.names:
                 path = PurePosixPath(name.replace("\\", "/"))
                 self._by_stem[stem(path)].append((number, path))
+                self._folders.update({*path.parts[:-1]})
 
     @property
     def labels(self) -> set[str]:
         """All labels, also of rows that fit no file."""
         return {row.label for row in self.rows if row.label}
+
+    def locate(self, folder: str | Path, tars: Iterable[str] = ()) -> None:
+        """Set the folder that all files are in, and the tars: rows of another part or tar fit no file."""
+        self._above = [*PurePosixPath(folder).parts[-2:]]
+        self._siblings = {form for tar in tars for part in PurePosixPath(tar).parts for form in forms(part)}
 
     def find(self, name: str, place: str = "") -> str | None:
         """Return the label of a file or sample; None if no row fits it, or the row has no label.
@@ -53,7 +63,8 @@ class LabelList:
             UserError: several rows with different labels fit it, or its row fits another file as well.
         """
         path = PurePosixPath(name)
-        fits = [(fit, number) for number, other in self._by_stem.get(stem(path), ()) if (fit := fit_paths(other, path))]
+        above = [*self._above, *PurePosixPath(place).parts]
+        fits = [(fit, number) for number, other in self._by_stem.get(stem(path), ()) if (fit := self._fit(other, path, above))]
         best = max((fit for fit, _ in fits), default=None)
         rows = sorted({number for fit, number in fits if fit == best})
         labels = sorted({self.rows[number].label for number in rows})
@@ -70,6 +81,29 @@ class LabelList:
                     f"{printable(place + name)}: write paths that tell them apart"
                 )
         return labels[0] or None if labels else None
+
+    def _fit(self, row: PurePosixPath, file: PurePosixPath, above: Sequence[str]) -> tuple[bool, int] | None:
+        """Return how well a row fits a file, see fit_paths; where the row has more folders, by those above the file too.
+
+        The first of them that differs must not be another tar, another part of the data, or, if only other rows have the
+        name of this one, any other folder.
+        """
+        fit = fit_paths(row, file)
+        more = [part for part in row.parts[:-1] if part != "."]
+        more = more[: max(len(more) - (len(file.parts) - 1), 0)]
+        if fit is None:
+            return None
+        exact, shared = fit
+        is_named = any(0 < self._folders[form] < len(self.rows) for name in above[-1:] for form in forms(name))
+        remaining = list(above)
+        while more and remaining and more[-1] in forms(remaining[-1]):
+            more, remaining, shared, is_named = more[:-1], remaining[:-1], shared + 1, False
+        if more and remaining:
+            nearest = remaining[-2:] if remaining[-1].endswith(".tar") else remaining[-1:]  # a list may leave out tars
+            part = next(filter(None, map(part_of, reversed(nearest))), None)
+            if is_named or more[-1] in self._siblings or (part and part_of(more[-1]) not in (None, part)):
+                return None
+        return exact, shared
 
     def unfitted(self) -> Iterator[Row]:
         """Yield the rows with a label for which no file was found."""
@@ -98,11 +132,18 @@ class LabelList:
             )
 
     def describe_unfitted(self) -> list[str]:
-        """Return sentences on the rows without a file, and on the classes of which all rows are."""
+        """Return sentences on the rows without a label or a file, and on the classes of which no row has one."""
         missing = list(self.unfitted())
+        unlabeled = [printable(row.names[0]) for row in self.rows if not row.label]
+        lines = []
+        if unlabeled:
+            rows = f"{len(unlabeled)} of {len(self.rows)} rows of {self.source}"
+            lines.append(f"{rows} have no label, but nothing or a placeholder such as -1 or NA, such as {unlabeled[0]}")
         if not missing:
-            return []
-        lines = [f"{len(missing)} of {len(self.rows)} rows of {self.source} have no file, such as {printable(missing[0].names[0])}"]
+            return lines
+        lines.append(
+            f"{len(missing)} of {len(self.rows)} rows of {self.source} have no file, such as {printable(missing[0].names[0])}"
+        )
         if lost := self.lost_classes():
             lines.append(f"{count_names([*map(printable, lost)], 'class')} of {self.source} with no file at all")
         return lines
@@ -130,6 +171,11 @@ def hash_labels(keys_and_labels: Iterable[tuple[str, int | None]]) -> str:
     for pair in keys_and_labels:
         digest.update(json.dumps(pair).encode() + b"\n")
     return digest.hexdigest()
+
+
+def forms(name: str) -> tuple[str, ...]:
+    """Return the names that a list may have for a folder or tar."""
+    return name, name.removesuffix(".tar")
 
 
 def stem(path: PurePosixPath) -> str:

@@ -4,12 +4,14 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.class_names import LINE, read_text, whole_number
+from jepa_pipeline.data.class_names import LINE, means_no_label, read_text, whole_number
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from jepa_pipeline.data.tar_reader import printable
 
 EXPECTED = "a list of files and labels (CSV, TSV, JSON or text)"
 FILE_COLUMNS = (
@@ -48,20 +50,39 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"{path} is empty: name {EXPECTED}")
     if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or text.lstrip().startswith(("[", "{")):
         return rows_of_json(path, load_json(path, text))
-    cells = split_cells(LINE.split(text))
+    cells = split_cells(path, text)
     header = [normalize(cell) for cell in cells[0]]
     if {*header} & {*FILE_COLUMNS, *LABEL_COLUMNS} and not any(FILE.fullmatch(cell) for cell in cells[0]):
         return rows_of_records(path, [dict(zip(header, row, strict=False)) for row in cells[1:]])
     return rows_of_pairs(path, cells)
 
 
-def split_cells(lines: Sequence[str]) -> list[list[str]]:
-    """Return the cells of the lines of a table whose separator is a tab, comma, semicolon, bar or space, in that order."""
-    lines = [line for line in lines if line.strip()]
+def split_cells(path: Path, text: str) -> list[list[str]]:
+    """Return the cells of the rows of a table whose separator is a tab, comma, semicolon, bar or space, in that order.
+
+    Raises:
+        UserError: a quote is not closed, so that one cell would swallow the rows after it.
+    """
+    lines = [line for line in LINE.split(text) if line.strip()]
     separator = next((mark for mark in "\t,;|" if mark in lines[0]), None)
     if separator is None:
         return [split_spaces(line.strip()) for line in lines]
-    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows: list[list[str]] = []
+    line = 1  # where the next row begins
+    try:
+        for row in reader:
+            if any(separator in cell and LINE.search(cell) for cell in row):
+                raise csv.Error("a cell spans several rows")
+            if len(row) > 1 or "".join(row).strip():
+                rows.append([cell.strip() for cell in row])
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path} has a stray quote in line {line} ({error}): close it, or put the whole cell in quotes and write each quote "
+            "in it twice"
+        ) from error
+    return rows
 
 
 def split_spaces(line: str) -> list[str]:
@@ -140,7 +161,8 @@ def rows_of_records(path: Path, records: Sequence[Mapping[str, object]]) -> list
     """Return the rows of records with named columns."""
     columns = {column for record in records for column in record}
     file = next((column for column in FILE_COLUMNS if column in columns), None)
-    label = next((column for column in LABEL_COLUMNS if column in columns), None)
+    labels = [column for column in LABEL_COLUMNS if column in columns]
+    label = choose_column(path, [record for record in records if file and format_name(record.get(file))], labels)
     if file is None or label is None:
         lacking, known = ("files", FILE_COLUMNS) if file is None else ("labels", LABEL_COLUMNS)
         raise UserError(
@@ -155,6 +177,26 @@ def rows_of_records(path: Path, records: Sequence[Mapping[str, object]]) -> list
         for record in records
         if (names := file_names(record, file))
     ]
+
+
+def choose_column(path: Path, records: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str | None:
+    """Return the first column of labels, of which none is missing where another column has one.
+
+    Raises:
+        UserError: several have labels, but each lacks some that another has.
+    """
+    filled = {column: {number for number, record in enumerate(records) if means_label(record.get(column))} for column in columns}
+    labeled = {number for numbers in filled.values() for number in numbers}
+    if not labeled or len(columns) < 2:
+        return next(iter(columns), None)
+    if (complete := next((column for column in columns if filled[column] == labeled), None)) is not None:
+        return complete
+    lacking = labeled - filled[columns[0]]
+    example = printable(str([*records[min(lacking)].values()]))[:80]
+    raise UserError(
+        f"{path} has labels in the columns {', '.join(columns)}, but none in all rows: {columns[0]} has none in {len(lacking)} "
+        f"rows, such as {example}: complete one of these columns, or remove the others"
+    )
 
 
 def file_names(record: Mapping[str, object], column: str) -> tuple[str, ...]:
@@ -184,6 +226,13 @@ def rows_of_pairs(path: Path, cells: Iterable[Sequence[object]]) -> list[Row]:
         raise UserError(f"{path} has the row {example!r} without a label: each row has a file and a label")
     paths = [sum(FILE.fullmatch(str(row[place])) is not None for row in table) for place in (0, -1)]
     file, label = (0, -1) if paths[0] >= paths[1] else (-1, 0)
+    others = ((row, row[1:] if file == 0 else row[:-1]) for row in table if len(row) > 2)
+    mixed = next((row for row, rest in others if any(whole_number(cell) is None for cell in rest)), None)
+    if mixed is not None:
+        raise UserError(
+            f"{path} has no header, so that any of the {len(mixed)} columns of {printable(str(mixed))[:80]} could be the label: "
+            "add a header such as path,label,split"
+        )
     return [Row((name,), format_label(path, name, row[label])) for row in table if (name := format_name(row[file]))]
 
 
@@ -191,17 +240,23 @@ def format_name(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
+def means_label(value: object) -> bool:
+    return isinstance(value, list | dict) or (value is not None and value == value and not means_no_label(str(value)))
+
+
 def format_label(path: Path, name: str, value: object, template: bool = False) -> str:
     """Return a label as text: a whole number without a fraction, a template of Something-Something as in its list of classes.
+
+    It is "" if the label is not known.
 
     Raises:
         UserError: it is several labels, or an object.
     """
+    if not means_label(value):
+        return ""
     number = whole_number(value)
     if number is not None:
         return str(number)
-    if value is None or value != value:  # NaN
-        return ""
     if isinstance(value, list | dict):
         raise UserError(f"{path} gives {name[:80]} the label {str(value)[:80]}: a sample has one label, a name or a number")
     text = re.sub(r"[\[\]]", "", str(value)) if template else str(value)

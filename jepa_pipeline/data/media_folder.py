@@ -17,6 +17,8 @@ from jepa_pipeline.data.folder_layout import (
     check_episodes,
     check_parts,
     check_pieces,
+    describe_wordnet_ids,
+    find_unread_folders,
     find_wordnet_ids,
     group_files,
     subfolders,
@@ -81,7 +83,8 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
         raise UserError(f"{folder} is not a folder: name the folder that holds the images or videos")
     found = sorted(walk(folder))
     paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
-    others = Counter(path.suffix.lower() for path in found) - Counter(path.suffix.lower() for path in paths)
+    unread = [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    others = Counter(path.suffix.lower() for path in unread)
     if not paths:
         instead = f", but {describe_suffixes(others)}" if others else ""
         images, videos = (", ".join(sorted(suffixes)) for suffixes in (IMAGE_SUFFIXES, VIDEO_SUFFIXES))
@@ -91,7 +94,10 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
     check_same_kind(paths, folder)
     names = [to_utf8(path.relative_to(folder).as_posix()) for path in paths]
     robot = check_episodes(folder, names)
-    listing = label_by_list(folder, paths, names, labeling) if labeling.labels else label_by_folder(folder, paths, labeling, robot)
+    if labeling.labels:
+        listing = label_by_list(folder, paths, names, labeling)
+    else:
+        listing = label_by_folder(folder, paths, labeling, robot, find_unread_folders(folder, paths, unread))
     parents = [file.path.relative_to(folder).parts[:-1] for file in listing.files]
     if not labeling.without and not robot:
         check_parts(folder, subfolders(parents))
@@ -101,14 +107,18 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
     return listing._replace(files=files, others=others)
 
 
-def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: bool) -> FolderListing:
+def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: bool, unread: Sequence[str] = ()) -> FolderListing:
     """Return files labeled by their first-level folders, by the WordNet IDs in their names if there are none, or not at all.
+
+    unread: first-level folders without a file that is read, which are classes that are lost.
 
     Raises:
         UserError: first-level folders are pieces of a data set, two have the same name, or one has no name among those given.
     """
     parents = [path.relative_to(folder).parts[:-1] for path in paths]
-    tops = sorted({folders[0] for folders in parents if folders})
+    inner = {folders[0] for folders in parents if folders}
+    tops = sorted({*inner, *unread} if inner else ())
+    lost: list[str] = []
     notes: list[str] = []
     labels: list[str] | None = None
     if labeling.without or robot:
@@ -118,8 +128,12 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
             check_pieces(folder, tops)
         check_names(folder, tops)
         labels = [to_utf8(folders[0]) for folders in parents]
+        lost = [*map(to_utf8, unread)]
+        notes.extend(f"{folder / name} has no file of a format that is read" for name in unread[:1])
     elif not tops and (labels := find_wordnet_ids(paths)):
         notes.append("classes are the WordNet IDs in the names of the files")
+    elif not tops and (mixed := describe_wordnet_ids(paths)):
+        notes.append(mixed)
     elif not all(parents) and tops:
         beside = next(path for path, folders in zip(paths, parents, strict=True) if not folders)
         notes.append(f"no classes, because {beside} is beside the folders: move such files into one of them to have labels")
@@ -127,9 +141,9 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
         notes.extend(describe_nested(folder, parents))
     if labels is None:
         return FolderListing([MediaFile(path, None) for path in paths], None, Counter(), [], notes, [])
-    classes, numbers = number_classes({*labels}, labeling.names, str(folder))
+    classes, numbers = number_classes({*labels, *lost}, labeling.names, str(folder))
     files = [MediaFile(path, numbers[label]) for path, label in zip(paths, labels, strict=True)]
-    return FolderListing(files, classes.names, Counter(), [], notes, [])
+    return FolderListing(files, classes.names, Counter(), [], notes, lost)
 
 
 def describe_nested(folder: Path, parents: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -159,6 +173,7 @@ def label_by_list(folder: Path, paths: list[Path], names: list[str], labeling: L
     """
     labels = labeling.labels
     assert labels is not None
+    labels.locate(folder.resolve())
     found = [labels.find(name) for name in names]
     labels.check_fits(names[0], str(folder))
     labels.check_parts()

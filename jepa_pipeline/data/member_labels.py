@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
-from jepa_pipeline.data.class_names import Classes, decode_text, find_label
+from jepa_pipeline.data.class_names import Classes, decode_text, find_label, means_no_label
 from jepa_pipeline.data.sample import LABEL
 from jepa_pipeline.data.tar_reader import printable
 
@@ -44,11 +44,11 @@ class Member(NamedTuple):
 
 
 class LabelError(ValueError):
-    """A label that cannot be used; its text says why. number: the whole number that it is, if it is one."""
+    """A label that cannot be used; its text says why. number: the whole number that it is; name: the text that it is."""
 
-    def __init__(self, reason: str, number: int | None = None) -> None:
+    def __init__(self, reason: str, number: int | None = None, name: str | None = None) -> None:
         super().__init__(reason)
-        self.number = number
+        self.number, self.name = number, name
 
 
 def read_label(sample: dict[str, Member], classes: Classes | None) -> tuple[int | None, str | None]:
@@ -57,7 +57,7 @@ def read_label(sample: dict[str, Member], classes: Classes | None) -> tuple[int 
     Raises:
         LabelError: it is no label, or there is none although `classes` is given.
     """
-    label, labeled_by, others = None, None, []
+    label, labeled_by, others = None, None, list[object]()
     for extension, read in ((LABEL, read_text_label), (JSON, read_json_labels)):
         for value in read(sample[extension]) if label is None and extension in sample else ():
             label, labeled_by = find_label(value, classes), extension
@@ -66,13 +66,20 @@ def read_label(sample: dict[str, Member], classes: Classes | None) -> tuple[int 
             others.append(value)
     if label is None and others:
         name = "" if classes is None else " or the name of a class"
-        raise LabelError(f"its label {printable(str(others[0]))!r} is not a whole number{name}")
+        raise LabelError(
+            f"its label {printable(str(others[0]))!r} is not a whole number{name}", name=next(filter(is_class, others), None)
+        )
     if label is None and classes is not None:
         raise LabelError(f"it has no label, neither in a .{LABEL} nor in a .{JSON}")
     limit = MAX_CLASSES if classes is None else len(classes.names)
     if label is not None and not 0 <= label < limit:
         raise LabelError(f"its label is {label}, but labels go from 0 to {limit - 1}", label)
     return label, None if label is None else labeled_by
+
+
+def is_class(value: object) -> TypeGuard[str]:
+    """Return whether a label may be the name of a class."""
+    return isinstance(value, str) and not means_no_label(value)
 
 
 def read_text_label(member: Member) -> Iterator[object]:

@@ -64,6 +64,10 @@ def name_labels(tars: Sequence[TarSummary], names: tuple[str, ...] | None) -> La
         empty = [name for number, name in enumerate(names) if not labels[number]]
         notes = [f"no sample has the label of {count_names([*map(printable, empty)], 'class')}"] if empty else []
         lost = f"{len(unread)} samples were lost with their labels, as in {example}" if unread and empty else None
+        if unknown := sorted({defect.unknown for _, defect in unread if defect.unknown is not None}):
+            first = next(f"{printable(file)}: {defect}" for file, defect in unread if defect.unknown is not None)
+            lacking = count_names([*map(printable, unknown)], "class")
+            lost = f"lost: {lacking} that --classes lacks, as in {first}: add a line for each of them, or correct the labels"
         return Labels(names, [*notes, *describe_first(labels)], lost)
     if None not in labels:
         numbers = range(1 + max(label for label in labels if label is not None))
@@ -92,7 +96,7 @@ def describe_first(labels: Counter[int | None]) -> list[str]:
 
 
 def label_by_list(
-    staged: Path, tars: Sequence[TarSummary], labels: LabelList, names: tuple[str, ...] | None
+    staged: Path, location: str, tars: Sequence[TarSummary], labels: LabelList, names: tuple[str, ...] | None
 ) -> tuple[list[TarSummary], Labels]:
     """Give the samples of all indexes the labels of a list; return the tars with such samples, and their classes.
 
@@ -100,6 +104,7 @@ def label_by_list(
         UserError: the list does not fit the samples or the names.
     """
     classes, numbers = number_classes(labels.labels, names, str(labels.source))
+    labels.locate(location, [tar.shard.file for tar in tars])
     kept: list[TarSummary] = []
     skipped: list[Skipped] = []
     labeled: list[tuple[str, int | None]] = []

@@ -43,7 +43,7 @@ class Defect(NamedTuple):
     """Something wrong with a sample or member of a tar, and whether the sample is skipped for it.
 
     kind: "name", "key", "late" (a label apart from its image), "missing", "image", "video", "label", "member" or "joined".
-    label: a whole number that is no label of the data set.
+    label: a whole number that is no label of the data set. unknown: a label that is a text, but no class of the data set.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class Defect(NamedTuple):
     reason: str
     skipped: bool = True
     label: int | None = None
+    unknown: str | None = None
 
     def __str__(self) -> str:
         return f"{printable(self.name)}{' is skipped' if self.skipped else ''}: {self.reason}"
@@ -202,7 +203,7 @@ def label_sample(key: str, sample: dict[str, Member], medium: Member, classes: C
     try:
         label, labeled_by = read_label(sample, classes)
     except LabelError as error:
-        yield Defect("label", key, str(error), skipped=classes is not None, label=error.number)
+        yield Defect("label", key, str(error), skipped=classes is not None, label=error.number, unknown=error.name)
         if classes is not None:
             return
     ranges = {extension: member.range for extension, member in sample.items()}

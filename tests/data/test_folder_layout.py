@@ -244,3 +244,10 @@ def test_the_names_given_number_a_list(tmp_path: Path):
     root = lay(tmp_path / "in", ["a.jpg", "b.jpg"])
     listing = list_media(root, by_list(root, "a.jpg,2\nb.jpg,dog\n", names=("cat", "dog", "fox")))
     assert [file.label for file in listing.files] == [2, 1] and listing.classes == ("cat", "dog", "fox")
+
+
+def test_a_stray_file_among_wordnet_names_is_named(tmp_path: Path):
+    root = lay(tmp_path / "in", ["n01440764_1.JPEG", "n01440764_2.JPEG", "n01443537_3.JPEG", "preview.jpg"])
+    listing = list_media(root)
+    assert listing.classes is None
+    assert "preview.jpg has no single WordNet ID in its name, as 3 of 4 files have" in listing.notes[0]

@@ -79,6 +79,13 @@ def test_significant_bits_that_are_scaled_already_are_left_alone(bits: int, dark
         assert (pixels(png(scaled, 16, told)) == pixels(png(scaled))).all()
 
 
+@pytest.mark.parametrize("bits", [0, 17, 255])
+@pytest.mark.parametrize("values", [DEEP, COLORS])
+def test_impossible_significant_bits_are_ignored(bits: int, values: np.ndarray):
+    told = chunk(b"sBIT", bytes([bits] * (values.ndim * 2 - 3)))
+    assert (pixels(png(values, 16, told)) == pixels(png(values))).all()
+
+
 def test_eight_bit_images_have_no_brightest_level():
     assert decode(png(RAMP, 8)).brightest is None
     assert decode(stored(Image.fromarray(RAMP), "JPEG")).brightest is None

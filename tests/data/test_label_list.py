@@ -151,3 +151,92 @@ def test_rows_of_two_parts_are_refused_only_if_both_have_files(tmp_path: Path):
     listed.find("xyz_000001_000011.mp4")
     with pytest.raises(UserError, match="has rows of train and validate, which belong in separate data sets"):
         listed.check_parts()
+
+
+@pytest.mark.parametrize("later", ["", '3.png\t"small" dog\n', '3.png\tsmall" dog\n4.png\t"dog"\n'])
+def test_a_stray_quote_is_refused_with_its_line(tmp_path: Path, later: str):
+    path = write(tmp_path, "l.tsv", f'path\tlabel\n0.png\tcat\n1.png\t"big cat\n2.png\tdog\n{later}')
+    with pytest.raises(UserError, match="has a stray quote in line 3"):
+        read_rows(path)
+
+
+def test_a_quoted_cell_keeps_its_line_break(tmp_path: Path):
+    text = 'path,label,note\r\n0.png,"cat","two\r\nlines"\r\n\r\n1.png,"big ""cat""\nhouse",\r\n'
+    assert labels(write(tmp_path, "l.csv", text)) == {"0.png": "cat", "1.png": 'big "cat"\nhouse'}
+
+
+@pytest.mark.parametrize(
+    "text", ["0.png,cat,train\n1.png,dog,val\n", "00000,cat,3\n", "train,3,0.png\n", '[["0.png", 3, "train"]]']
+)
+def test_three_columns_without_a_header_are_refused_unless_they_are_numbers(tmp_path: Path, text: str):
+    path = write(tmp_path, "l.txt", text)
+    with pytest.raises(UserError, match=r"has no header, .* add a header such as path,label,split"):
+        read_rows(path)
+
+
+def test_the_first_complete_column_of_labels_counts(tmp_path: Path):
+    head = "path,label,class_name\n"
+    assert labels(write(tmp_path, "l.csv", head + "0.png,3,cat\n1.png,4,\n2.png,5,NA\n")) == {
+        "0.png": "3",
+        "1.png": "4",
+        "2.png": "5",
+    }
+    assert labels(write(tmp_path, "l.csv", head + "0.png,3,cat\n1.png,,dog\n2.png,,\n")) == {
+        "0.png": "cat",
+        "1.png": "dog",
+        "2.png": "",
+    }
+    with pytest.raises(
+        UserError, match=r"labels in the columns class_name, label, but none in all rows: class_name has none in 1 rows"
+    ):
+        read_rows(write(tmp_path, "l.csv", head + "0.png,3,\n1.png,,dog\n"))
+
+
+@pytest.mark.parametrize("placeholder", ["", "-1", "-1.0", "NA", "N/A", "nan", "NaN", "null", "?"])
+def test_placeholders_are_no_label_and_are_counted(tmp_path: Path, placeholder: str):
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n0.png,cat\n1.png,{placeholder}\n2.png,dog\n"))
+    assert listed.labels == {"cat", "dog"} and listed.find("1.png") is None
+    assert "1 of 3 rows of" in listed.describe_unfitted()[0] and "such as 1.png" in listed.describe_unfitted()[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "folder", "fits"),
+    [
+        ("train/0.png", "in/train", True),
+        ("/data/in/train/0.png", "in/train", True),
+        ("val/0.png", "in/train", False),
+        ("val/images/0.png", "train/images", False),
+        ("train/images/0.png", "train/images", True),
+        ("val/0.png", "in/pictures", True),
+        ("cats/0.png", "in/dogs", True),
+        ("/data/k400/train/0.png", "train", True),
+        ("/home/data/k400/0.png", "data", True),
+    ],
+)
+def test_a_row_of_another_part_fits_no_file(tmp_path: Path, row: str, folder: str, fits: bool):
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n{row},cat\n"))
+    listed.locate(Path("/data") / folder)
+    assert listed.find("0.png") == ("cat" if fits else None)
+
+
+def test_a_row_of_another_folder_fits_no_file_if_the_list_has_this_one_too(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", "path,label\ncats/0.png,cat\ndogs/0.png,dog\ncats/1.png,cat\n"))
+    listed.locate("/data/dogs")
+    assert listed.find("0.png") == "dog" and listed.find("1.png") is None
+
+
+def test_a_row_of_another_part_fits_no_sample_of_a_tar(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", "path,label\nval/0.png,cat\ntrain/1.png,dog\n"))
+    listed.locate("/data/train", ["a.tar"])
+    assert listed.find("0", "a.tar/") is None and listed.find("1", "a.tar/") == "dog"
+    listed.locate("/data/in", ["train-0.tar"])
+    assert listed.find("0", "train-0.tar/") is None
+
+
+@pytest.mark.parametrize("suffix", [".tar", ""])
+def test_rows_name_the_tar_of_keys_that_repeat(tmp_path: Path, suffix: str):
+    text = f"path,label\na{suffix}/0.png,cat\nin/b{suffix}/0.png,dog\nc{suffix}/1.png,fox\n"
+    listed = read_label_list(write(tmp_path, "l.csv", text))
+    listed.locate("/data/in", ["a.tar", "b.tar", "c.tar"])
+    assert [listed.find("0", f"{tar}.tar/") for tar in "abc"] == ["cat", "dog", None]
+    assert [listed.find("1", f"{tar}.tar/") for tar in "abc"] == [None, None, "fox"]
