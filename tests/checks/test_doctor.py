@@ -95,7 +95,7 @@ def test_a_run_that_can_be_queued_is_let_through_quickly(tiny, tmp_path, cpu_sec
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"] and not (tmp_path / "runs").exists()
-    assert cpu_seconds([sys.executable, "-c", script]) < 5 * light_imports_s
+    assert cpu_seconds([sys.executable, "-c", script]) < 10 * light_imports_s
 
 
 def test_all_mistakes_are_told_at_once(tiny, tmp_path):
