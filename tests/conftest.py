@@ -86,27 +86,22 @@ def videos(tmp_path_factory):
     return folder
 
 
-def least_cpu_seconds(command):
-    """Return the least CPU time of three runs of a command."""
-
-    def run():
-        before = os.times()
-        subprocess.run([str(part) for part in command], capture_output=True, check=False)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    return min(run() for _ in range(3))
+def cpu_seconds(command):
+    """Return the CPU time of a command."""
+    before = os.times()
+    subprocess.run([str(part) for part in command], capture_output=True, check=False)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-@pytest.fixture(scope="session")
-def cpu_seconds():
-    return least_cpu_seconds
+@pytest.fixture
+def cpu_ratio():
+    """A function that returns how many times the CPU time of importing typer, pydantic and a YAML parser a command takes.
 
-
-@pytest.fixture(scope="session")
-def light_imports_s():
-    """The CPU time in which Python imports what every command needs: typer, pydantic and a YAML parser. torch takes 10 times that."""
-    return least_cpu_seconds([sys.executable, "-c", "import typer, pydantic, ruamel.yaml"])
+    Both take turns, and the least ratio counts, so that other work on the machine slows both. Importing torch takes 10 times that.
+    """
+    light = [sys.executable, "-c", "import typer, pydantic, ruamel.yaml"]
+    return lambda command: min(cpu_seconds(command) / cpu_seconds(light) for _ in range(5))
 
 
 TINY = [

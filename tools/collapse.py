@@ -11,6 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, NamedTuple
+from unittest.mock import patch
 
 import torch
 import typer
@@ -39,7 +40,8 @@ from jepa_pipeline.training.schedules import learning_rate, weight_decay
 
 DEBUG = Path(__file__).parents[1] / "configs" / "debug"
 BATCH = 64
-training_module.HEALTH_VECTORS = 16 * BATCH  # the runs are too short for the 2048 of training
+VECTORS = 16 * BATCH
+"""Vectors of the health meters: the runs are too short for the 2048 of training."""
 IMAGES = 1000
 Health = dict[str, float]
 """Health meters by name."""
@@ -115,7 +117,8 @@ def train(config: RunConfig, batches: list[Batch], change: Callable[[Method], No
     torch.manual_seed(config.seed)
     method = build_method(config.method)
     change(method)
-    module = Pretraining(method, config.optim, config.views, config.seed)
+    with patch.object(training_module, "HEALTH_VECTORS", VECTORS):
+        module = Pretraining(method, config.optim, config.views, config.seed)
     optimizer = module.configure_optimizers()
     for batch in islice(cycle(batches), config.optim.total_steps):
         module.on_train_batch_start(batch, 0)

@@ -58,12 +58,12 @@ def test_every_command_has_help(command):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["config", "check", RECIPE, "optim.lrr=1"]])
-def test_help_and_typos_do_not_import_torch(arguments, cpu_seconds, light_imports_s):
-    """They take a few times the CPU time of their libraries' imports; importing torch, timm and lightning takes far more."""
+def test_help_and_typos_do_not_import_torch(arguments, cpu_ratio):
+    """They take little more CPU time than the imports of their libraries: about 0.4 s where torch alone takes 2 s."""
     profile = [sys.executable, "-X", "importtime", "-c", JEPA[2], *map(str, arguments)]
     heavy = subprocess.run(profile, capture_output=True, text=True).stderr
     assert not {"torch", "timm", "lightning", "numpy"} & {line.rsplit("|")[-1].strip() for line in heavy.splitlines()}
-    assert cpu_seconds([*JEPA, *arguments]) < 10 * light_imports_s
+    assert cpu_ratio([*JEPA, *arguments]) < 4
 
 
 def test_misspelled_command_is_corrected():
