@@ -29,7 +29,7 @@ class ProcessGroups:
     """gloo, for small objects and flags in host memory; the default group carries the tensors."""
     timeout = timedelta(minutes=30)
     initialized = False
-    """Whether this process was ever one of several: it must end by os._exit, since gloo's threads may abort a normal exit."""
+    """True if this process was ever one of several: it must end by os._exit, since gloo's threads may abort a normal exit."""
 
 
 def init_process_group(store: Store, rank: int, size: int, device: str, timeout_s: float) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import webdataset
 from PIL import Image
+from tars import pack
 
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.commands.index_shards import index
@@ -30,16 +31,6 @@ def picture(seed: int, kind: str = "PNG") -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (18, 20, 3), np.uint8)).save(stream, kind)
     return stream.getvalue()
-
-
-def pack(path: Path, members: dict[str, bytes], tar_format: int = tarfile.PAX_FORMAT) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tar_format) as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture

@@ -40,10 +40,12 @@ def names(paths):
 def test_docstrings_begin_with_what_a_thing_is_or_does(path):
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(ast.parse(path.read_text())):
-        text = ast.get_docstring(node) if isinstance(node, kinds) else None
-        assert not (text and OPENINGS.match(text)), (
-            f"{path}: {text.splitlines()[0]!r} is a noun clause: say what it does or returns"
-        )
+        statements = node.body if isinstance(node, kinds) else []
+        texts = [line.value.value for line in statements if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)]
+        for text in filter(lambda text: isinstance(text, str), texts):  # also those below attributes and constants
+            assert not OPENINGS.match(text.strip()), (
+                f"{path}: {text.strip().splitlines()[0]!r} is a noun clause: say what it is, does or returns"
+            )
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=names(TEXTS))

@@ -64,7 +64,7 @@ DIFFERENCES = {
     "simsiam_resnet50": ["once per epoch", "decays biases and norms"],
     "lejepa_vits16": ["class token", "decays all parameters"],
 }
-"""What a recipe's header says of a release that it does not follow."""
+"""The differences from a release that a recipe's header names."""
 
 
 @pytest.mark.parametrize("recipe", RELEASED)

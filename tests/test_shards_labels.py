@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tars import pack
 
 from jepa_pipeline.cli import main
 from jepa_pipeline.commands.build_shards import build
@@ -35,16 +35,6 @@ def lay(root: Path, names: list[str]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(png(seed))
     return root
-
-
-def pack(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def samples(folder: Path) -> list[Sample]:

@@ -1,19 +1,18 @@
 """Checks that the data of a run is complete, readable, of the right kind and sufficient."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from jepa_pipeline.checks.recipe import check_amount
-from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, pluralize
+from jepa_pipeline.checks.recipe import check_manifests
+from jepa_pipeline.checks.result import CheckResult, format_bytes, pluralize
 from jepa_pipeline.config.data import DataConfig
-from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import open_media
 from jepa_pipeline.data.index import index_path
-from jepa_pipeline.data.manifest import Manifest, load_manifest, locate_tars
-from jepa_pipeline.data.media import check_kind, check_motion
+from jepa_pipeline.data.manifest import Manifest, locate_tars
 from jepa_pipeline.data.remote import is_remote, redact_urls
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.shards import SampleError, Shards
@@ -24,30 +23,15 @@ SAMPLES, FEW_SAMPLES = 200, 20
 
 def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
     """Check manifest, kind, files and some samples of every source, and whether all of them together are enough."""
-    results, manifests = [], []
-    for source in config.data.train:
-        location = redact_urls(source.path)
-        try:
-            manifest = load_manifest(source.path)
-            check_kind(location, manifest.kind, config.method)
-            samples, shards = pluralize(manifest.samples, "sample"), pluralize(len(manifest.shards), "shard")
-            text = f"{location}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"
-            results.append(CheckResult("data", "ok", text))
-            results.append(check_files(source.path, manifest))
-            results.append(check_samples(source.path, config.data, FEW_SAMPLES if quick else SAMPLES, quick))
-            manifests.append(manifest)
-        except UserError as error:
-            results.append(from_error("data", error))
-        except OSError as error:
-            text = f"{location} cannot be read ({error.strerror})"
-            results.append(CheckResult("data", "fail", text, "check its permissions"))
-    if len(manifests) == len(config.data.train):
-        try:
-            check_motion([manifest.kind for manifest in manifests], config.method)
-        except UserError as error:
-            results.append(from_error("data", error))
-        results.append(check_amount(config.data, config.optim, manifests))
-    return results
+
+    def check_source(path: str, manifest: Manifest) -> Iterator[CheckResult]:
+        samples, shards = pluralize(manifest.samples, "sample"), pluralize(len(manifest.shards), "shard")
+        text = f"{redact_urls(path)}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"
+        yield CheckResult("data", "ok", text)
+        yield check_files(path, manifest)
+        yield check_samples(path, config.data, FEW_SAMPLES if quick else SAMPLES, quick)
+
+    return check_manifests(config, check_source=check_source)
 
 
 def check_files(location: str, manifest: Manifest) -> CheckResult:

@@ -4,9 +4,10 @@ Only a run that is initialized from another one waits for torch.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, pluralize
 from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig
@@ -100,28 +101,32 @@ def is_installed(package: str) -> bool:
     return True
 
 
-def check_memory(
-    config: RunConfig, local_ranks: int, ranks: int | None = None, available: float | None = None, on_cpu: bool | None = None
-) -> list[CheckResult]:
-    """Check that the pixels of a micro-batch alone, of all processes of one machine, fit into its main memory.
+class Node(NamedTuple):
+    """A machine of a run. ranks: processes of the run; local_ranks: those on this machine; memory: bytes of main memory."""
 
-    Args:
-        config: the run.
-        local_ranks: processes on the machine.
-        ranks: processes of the run; default: those of the recipe.
-        available: bytes of the machine's memory; default: those of this machine.
-        on_cpu: it trains without GPUs; default: this machine has none.
-    """
-    if on_cpu is None:
-        on_cpu = config.trainer.accelerator == "cpu" or not Path("/dev/nvidia0").exists()
-    samples = config.optim.batch_size_global // (config.optim.accumulate_steps * (ranks or config.trainer.processes))
+    name: str
+    ranks: int
+    local_ranks: int
+    memory: float
+    has_gpu: bool
+
+
+def this_machine(config: RunConfig, local_ranks: int) -> Node:
+    """Return the machine that this process runs on."""
+    has_gpu = config.trainer.accelerator != "cpu" and Path("/dev/nvidia0").exists()
+    return Node("this machine", config.trainer.processes, local_ranks, memory_limit(), has_gpu)
+
+
+def check_memory(config: RunConfig, node: Node) -> list[CheckResult]:
+    """Check that the pixels of a micro-batch alone, of all processes of a machine, fit into its main memory."""
+    samples = config.optim.batch_size_global // (config.optim.accumulate_steps * node.ranks)
     pixels = sum(side * side for side in config.views.sizes(config.method.encoder.image_size))
-    needed = samples * local_ranks * 3 * config.method.encoder.frames * pixels * (FLOAT_COPY if on_cpu else 1)
-    machine = "this machine" if available is None else "a node of the site (memory_gb)"
-    available = memory_limit() if available is None else available
-    if needed <= available:
+    needed = samples * node.local_ranks * 3 * config.method.encoder.frames * pixels * (1 if node.has_gpu else FLOAT_COPY)
+    if needed <= node.memory:
         return []
-    text = f"the pixels of {pluralize(samples, 'sample')} take {format_bytes(needed)}, but {machine} has {format_bytes(available)}"
+    text = (
+        f"the pixels of {pluralize(samples, 'sample')} take {format_bytes(needed)}, but {node.name} has {format_bytes(node.memory)}"
+    )
     return [CheckResult("memory", "fail", text, "lower optim.batch_size_global, or raise optim.accumulate_steps")]
 
 
@@ -146,12 +151,17 @@ def compare_cores(cores: int, config: RunConfig | None, local_ranks: int) -> Che
     return CheckResult("cores", "warn", text, cure)
 
 
-def check_manifests(config: RunConfig, may_be_missing: bool = False) -> list[CheckResult]:
+def check_manifests(
+    config: RunConfig,
+    may_be_missing: bool = False,
+    check_source: Callable[[str, Manifest], Iterable[CheckResult]] = lambda path, manifest: (),
+) -> list[CheckResult]:
     """Check the data, as far as manifests tell: whether it fits the method and is enough.
 
     Args:
         config: the run.
         may_be_missing: local data that does not exist is a warning: the run may be meant for another machine or a later time.
+        check_source: further checks of a source, by its location and manifest.
     """
     results, manifests = [], []
     for source in config.data.train:
@@ -162,7 +172,8 @@ def check_manifests(config: RunConfig, may_be_missing: bool = False) -> list[Che
                 results.append(CheckResult("data", "warn", text, "if the data is elsewhere, set data.train=NEW"))
                 continue
             manifest = load_manifest(source.path)
-            check_kind(source.path, manifest.kind, config.method)
+            check_kind(location, manifest.kind, config.method)
+            results += check_source(source.path, manifest)
             manifests.append(manifest)
         except UserError as error:
             results.append(from_error("data", error))

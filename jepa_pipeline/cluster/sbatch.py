@@ -19,7 +19,7 @@ from jepa_pipeline.config.site import SiteConfig
 from jepa_pipeline.version import PACKAGE
 
 RESTARTS_AFTER_TIMEOUT = 3
-"""How often submitit restarts a command that does not resume from a checkpoint after its time limit."""
+"""Times that submitit restarts a command that does not resume from a checkpoint after its time limit."""
 
 
 class JobSpec(NamedTuple):

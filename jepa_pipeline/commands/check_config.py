@@ -1,6 +1,6 @@
 """`jepa config check`: what is wrong with a recipe, and what would keep it from running here."""
 
-from jepa_pipeline.checks.recipe import check_manifests, check_memory, check_recipe, compare_cores
+from jepa_pipeline.checks.recipe import check_manifests, check_memory, check_recipe, compare_cores, this_machine
 from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.worker_pool import available_cores
@@ -16,7 +16,11 @@ def check_config(config: RunConfig, timed: bool = False) -> None:
         UserError: the run could not start, with a line per reason.
     """
     local_ranks = config.trainer.devices or 1
-    results = [*check_recipe(config), *check_memory(config, local_ranks), *check_manifests(config, may_be_missing=True)]
+    results = [
+        *check_recipe(config),
+        *check_memory(config, this_machine(config, local_ranks)),
+        *check_manifests(config, may_be_missing=True),
+    ]
     require([*results, compare_cores(available_cores(), config, local_ranks)])
     if timed:
         from jepa_pipeline.checks.duration import check_duration  # imports torch, which takes seconds

@@ -13,7 +13,7 @@ from jepa_pipeline.checks.data import check_data
 from jepa_pipeline.checks.duration import check_duration
 from jepa_pipeline.checks.machine import check_machine
 from jepa_pipeline.checks.ranks import check_ranks
-from jepa_pipeline.checks.recipe import check_memory, check_recipe
+from jepa_pipeline.checks.recipe import check_memory, check_recipe, this_machine
 from jepa_pipeline.checks.result import CheckResult, from_error, merge_ranks, pluralize
 from jepa_pipeline.checks.slurm import check_slurm
 from jepa_pipeline.checks.storage import check_storage
@@ -68,7 +68,7 @@ def doctor(
         runs_here = site is None or "SLURM_JOB_ID" in os.environ
         machine = check_machine(config if runs_here else None, ranks, local_ranks)
         results = merge_ranks(all_gather_object(machine), processes.hosts)
-        results += check_memory(config, local_ranks) if config and runs_here else []
+        results += check_memory(config, this_machine(config, local_ranks)) if config and runs_here else []
         results += all_gather_object(check_once(config, site, folder, ranks, quick) if rank() == 0 else None)[0]
         if timed and config is not None and world_size() == 1 and not failed(results):
             results += check_duration(config)

@@ -160,14 +160,15 @@ def check_run(config: RunConfig, site: SiteConfig, made_later: bool = False) -> 
                 f"trainer.{key} is {wanted}, but the site's {site_key} is {given}: set trainer.{key}=null, or use --set {site_key}="
                 f"{wanted}"
             )
-    from jepa_pipeline.checks.recipe import check_memory
+    from jepa_pipeline.checks.recipe import Node, check_memory
     from jepa_pipeline.checks.result import require
     from jepa_pipeline.checks.slurm import check_cpus
     from jepa_pipeline.checks.submission import check_submission
 
     check_submission(config, site.ranks, made_later)
     memory = inf if site.memory_gb is None else site.memory_gb * 2**30
-    require([check_cpus(config.data.workers, site), *check_memory(config, site.tasks, site.ranks, memory, not site.gpus_per_node)])
+    node = Node("a node of the site (memory_gb)", site.ranks, site.tasks, memory, has_gpu=site.gpus_per_node > 0)
+    require([check_cpus(config.data.workers, site), *check_memory(config, node)])
     if config.probing.every_steps is not None and config.probing.submit:
         named = site.environment.get("JEPA_SITE")
         load_site(config.probing.site or (Path(named) if named else None))

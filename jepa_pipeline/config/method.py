@@ -20,7 +20,7 @@ class BaseMethodConfig(Section):
     frames_key: ClassVar[str | None] = None
     """Key that sets the frames of a clip; None: the method is for images only."""
     compares_samples: ClassVar[bool] = False
-    """Whether the loss or batch norm compares samples, so that the size of a micro-batch changes the results."""
+    """True if the loss or batch norm compares samples, so that the size of a micro-batch changes the results."""
 
     if TYPE_CHECKING:  # fields of every method; pydantic would put them before those of the subclasses
 

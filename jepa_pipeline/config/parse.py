@@ -28,7 +28,7 @@ RULES = {
     "dict_type": "it must be a mapping, such as {key: value}",
     "tuple_type": "it must be a list, such as [1, 2]",
 }
-"""What a value must be, by the type of pydantic's error, where pydantic's own message speaks of Python."""
+"""Rules of values by the type of pydantic's error, where pydantic's own message speaks of Python."""
 
 
 def load_overrides(model: type[Config], overrides: Sequence[str]) -> Config:

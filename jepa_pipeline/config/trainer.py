@@ -72,7 +72,7 @@ class HealthConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When checkpoints are saved and how many are kept."""
+    """The schedule of checkpoints, and how many are kept."""
 
     every_steps: int = Field(
         default=1000, ge=1, description="Optimizer steps between two checkpoints; the last step is always saved."

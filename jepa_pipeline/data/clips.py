@@ -53,7 +53,7 @@ def clip_frame_indices(
 ) -> FrameIndices:
     """Return the indices of a clip's frames, at a random or the center start.
 
-    With a stride, every stride-th frame; with fps, the frame that is shown at each time. Exactly one number is drawn, so that
+    With a stride, every stride-th frame; with fps, the frame that is shown at each time. Exactly one number is sampled, so that
     settings do not change later random numbers.
 
     Args:

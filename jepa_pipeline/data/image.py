@@ -23,7 +23,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation."""
+"""The transposition that makes an image upright, by its EXIF orientation."""
 
 DEEP = 16
 """Bits of the deepest channels."""

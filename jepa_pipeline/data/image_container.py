@@ -12,7 +12,7 @@ from typing import NamedTuple
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
-"""How the contents of JPEG segments with metadata begin."""
+"""First bytes of JPEG segments that hold metadata."""
 APP_SEGMENTS = range(0xE0, 0xF0)
 COMMENT, START_OF_SCAN, END_OF_IMAGE = 0xFE, 0xDA, 0xD9
 WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xD9)}

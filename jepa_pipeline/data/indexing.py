@@ -12,7 +12,7 @@ from jepa_pipeline.data.tar_samples import MEDIA, Defect, TarSample, iter_sample
 from jepa_pipeline.data.video import open_video
 
 MAX_EXTENSIONS = 64
-"""Of the members of a shard; the index has a list as long as the shard for each."""
+"""Most extensions that the members of a shard may have; the index has a list as long as the shard for each."""
 
 
 class IndexedShard(NamedTuple):

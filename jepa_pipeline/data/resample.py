@@ -12,7 +12,7 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom in whole pixels; right and bottom are excluded."""
 
 EVALUATION = Resampling("bicubic", antialias=True)
-"""How the views of evaluation are resized, whatever an encoder was trained on, so that all are compared on the same pixels."""
+"""The resizing of evaluation, whatever an encoder was trained on, so that all are compared on the same pixels."""
 
 PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 TAPS = {"bicubic": 4, "bilinear": 2}

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from jepa_pipeline.data.video import Video, as_decode_error, import_av, open_video
 
 PRESET = "veryfast"
-"""Of x264: a third of the time of its default, for files as large."""
+"""Preset of x264: a third of the time of its default, for files as large."""
 
 
 def encode_video(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, gop: int = 12, crf: int = 18) -> bytes:

@@ -21,7 +21,7 @@ class Method(nn.Module, ABC):
     export_kind: ExportKind = "online"
     """The encoder to export: an average of the trained one, or itself; mixed: levels of a stack differ."""
     predicts_targets = False
-    """Whether the output's predictions come from a predictor of its targets, so that their R2 means something."""
+    """True if the output's predictions come from a predictor of its targets, so that their R2 means something."""
 
     @abstractmethod
     def forward(self, batch: Batch, step: int, seed: int) -> Output:

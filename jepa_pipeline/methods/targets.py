@@ -17,7 +17,7 @@ class Target:
     """The network that computes the target tokens."""
 
     has_gradient: bool
-    """Whether the target is trained too, and so regularized."""
+    """True if the target is trained too, and so regularized."""
     export_kind: ExportKind = "online"
 
     def __init__(self, encoder: Encoder) -> None:

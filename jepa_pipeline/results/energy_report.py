@@ -14,7 +14,7 @@ from jepa_pipeline.console import print_plain
 from jepa_pipeline.results.tables import new_table
 
 Candidate = Literal["true", "other", "shuffled", "reversed", "frozen"]
-"""What follows the past of a clip: its own future; another clip's; its own with every frame moved, or reversed; or its last past
+"""Futures that follow the past of a clip: its own; another clip's; its own with every frame moved, or reversed; or its last past
 frame, repeated. Of an image, its masked patches; another image's; or its own, each moved to another masked position."""
 
 INTERVAL = "AUROC: Wilson's of as many trials as have DeLong's variance of paired placements; own: Wilson; both 95 %"

@@ -19,7 +19,7 @@ FLICKER, GRAIN = 30.0, 20.0
 """Standard deviations, in gray levels, of the noise per frame and channel and per pixel."""
 
 RADIUS = 0.15, 0.25
-"""Of a shape, relative to the side of a frame."""
+"""Size of a shape relative to the side of a frame."""
 
 
 def generate_moving_shape(direction: int, frames: int, side: int, generator: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:

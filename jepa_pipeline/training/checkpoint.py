@@ -68,7 +68,7 @@ class LoadedCheckpoint(NamedTuple):
     info: CheckpointInfo
     state: State
     rank_state: State | None
-    """What this process kept for itself; None if another number of processes wrote it."""
+    """The state of this process alone; None if another number of processes wrote it."""
 
 
 def rank_file(number: int) -> str:

@@ -29,7 +29,7 @@ class RunState(NamedTuple):
 
     state: State
     rank_state: State
-    """What each process keeps for its own share of the log."""
+    """The state of each process for its own share of the log."""
 
 
 def run_state(optimizer: torch.optim.Optimizer, module: Pretraining) -> RunState:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.removed import result_value, upgrade_saved
@@ -63,17 +63,17 @@ def acquire_lock(file: IO[str], run: Path, log: Callable[[str], object]) -> bool
     """Return whether the lock was acquired, without waiting for a process that lives; also true on a file system without locks."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if requeued else LOCK_TIMEOUT_S
-    said = False
+    reported = False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
         except BlockingIOError:
             waited = time.monotonic() - start
-            if waited > limit or is_alive_here(read_holder(file)):
+            if waited > limit or read_holder(file).is_alive_here():
                 return False
-            if waited > QUIET_S and not said:
+            if waited > QUIET_S and not reported:
                 log(f"{run} is locked by {read_holder(file)}: waiting up to {limit:g} s for what is left of it")
-                said = True
+                reported = True
             time.sleep(0.2)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
@@ -83,26 +83,34 @@ def acquire_lock(file: IO[str], run: Path, log: Callable[[str], object]) -> bool
             return True
 
 
-def read_holder(file: IO[str]) -> str:
-    """Return the process that wrote its name into a lock, such as "process 123 on node1"."""
+class LockHolder(NamedTuple):
+    """The process that wrote its name into a lock; empty in a lock of an earlier version."""
+
+    host: str = ""
+    pid: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}" if self.host else "a process that has not given its name"
+
+    def is_alive_here(self) -> bool:
+        """Return whether it is a running process of this machine; a killed one may have left the lock to its data workers."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except ProcessLookupError:
+            return False
+        except OSError:  # another user's process, or a system without /proc
+            return True
+        return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # dead, and only not yet reaped
+
+
+def read_holder(file: IO[str]) -> LockHolder:
+    """Return the process that wrote its name into a lock."""
     file.seek(0)
-    host, _, number = file.read().strip().rpartition(" ")
-    return f"process {number} on {host}" if host else "a process that has not given its name"
-
-
-def is_alive_here(holder: str) -> bool:
-    """Return whether the holder of a lock is a running process of this machine; a killed one may have left it to its workers."""
-    words = holder.split()
-    if words[-1] != socket.gethostname() or not words[1].isdecimal():
-        return False
-    try:
-        os.kill(int(words[1]), 0)
-        stat = Path(f"/proc/{words[1]}/stat").read_text()
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process, or a system without /proc
-        return True
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # dead, and only not yet reaped
+    host, _, pid = file.read().strip().rpartition(" ")
+    return LockHolder(host, int(pid)) if host and pid.isdecimal() else LockHolder()
 
 
 def check_same_run(run: Path, info: CheckpointInfo, log: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""What `jepa config check`, `jepa doctor` and the submission of a job say of a recipe: the same, and before anything starts."""
+"""`jepa config check`, `jepa doctor` and the submission of a job say the same of a recipe, before anything starts."""
 
 import importlib.metadata
 import re
@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from jepa_pipeline.checks import recipe
-from jepa_pipeline.checks.recipe import check_init_from, check_manifests, check_memory, check_packages, check_recipe
+from jepa_pipeline.checks.recipe import check_init_from, check_manifests, check_memory, check_packages, check_recipe, this_machine
 from jepa_pipeline.checks.submission import check_submission
 from jepa_pipeline.cli import app
 from jepa_pipeline.commands.check_config import check_config
@@ -142,11 +142,11 @@ def test_the_packages_that_are_proposed_are_those_of_the_project():
 
 def test_a_batch_that_memory_cannot_hold_is_refused_at_once(tiny):
     config = tiny("optim.batch_size_global=1000000000", "optim.total_samples=4000000000")
-    (result,) = check_memory(config, 1)
+    (result,) = check_memory(config, this_machine(config, 1))
     assert result.level == "fail" and "1,000,000,000 samples" in result.text
     with pytest.raises(UserError, match=r"the pixels of 1,000,000,000 samples take .*: lower optim.batch_size_global"):
         pretrain(config, QUIET)
-    assert check_memory(tiny(), 1) == [] and not config.folder.exists()
+    assert check_memory(tiny(), this_machine(tiny(), 1)) == [] and not config.folder.exists()
 
 
 def test_memory_is_that_of_the_container(monkeypatch, tmp_path):

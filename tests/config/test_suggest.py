@@ -1,4 +1,4 @@
-"""What is proposed for a key or value that does not exist is what the user meant, or nothing."""
+"""A key or value that does not exist is answered with the one that the user meant, or with none."""
 
 import pytest
 

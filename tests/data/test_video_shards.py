@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from tars import pack
 from typer.testing import CliRunner
 
 from jepa_pipeline.cli.shards import shards
@@ -78,16 +79,6 @@ def jpeg() -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (20, 20)).save(stream, "JPEG")
     return stream.getvalue()
-
-
-def pack(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture(scope="module")
