@@ -68,6 +68,31 @@ def test_parts_are_refused_with_exit_code_2_and_build_by_themselves(tmp_path: Pa
     assert code == 0 and load_manifest(tmp_path / "all").samples == 8 and "no classes, because labels are not wanted" in said
 
 
+def test_names_of_classes_that_nothing_uses_are_refused_or_named(tmp_path: Path, jepa):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\nfox\n")
+    flat = lay(tmp_path / "flat", ["0.png", "1.png"])
+    code, said = jepa("build", flat, tmp_path / "out", "--classes", names)
+    assert code == 2 and "--classes names 3 classes, but" in said and "add --labels FILE, or leave --classes out" in said
+    folders = lay(tmp_path / "folders", ["cat/0.png", "dog/0.png"])
+    code, said = jepa("build", folders, tmp_path / "out", "--classes", names)
+    assert code == 0 and "no folder has the name of 1 class (fox) that --classes names" in said
+
+
+def test_every_part_is_given_a_folder_of_its_own_and_the_list(tmp_path: Path, jepa):
+    parts = lay(
+        tmp_path / "parts", [f"{part}/{name}/{n}.png" for part in ("train", "train_extra", "val") for name in "ab" for n in (1, 2)]
+    )
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        "path,label\n"
+        + "".join(f"{part}/{name}/{n}.png,{name}\n" for part in ("train", "train_extra", "val") for name in "ab" for n in (1, 2))
+    )
+    _, said = jepa("build", parts, tmp_path / "out", "--labels", labels)
+    for part, target in (("train", "train"), ("train_extra", "train_extra"), ("val", "test")):
+        assert f"`jepa shards build {parts / part} OUT/{target} --labels {labels}`" in said
+
+
 def test_build_takes_labels_of_a_list(tmp_path: Path, jepa):
     root = lay(tmp_path / "in", [f"{n}.png" for n in range(8)])
     (tmp_path / "l.csv").write_text("file,label\n" + "".join(f"{n}.png,{'cat' if n % 2 else 'dog'}\n" for n in range(7)))
@@ -275,6 +300,9 @@ def test_a_member_is_chosen(tmp_path: Path, jepa):
     pack(tmp_path / "set/a.tar", members)
     code, said = jepa("index", tmp_path / "set")
     assert code == 2 and "or index with --member left.png" in said
+    frames = pack(tmp_path / "frames/a.tar", {f"v1.{n}.png": png(n) for n in range(3)})
+    code, said = jepa("index", frames)
+    assert code == 2 and "rename its members to have one dot" in said and "--member" not in said  # each sample has other numbers
     hashes = set()
     for name, first in (("left.png", 0), (".RIGHT.PNG", 10), ("right", 10)):
         assert jepa("index", tmp_path / "set", "--member", name)[0] == 0

@@ -112,6 +112,10 @@ def probe(
     from jepa_pipeline.config.parse import load_overrides
     from jepa_pipeline.config.probe import ProbeConfig
 
+    if stray := [setting for setting in settings or [] if "=" not in setting]:
+        raise UserError(
+            f"{stray[0]} is no setting KEY=VALUE: the first argument is the run, and --data names the shards to probe it on"
+        )
     probe_config = load_overrides(ProbeConfig, settings or [])
     chosen_level = None if level is None else parse_level(level)
 

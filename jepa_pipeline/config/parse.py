@@ -59,6 +59,10 @@ def parse_file(path: Path) -> CommentedMap:
         # YAML 1.2, unlike PyYAML's 1.1: `no` is a string, 1e-3 a number, 010 not octal. It also keeps line numbers.
         document = YAML().load(path.read_text())
     except FileNotFoundError:
+        if "=" in str(path):
+            raise UserError(
+                f"{path} stands where the recipe should: name a recipe first, such as configs/ijepa_vits16.yaml"
+            ) from None
         near = get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], 1)
         hint = f" - did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"no file {path}{hint}") from None

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,10 @@ def subfolders(parents: Iterable[Parents]) -> dict[Parents, set[str]]:
     return found
 
 
-def check_parts(folder: Path, tree: Mapping[Parents, set[str]]) -> None:
+def check_parts(folder: Path, tree: Mapping[Parents, set[str]], options: str = "") -> None:
     """Check that no folder holds the parts of a data set side by side, which would become classes, or one training set.
+
+    options: those of `jepa shards build` that each part needs too.
 
     Raises:
         UserError: one does; with the commands that build each part.
@@ -51,9 +53,13 @@ def check_parts(folder: Path, tree: Mapping[Parents, set[str]]) -> None:
         place, names = folder.joinpath(*above), sorted(name for kind in parts.values() for name in kind)
         sentence = f"{place} holds {' and '.join(names)}, which are parts of a data set and not classes"
         if all(len(tree[above[:level]]) == 1 for level in range(len(above))):
-            commands = [f"`jepa shards build {place / name} OUT/{target}`" for name, target in target_names(parts).items()]
+            targets = target_names(parts)
+            taken = Counter(targets.values())  # train and train_extra would both be OUT/train
+            outs = {name: name if taken[target] > 1 else target for name, target in targets.items()}
+            commands = [f"`jepa shards build {place / name} OUT/{out}{options}`" for name, out in outs.items()]
             raise UserError(
-                f"{sentence}: build each by itself, {' and '.join(commands)}, or add --labels none to pack all as one set"
+                f"{sentence}: build each by itself, {' and '.join(commands)}, or add --labels none to pack all as one set; rename "
+                "them if they are classes"
             )
         raise UserError(
             f"{sentence}: move them so that {names[-1]} holds the files of all other folders too and build each by itself, or add "

@@ -11,7 +11,7 @@ import numpy as np
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.class_names import number_classes
+from jepa_pipeline.data.class_names import count_names, number_classes
 from jepa_pipeline.data.data_parts import find_parts
 from jepa_pipeline.data.folder_layout import (
     check_episodes,
@@ -100,7 +100,7 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
         listing = label_by_folder(folder, paths, labeling, robot, find_unread_folders(folder, paths, unread))
     parents = [file.path.relative_to(folder).parts[:-1] for file in listing.files]
     if not labeling.without and not robot:
-        check_parts(folder, subfolders(parents))
+        check_parts(folder, subfolders(parents), f" --labels {labeling.labels.source}" if labeling.labels else "")
     names = [file.path.relative_to(folder).as_posix() for file in listing.files]
     groups = group_files(names, parents, robot)
     files = [file._replace(group=group) for file, group in zip(listing.files, groups, strict=True)]
@@ -139,9 +139,14 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
         notes.append(f"no classes, because {beside} is beside the folders: move such files into one of them to have labels")
     else:
         notes.extend(describe_nested(folder, parents))
+    if labels is None and labeling.names:
+        reason = "; ".join(notes) or f"{folder} has no class folders"
+        raise UserError(f"--classes names {len(labeling.names)} classes, but {reason}: add --labels FILE, or leave --classes out")
     if labels is None:
         return FolderListing([MediaFile(path, None) for path in paths], None, Counter(), [], notes, [])
     classes, numbers = number_classes({*labels, *lost}, labeling.names, str(folder))
+    if empty := [name for name in classes.names if name not in {*labels, *lost}]:
+        notes.append(f"no folder has the name of {count_names(empty, 'class')} that --classes names")
     files = [MediaFile(path, numbers[label]) for path, label in zip(paths, labels, strict=True)]
     return FolderListing(files, classes.names, Counter(), [], notes, lost)
 

@@ -192,7 +192,8 @@ def check_medium(medium: Member) -> Defect | None:
 def describe_missing(extensions: Iterable[str], media: tuple[str, ...], member: str | None) -> str:
     dotted = next((extension for extension in extensions if last_extension(extension) in media), None)
     cure = ": an extension begins at the first dot of a name, so rename its members to have one dot" if dotted else ""
-    cure += f", or index with --member {printable(dotted)}" if dotted else ""
+    numbered = dotted is not None and dotted.partition(".")[0].isdecimal()  # as frames are: the name differs from sample to sample
+    cure += f", or index with --member {printable(dotted)}" if dotted and not numbered else ""
     wanted = member or ", ".join(VIDEO_EXTENSIONS if media == VIDEO_EXTENSIONS else IMAGE_EXTENSIONS)
     return f"it has no {wanted}, only {printable(', '.join(extensions))}{cure}"
 

@@ -97,6 +97,8 @@ def test_three_mistakes_are_reported_with_their_lines(tmp_path):
         (["pretrain", "nowhere.yaml"], "no file nowhere.yaml"),
         (["pretrain", RECIPE, "data.train=nowhere"], "nowhere"),
         (["pretrain", RECIPE, "optim.lr"], "KEY=VALUE"),
+        (["pretrain", "data.train=nowhere"], "name a recipe first"),
+        (["probe", "data/demo", "runs/first"], "the shards to probe it on"),
         (["probe", "nowhere", "--data", "d"], "no folder nowhere"),
         (["export", "nowhere"], "no folder nowhere"),
         (["export", "nowhere", "--to", "onnx"], "timm"),
