@@ -213,7 +213,11 @@ LABELS = {
 def test_a_sample_without_a_label_is_left_out_where_classes_are_named(kind: str, folder: Path, jepa):
     extra, sentence = LABELS[kind]
     pack(folder / "bad.tar", {**whole(), "t.png": png(9), **extra})
-    assert jepa("shards", "index", folder, "--classes", folder.parent / "names")[:2] == (0, [f"bad.tar: t is skipped: {sentence}"])
+    code = 1 if sentence.endswith("or the name of a class") else 0  # a word may be a class, which would then be lost
+    assert jepa("shards", "index", folder, "--classes", folder.parent / "names")[:2] == (
+        code,
+        [f"bad.tar: t is skipped: {sentence}"],
+    )
     assert Shards(folder).counts == [3, 3]
     assert jepa("shards", "check", folder)[:2] == (0, [f"warning: bad.tar: t is skipped: {sentence}"])
 
