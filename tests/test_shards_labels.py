@@ -124,6 +124,16 @@ def test_a_class_of_damaged_files_is_exit_code_1(tmp_path: Path, jepa):
     assert jepa("build", root, tmp_path / "again")[0] == 0
 
 
+def test_a_class_folder_that_is_a_link_to_another_is_lost(tmp_path: Path, jepa):
+    root = lay(tmp_path / "in", [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(2)])
+    (root / "kitten").symlink_to(root / "cat")
+    (root / "dog/gone.png").symlink_to(root / "dog/none.png")
+    code, said = jepa("build", root, tmp_path / "out")
+    assert code == 1 and "lost: 1 class (kitten)" in said and load_manifest(tmp_path / "out").samples == 4
+    reasons = {skip.file: skip.reason for skip in load_manifest(tmp_path / "out").skipped}
+    assert reasons["kitten/0.png"] == "it is a link to another image of the folder" and "No such file" in reasons["dog/gone.png"]
+
+
 @pytest.mark.parametrize("others", [(), ("fox",)])
 def test_a_class_in_a_format_that_is_not_read_is_exit_code_1(tmp_path: Path, others: tuple[str, ...], jepa):
     root = lay(tmp_path / "in", [f"{name}/{n}.png" for name in ("dog", *others) for n in range(2)])
@@ -131,7 +141,7 @@ def test_a_class_in_a_format_that_is_not_read_is_exit_code_1(tmp_path: Path, oth
         (root / name).parent.mkdir()
         (root / name).write_bytes(b"II*")
     code, said = jepa("build", root, tmp_path / "out")
-    assert code == 1 and "lost: 1 class (cat)" in said and "cat has no file of a format that is read" in said
+    assert code == 1 and "lost: 1 class (cat)" in said and "without a file of a format that is read" in said
     assert load_manifest(tmp_path / "out").classes == ("cat", "dog", *others)
     assert jepa("build", root, tmp_path / "none", "--labels", "none")[0] == 0
 
