@@ -1,7 +1,6 @@
 """The images or videos of a folder, their classes, and their split into train and test."""
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -12,7 +11,7 @@ import numpy as np
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.class_names import count_names, number_classes
+from jepa_pipeline.data.class_names import compose, count_names, number_classes
 from jepa_pipeline.data.data_parts import are_pieces, find_parts
 from jepa_pipeline.data.folder_layout import (
     check_episodes,
@@ -138,8 +137,8 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
         if not find_parts(tops):
             check_pieces(folder, tops)
         check_names(folder, tops)
-        labels = [to_utf8(folders[0]) for folders in parents]
-        lost = [*map(to_utf8, unread)]
+        labels = [compose(to_utf8(folders[0])) for folders in parents]
+        lost = [compose(to_utf8(name)) for name in unread]
     elif not tops and (labels := find_wordnet_ids(paths)):
         notes.append("classes are the WordNet IDs in the names of the files")
     elif not tops and (mixed := describe_wordnet_ids(paths)):
@@ -175,7 +174,7 @@ def check_names(folder: Path, tops: Sequence[str]) -> None:
     """Raise UserError if two folders have names that look the same: composed differently, as macOS does, or with a space."""
     shown: dict[str, str] = {}
     for top in tops:
-        first = shown.setdefault(unicodedata.normalize("NFC", to_utf8(top)).strip(), top)
+        first = shown.setdefault(compose(to_utf8(top)).strip(), top)
         if first != top:
             raise UserError(f"{folder} has two folders with the name {to_utf8(top)!r} in different spellings: move them into one")
 
