@@ -233,8 +233,14 @@ def test_labels_that_are_met_and_lost_are_exit_code_1(tmp_path: Path, extension:
 def test_labels_behind_their_images_are_exit_code_1(tmp_path: Path, jepa):
     pack(tmp_path / "set/a.tar", {f"{n}.png": png(n) for n in range(3)} | {f"{n}.cls": b"1" for n in range(3)})
     code, said = jepa("index", tmp_path / "set")
-    assert code == 1 and "none of 3 labels could be read, as in a.tar: 0 is skipped: its members are not next to each other" in said
-    assert jepa("check", tmp_path / "set")[0] == 0
+    assert code == 1 and "none of 3 labels could be read, as in a.tar: 0: its members" in said and "names of classes" not in said
+    assert "a.tar: 0: its members are not next to each other, so that its cls is not read: pack" in said and "skipped" not in said
+    assert load_manifest(tmp_path / "set").samples == 3 and not load_manifest(tmp_path / "set").skipped
+    code, said = jepa("check", tmp_path / "set")
+    assert code == 0 and "so that its cls is not read" in said and "skipped" not in said
+    (tmp_path / "names").write_text("cat\ndog\n")
+    code, said = jepa("index", tmp_path / "set", "--classes", tmp_path / "names")
+    assert code == 2 and "so that its cls is not read" in said and "it has no label" not in said
 
 
 def test_without_any_label_the_exit_code_is_0(tmp_path: Path, jepa):
