@@ -18,6 +18,8 @@ from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import atomic_write
 
 MANIFEST = "manifest.json"
+INDEXED = "jepa shards index"
+"""The command that makes a manifest of tars of other writers, under made.by."""
 VERSION = 1
 SYNTHETIC = ("demo", "demo-video", "demo-scales")
 """Data sets that `jepa shards` generates, in folders of these names."""

@@ -161,13 +161,15 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
 
 
 def describe_nested(folder: Path, parents: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a sentence if all files are in one folder whose own folders would be classes."""
+    """Yield a sentence if all files are in one folder, which is no class beside others."""
     tree, above = subfolders(parents), ()
     while len(tree.get(above, ())) == 1:
         above = (*above, *tree[above])
     inner, names = folder.joinpath(*above), tree.get(above, set())
     if len(names) > 1 and not are_pieces(names):
         yield f"no classes, because {folder} has one folder: build {inner} to make its {len(names)} folders classes"
+    elif above:
+        yield f"no classes, because {folder} has one folder, {above[0]}, and classes are two folders or more"
 
 
 def check_names(folder: Path, tops: Sequence[str]) -> None:

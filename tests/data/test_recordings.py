@@ -70,7 +70,7 @@ def test_the_cameras_of_a_recording_are_together(tmp_path: Path, form: str):
 )
 def test_files_that_stand_alone_are_split_by_themselves(tmp_path: Path, names: list[str]):
     listing = list_media(lay(tmp_path, names))
-    assert {file.group for file in listing.files} == {None} and not listing.recordings and not listing.notes
+    assert {file.group for file in listing.files} == {None} and not listing.recordings
 
 
 @pytest.mark.parametrize("form", ["{c}/frame_{n:03d}.png", "{c}/clip-{c}/{n:05d}.jpg", "{c}/{c}{c}/img_{n:05d}.jpg"])
