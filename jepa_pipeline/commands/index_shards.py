@@ -37,8 +37,7 @@ class Indexing(NamedTuple):
     @property
     def lost(self) -> str | None:
         """A sentence on labels or classes that were lost, None if none were."""
-        sentence = self.manifest.made.get("lost")
-        return sentence if isinstance(sentence, str) else None
+        return self.manifest.lost
 
 
 def index(

@@ -197,7 +197,9 @@ def unwrap(values: Mapping[str, Any]) -> list[Any]:
     if isinstance(values.get("annotations"), list) and isinstance(values.get("images"), list):
         return list(join_coco(values))
     lists = [*values.values()] if all(isinstance(value, list) for value in values.values()) else []
-    by_class = any(isinstance(name, str) and FILE.fullmatch(name) for names in lists for name in names)
+    files = [name for names in lists for name in names]
+    distinct = all(isinstance(name, str) for name in files) and len({*map(str, files)}) == len(files) > len(lists)
+    by_class = distinct or any(isinstance(name, str) and FILE.fullmatch(name) for name in files)
     if by_class and not any(map(FILE.fullmatch, values)):
         return [[name, label] for label, names in values.items() for name in names]
     wrapped = (values.get(name) for name in ("database", "labels", "data", "samples"))

@@ -79,6 +79,12 @@ class Manifest(Section):
         digest = self.made.get("label_list_sha256")
         return digest if isinstance(digest, str) else None
 
+    @property
+    def lost(self) -> str | None:
+        """A sentence on labels or classes that `jepa shards index` could not use, None if there were none."""
+        sentence = self.made.get("lost")
+        return sentence if isinstance(sentence, str) else None
+
     def hash(self) -> str:
         """Return the name of the data in checkpoints and tables: 12 hex digits of a SHA-256.
 

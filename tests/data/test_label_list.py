@@ -282,6 +282,7 @@ def test_other_encodings_are_refused_with_the_cure(tmp_path: Path, encoding: str
         ("l.csv", ",x,label\n0,cats/a.jpg,cat\n1,b c.png,dog\n2,d.png,fox\n"),
         ("l.txt", "path label split\ncats/a.jpg cat train\nb c.png dog train\nd fox train\n"),
         ("l.json", json.dumps({label: [file] for file, label in PAIRS.items()})),
+        ("l.json", json.dumps({"cat": ["cats/a.jpg"], "dog": ["b c.png"], "fox": ["d"], "cow": []})),
         ("l.json", json.dumps({file: [label] for file, label in PAIRS.items()})),
         ("l.json", json.dumps({"train": PAIRS})),
         ("l.json", json.dumps({"train": {label: [file] for file, label in PAIRS.items()}, "val": {}})),
@@ -330,3 +331,9 @@ def test_a_name_may_begin_with_a_hash_and_a_class_end_with_a_part(tmp_path: Path
 @pytest.mark.parametrize("text", ["img_001,class_3\nimg_002,class_4\n", "image a,class b\nimage c,class d\n"])
 def test_a_first_row_like_the_second_is_no_header(tmp_path: Path, text: str):
     assert len(labels(write(tmp_path, "l.csv", text))) == 2
+
+
+def test_files_by_class_may_lack_suffixes(tmp_path: Path):
+    assert labels(write(tmp_path, "l.json", '{"cat": ["0", "1"], "dog": ["2"]}')) == {"0": "cat", "1": "cat", "2": "dog"}
+    with pytest.raises(UserError, match="a sample has one label"):
+        read_rows(write(tmp_path, "l.json", '{"0": ["cat", "dog"], "1": ["cat"]}'))
