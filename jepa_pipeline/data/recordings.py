@@ -18,6 +18,8 @@ BEGIN = re.compile(rf"{EPISODE.pattern}(?![A-Za-z0-9])", re.IGNORECASE)
 """A recording at the start of a file's name, such as episode_7 of episode_7_wrist."""
 FRAME = re.compile(r"(?:(?P<recording>.+?)[-_. ]?)??(?<![A-Za-z])(?:frame|frm)s?[-_ ]?[0-9]+", re.IGNORECASE)
 """The name of a frame, such as frame_003 or g01_c02_frame003, with what is before it."""
+CLIP = re.compile(r"(?P<recording>.+_g[0-9]+)_c[0-9]+")
+"""The name of a clip of UCF-101 and UCF-50, whose groups (g01) are clips of the same video."""
 NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>[0-9]{1,12})")
 FEWEST_FRAMES = 3
 """Numbered images in a folder that look like frames."""
@@ -57,7 +59,7 @@ def find_recording(name: str, level: int) -> str | None:
             kept.append(folder)
     if begin := BEGIN.match(path.stem):
         return "/".join([*kept, begin[0]])
-    frame = FRAME.fullmatch(path.stem)
+    frame = FRAME.fullmatch(path.stem) or CLIP.fullmatch(path.stem)
     if frame and frame["recording"]:
         return "/".join([*kept, frame["recording"]])
     return "/".join(kept) if frame and len(kept) > level else None
@@ -76,8 +78,8 @@ def describe_recordings(names: Sequence[str], groups: Sequence[str | None], clas
     for frames in (named, below if len(below) > 1 else []):
         if sum(map(len, frames)) * 2 > len(alone):
             yield (
-                f"{frames[0][0]} and other files are numbered as frames of recordings are, and the split puts neighbors into both "
-                "parts: move each recording into a folder with a name such as episode_7, or build each part by itself"
+                f"{frames[0][0]} and other files are numbered as frames of recordings are; if so, the split puts neighbors into "
+                "both parts: move each recording into a folder with a name such as episode_7, or build each part by itself"
             )
             return
 

@@ -35,6 +35,7 @@ def parts_of(listing: FolderListing, split: float = 0.25) -> dict[str, set[str |
         "{c}/v_{c}_g0{e}/frame{n:06d}.jpg",
         "{c}/video_{e}/{n}.mp4",
         "{c}/demo_{e}_{n}.mp4",
+        "{c}/v_{c}_g0{e}_c0{n}.avi",
     ],
 )
 def test_a_recording_below_a_class_folder_is_in_one_part(tmp_path: Path, form: str):
