@@ -58,11 +58,11 @@ def read_text(path: Path, expected: str) -> str:
     except UnicodeError as error:
         line = 1 + data.count(b"\n", 0, getattr(error, "start", 0))
         raise UserError(
-            f"{path} cannot be read as text, because its line {line} is not UTF-8: save it as UTF-8, or name {expected}"
+            f"{path} cannot be read as text, because its line {line} is not UTF-8: save it as UTF-8 text, or name {expected}"
         ) from error
     if "\0" in text:
         reason = "it has zero bytes, as UTF-16 and UTF-32 do"
-        raise UserError(f"{path} cannot be read as text, because {reason}: save it as UTF-8, or name {expected}")
+        raise UserError(f"{path} cannot be read as text, because {reason}: save it as UTF-8 text, or name {expected}")
     return text
 
 
@@ -216,6 +216,16 @@ def check_range(labels: Collection[int], names: int, source: str) -> None:
         f"{source} has the label {wrong}, but {names} names are those of the labels 0 to {names - 1}: name every label, where "
         f"{ONE_PER_LINE}"
     )
+
+
+def describe_alike(names: Iterable[str]) -> list[str]:
+    """Return a sentence if the names of two classes differ in capital letters or spaces only."""
+    shown: dict[str, str] = {}
+    for name in names:
+        first = shown.setdefault(" ".join(name.split()).casefold(), name)
+        if first != name:
+            return [f"the classes {first!r} and {name!r} differ in capital letters or spaces only: see that they are two"]
+    return []
 
 
 def count_names(names: Sequence[str], noun: str) -> str:

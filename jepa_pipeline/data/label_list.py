@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.class_names import compose, count_names
+from jepa_pipeline.data.class_names import compose, count_names, describe_alike
 from jepa_pipeline.data.data_parts import part_of
 from jepa_pipeline.data.label_rows import Row
 from jepa_pipeline.data.label_table import read_rows
@@ -15,6 +15,9 @@ from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.data.tar_reader import printable
 
 SUFFIXES = {f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)}
+
+FEWEST_ROWS = 10
+"""Rows of which not all have a label of their own, if these are classes."""
 
 
 class LabelList:
@@ -146,6 +149,12 @@ class LabelList:
         if unlabeled:
             rows = f"{len(unlabeled)} of {len(self.rows)} rows of {self.source}"
             lines.append(f"{rows} have no label, but nothing or a placeholder such as -1 or NA, such as {unlabeled[0]}")
+        lines += describe_alike(sorted(self.labels))
+        count = sum(bool(row.label) for row in self.rows)
+        if len(self.labels) == count >= FEWEST_ROWS:
+            lines.append(
+                f"each of {count} rows of {self.source} is a class of its own: see that its labels are in the right column"
+            )
         if not missing:
             return lines
         lines.append(

@@ -21,6 +21,9 @@ LABEL_COLUMNS = (
     *("species", "action", "synset", "wnid", "class_id", "class_idx", "class_index", "label_id", "category_id", "cls", "y"),
 )
 """Columns that hold a label, the first that a list has: names before numbers; Something-Something's template before its text."""
+FLAG_COLUMN = re.compile(r"(?:is_)?(train|test|val)(?:ing)?(?:_(?:image|set))?")
+"""Columns that say by 1 and 0, or true and false, whether a row is of a part, as CUB-200's is_training_image."""
+FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 PART_COLUMNS = ("split", "subset", "partition", "phase", "set", "usage")
 CLIP_COLUMNS = ("youtube_id", "time_start", "time_end")
 """Columns of Kinetics, whose clips are files ID_START_END.mp4 with seconds of six digits."""
@@ -52,14 +55,23 @@ def rows_of_records(path: Path, records: Sequence[Mapping[str, object]]) -> list
             f"{path} has the columns {', '.join(map(str, sorted(columns)))}, but none of {lacking}: give it one of the names "
             f"{', '.join(known[:12])}, ..."
         )
-    part = next((column for column in PART_COLUMNS if column in columns and column != label), None)
     return [
-        Row(
-            names, format_label(path, names[0], record.get(label), label == "template"), str(record.get(part) or "") if part else ""
-        )
+        Row(names, format_label(path, names[0], record.get(label), label == "template"), find_part(record, {file, label}))
         for record in records
         if (names := file_names(record, file))
     ]
+
+
+def find_part(record: Mapping[str, object], others: Collection[str]) -> str:
+    """Return the part that a record says it is of, "" if it says nothing. others: columns that mean something else."""
+    columns = [column for column in record if column not in others]
+    if named := next((column for column in PART_COLUMNS if column in columns), None):
+        return str(record[named] or "")
+    for column in columns:
+        flag, value = FLAG_COLUMN.fullmatch(column), FLAGS.get(str(record[column]).lower().removesuffix(".0"))
+        if flag and value is not None:
+            return flag[1] if value else ("test" if flag[1] == "train" else "train")
+    return ""
 
 
 def find_column(columns: Collection[str], known: Sequence[str], words: Collection[str]) -> str | None:

@@ -29,7 +29,8 @@ from jepa_pipeline.data.tar_reader import printable
 EXPECTED = "a list of files and labels (CSV, TSV, JSON or text)"
 KNOWN = {*FILE_COLUMNS, *LABEL_COLUMNS, *PART_COLUMNS}
 SEEN_LINES = 1000
-"""First lines that decide about the separator: it is in most of them."""
+"""First lines that decide about the separator where the very first one has none: it is in most of them."""
+SEPARATORS = "\t,;|"
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -52,8 +53,6 @@ def rows_of_table(path: Path, cells: Sequence[Sequence[str]]) -> list[Row]:
     Raises:
         UserError: a row has more cells than the header, or the header repeats a name.
     """
-    if not cells:
-        raise UserError(f"{path} has nothing but comments: name {EXPECTED}")
     header, rows = [normalize(cell) for cell in cells[0]], cells[1:]
     if not is_header(header, rows):
         return rows_of_pairs(path, cells)
@@ -61,19 +60,18 @@ def rows_of_table(path: Path, cells: Sequence[Sequence[str]]) -> list[Row]:
         raise UserError(f"{path} has two columns with the name {printable(twice)}: rename one of them")
     if long := next((row for row in rows if any(row[len(header) :])), None):
         cells_of = f"the {len(long)} cells {printable(str([*long]))}"
-        raise UserError(
-            f"{path} has the columns {', '.join(header)}, but a row has {cells_of}: put a cell that holds the separator in quotes"
-        )
+        cure = "name all columns, and put cells with commas in quotes"
+        raise UserError(f"{path} has the columns {', '.join(header)}, but a row has {cells_of}: {cure}")
     return rows_of_records(path, [dict(zip(header, row, strict=False)) for row in rows])
 
 
 def is_header(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     """Return whether the first row names columns: it has a known name, names like those, or, unlike all others, no file."""
-    has_file = [any(map(FILE.fullmatch, row)) for row in (header, *rows)]
-    if has_file[0]:
+    if any(map(FILE.fullmatch, header)):
         return False
     first, second = (names_columns(row) for row in (header, [*map(normalize, rows[0])] if rows else ()))
-    return bool({*FILE_COLUMNS, *LABEL_COLUMNS} & {*header}) or (first and not second) or (bool(rows) and all(has_file[1:]))
+    known = bool({*FILE_COLUMNS, *LABEL_COLUMNS} & {*header}) or (first and not second)
+    return known or (bool(rows) and all(any(map(FILE.fullmatch, row)) for row in rows))
 
 
 def names_columns(cells: Sequence[str]) -> bool:
@@ -102,11 +100,15 @@ def split_cells(path: Path, text: str) -> list[list[str]]:
     """Return the cells of the rows of a table whose separator is a tab, comma, semicolon, bar or space, in that order.
 
     Raises:
-        UserError: a quote is not closed, so that one cell would swallow the rows after it.
+        UserError: there is none, or a quote is not closed, so that one cell would swallow the rows after it.
     """
     lines = [line for line in LINE.split(text) if line.strip()]
-    first = lines[:SEEN_LINES]
-    separator = next((mark for mark in "\t,;|" if sum(mark in line for line in first) * 2 > len(first)), None)
+    if not lines:
+        raise UserError(f"{path} has nothing but comments: name {EXPECTED}")
+    seen = lines[:SEEN_LINES]
+    separator = next((mark for mark in SEPARATORS if mark in lines[0]), None) or next(
+        (mark for mark in SEPARATORS if sum(mark in line for line in seen) * 2 > len(seen)), None
+    )
     if separator is None:
         return split_spaces(path, [line.strip() for line in lines])
     reader = csv.reader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.class_names import compose, count_names, number_classes
+from jepa_pipeline.data.class_names import compose, count_names, describe_alike, number_classes
 from jepa_pipeline.data.data_parts import are_pieces, find_parts
 from jepa_pipeline.data.folder_layout import (
     check_episodes,
@@ -139,6 +139,7 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
         check_names(folder, tops)
         labels = [compose(to_utf8(folders[0])) for folders in parents]
         lost = [compose(to_utf8(name)) for name in unread]
+        notes += describe_alike(sorted({*labels, *lost}))
     elif not tops and (labels := find_wordnet_ids(paths)):
         notes.append("classes are the WordNet IDs in the names of the files")
     elif not tops and (mixed := describe_wordnet_ids(paths)):

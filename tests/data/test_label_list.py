@@ -300,7 +300,7 @@ def test_a_list_may_have_comments_other_headers_and_files_by_class(tmp_path: Pat
         ("l.txt", "0.png cat train\n1.png big dog val\n", r"columns of \['0.png', 'cat', 'train'\] could be the label"),
         ("l.txt", "00000 3 test\n00001 steam engine\n", r"columns of \['00000', '3', 'test'\] could be the label"),
         ("l.txt", "path label split\n0.png big cat train\n", "has more words: separate cells by tabs or commas"),
-        ("l.csv", "path,label\n0.png,cat\n1,2.png,dog\n", r"a row has the 3 cells \['1', '2.png', 'dog'\]: put a cell"),
+        ("l.csv", "path,label\n0.png,cat\n1,2.png,dog\n", r"a row has the 3 cells \['1', '2.png', 'dog'\]: name all columns"),
         ("l.csv", "path,label,label\n0.png,cat,dog\n", "has two columns with the name label"),
         ("l.csv", "foo,bar\n0.png,cat\n1.png,dog\n", "has the columns bar, foo, but none of labels"),
         ("l.csv", "My pictures\npath,label\n0.png,cat\n", "has the row 'My pictures' without a label"),
@@ -337,3 +337,29 @@ def test_files_by_class_may_lack_suffixes(tmp_path: Path):
     assert labels(write(tmp_path, "l.json", '{"cat": ["0", "1"], "dog": ["2"]}')) == {"0": "cat", "1": "cat", "2": "dog"}
     with pytest.raises(UserError, match="a sample has one label"):
         read_rows(write(tmp_path, "l.json", '{"0": ["cat", "dog"], "1": ["cat"]}'))
+
+
+@pytest.mark.parametrize(("labels_of_rows", "said"), [(range(12), True), ([*range(11), 0], False), (range(5), False)])
+def test_a_label_for_every_row_is_named(tmp_path: Path, labels_of_rows: list[int], said: bool):
+    text = "path,label\n" + "".join(f"{row}.png,0.5{label}\n" for row, label in enumerate(labels_of_rows))
+    listed = read_label_list(write(tmp_path, "l.csv", text))
+    for row in range(len(labels_of_rows)):
+        listed.find(f"{row}.png")
+    assert [
+        f"each of 12 rows of {tmp_path}/l.csv is a class of its own: see that" in line for line in listed.describe_unfitted()
+    ] == ([True] if said else [])
+
+
+def test_a_flag_says_the_part_too(tmp_path: Path):
+    text = "path,label,is_training_image\n0.png,cat,1\n1.png,dog,0\n2.png,dog,\n"
+    assert [row.part for row in read_rows(write(tmp_path, "l.csv", text))] == ["train", "test", ""]
+    rows = [{"file": "0.png", "label": "cat", "is_val": True}, {"file": "1.png", "label": "cat", "is_val": False}]
+    assert [row.part for row in read_rows(write(tmp_path, "l.json", json.dumps(rows)))] == ["val", "train"]
+
+
+def test_labels_that_differ_in_case_are_named(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", "path;label\n0.png;Cat, big\n1.png;cat, big\n2.png;dog\n"))
+    assert [listed.find(f"{row}.png") for row in range(3)] == ["Cat, big", "cat, big", "dog"]
+    assert listed.describe_unfitted() == [
+        "the classes 'Cat, big' and 'cat, big' differ in capital letters or spaces only: see that they are two"
+    ]
