@@ -203,7 +203,7 @@ def read_xmp_orientation(xmp: bytes) -> int | None:
     """Return the orientation in XMP data: an attribute or element in TIFF's namespace, with any prefix that is declared for it."""
     prefixes = re.findall(rb"""xmlns:([\w.-]+)\s*=\s*["']http://ns\.adobe\.com/tiff/1\.0/["']""", xmp) or [b"tiff"]
     names = b"|".join(map(re.escape, prefixes))
-    match = re.search(rb"""[<\s](?:%s):Orientation(?:\s*=\s*["']|\s*>)\s*([0-9])\s*["'<]""" % names, xmp)
+    match = re.search(rb"""[<\s](?:%s):Orientation(?:\s*=\s*["']|(?:\s[^<>]*)?>)\s*([0-9])\s*["'<]""" % names, xmp)
     return int(match[1]) if match else None
 
 

@@ -103,6 +103,21 @@ def test_alpha_of_sixteen_bits_is_scaled_as_the_colors_are(colors: int, bits: in
     assert (seen == seen[:, :1]).all() and seen[[0, 2], 0].tolist() == [255, 255] and 127 <= seen[1, 0] <= 128
 
 
+@pytest.mark.parametrize("colors", [1, 3])
+def test_interlaced_channels_of_sixteen_bits_are_in_their_places(colors: int):
+    values = np.random.default_rng(5).integers(0, 1 << 12, (2, 2, colors + 1), np.uint16)
+    values[..., -1] = (1 << 12) - 1
+    told = chunk(b"sBIT", bytes([12] * (colors + 1)))
+    whole = png(values, 16, told)
+    header = bytearray(whole[16:29])
+    header[12] = 1
+    passes = [values[0, :1], values[0, 1:], values[1]]  # the first, the sixth and the last pass of an image of 2x2 pixels
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in passes)
+    chunks = [chunk(b"IHDR", bytes(header)), told, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    assert (pixels(whole[:8] + b"".join(chunks)) == pixels(whole)).all()
+    assert (pixels(whole) == np.round(values[..., :-1] / 4095 * 255)).all()
+
+
 def test_eight_bit_images_have_no_brightest_level():
     assert decode(png(RAMP, 8)).brightest is None
     assert decode(stored(Image.fromarray(RAMP), "JPEG")).brightest is None
@@ -233,6 +248,7 @@ XMP = {
     "an element": f"<rdf:Description {TIFF.format('tiff')}><tiff:Orientation>\n 6 </tiff:Orientation></rdf:Description>",
     "another prefix": f"<rdf:Description {TIFF.format('t-1')} xmlns:tiff='urn:other' tiff:Orientation='3' t-1:Orientation='6'/>",
     "an element of another prefix": f"<rdf:Description {TIFF.format('ns0')}><ns0:Orientation>6</ns0:Orientation></rdf:Description>",
+    "an element with an attribute": "<tiff:Orientation rdf:datatype='x'>6</tiff:Orientation>",
     "no declaration": '<rdf:Description tiff:Orientation="6"/>',
 }
 
