@@ -9,6 +9,7 @@ from typing import Any
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.data_parts import are_pieces, find_parts, target_names
+from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.recordings import name_episode
 
 ROBOT_INFO = "meta/info.json"
@@ -131,13 +132,22 @@ def describe_wordnet_ids(paths: Sequence[Path]) -> str | None:
 def find_unread_folders(folder: Path, contents: Mapping[Path, Collection[Path]], read: Iterable[Path]) -> list[Path]:
     """Return the highest folders without a file that is read: with other data, or, among several of the first level, empty.
 
-    contents: the files of each folder at any depth. read: the files that are read. A folder of notes alone is no data.
+    contents: the files of each folder at any depth. read: the files that are read. Notes are no data, and shards that were built
+    beside the images are none of it.
     """
-    files = {path for found in contents.values() for path in found}
-    with_read, with_data, with_any = (
-        {above for path in some for above in path.parents}
-        for some in (read, (path for path in files if path.suffix.lower() not in NOTES), files)
-    )
+    shards = {place for place, found in contents.items() if place / MANIFEST in found}
+    data = (place for place, found in contents.items() if place not in shards and any(map(is_data, found)))
+    with_read, with_data = with_above(path.parent for path in read), with_above(data)
+    with_any = with_above(place for place, found in contents.items() if found)
     lost = {place for place in with_data - with_read if place.parent in with_read}
     siblings = {place for place in contents if place.parent == folder}
     return sorted(lost | (siblings - with_any if len(siblings & with_read) > 1 else set()))
+
+
+def is_data(path: Path) -> bool:
+    return path.suffix.lower() not in NOTES
+
+
+def with_above(places: Iterable[Path]) -> set[Path]:
+    """Return folders and all folders above them."""
+    return {above for place in {*places} for above in (place, *place.parents)}

@@ -21,6 +21,7 @@ from jepa_pipeline.data.folder_layout import (
     find_unread_folders,
     find_wordnet_ids,
     subfolders,
+    with_above,
 )
 from jepa_pipeline.data.label_list import LabelList
 from jepa_pipeline.data.manifest import Skipped
@@ -102,7 +103,7 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
     if labeling.labels:
         listing = label_by_list(folder, paths, names, labeling)
     else:
-        filled = {above for path in unread for above in path.parents}
+        filled = with_above(path.parent for path in unread)
         lost = [place.name for place in empty if place.parent == folder and place in filled]
         listing = label_by_folder(folder, paths, labeling, robot, lost)
     parents = [file.path.relative_to(folder).parts[:-1] for file in listing.files]
