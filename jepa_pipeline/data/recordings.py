@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from jepa_pipeline.data.data_parts import EPISODE
@@ -50,43 +51,58 @@ def find_recording(name: str, level: int) -> str | None:
 
     Folders of cameras do not count: cat/left/episode_7 and cat/right/episode_7 are the same recording.
     """
-    path = PurePosixPath(name)
-    kept: list[str] = []
-    for depth, folder in enumerate(path.parts[:-1]):
-        if depth >= level and EPISODE.fullmatch(folder):
-            return "/".join([*kept, folder])
-        if not {*WORD.findall(folder.lower())} <= CAMERAS or not WORD.search(folder.lower()):
-            kept.append(folder)
-    if begin := BEGIN.match(path.stem):
+    folder, _, file = name.rpartition("/")
+    kept, is_recording = read_folders(folder, level)
+    stem = file.rpartition(".")[0]
+    if is_recording:
+        return "/".join(kept)
+    if begin := BEGIN.match(stem):
         return "/".join([*kept, begin[0]])
-    frame = FRAME.fullmatch(path.stem) or CLIP.fullmatch(path.stem)
+    frame = FRAME.fullmatch(stem) or CLIP.fullmatch(stem)
     if frame and frame["recording"]:
         return "/".join([*kept, frame["recording"]])
     return "/".join(kept) if frame and len(kept) > level else None
+
+
+@lru_cache(maxsize=4096)
+def read_folders(path: str, level: int) -> tuple[tuple[str, ...], bool]:
+    """Return the folders of a path without cameras, up to the first that is a recording, and whether there is one."""
+    kept: list[str] = []
+    for depth, folder in enumerate(path.split("/") if path else ()):
+        words = {*WORD.findall(folder.lower())}
+        if depth >= level and EPISODE.fullmatch(folder):
+            return (*kept, folder), True
+        if not words or words - CAMERAS:
+            kept.append(folder)
+    return tuple(kept), False
 
 
 def describe_recordings(names: Sequence[str], groups: Sequence[str | None], classes: bool) -> Iterator[str]:
     """Yield sentences on what a split does with recordings: those that it keeps together, and frames of which it does not know."""
     if recordings := [*dict.fromkeys(filter(None, groups))]:
         yield f"{len(recordings)} recordings, such as {recordings[0]}: all files of one are in the same part of the split"
-    folders: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
-    alone = [PurePosixPath(name) for name, group in zip(names, groups, strict=True) if group is None]
-    for path in alone:
-        folders[path.parent].append(path)
-    named = [paths for paths in folders.values() if all(FRAME.fullmatch(path.stem) for path in paths)]
-    below = [paths for folder, paths in folders.items() if len(folder.parts) > int(classes) and are_numbered(paths)]
+    folders: dict[str, list[str]] = defaultdict(list)
+    for name, group in zip(names, groups, strict=True):
+        if group is None:
+            folder, _, file = name.rpartition("/")
+            folders[folder].append(file.rpartition(".")[0])
+    named = [folder for folder, stems in folders.items() if all(map(FRAME.fullmatch, stems))]
+    deep = [folder for folder in folders if folder and len(folder.split("/")) > int(classes)]
+    below = [folder for folder in deep if are_numbered(folders[folder])]
     for frames in (named, below if len(below) > 1 else []):
-        if sum(map(len, frames)) * 2 > len(alone):
+        if sum(len(folders[folder]) for folder in frames) * 2 > groups.count(None):
+            alone = (name for name, group in zip(names, groups, strict=True) if group is None)
+            example = next(name for name in alone if name.rpartition("/")[0] in frames)
             yield (
-                f"{frames[0][0]} and other files are numbered as frames of recordings are; if so, the split puts neighbors into "
+                f"{example} and other files are numbered as frames of recordings are; if so, the split puts neighbors into "
                 "both parts: move each recording into a folder with a name such as episode_7, or build each part by itself"
             )
             return
 
 
-def are_numbered(paths: Sequence[PurePosixPath]) -> bool:
+def are_numbered(stems: Sequence[str]) -> bool:
     """Return whether the files of a folder have the same name but for a number, from 0 or 1 without a gap."""
-    matches = [match for path in paths if (match := NUMBERED.fullmatch(path.stem))]
+    matches = [match for stem in stems if (match := NUMBERED.fullmatch(stem))]
     numbers = {int(match["number"]) for match in matches}
-    same = len(matches) == len(paths) >= FEWEST_FRAMES and len({match["prefix"] for match in matches}) == 1
-    return same and min(numbers) <= 1 and numbers == {*range(min(numbers), min(numbers) + len(paths))}
+    same = len(matches) == len(stems) >= FEWEST_FRAMES and len({match["prefix"] for match in matches}) == 1
+    return same and min(numbers) <= 1 and numbers == {*range(min(numbers), min(numbers) + len(stems))}
