@@ -196,7 +196,7 @@ def composed(path: str) -> PurePosixPath:
 
 def is_end(row: str, name: str) -> bool:
     """Return whether the last part of a row is stored as that of a file, up to its suffix."""
-    return stem(PurePosixPath(row.replace("\\", "/"))) == stem(PurePosixPath(name))
+    return row == name or stem(PurePosixPath(row.replace("\\", "/"))) == stem(PurePosixPath(name))
 
 
 def forms(name: str) -> tuple[str, ...]:
