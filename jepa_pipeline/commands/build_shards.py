@@ -92,7 +92,7 @@ def build(
     files, kind = listing.files, listing.files[0].kind
     check_encoding(kind, size, reencode)
     parts = split_files(files, split, seed)
-    print_lines(listing.notes)
+    print_lines([*listing.notes, *(listing.recordings if split else [])])
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
     made |= {"label_list": labels.name} if labels else {}
@@ -213,7 +213,7 @@ def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tupl
     """Return the record of a file, or the reason why it is skipped."""
     key, file = job
     name = to_utf8(str(file.path.relative_to(root)))
-    if file.path.is_symlink() and file.path.resolve().is_relative_to(root.resolve()):
+    if leads_elsewhere(file.path, root):
         reason = f"it is a link to another {file.kind[:-1]} of the folder"  # stored twice it could reach both parts
         return Skipped(file=name, reason=reason)
     try:
@@ -222,6 +222,12 @@ def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tupl
         return prepare_image(key, file, size)
     except (OSError, DecodeError) as error:
         return Skipped(file=name, reason=str(error))
+
+
+def leads_elsewhere(path: Path, root: Path) -> bool:
+    """Return whether a file, or a folder above it, is a link to another file of the folder."""
+    place, target = root.resolve(), path.resolve()
+    return target != place / path.relative_to(root) and target.is_relative_to(place) and target.exists()
 
 
 def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:

@@ -33,7 +33,11 @@ from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_
 
 
 class PartReport(Section):
-    """Results of one data set. mean, std: of images or first frames, each of which counts the same, on pixels scaled to 0..1."""
+    """Results of one data set.
+
+    mean, std: of images or first frames, each of which counts the same, on pixels scaled to 0..1. lost: a sentence on labels that
+    could not be used when it was made.
+    """
 
     folder: str
     kind: DataKind
@@ -47,6 +51,7 @@ class PartReport(Section):
     videos: VideoStats | None
     mean: RGB | None
     std: RGB | None
+    lost: str | None = None
 
 
 class Report(Section):
@@ -122,6 +127,7 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
         videos=compute_video_stats(shard.videos for shard in shards),
         mean=mean,
         std=std,
+        lost=manifest.lost,
     )
 
 
@@ -132,6 +138,8 @@ def report_lines(part: PartReport) -> Iterator[str]:
     yield f"{part.folder}: samples: {part.samples}, shards: {part.shards}, {counts}"
     yield f"  members: {', '.join(f'{count} {printable(extension)}' for extension, count in part.extensions.items())}"
     yield from (f"  {line}" for line in format_video_stats(part.videos))
+    if part.lost:
+        yield f"  {part.lost}"
     if part.kind == "images" and part.shorter_side:
         yield f"  shorter side of the images: {part.shorter_side} pixels"
     if part.mean and part.std:

@@ -17,7 +17,7 @@ from jepa_pipeline.data.class_names import read_classes
 from jepa_pipeline.data.index import index_path, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
 from jepa_pipeline.data.label_list import read_label_list
-from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, read_manifest, save_manifest
+from jepa_pipeline.data.manifest import INDEXED, MANIFEST, Manifest, Skipped, read_manifest, save_manifest
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, redact_urls, retry
 from jepa_pipeline.data.sample import LABEL
 from jepa_pipeline.data.summary import abridge, compute_video_stats, format_video_stats, metadata_table, print_lines
@@ -26,8 +26,6 @@ from jepa_pipeline.data.tar_list import check_tar_parts, list_tars
 from jepa_pipeline.data.tar_reader import ShardError, printable
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
 from jepa_pipeline.version import __version__
-
-MADE_BY = "jepa shards index"
 
 
 class Indexing(NamedTuple):
@@ -39,8 +37,7 @@ class Indexing(NamedTuple):
     @property
     def lost(self) -> str | None:
         """A sentence on labels or classes that were lost, None if none were."""
-        sentence = self.manifest.made.get("lost")
-        return sentence if isinstance(sentence, str) else None
+        return self.manifest.lost
 
 
 def index(
@@ -121,7 +118,7 @@ def build_manifest(
         extensions=tuple(sorted({extension for tar in tars for extension in tar.extensions})),
         classes=labels.classes,
         location=location,
-        made={"by": MADE_BY, "labels": origin, **options, **labels.made, **lost},
+        made={"by": INDEXED, "labels": origin, **options, **labels.made, **lost},
         skipped=(*skipped, *skipped_samples(tars), *labels.unlisted),
         mean=None,
         std=None,
@@ -156,7 +153,7 @@ def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path
         raise UserError(f"{folder} cannot be written: give another folder for the manifest and the indexes with --out")
     path = folder / MANIFEST
     if path.exists() and not is_ours(path):
-        raise UserError(f"{path} was not made by `{MADE_BY}`, so it is not replaced: give another folder with --out, or delete it")
+        raise UserError(f"{path} was not made by `{INDEXED}`, so it is not replaced: give another folder with --out, or delete it")
     listed = [shard.file for shard in read_manifest(folder).shards if shard.file not in files] if path.exists() else []
     if omitted := [file for file in listed if is_remote(location) or (Path(location) / file).exists()]:
         raise UserError(
@@ -168,7 +165,7 @@ def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path
 
 def is_ours(manifest: Path) -> bool:
     try:
-        return json.loads(manifest.read_bytes())["made"]["by"] == MADE_BY
+        return json.loads(manifest.read_bytes())["made"]["by"] == INDEXED
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -33,7 +33,7 @@ from jepa_pipeline.data.worker_pool import available_cores, parallel_map
 
 
 class Contents(Section):
-    """Contents of one data set. left_out: files or samples that the manifest lists as skipped."""
+    """Contents of one data set. left_out: files or samples that the manifest lists as skipped. lost: a sentence on lost labels."""
 
     folder: str
     kind: DataKind
@@ -48,6 +48,7 @@ class Contents(Section):
     classes: dict[str, int] | None
     videos: VideoStats | None
     left_out: int
+    lost: str | None = None
     mean: RGB | None
     std: RGB | None
 
@@ -97,6 +98,7 @@ def read_contents(pool: Executor, workers: int, folder: str, manifest: Manifest)
         classes=count_by_class(names, labels) if names else None,
         videos=compute_video_stats(tables),
         left_out=len(manifest.skipped),
+        lost=manifest.lost,
         mean=manifest.mean,
         std=manifest.std,
     )
@@ -115,6 +117,8 @@ def contents_lines(part: Contents) -> Iterator[str]:
     yield from (f"  {line}" for line in format_video_stats(part.videos))
     if part.left_out:
         yield f"  skipped: {part.left_out}, all listed in the manifest"
+    if part.lost:
+        yield f"  {part.lost}"
     if part.mean and part.std:
         yield f"  {format_normalization(part.mean, part.std, part.kind)}"
     yield from (f"  {line}" for line in (format_class_table(part.classes) if part.classes else ["no classes"]))

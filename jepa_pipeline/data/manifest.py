@@ -18,6 +18,8 @@ from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import atomic_write
 
 MANIFEST = "manifest.json"
+INDEXED = "jepa shards index"
+"""The command that makes a manifest of tars of other writers, under made.by."""
 VERSION = 1
 SYNTHETIC = ("demo", "demo-video", "demo-scales")
 """Data sets that `jepa shards` generates, in folders of these names."""
@@ -76,6 +78,12 @@ class Manifest(Section):
         """SHA-256 of the labels if `jepa shards index` took them from a list: they are in the indexes only, not in the tars."""
         digest = self.made.get("label_list_sha256")
         return digest if isinstance(digest, str) else None
+
+    @property
+    def lost(self) -> str | None:
+        """A sentence on labels or classes that `jepa shards index` could not use, None if there were none."""
+        sentence = self.made.get("lost")
+        return sentence if isinstance(sentence, str) else None
 
     def hash(self) -> str:
         """Return the name of the data in checkpoints and tables: 12 hex digits of a SHA-256.

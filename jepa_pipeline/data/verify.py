@@ -229,7 +229,7 @@ def report_defects(defects: list[Defect], stored: ShardIndex | None, report: Sha
     listed = Counter(stored.keys if stored else ())
     for defect in defects:
         # Of two samples with the same key the first is right, so the index lists the key once without a problem.
-        if defect.skipped and listed[defect.name] > (defect.kind in ("key", "late")):
+        if defect.skipped and listed[defect.name] > (defect.kind == "key"):
             report.problem(defect.kind, f"sample {printable(defect.name)} cannot be used: {defect.reason}", defect.name)
         else:
             report.warn(defect.kind, str(defect), defect.name)

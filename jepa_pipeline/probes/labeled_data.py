@@ -15,7 +15,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.manifest import MANIFEST, command_that_makes, first_media, read_manifest
+from jepa_pipeline.data.manifest import INDEXED, MANIFEST, command_that_makes, first_media, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
 from jepa_pipeline.data.shards import NO_LABEL, SampleError, Shards
 from jepa_pipeline.data.tar_reader import printable
@@ -82,7 +82,12 @@ def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
     train_set, test_set = Shards(data), Shards(test)
     for location, shards in ((data, train_set), (test, test_set)):
         if not shards.manifest.classes:
-            raise UserError(f"{location} has no classes, but a probe needs labels: build its shards from one folder per class")
+            cure = (
+                "index its tars with --labels FILE"
+                if shards.manifest.made.get("by") == INDEXED
+                else "build its shards from two class folders or more, or with --labels FILE"
+            )
+            raise UserError(f"{redact_urls(location)} has no classes, but a probe needs labels of two classes or more: {cure}")
     classes, test_classes = train_set.manifest.classes or (), test_set.manifest.classes or ()
     if shared_classes(classes, test_classes) is None:
         raise UserError(describe_difference(data, classes, test, test_classes))
