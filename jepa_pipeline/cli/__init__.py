@@ -19,6 +19,7 @@ from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.redaction import redact, redacted_streams, remember_environment, remember_secrets
 from jepa_pipeline.version import __version__
 
 app = typer.Typer(
@@ -166,7 +167,7 @@ def config_show(
     from jepa_pipeline.config.load import load_config
     from jepa_pipeline.config.render import annotated_yaml, reference
 
-    print(annotated_yaml(load_config(recipe, overrides or [])) if recipe else reference())
+    print(redact(annotated_yaml(load_config(recipe, overrides or []))) if recipe else reference())
 
 
 @masks.command("preview")
@@ -244,6 +245,13 @@ app.command()(energy)
 
 def main() -> None:
     """Run the `jepa` command. Mistakes of the user are printed to stderr, one sentence per line, with exit code 2."""
+    remember_environment()
+    remember_secrets(sys.argv[1:])
+    with redacted_streams():
+        run_command()
+
+
+def run_command() -> None:
     try:
         app(args=rewrite_submit(sys.argv[1:]))
     except UserError as error:
@@ -258,10 +266,10 @@ def main() -> None:
         if exit.code == INTERRUPTED:  # what was being written is deleted by now
             print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
-    except BaseException:
-        if not was_distributed():
+    except BaseException as error:
+        if not (was_distributed() or isinstance(error, Exception)):
             raise
-        traceback.print_exc()
+        traceback.print_exc()  # here and not by the interpreter, for secrets are removed here
         leave(1)
 
 

@@ -1,6 +1,6 @@
 """The base class of every section of a configuration, and the types that several sections share."""
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +12,13 @@ RGB = tuple[float, float, float]
 
 
 class Section(BaseModel):
-    """A frozen group of values that refuses unknown keys."""
+    """A frozen group of values that refuses unknown keys.
+
+    Attributes:
+        MULTILINE: keys whose texts may have several lines, because they are code.
+    """
+
+    MULTILINE: ClassVar[frozenset[str]] = frozenset()
 
     # Infinities are written as strings because config.json must be valid JSON.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
