@@ -170,7 +170,7 @@ def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path
 def is_ours(manifest: Path) -> bool:
     try:
         return json.loads(manifest.read_bytes())["made"]["by"] == MADE_BY
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -135,6 +135,7 @@ def build(model: type[Config], layer: Layer) -> Config:
         config = model.model_validate(layer.values)
     except ValidationError as error:
         mistakes += [explain(model, layer, details) for details in error.errors() if not is_consequence(details)]
+        raise ConfigError(mistakes) from None
     if mistakes:
         raise ConfigError(mistakes)
     return config

@@ -145,7 +145,7 @@ def read_manifest(location: str | Path) -> Manifest:
     path, text = read_manifest_text(str(location))
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}): copy it again or rebuild the shards") from error
     version = values.get("version") if isinstance(values, dict) else None
     if version != VERSION:
