@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 from urllib.parse import parse_qsl, unquote
 
+PRIVATE_ARGUMENTS = "JEPA_PRIVATE_ARGUMENTS"
+"""Variable with further arguments of `jepa` as JSON, for those with a secret: other users can read a command line, but not this."""
 HIDDEN = "***"
 """Stands for a secret that is not a part of a URL, of which nothing is left."""
 SECRET_NAME = re.compile(
@@ -20,8 +22,8 @@ SECRET_NAME = re.compile(
 )
 URL = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,15}://|\b(?:https?|s3|gs|hf):/)"
 """Start of a URL; a path keeps one slash of two."""
-URLS = re.compile(rf"{URL}[^\s\"'<>]*")
-USER = re.compile(rf"({URL})(?:[^\s/?#@:\"']*:(?!\d+[/,\s])[^\s@\"']+|[^\s/?#@\"']*)@")
+URLS = re.compile(rf"{URL}(?:(?!,{URL})[^\s\"'<>])*")
+USER = re.compile(rf"({URL})(?:[^\s/?#@:\[\"']*:(?!\d+[/,\s])[^\s@\"']+|[^\s/?#@\"']*)@")
 """A user and a password, which may hold a slash or a question mark, though it should be quoted; but no port of a host."""
 QUERY = re.compile(rf"({URL}[^\s?#,}}\]\"']*)[?#](?:[^\s,}}\]\"']|,(?=[^\s,{{]+[&=]))*")
 NAME = (
@@ -29,8 +31,10 @@ NAME = (
     r"(?:(?:api|access|account|private|secret)_?key|passphrase|passw(?:or)?d|secret|token|credentials?)"
 )
 WORTH = r"(?!(?:true|false|none|null|[\d.]{1,6})\b)"
-ASSIGNED = re.compile(rf"(?i)(?<![A-Za-z0-9])({NAME}(?:[_-]id)?=)([\"']?){WORTH}[^\s&\"',;}}\])]+\2")
-ENTRY = re.compile(rf"(?im)(\"{NAME}\":\s*|'{NAME}':\s*|^\s*(?:- )?{NAME}:\s+)([\"']?){WORTH}[^\s\"',}}\]]+\2(?=\s*$|[,}}\]])")
+ASSIGNED = re.compile(rf"(?i)(?<![A-Za-z0-9])({NAME}(?:[_-]id)?=)([\"']?){WORTH}([^\s&\"',;}}\])]+)\2")
+ENTRY = re.compile(
+    rf"(?im)(\"{NAME}\":\s*|'{NAME}':\s*|(?:^\s*(?:- )?|[{{,]\s*){NAME}:\s+)([\"']?){WORTH}([^\s\"',}}\]]+)\2(?=\s*$|[,}}\]])"
+)
 PARAMETER = re.compile(r"(?i)([?&](?:sig|signature|key|auth|x-amz-[\w-]+)=)[^\s&\"',}\]]+")
 HEADER = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:basic|bearer)\s+)?[^\s\"',]+")
 
@@ -47,9 +51,10 @@ def redact(text: str) -> str:
     if "@" in text or "?" in text or "#" in text:
         text = QUERY.sub(r"\1", USER.sub(r"\1", text))
     if "=" in text or ":" in text:
-        for pattern in (ASSIGNED, PARAMETER, HEADER):
+        for pattern in (ASSIGNED, ENTRY):
+            text = pattern.sub(rf"\1\2{HIDDEN}\2", text)
+        for pattern in (PARAMETER, HEADER):
             text = pattern.sub(rf"\1{HIDDEN}", text)
-        text = ENTRY.sub(rf"\1\2{HIDDEN}\2", text)
     return text if KnownSecrets.pattern is None else KnownSecrets.pattern.sub(HIDDEN, text)
 
 
@@ -81,9 +86,8 @@ def find_secrets(value: Any) -> Iterator[str]:
         for entry in value:
             yield from find_secrets(entry)
     elif isinstance(value, str):
-        name, equals, assigned = value.partition("=")  # an override, such as environment.HF_TOKEN=...
-        if equals and assigned and re.fullmatch(r"[\w.-]+", name) and says_secret(name):
-            yield assigned
+        for pattern in (ASSIGNED, ENTRY):
+            yield from (found[3] for found in pattern.finditer(value))
         for url in URLS.findall(value):
             yield from secrets_of_url(url)
 
@@ -121,11 +125,6 @@ def remember(secrets: Iterable[str]) -> None:
 def is_distinct(secret: str) -> bool:
     """Return whether a secret can be told from ordinary words, which replacing it everywhere would destroy."""
     return len(secret) >= 6 and not re.fullmatch(r"[a-z_]{1,11}|[\d.]+", secret)
-
-
-def holds_known_secret(text: str) -> bool:
-    """Return whether a text holds a secret that this process has read."""
-    return KnownSecrets.pattern is not None and KnownSecrets.pattern.search(text) is not None
 
 
 class RedactedStream:

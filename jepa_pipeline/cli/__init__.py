@@ -4,6 +4,7 @@ A command imports its module only when it is called, so that `--help` and mistak
 """
 
 import errno
+import json
 import os
 import sys
 import traceback
@@ -19,7 +20,7 @@ from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.redaction import redact, redacted_streams, remember_environment, remember_secrets
+from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, redact, redacted_streams, remember_environment, remember_secrets
 from jepa_pipeline.version import __version__
 
 app = typer.Typer(
@@ -245,15 +246,16 @@ app.command()(energy)
 
 def main() -> None:
     """Run the `jepa` command. Mistakes of the user are printed to stderr, one sentence per line, with exit code 2."""
+    words = [*sys.argv[1:], *json.loads(os.environ.pop(PRIVATE_ARGUMENTS, "[]"))]
     remember_environment()
-    remember_secrets(sys.argv[1:])
+    remember_secrets(words)
     with redacted_streams():
-        run_command()
+        run_command(words)
 
 
-def run_command() -> None:
+def run_command(words: list[str]) -> None:
     try:
-        app(args=rewrite_submit(sys.argv[1:]))
+        app(args=rewrite_submit(words))
     except UserError as error:
         print(error, file=sys.stderr)
         leave(error.exit_code)

@@ -122,6 +122,4 @@ def check_plain(text: str, line: int) -> None:
         if bits > 256 or abs(int(digits, {"0x": 16, "0o": 8}.get(digits[:2], 10))) >= 2**63:
             raise BadYaml(f"{shown} does not fit 64 bits: give a smaller number, or put it in quotes if it is a text", line)
     if DATE.fullmatch(text):
-        raise BadYaml(
-            f'{shown} is a date to YAML, but no value here is one: quote it, "{shown}", on a command line \'"{shown}"\'', line
-        )
+        raise BadYaml(f'{shown} is a date, but no value here is one: quote it, "{shown}", on a command line \'"{shown}"\'', line)

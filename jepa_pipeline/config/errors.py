@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from jepa_pipeline.config.control_characters import escape_controls
 from jepa_pipeline.redaction import redact
 
 
@@ -37,7 +38,7 @@ class ConfigError(UserError):
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         self.mistakes = mistakes
-        super().__init__("\n".join(map(str, mistakes)))
+        super().__init__("\n".join(escape_controls(str(mistake)) for mistake in mistakes))
 
 
 def first_line(error: BaseException) -> str:

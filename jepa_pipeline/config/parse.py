@@ -22,6 +22,8 @@ from jepa_pipeline.redaction import remember_secrets
 Config = TypeVar("Config", bound=Section)
 
 MAX_SHOWN = 300
+"""Characters of a value that a message shows."""
+MAX_FILES = 64
 RULES = {
     "string_pattern_mismatch": "letters and digits, and after the first also '.', '_' and '-'",
     "path_type": "it must be a file or folder",
@@ -36,10 +38,14 @@ def load_overrides(model: type[Config], overrides: Sequence[str]) -> Config:
     return build(model, read_overrides(overrides, model))
 
 
-def read_yaml(path: Path, model: type[BaseModel], parents: tuple[Path, ...] = ()) -> Layer:
-    """Read a file, and everything it extends, as values of a section."""
+def read_yaml(path: Path, model: type[BaseModel], parents: tuple[Path, ...] = (), read: list[Path] | None = None) -> Layer:
+    """Read a file, and everything it extends, as values of a section; `read`: the files that were read before."""
     if path.resolve() in parents:
         raise ConfigError([Mistake(str(path), "extends itself through " + " -> ".join(file.name for file in parents))])
+    read = [] if read is None else read
+    read.append(path)
+    if len(read) > MAX_FILES:  # files that extend one twice, which extends another twice, and so on
+        raise ConfigError([Mistake(str(read[0]), f"extends more than {MAX_FILES} files, repeated ones too: merge some of them")])
     document = parse_file(path)
     bases = to_plain(document.pop("extends", []))
     bases = [bases] if isinstance(bases, str) else bases
@@ -49,7 +55,7 @@ def read_yaml(path: Path, model: type[BaseModel], parents: tuple[Path, ...] = ()
     for base in bases:
         if not (path.parent / base).is_file():
             raise ConfigError([Mistake(str(path), f"extends {base}, but there is no file {path.parent / base}")])
-        layer.update(read_yaml(path.parent / base, model, (*parents, path.resolve())), model)
+        layer.update(read_yaml(path.parent / base, model, (*parents, path.resolve()), read), model)
     layer.update(Layer(to_plain(document), dict(locate_keys(document, str(path))), str(path)), model)
     return layer
 
@@ -127,9 +133,9 @@ def build(model: type[Config], layer: Layer) -> Config:
     """
     remember_secrets(layer.values)
     mistakes = [
-        Mistake(layer.locate(key), f"'{'.'.join(map(str, key))}' is {show(text)}: {RULE}")
+        Mistake(layer.locate(key), f"'{'.'.join(map(str, key)) or 'a key'}' is {show(text)}: {RULE}")
         for key, text in with_controls(layer.values)
-        if key[0] not in model.MULTILINE
+        if not model.MULTILINE.intersection(key[:1])
     ]
     try:
         config = model.model_validate(layer.values)
