@@ -255,7 +255,7 @@ def main() -> None:
 
 def run_command(words: list[str]) -> None:
     try:
-        app(args=rewrite_submit(words))
+        app(args=rewrite_submit(words) or words)
     except UserError as error:
         print(error, file=sys.stderr)
         leave(error.exit_code)
