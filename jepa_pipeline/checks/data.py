@@ -13,10 +13,11 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import open_media
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Manifest, locate_tars
-from jepa_pipeline.data.remote import is_remote, redact_urls
+from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import Video
+from jepa_pipeline.redaction import redact
 
 SAMPLES, FEW_SAMPLES = 200, 20
 
@@ -26,7 +27,7 @@ def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
 
     def check_source(path: str, manifest: Manifest) -> Iterator[CheckResult]:
         samples, shards = pluralize(manifest.samples, "sample"), pluralize(len(manifest.shards), "shard")
-        text = f"{redact_urls(path)}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"
+        text = f"{redact(path)}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"
         yield CheckResult("data", "ok", text)
         yield check_files(path, manifest)
         yield check_samples(path, config.data, FEW_SAMPLES if quick else SAMPLES, quick)
@@ -36,9 +37,9 @@ def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
 
 def check_files(location: str, manifest: Manifest) -> CheckResult:
     """Check that every local shard exists with its size, and its index."""
-    name, tars = redact_urls(location), locate_tars(location, manifest)
+    name, tars = redact(location), locate_tars(location, manifest)
     if is_remote(tars):
-        return CheckResult("shards", "skipped", f"{redact_urls(tars)} is remote: shards are verified when they are downloaded")
+        return CheckResult("shards", "skipped", f"{redact(tars)} is remote: shards are verified when they are downloaded")
     problems = [text for shard in manifest.shards if (text := check_size(Path(tars) / shard.file, shard.bytes))]
     indexes = [] if is_remote(location) else [index_path(Path(location) / shard.file) for shard in manifest.shards]
     problems += [f"{path.name} is missing" for path in indexes if not path.is_file()]
@@ -61,7 +62,7 @@ def check_size(path: Path, expected: int) -> str:
 
 def check_samples(location: str, data: DataConfig, count: int, quick: bool) -> CheckResult:
     """Decode evenly spaced samples of a data set, from first to last; of a remote one, those of its first shard."""
-    name = redact_urls(location)
+    name = redact(location)
     shards = Shards(location, cache=data.cache)
     remote = shards.cache is not None
     if remote and quick:

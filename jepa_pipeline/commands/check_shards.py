@@ -12,7 +12,6 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.channel_stats import mean_and_std
 from jepa_pipeline.data.manifest import Manifest, locate_tars, read_manifest
-from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.data.summary import (
     Range,
     VideoStats,
@@ -30,6 +29,7 @@ from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.verify import Contents, Finding, check_shard
 from jepa_pipeline.data.verify_set import dim_images, repeated_keys
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
+from jepa_pipeline.redaction import redact
 
 
 class PartReport(Section):
@@ -107,11 +107,11 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
     names = manifest.classes
     work = partial(check_shard, folder, locate_tars(folder, manifest), Contents.of(manifest))
     checked = parallel_map(pool, workers, work, manifest.shards)
-    shards = list(track_progress(checked, f"checking {redact_urls(str(folder))}", len(manifest.shards)))
+    shards = list(track_progress(checked, f"checking {redact(str(folder))}", len(manifest.shards)))
     decoded = sum(shard.decoded for shard in shards)
     mean, std = mean_and_std(sum((shard.channel_stats for shard in shards), np.zeros((2, 3))), decoded) if decoded else (None, None)
     return PartReport(
-        folder=redact_urls(folder),
+        folder=redact(folder),
         kind=manifest.kind,
         samples=manifest.samples,
         shards=len(shards),

@@ -18,13 +18,14 @@ from jepa_pipeline.data.index import index_path, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
 from jepa_pipeline.data.label_list import read_label_list
 from jepa_pipeline.data.manifest import INDEXED, MANIFEST, Manifest, Skipped, read_manifest, save_manifest
-from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, redact_urls, retry
+from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
 from jepa_pipeline.data.sample import LABEL
 from jepa_pipeline.data.summary import abridge, compute_video_stats, format_video_stats, metadata_table, print_lines
 from jepa_pipeline.data.tar_labels import Labels, TarSummary, label_by_list, name_labels
 from jepa_pipeline.data.tar_list import check_tar_parts, list_tars
 from jepa_pipeline.data.tar_reader import ShardError, printable
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.version import __version__
 
 
@@ -80,7 +81,7 @@ def index(
     workers = workers or available_cores()
     with staging(folder) as staged, ProcessPoolExecutor(workers) as pool:
         work = partial(index_tar, staged, location, None if listed else names, chosen)
-        read = list(track_progress(parallel_map(pool, workers, work, files), f"indexing {redact_urls(location)}", len(files)))
+        read = list(track_progress(parallel_map(pool, workers, work, files), f"indexing {redact(location)}", len(files)))
         indexed = [tar for tar in read if isinstance(tar, TarSummary)]
         skipped = [tar for tar in read if isinstance(tar, Skipped)]
         print_lines(f"skipped {printable(tar.file)}: {tar.reason}" for tar in skipped)
@@ -147,7 +148,7 @@ def publish(staged: Path, folder: Path, files: Sequence[str]) -> None:
 def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path:
     """Return the folder for the manifest and the indexes. Refuse to replace a manifest of another origin or of more tars."""
     if out is None and is_remote(location):
-        raise UserError(f"{redact_urls(location)} is a URL: give a folder for the manifest and the indexes with --out")
+        raise UserError(f"{redact(location)} is a URL: give a folder for the manifest and the indexes with --out")
     folder = out or Path(location)
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written: give another folder for the manifest and the indexes with --out")
@@ -166,7 +167,7 @@ def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path
 def is_ours(manifest: Path) -> bool:
     try:
         return json.loads(manifest.read_bytes())["made"]["by"] == INDEXED
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

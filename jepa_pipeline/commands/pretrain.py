@@ -1,6 +1,5 @@
 """`jepa pretrain`: from shards to an encoder."""
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -19,11 +18,11 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
-from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.distributed import barrier, rank, world_size
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 from jepa_pipeline.training.callback_order import order_callbacks
 from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
@@ -176,11 +175,10 @@ def fit(
         crop_on_device=config.views.on_trainer(accelerator) and config.method.encoder.modality.cropped_on_device,
     )
     run, every_steps = config.folder, config.log.every_steps
-    sources = [redact_urls(source.path) for source in config.data.train]
+    sources = [redact(source.path) for source in config.data.train]
     wandb = None
     if config.log.wandb and rank() == 0:
-        shown = json.loads(redact_urls(config.model_dump_json()))  # URLs of shards may contain passwords
-        wandb = WandbRun(run, config.name, config.log.wandb_project, shown)
+        wandb = WandbRun(run, config.name, config.log.wandb_project, config.model_dump(mode="json"))
     writer, timer = MetricsWriter(run / "metrics.jsonl", module.step, wandb), DataWaitTimer()
     skipped = SkippedSamples(run, sources, config.data.damage.limit, every_steps, console, checkpoints.writer.wait)
     checkpoints.before_save.append(skipped.report)

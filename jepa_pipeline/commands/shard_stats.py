@@ -15,7 +15,7 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
-from jepa_pipeline.data.remote import is_remote, redact_urls
+from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.summary import (
     Range,
     VideoStats,
@@ -30,6 +30,7 @@ from jepa_pipeline.data.summary import (
 )
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map
+from jepa_pipeline.redaction import redact
 
 
 class Contents(Section):
@@ -79,17 +80,17 @@ def read_contents(pool: Executor, workers: int, folder: str, manifest: Manifest)
     names, shards = manifest.classes, manifest.shards
     needed = "labels" if names else "metadata of videos" if manifest.kind == "videos" else None
     if needed and is_remote(folder):
-        raise UserError(f"{redact_urls(folder)} has no index files for the {needed}: `jepa shards check` reads its shards instead")
+        raise UserError(f"{redact(folder)} has no index files for the {needed}: `jepa shards check` reads its shards instead")
     labels, tables = Counter(), []
     for counted, table in parallel_map(pool, workers, partial(read_index, folder), shards if needed else ()):
         labels.update(counted)
         tables.append(table)
     return Contents(
-        folder=redact_urls(folder),
+        folder=redact(folder),
         kind=manifest.kind,
         hash=manifest.hash(),
         created_by=manifest.created_by,
-        location=redact_urls(locate_tars(folder, manifest)),
+        location=redact(locate_tars(folder, manifest)),
         samples=manifest.samples,
         shards=len(shards),
         bytes=sum(shard.bytes for shard in shards),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jepa_pipeline.config.section import Section, Share
+from jepa_pipeline.config.section import MAX_COUNT, Section, Share
 
 MIN_SOURCE_SHARE = 1 / 4000
 """Smallest share of a data set in a mixture, which interleaves blocks of 4,096 samples that must contain every data set."""
@@ -59,8 +59,8 @@ class DataConfig(Section):
         description="Folder or URL of shards with a manifest.json, as written by `jepa shards build`; "
         "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}].",
     )
-    workers: int = Field(default=2, ge=0, description="Data workers per device; 0: decode in the training process.")
-    prefetch_batches: int = Field(default=4, ge=1, description="Batches that each worker prepares ahead.")
+    workers: int = Field(default=2, ge=0, le=MAX_COUNT, description="Data workers per device; 0: decode in the training process.")
+    prefetch_batches: int = Field(default=4, ge=1, le=MAX_COUNT, description="Batches that each worker prepares ahead.")
     damage: DamageConfig = Field(default_factory=DamageConfig, description="Unusable samples.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Local copies of remote shards.")
 

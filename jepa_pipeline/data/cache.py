@@ -13,7 +13,8 @@ from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import Shard
-from jepa_pipeline.data.remote import download, redact_urls
+from jepa_pipeline.data.remote import download
+from jepa_pipeline.redaction import redact
 
 EVICTION_SHARE = 0.02
 """Share of the limit that one process fetches before it checks again whether the cache is above it."""
@@ -71,7 +72,7 @@ class Cache:
             raise
         except OSError as error:
             raise UserError(
-                f"{redact_urls(url)} cannot be written to {self.folder} ({error.strerror or error}): make room there and check "
+                f"{redact(url)} cannot be written to {self.folder} ({error.strerror or error}): make room there and check "
                 "that you may write to it, or set data.cache.folder to a larger disk and data.cache.limit_gb to its size; "
                 "then run the same command again"
             ) from error

@@ -104,7 +104,7 @@ def read_info(root: Path) -> dict[str, Any]:
     """Return what a LeRobot data set says of itself; nothing if the folder is none."""
     try:
         info = json.loads((root / ROBOT_INFO).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return info if isinstance(info, dict) else {}
 

@@ -87,4 +87,4 @@ def load_index(tar: Path) -> ShardIndex:
 
 def save_index(index: ShardIndex, tar: Path) -> None:
     # Indexes of images have no key `videos`, as before there were videos.
-    atomic_write(index_path(tar), index.model_dump_json(exclude={"videos"} if index.videos is None else None))
+    atomic_write(index_path(tar), index.model_dump_json(exclude={"videos"} if index.videos is None else None), exact=True)

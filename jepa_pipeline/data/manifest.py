@@ -13,9 +13,10 @@ from pydantic.dataclasses import dataclass
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
-from jepa_pipeline.data.remote import is_remote, join_url, read_bytes, redact_urls
+from jepa_pipeline.data.remote import is_remote, join_url, read_bytes
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import atomic_write
+from jepa_pipeline.redaction import find_secrets, redact
 
 MANIFEST = "manifest.json"
 INDEXED = "jepa shards index"
@@ -119,7 +120,9 @@ def load_manifest(location: str | Path) -> Manifest:
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    """Write a manifest; for its owner alone if the URL of the shards holds a secret."""
+    private = any(find_secrets(manifest.location))
+    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n", exact=True, private=private)
 
 
 def locate_tars(location: str | Path, manifest: Manifest) -> str:
@@ -135,7 +138,7 @@ def locate_tars(location: str | Path, manifest: Manifest) -> str:
         return tars if is_remote(tars) else str(Path(base) / tars)
     if not is_remote(tars) or urlsplit(base)[:2] != urlsplit(tars)[:2]:
         raise UserError(
-            f"the manifest at {redact_urls(base)} places its shards at {redact_urls(tars)}, not on its own host: "
+            f"the manifest at {redact(base)} places its shards at {redact(tars)}, not on its own host: "
             "if you trust it, copy it and its index files into a folder and name that"
         )
     return tars
@@ -150,7 +153,7 @@ def read_manifest(location: str | Path) -> Manifest:
     path, text = read_manifest_text(str(location))
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}): copy it again or rebuild the shards") from error
     version = values.get("version") if isinstance(values, dict) else None
     if version != VERSION:
@@ -171,7 +174,7 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
     """Return the printable path or URL of a manifest, and its content."""
     if is_remote(location):
         url = join_url(location, MANIFEST)
-        return redact_urls(url), read_bytes(url)
+        return redact(url), read_bytes(url)
     path = Path(location) / MANIFEST
     if not path.is_file():
         raise UserError(describe_missing(Path(location)))

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ import fsspec
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.files import sha256_of
+from jepa_pipeline.redaction import redact
 
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
@@ -55,11 +55,6 @@ def join_url(url: str, name: str) -> str:
         return f"{url.rstrip('/')}/{name}"
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name, safe='')}", fragment=""))
-
-
-def redact_urls(text: str) -> str:
-    """Return a text without the password, query and fragment of any URL in it, so that it may be printed and kept."""
-    return re.sub(r"""(://[^\s?#,}\]"']*)[?#][^\s,}\]"']*""", r"\1", re.sub(r"://[^\s/?#]*@", "://", text))
 
 
 def read_bytes(url: str) -> bytes:
@@ -124,7 +119,7 @@ def get_filesystem(url: str) -> Any:
         return connect(scheme, os.getpid())
     except ImportError as error:
         package = PACKAGES[scheme]
-        raise UserError(f"{redact_urls(url)} needs a package that is missing: pip install {package}") from error
+        raise UserError(f"{redact(url)} needs a package that is missing: pip install {package}") from error
 
 
 # A file system for each process, because connections do not survive a fork. A forked process keeps its parent's in the
@@ -191,7 +186,7 @@ def describe_failure(url: str, error: Exception, tries: int) -> str:
     else:
         cure = "check that its server works and holds the files of the manifest"
     reason = describe_error(url, error)
-    return f"{redact_urls(url)} could not be fetched in {count} ({reason}): {cure}; then run the same command again"
+    return f"{redact(url)} could not be fetched in {count} ({reason}): {cure}; then run the same command again"
 
 
 def describe_error(url: str, error: Exception) -> str:
@@ -202,5 +197,5 @@ def describe_error(url: str, error: Exception) -> str:
         return "it is not there"
     if isinstance(error, TimeoutError):
         return f"the server was silent for {CONNECT_TIMEOUT_S:g} s while connecting or for {READ_TIMEOUT_S:g} s later"
-    text = " ".join(str(error).replace(url, redact_urls(url)).split())
+    text = " ".join(str(error).replace(url, redact(url)).split())
     return text or type(error).__name__

@@ -20,9 +20,10 @@ from jepa_pipeline.data.index import ShardIndex, index_path, load_index
 from jepa_pipeline.data.indexing import index_shard
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
 from jepa_pipeline.data.prefetch import Prefetcher
-from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
+from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, MEDIA_EXTENSIONS
 from jepa_pipeline.data.tar_reader import ShardError
+from jepa_pipeline.redaction import redact
 
 NO_MEDIA, NO_LABEL = (-1, -1), -(2**63)
 """Values in arrays for a sample without an image or video, and for one without a label."""
@@ -79,7 +80,7 @@ class Shards:
             return Cache(config)
         if self.manifest.label_list:
             raise UserError(
-                f"{redact_urls(self.location)} has labels of a list, which are in its index files only: copy its manifest and "
+                f"{redact(self.location)} has labels of a list, which are in its index files only: copy its manifest and "
                 "index files into a folder and name that"
             )
         # Which samples a shard has depends on whether they need a class, and which bytes they are on the member that counts.
@@ -124,7 +125,7 @@ class Shards:
         except ValueError as error:
             raise self.sample_error(shard, key, str(error)) from error
         except OSError as error:
-            path = redact_urls(self._path(shard))
+            path = redact(self._path(shard))
             raise UserError(f"{path} cannot be read ({error.strerror}): fix that, then run the same command again") from error
 
     def open(self, shard: int) -> "OpenShard":
@@ -163,7 +164,7 @@ class Shards:
 
     def sample_error(self, shard: int, key: str, reason: str, cure: str | None = None) -> SampleError:
         """Return the error of a sample that cannot be used. Without a cure it is taken to be damaged."""
-        path, location = map(redact_urls, (self._path(shard), self.location))
+        path, location = map(redact, (self._path(shard), self.location))
         cure = cure or f"`jepa shards check {location}` lists all damage"
         return SampleError(f"sample {key} of {path} cannot be used ({reason}): {cure}")
 

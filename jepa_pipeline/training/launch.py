@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.workers import die_with_parent
 from jepa_pipeline.training.processes import RankInfo, free_port
@@ -42,7 +42,7 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
     }
     with tempfile.TemporaryDirectory(prefix="jepa-") as folder:
         recipe = Path(folder) / "config.yaml"
-        recipe.write_text(to_yaml(config))
+        save_config(recipe, config)
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)],

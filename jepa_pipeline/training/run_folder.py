@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.removed import result_value, upgrade_saved
-from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.files import atomic_write
 from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
@@ -160,4 +160,4 @@ def write_run_files(config: RunConfig, data_hash: str) -> None:
     environment = {"config_hash": config.hash(), "data_hash": data_hash, **describe_environment()}
     delete_leftovers(config.folder / "checkpoints")
     atomic_write(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-    atomic_write(config.folder / "config.yaml", to_yaml(config))
+    save_config(config.folder / "config.yaml", config)

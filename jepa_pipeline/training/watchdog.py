@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jepa_pipeline.distributed import Store
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.heartbeat import GONE, Heartbeat, HeartbeatTable
 from jepa_pipeline.training.signals import write_stderr
 
@@ -239,7 +240,7 @@ class Watchdog:
             stage, step, since = self.stage
             with (self.folder / f"rank-{self.rank:04d}.txt").open("w") as file:
                 where = f"{Heartbeat(0, stage, step, 0.0).describe()} for {time.monotonic() - since:.0f} s"
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self.rank}, {where}\n{text}\n\n")
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self.rank}, {where}\n{redact(text)}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
 
@@ -266,7 +267,7 @@ class Watchdog:
         thread.join(ON_ABORT_S)
         self.wait_for_others(SHUTDOWN_S)  # the end of this process would break their collectives before they write their stacks
         with suppress(OSError):
-            (self.folder / VERDICT).write_text(text + "\n")
+            (self.folder / VERDICT).write_text(redact(text) + "\n")
 
     def call_on_abort(self, text: str) -> None:
         try:

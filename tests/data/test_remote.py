@@ -16,6 +16,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data import remote
 from jepa_pipeline.data.manifest import MANIFEST, Shard, load_manifest, read_manifest
 from jepa_pipeline.data.shards import SampleError, Shards
+from jepa_pipeline.redaction import redact
 
 TAR = "shard-000000.tar"
 ON = "then run the same command again"
@@ -159,7 +160,7 @@ def test_a_file_is_joined_to_a_url_and_to_nothing_else():
     assert remote.join_url("s3://bucket/a/", "x.tar") == "s3://bucket/a/x.tar"
     assert remote.join_url("https://host/a?token=1", "x 1%.tar") == "https://host/a/x%201%25.tar?token=1"
     assert remote.join_url("http://host", "@evil:80?#.tar") == "http://host/%40evil%3A80%3F%23.tar"
-    assert remote.redact_urls("https://me:secret@host:1/a?token=1") == "https://host:1/a"
+    assert redact("https://me:secret@host:1/a?token=1") == "https://host:1/a"
 
 
 def rewrite(folder: Path, location: str) -> None:
@@ -237,4 +238,4 @@ def test_what_is_no_tar_is_damage(server, folder, tmp_path):
     ],
 )
 def test_what_is_printed_and_kept_has_no_secrets(text, shown):
-    assert remote.redact_urls(text) == shown
+    assert redact(text) == shown
