@@ -9,18 +9,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jepa_pipeline"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"config", "batch", "console", "distributed", "files", "version"}
+FOUNDATION = {"config", "batch", "console", "distributed", "files", "locks", "version"}
 MAY_IMPORT = {
     "version": set(),
     "console": set(),
     "files": set(),
+    "locks": set(),
     "config": set(),
     "batch": set(),
     "distributed": set(),
     "losses": set(),
     "models": FOUNDATION,
     "masks": {"config", "batch"},
-    "data": {"config", "batch", "console", "files", "version"},
+    "data": {"config", "batch", "console", "files", "locks", "version"},
     "synthetic": {"config", "batch", "version", "data"},
     "methods": FOUNDATION | {"losses", "models"},
     "cluster": {"config", "files", "version"},

@@ -54,6 +54,7 @@ from jepa_pipeline.training.setup import (
     build_checkpoint_info,
     check_view_sizes,
     choose_accelerator,
+    compare_data,
     describe_start,
     hash_data,
 )
@@ -108,6 +109,9 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     with raise_on_all_ranks():
         data_hash = hash_data(config.data.train, config.method)
     check_same_setup(processes, config, data_hash)
+    with raise_on_all_ranks():
+        if processes.info.local_rank == 0:  # once on each machine
+            compare_data(config.data, log, partial(watchdog.set_stage, "hashes", 0))
     run_info = build_checkpoint_info(config, data_hash, accelerator)
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):

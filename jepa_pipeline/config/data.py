@@ -61,6 +61,11 @@ class DataConfig(Section):
     )
     workers: int = Field(default=2, ge=0, description="Data workers per device; 0: decode in the training process.")
     prefetch_batches: int = Field(default=4, ge=1, description="Batches that each worker prepares ahead.")
+    check_hashes: bool = Field(
+        default=False,
+        description="Read all local shards before the first step, once on each node, and compare their SHA-256 with the manifest. "
+        "Their sizes, and the SHA-256 of the indexes, which hold the labels, are always compared.",
+    )
     damage: DamageConfig = Field(default_factory=DamageConfig, description="Unusable samples.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Local copies of remote shards.")
 

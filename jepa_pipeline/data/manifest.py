@@ -33,6 +33,9 @@ class Shard:
     samples: int = Field(ge=1, description="Samples in it.")
     bytes: int = Field(ge=1, description="Its size.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Its SHA-256, in hex.")
+    index_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="That of its index; null: made by an earlier version."
+    )
 
 
 class Skipped(Section):

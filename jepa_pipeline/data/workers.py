@@ -1,6 +1,5 @@
 """A DataLoader whose worker processes end with the run, and never change what it yields."""
 
-import ctypes
 import multiprocessing
 import signal
 import sys
@@ -13,9 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.sampler import DistributedBatchSampler
-
-PR_SET_PDEATHSIG = 1
-"""The option of prctl(2) that sets the signal a process gets when its parent ends."""
+from jepa_pipeline.data.worker_pool import die_with_parent
 
 
 def build_loader(
@@ -60,7 +57,7 @@ def ignore_lost_consumer(kind: type[BaseException], error: BaseException, trace:
 
 
 def init_forked_worker(worker: int) -> None:
-    """Ignore SIGTERM too, and die with the parent.
+    """Ignore SIGTERM too, and end with the parent; torch's workers only check for it every few seconds.
 
     Slurm sends SIGTERM to every process of a job. A worker that obeyed would take the training process down before the step
     boundary at which it saves a checkpoint and stops.
@@ -68,12 +65,6 @@ def init_forked_worker(worker: int) -> None:
     init_worker(worker)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent()
-
-
-def die_with_parent() -> None:
-    """Have Linux kill this process as soon as its parent is gone; torch's workers only check every few seconds."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Worker(ForkProcess):
