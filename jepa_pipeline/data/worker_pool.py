@@ -47,6 +47,8 @@ def process_pool(workers: int) -> Iterator[Executor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:  # the end of this one would wait for what they are doing
             process.kill()
+        for process in processes:  # until then they share the locks of this one
+            process.join()
         if isinstance(error, BrokenProcessPool):
             raise UserError(
                 "a process that read or wrote samples was killed, probably for lack of memory: give fewer --workers, then run the "
