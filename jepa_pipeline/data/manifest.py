@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
-from jepa_pipeline.data.remote import is_remote, join_url, read_bytes, redact_urls
+from jepa_pipeline.data.remote import MANIFEST_BYTES, is_remote, join_url, read_bytes, redact_urls
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import atomic_write
 
@@ -145,7 +145,7 @@ def read_manifest(location: str | Path) -> Manifest:
     path, text = read_manifest_text(str(location))
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}): copy it again or rebuild the shards") from error
     version = values.get("version") if isinstance(values, dict) else None
     if version != VERSION:
@@ -170,6 +170,8 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
     path = Path(location) / MANIFEST
     if not path.is_file():
         raise UserError(describe_missing(Path(location)))
+    if (size := path.stat().st_size) > MANIFEST_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than {MANIFEST_BYTES:,}, so it is no manifest: copy it again")
     return str(path), path.read_bytes()
 
 

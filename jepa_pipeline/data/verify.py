@@ -175,7 +175,7 @@ def read_shard(folder: str, location: str, contents: Contents, shard: Shard) -> 
     classes = None if contents.listed else contents.classes
     chosen = {*stored.keys} if contents.listed and stored else None
     with open_file(location, shard.file) as file:
-        reader = HashingReader(file)
+        reader = HashingReader(file, shard.bytes if is_remote(location) else None)
         try:
             for result in iter_samples(reader, classes, media=media, read=media, member=contents.member):
                 if chosen is not None and isinstance(result, TarSample) and result.key not in chosen:
@@ -221,7 +221,8 @@ def load_stored_index(folder: str, report: ShardReport) -> ShardIndex | None:
 def compare_bytes(reader: HashingReader, shard: Shard, report: ShardReport) -> None:
     digest = reader.sha256.hexdigest()
     if reader.bytes != shard.bytes:
-        report.problem("size", f"it has {reader.bytes} bytes, the manifest says {shard.bytes}")
+        least = "at least " if reader.limit is not None and reader.bytes > shard.bytes else ""
+        report.problem("size", f"it has {least}{reader.bytes} bytes, the manifest says {shard.bytes}")
     elif digest != shard.sha256:
         report.problem("hash", f"its SHA-256 is {digest[:12]}..., the manifest says {shard.sha256[:12]}...")
 
