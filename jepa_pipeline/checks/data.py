@@ -60,7 +60,7 @@ def check_files(location: str, manifest: Manifest, quick: bool) -> CheckResult:
 def check_samples(location: str, data: DataConfig, count: int, quick: bool) -> CheckResult:
     """Decode evenly spaced samples of a data set, from first to last; of a remote one, those of its first shard."""
     name = redact_urls(location)
-    shards = Shards(location, cache=data.cache)
+    shards = Shards(location, cache=data.cache, max_pixels=data.damage.max_megapixels * 1e6)
     remote = shards.cache is not None
     if remote and quick:
         return CheckResult("samples", "skipped", f"{name} is remote: run without --quick to download and decode some samples")
@@ -95,4 +95,4 @@ def decode_sample(shards: Shards, shard: int, member: int) -> None:
         if isinstance(media, Video):
             media.frames(np.unique([0, len(media) - 1]))
     except DecodeError as error:
-        raise shards.sample_error(shard, sample.key, str(error)) from error
+        raise shards.sample_error(shard, sample.key, str(error), error.cure) from error

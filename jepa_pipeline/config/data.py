@@ -32,6 +32,10 @@ def parse_sources(value: object) -> object:
     return [{"path": str(entry)} if isinstance(entry, str | Path) else entry for entry in entries]
 
 
+MAX_MEGAPIXELS = 10_000.0
+"""Pixels that decoding one sample may take by default, in millions: a clip of 1080p that is 5,000 frames behind a key frame."""
+
+
 class DamageConfig(Section):
     """The handling of samples that cannot be read or decoded. No other sample moves."""
 
@@ -39,6 +43,15 @@ class DamageConfig(Section):
         default="skip", description="skip: use the next sample of the stream instead; stop: end the run."
     )
     limit: Share = Field(default=0.01, description="Share of skipped samples that ends the run, checked after 1,000 samples.")
+    max_megapixels: float = Field(
+        default=MAX_MEGAPIXELS,
+        gt=0,
+        description="Megapixels that decoding one sample may take, beyond which it counts as damaged: of a video, those of all "
+        "frames that must be decoded for its clips; of an image, width x height x scans of a progressive JPEG.",
+    )
+    slow_s: float | None = Field(
+        default=60.0, gt=0, description="Seconds after which a sample that is still being read is named; null: never."
+    )
 
 
 class CacheConfig(Section):

@@ -44,7 +44,8 @@ def train_loader(
         UserError: a data set is incomplete, or holds videos for an image encoder; a sample is unusable, as SampleError,
             while iterating.
     """
-    sources = [Shards(source.path, max_open=2 * WINDOW_SHARDS, cache=data.cache) for source in data.train]
+    limit = data.damage.max_megapixels * 1e6
+    sources = [Shards(source.path, 2 * WINDOW_SHARDS, data.cache, limit) for source in data.train]
     for shards in sources:
         check_kind(shards.location, shards.manifest.kind, method)
     mixture = build_mixture(data, seed, sources)

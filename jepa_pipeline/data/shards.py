@@ -22,7 +22,7 @@ from jepa_pipeline.data.indexing import index_shard
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
 from jepa_pipeline.data.prefetch import Prefetcher
 from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
-from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, MEDIA_EXTENSIONS
+from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, MAX_PIXELS, MEDIA_EXTENSIONS
 from jepa_pipeline.data.tar_reader import ShardError
 
 NO_MEDIA, NO_LABEL = (-1, -1), -(2**63)
@@ -51,13 +51,17 @@ class Shards:
         location: folder or URL with a manifest.json.
         max_open: shards kept open.
         cache: where shards of a URL are kept.
+        max_pixels: that decoding a sample may take.
 
     Raises:
         UserError: there is no manifest, or it cannot be read.
     """
 
-    def __init__(self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None) -> None:
+    def __init__(
+        self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None, max_pixels: float = MAX_PIXELS
+    ) -> None:
         self.location = str(location)
+        self.max_pixels = max_pixels
         self.manifest = read_manifest(self.location)
         self.starts = np.cumsum([0, *self.counts])
         """Index in the data set of the first sample of each shard, then the number of samples."""

@@ -21,7 +21,7 @@ from jepa_pipeline.data.index import ShardIndex, index_path, load_index
 from jepa_pipeline.data.indexing import build_index, unreadable_video
 from jepa_pipeline.data.manifest import Manifest, Shard
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
-from jepa_pipeline.data.sample import MEDIA_EXTENSIONS, DecodeError, VideoMetadata
+from jepa_pipeline.data.sample import MAX_VIDEO_PIXELS, MEDIA_EXTENSIONS, DecodeError, VideoMetadata
 from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import HashingReader, ShardError, printable
 from jepa_pipeline.data.tar_samples import Defect, TarSample, iter_samples
@@ -85,7 +85,7 @@ class ShardReport:
         indexed, video = sample._replace(media=b""), None
         if kind == "videos":
             try:
-                video = open_video(sample.media)
+                video = open_video(sample.media, MAX_VIDEO_PIXELS)
                 indexed = indexed._replace(metadata=video.metadata)
             except DecodeError as error:
                 return unreadable_video(sample.key, error)
