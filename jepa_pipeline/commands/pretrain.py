@@ -19,7 +19,9 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
+from jepa_pipeline.data.reading import name_slow
 from jepa_pipeline.data.remote import redact_urls
+from jepa_pipeline.data.summary import print_lines
 from jepa_pipeline.distributed import barrier, rank, world_size
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.masks.build import build_mask_samplers
@@ -201,7 +203,9 @@ def fit(
     )
     steps = config.optim.total_steps - module.step
     trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks, log)
-    with closing(writer), checkpoints:
+    checkpoints.watchdog.describe_reading = loader.reading.describe
+    slow_samples = name_slow(loader.reading, config.data.damage.slow_s, lambda sentence: print_lines([sentence]))
+    with closing(writer), checkpoints, slow_samples:
         try:
             trainer.fit(module, loader)
         except StopRequested:  # raised by a signal while the loop waited for data between two steps

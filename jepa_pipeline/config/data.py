@@ -36,6 +36,10 @@ MAX_MEGAPIXELS = 10_000.0
 """Pixels that decoding one sample may take by default, in millions: a clip of 1080p that is 5,000 frames behind a key frame."""
 
 
+SLOW_S = 60.0
+"""Seconds after which a sample that is still being read is named, by default and in probes."""
+
+
 class DamageConfig(Section):
     """The handling of samples that cannot be read or decoded. No other sample moves."""
 
@@ -50,7 +54,7 @@ class DamageConfig(Section):
         "frames that must be decoded for its clips; of an image, width x height x scans of a progressive JPEG.",
     )
     slow_s: float | None = Field(
-        default=60.0, gt=0, description="Seconds after which a sample that is still being read is named; null: never."
+        default=SLOW_S, gt=0, description="Seconds after which a sample that is still being read is named; null: never."
     )
 
 

@@ -17,6 +17,7 @@ from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.clips import ClipViews
 from jepa_pipeline.data.image import decode_image
 from jepa_pipeline.data.mixture import Mixture
+from jepa_pipeline.data.reading import reading
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.sampler import Positions
@@ -174,11 +175,12 @@ def read_decoded(process: Callable[[Any], Decoded], shards: Shards, shard: int, 
     Raises:
         SampleError: it cannot be read, decoded or processed.
     """
-    sample = shards.read(shard, member)
-    try:
-        return sample, process(open_media(shards, sample))
-    except DecodeError as error:
-        raise shards.sample_error(shard, sample.key, str(error), error.cure) from error
+    with reading(shards.describe(shard, member)):
+        sample = shards.read(shard, member)
+        try:
+            return sample, process(open_media(shards, sample))
+        except DecodeError as error:
+            raise shards.sample_error(shard, sample.key, str(error), error.cure) from error
 
 
 def open_media(shards: Shards, sample: Sample) -> Image.Image | Video:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,8 +15,11 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import fsspec
 from fsspec.callbacks import Callback
+from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.reading import Current
 from jepa_pipeline.files import sha256_of
 
 CONNECT_TIMEOUT_S = 20.0
@@ -214,8 +218,19 @@ def retry(url: str, attempt: Callable[[], Result], tries: int) -> Result:
                 raise
             if is_permanent(error) or number == tries:
                 raise UserError(describe_failure(url, error, number)) from error
+            report_retry(url, error, number + 1, tries)
         time.sleep(backoff_s(number))
     raise ValueError(f"tries is {tries}, but at least 1 is needed")
+
+
+def report_retry(url: str, error: Exception, number: int, tries: int) -> None:
+    """Say the first retry, and let others know of each while they wait; what is fetched ahead in a thread fails in silence."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    reason = describe_error(url, error)
+    Current.amend(f"try {number} of {tries}, {reason}")
+    if number == 2:
+        print_plain(Console(stderr=True), f"{redact_urls(url)} is tried again, up to {tries} times: {reason}")
 
 
 def backoff_s(tries: int) -> float:

@@ -166,6 +166,10 @@ class Shards:
         file = self.manifest.shards[shard].file
         return join_url(self.tars, file) if self.cache else str(Path(self.tars) / file)
 
+    def describe(self, shard: int, member: int) -> str:
+        """Return a name of a sample that needs no reading."""
+        return f"sample number {member} of {redact_urls(self._path(shard))}"
+
     def sample_error(self, shard: int, key: str, reason: str, cure: str | None = None) -> SampleError:
         """Return the error of a sample that cannot be used. Without a cure it is taken to be damaged."""
         path, location = map(redact_urls, (self._path(shard), self.location))

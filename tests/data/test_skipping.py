@@ -101,7 +101,7 @@ def test_a_mixture_reads_its_sources_at_their_shares(tmp_path: Path):
 def test_a_sample_beyond_the_limit_of_pixels_is_skipped_and_named(tmp_path: Path):
     folder = write(tmp_path / "whole", set())
     limit = {"max_megapixels": 143e-6}
-    with pytest.raises(SampleError, match=r"sample k\d\d of .* it has 12x12 pixels, .*raise data.damage.max_megapixels, or"):
+    with pytest.raises(SampleError, match=r"sample k\d\d of .*\(it has 12x12 pixels, .*raise data.damage.max_megapixels, or"):
         read(config(folder, damage={**limit, "policy": "stop"}))
     large = png_record("large", Image.new("RGB", (60, 40)), 0)
     pixels = np.random.default_rng(0).integers(0, 256, (TOTAL - 1, 12, 12, 3), np.uint8)
