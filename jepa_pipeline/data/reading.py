@@ -1,4 +1,4 @@
-"""What each data worker reads, in memory that it shares with the process that waits for it, so that what does not come is named."""
+"""The sample that each data worker reads, in memory shared with the process that waits, so that what does not come is named."""
 
 import os
 import struct
@@ -16,11 +16,11 @@ SLOT = 512
 MOST_NAMED = 2
 """Workers that a sentence names."""
 STATES = {"T": "stopped", "t": "stopped", "D": "waiting for the disk", "Z": "dead", "X": "dead"}
-"""What keeps a process from reading, by its state in /proc."""
+"""Words for what keeps a process from reading, by its state in /proc."""
 
 
 class Entry(NamedTuple):
-    """What a worker reads, "" between two samples, and since when, by time.monotonic."""
+    """The sample that a worker reads, "" between two of them, and since when, by time.monotonic."""
 
     worker: int
     process: int
