@@ -9,19 +9,20 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jepa_pipeline"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"config", "batch", "console", "distributed", "files", "redaction", "version"}
+FOUNDATION = {"config", "batch", "console", "distributed", "files", "locks", "redaction", "version"}
 MAY_IMPORT = {
     "version": set(),
     "console": set(),
     "redaction": set(),
     "files": {"redaction"},
+    "locks": set(),
     "config": {"files", "redaction"},
     "batch": set(),
     "distributed": set(),
     "losses": set(),
     "models": FOUNDATION,
     "masks": {"config", "batch"},
-    "data": {"config", "batch", "console", "files", "redaction", "version"},
+    "data": {"config", "batch", "console", "files", "locks", "redaction", "version"},
     "synthetic": {"config", "batch", "version", "data"},
     "methods": FOUNDATION | {"losses", "models"},
     "cluster": {"config", "files", "redaction", "version"},

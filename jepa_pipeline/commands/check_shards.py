@@ -1,7 +1,7 @@
 """`jepa shards check`: find the damage in a data set by reading all of it."""
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from jepa_pipeline.data.summary import (
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.verify import Contents, Finding, check_shard
 from jepa_pipeline.data.verify_set import dim_images, repeated_keys
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
 from jepa_pipeline.redaction import redact
 
 
@@ -94,7 +94,7 @@ def check(folder: str | Path, *, workers: int | None = None, json: bool = False)
     """
     workers = workers or available_cores()
     sets = {part: read_manifest(part) for part in list_parts(str(folder))}
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         report = Report(parts=tuple(check_part(pool, workers, part, manifest) for part, manifest in sets.items()))
     if json:
         print(report.model_dump_json())

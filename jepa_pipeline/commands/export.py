@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
-from jepa_pipeline.data.writer import new_folder
+from jepa_pipeline.data.unfinished import new_folder
 from jepa_pipeline.files import public_mode
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.timm_format import check_exportable, load_timm, write_timm

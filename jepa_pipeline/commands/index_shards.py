@@ -2,13 +2,13 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from jepa_pipeline.config.errors import UserError
@@ -24,9 +24,15 @@ from jepa_pipeline.data.summary import abridge, compute_video_stats, format_vide
 from jepa_pipeline.data.tar_labels import Labels, TarSummary, label_by_list, name_labels
 from jepa_pipeline.data.tar_list import check_tar_parts, list_tars
 from jepa_pipeline.data.tar_reader import ShardError, printable
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
+from jepa_pipeline.data.unfinished import clear
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
+from jepa_pipeline.files import sha256_of
+from jepa_pipeline.locks import LOCK, Locked, lock_folder
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.version import __version__
+
+STAGED = ".indexing"
+"""Folder for new indexes until all are written."""
 
 
 class Indexing(NamedTuple):
@@ -79,7 +85,7 @@ def index(
         check_tar_parts(location, files)
     folder = output_folder(location, out, files)
     workers = workers or available_cores()
-    with staging(folder) as staged, ProcessPoolExecutor(workers) as pool:
+    with staging(folder) as staged, process_pool(workers) as pool:
         work = partial(index_tar, staged, location, None if listed else names, chosen)
         read = list(track_progress(parallel_map(pool, workers, work, files), f"indexing {redact(location)}", len(files)))
         indexed = [tar for tar in read if isinstance(tar, TarSummary)]
@@ -97,7 +103,8 @@ def index(
         if found.classes is None:
             labeled = [tar.shard.file for tar in indexed if tar.labels.total() > tar.labels[None]]
             list(parallel_map(pool, workers, partial(drop_labels, staged), labeled))
-        publish(staged, folder, [tar.shard.file for tar in indexed])
+        hashes = parallel_map(pool, workers, partial(publish, staged, folder), [tar.shard.file for tar in indexed])
+        indexed = [tar._replace(shard=replace(tar.shard, index_sha256=digest)) for tar, digest in zip(indexed, hashes, strict=True)]
     options = {"class_names": classes.name if classes else None, **({"member": chosen} if chosen else {})}
     manifest = build_manifest(indexed, skipped, found, options, None if folder.resolve() == Path(location).resolve() else location)
     save_manifest(manifest, folder)
@@ -128,21 +135,34 @@ def build_manifest(
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """Yield a folder inside `folder` for new indexes, so that an error leaves those of an earlier manifest as they were."""
+    """Yield a folder inside `folder` for new indexes, so that an error leaves those of an earlier manifest as they were.
+
+    Raises:
+        UserError: another process is indexing into `folder`.
+    """
     existed = folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / STAGED
     try:
-        with TemporaryDirectory(dir=folder, prefix=".indexing-") as staged:
-            yield Path(staged)
+        with lock_folder(staged, lambda sentence: print_lines([sentence])):
+            clear(staged, {LOCK})  # of a process that was killed
+            try:
+                yield staged
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+    except Locked as error:
+        raise UserError(f"{error} is indexing into {folder}: wait for it or stop it, or give another folder with --out") from None
     finally:
         if not existed:
             with suppress(OSError):
                 folder.rmdir()  # only if it is empty
 
 
-def publish(staged: Path, folder: Path, files: Sequence[str]) -> None:
-    for path in (index_path(staged / file) for file in files):
-        path.replace(folder / path.name)
+def publish(staged: Path, folder: Path, file: str) -> str:
+    """Move an index to the manifest's folder and return its SHA-256."""
+    path = index_path(staged / file)
+    digest = sha256_of(path)
+    path.replace(folder / path.name)
+    return digest
 
 
 def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path:

@@ -18,6 +18,8 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
+from jepa_pipeline.data.reading import name_slow
+from jepa_pipeline.data.summary import print_lines
 from jepa_pipeline.distributed import barrier, rank, world_size
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.masks.build import build_mask_samplers
@@ -53,6 +55,7 @@ from jepa_pipeline.training.setup import (
     build_checkpoint_info,
     check_view_sizes,
     choose_accelerator,
+    compare_data,
     describe_start,
     hash_data,
 )
@@ -107,6 +110,9 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     with raise_on_all_ranks():
         data_hash = hash_data(config.data.train, config.method)
     check_same_setup(processes, config, data_hash)
+    with raise_on_all_ranks():
+        if processes.info.local_rank == 0:  # once on each machine
+            compare_data(config.data, log, partial(watchdog.set_stage, "hashes", 0))
     run_info = build_checkpoint_info(config, data_hash, accelerator)
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):
@@ -195,7 +201,9 @@ def fit(
     )
     steps = config.optim.total_steps - module.step
     trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks, log)
-    with closing(writer), checkpoints:
+    checkpoints.watchdog.describe_reading = loader.reading.describe
+    slow_samples = name_slow(loader.reading, config.data.damage.slow_s, lambda sentence: print_lines([sentence]))
+    with closing(writer), checkpoints, slow_samples:
         try:
             trainer.fit(module, loader)
         except StopRequested:  # raised by a signal while the loop waited for data between two steps

@@ -20,6 +20,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.worker_pool import die_with_parent
 from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.synthetic.shapes import generate_shapes
@@ -147,7 +148,9 @@ def start(config: RunConfig) -> Iterator[subprocess.Popen[bytes]]:
     save_config(recipe, config)
     with log_path(config).open("ab") as log:
         command = [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
+        )
     try:
         yield process
     finally:

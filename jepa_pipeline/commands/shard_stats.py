@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -29,7 +29,7 @@ from jepa_pipeline.data.summary import (
     weighted_range,
 )
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool
 from jepa_pipeline.redaction import redact
 
 
@@ -67,7 +67,7 @@ def stats(folder: str | Path, *, workers: int | None = None, json: bool = False)
     """
     workers = workers or available_cores()
     sets = {part: read_manifest(part) for part in list_parts(str(folder))}
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         contents = [read_contents(pool, workers, part, manifest) for part, manifest in sets.items()]
     if json:
         print(dumps({"parts": [part.model_dump() for part in contents]}))
@@ -107,7 +107,7 @@ def read_contents(pool: Executor, workers: int, folder: str, manifest: Manifest)
 
 def read_index(folder: str, shard: Shard) -> tuple[Counter[int | None], Float64[np.ndarray, "N 5"]]:
     """Return the samples of a shard by label, and the metadata table of its videos."""
-    index = load_index(Path(folder) / shard.file)
+    index = load_index(Path(folder) / shard.file, shard.index_sha256)
     return Counter(index.labels), metadata_table(index.videos)
 
 

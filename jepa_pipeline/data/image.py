@@ -9,7 +9,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from jepa_pipeline.data.image_container import Stripped, find_orientation, strip_metadata
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import MAX_PIXELS, DecodeError, TooLarge
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are read, by Pillow's names, and the extension of each in a shard."""
@@ -27,6 +27,8 @@ UPRIGHT = {
 
 DEEP = 16
 """Bits of the deepest channels."""
+SCAN = b"\xff\xda"
+"""Marker of a scan of a JPEG file; among coded pixels a zero follows each 0xff."""
 
 # check_pixels refuses such images with an error, so Pillow's warning about them would only repeat it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -40,7 +42,7 @@ class Decoded(NamedTuple):
     brightest: int | None
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, max_pixels: float = MAX_PIXELS) -> Image.Image:
     """Return an image as RGB, upright.
 
     The orientation in EXIF or XMP is applied, transparency is composited on white, 16 bits are scaled to 8, and of an
@@ -48,16 +50,17 @@ def decode_image(data: bytes) -> Image.Image:
 
     Raises:
         DecodeError: it is not JPEG, PNG or WebP, truncated, damaged, or has more pixels than Image.MAX_IMAGE_PIXELS.
+        TooLarge: it takes more than max_pixels to be decoded.
     """
-    return decode(data).image
+    return decode(data, max_pixels).image
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes, max_pixels: float = MAX_PIXELS) -> Decoded:
     """Return an image as decode_image does, and what its file says of it."""
     stripped = strip_metadata(data)
     try:
         with Image.open(BytesIO(stripped.data), formats=tuple(EXTENSIONS)) as image:
-            check_pixels(image)
+            check_pixels(image, stripped.data, max_pixels)
             extension = EXTENSIONS[image.format or ""]
             image.load()
             rgb, brightest = deep_to_rgb(image, stripped) if stripped.bits == DEEP else (to_rgb(image), None)
@@ -71,10 +74,13 @@ def decode(data: bytes) -> Decoded:
         raise DecodeError(f"{error or type(error).__name__}") from error
 
 
-def check_pixels(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
+def check_pixels(image: Image.Image, data: bytes, max_pixels: float) -> None:
+    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if limit is not None and pixels > limit:
         raise DecodeError(f"it has {image.width}x{image.height} pixels, more than the limit of {limit}")
+    scans = data.count(SCAN) if image.format == "JPEG" else 1  # a progressive one decodes all pixels in each
+    if pixels * scans > max_pixels:
+        raise TooLarge(f"it has {image.width}x{image.height} pixels{f' in {scans} scans' if scans > 1 else ''}", max_pixels)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
-from jepa_pipeline.data.remote import is_remote, join_url, read_bytes
+from jepa_pipeline.data.remote import MANIFEST_BYTES, is_remote, join_url, read_bytes
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import atomic_write
 from jepa_pipeline.redaction import find_secrets, redact
@@ -36,6 +36,9 @@ class Shard:
     samples: int = Field(ge=1, description="Samples in it.")
     bytes: int = Field(ge=1, description="Its size.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Its SHA-256, in hex.")
+    index_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="That of its index; null: made by an earlier version."
+    )
 
 
 class Skipped(Section):
@@ -178,6 +181,8 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
     path = Path(location) / MANIFEST
     if not path.is_file():
         raise UserError(describe_missing(Path(location)))
+    if (size := path.stat().st_size) > MANIFEST_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than {MANIFEST_BYTES:,}, so it is no manifest: copy it again")
     return str(path), path.read_bytes()
 
 

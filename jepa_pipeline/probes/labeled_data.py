@@ -88,7 +88,7 @@ def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
                 if shards.manifest.made.get("by") == INDEXED
                 else "build its shards from two class folders or more, or with --labels FILE"
             )
-            raise UserError(f"{redact_urls(location)} has no classes, but a probe needs labels of two classes or more: {cure}")
+            raise UserError(f"{redact(location)} has no classes, but a probe needs labels of two classes or more: {cure}")
     classes, test_classes = train_set.manifest.classes or (), test_set.manifest.classes or ()
     if shared_classes(classes, test_classes) is None:
         raise UserError(describe_difference(data, classes, test, test_classes))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.workers import die_with_parent
+from jepa_pipeline.data.worker_pool import die_with_parent
 from jepa_pipeline.training.processes import RankInfo, free_port
 from jepa_pipeline.training.signals import STOP_SIGNALS
 from jepa_pipeline.training.watchdog import SILENT_S

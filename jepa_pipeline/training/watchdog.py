@@ -77,6 +77,7 @@ class Watchdog:
         # If a thread holds Python's lock for so long, monitor() cannot run: only faulthandler's thread, in C, can show the stacks.
         self.locked_out_s = stuck_s if store is None else 0.75 * silent_s
         self.stage = ("start", 0, time.monotonic())
+        self.describe_reading: Callable[[], str] = str  # a loader's
         self.heartbeats: dict[int, Heartbeat] = {}
         self.count, self.leaving = 0, False
         self.verdict: Verdict | None = None
@@ -159,7 +160,8 @@ class Watchdog:
 
     def heartbeat(self, count: int) -> Heartbeat:
         stage, step, since = self.stage
-        return Heartbeat(count, GONE if self.leaving else stage, step, time.monotonic() - since)
+        reading = self.describe_reading() if stage == "data" else ""
+        return Heartbeat(count, GONE if self.leaving else stage, step, time.monotonic() - since, reading)
 
     def propose(self, mine: Verdict) -> Verdict:
         """Write a verdict to the store unless there is one; return the one that counts, without an answer one's own."""

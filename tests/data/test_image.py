@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from jepa_pipeline.data.image import decode, decode_image
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import DecodeError, TooLarge
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
@@ -396,3 +396,13 @@ def test_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch, limit: int
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(DecodeError, match="pixels"):
         decode_image(stored(NOISE))
+
+
+@pytest.mark.parametrize(("form", "options", "scans"), [("PNG", {}, 1), ("JPEG", {}, 1), ("JPEG", {"progressive": True}, 10)])
+def test_pixels_and_scans_have_a_limit(form: str, options: dict, scans: int):
+    """Libjpeg decodes all pixels in every scan, and a small file may have thousands."""
+    stream = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), np.uint8)).save(stream, form, **options)
+    decode_image(stream.getvalue(), 24.0 * 16 * scans)
+    with pytest.raises(TooLarge, match=rf"^it has 16x24 pixels{' in 10 scans' if scans > 1 else ''}, more than the limit of 0.00"):
+        decode_image(stream.getvalue(), 24.0 * 16 * scans - 1)
