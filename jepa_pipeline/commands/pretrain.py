@@ -28,7 +28,14 @@ from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 from jepa_pipeline.training.callback_order import order_callbacks
 from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
 from jepa_pipeline.training.checkpoint import State, is_finished_at, load_latest
-from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback, restore, sharded_targets
+from jepa_pipeline.training.checkpoint_callback import (
+    CheckpointCallback,
+    HeartbeatCallback,
+    find_defect,
+    restore,
+    restore_encoder,
+    sharded_targets,
+)
 from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero
 from jepa_pipeline.training.hashes import HASHES, HashLogger
 from jepa_pipeline.training.init_from import init_from_run
@@ -115,9 +122,14 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
                 stack.enter_context(lock_run_folder(config.folder, log))
                 check_same_run(config.folder, run_info, log)
                 check_online_eval(config.probing)
-        if is_finished_at(config.folder / "checkpoints", config.optim.total_steps):
+        total = config.optim.total_steps
+        finished = f"{config.folder} is already finished at step {total}; nothing to do"
+        if (
+            is_finished_at(config.folder / "checkpoints", total)
+            and run_on_rank_zero(lambda: find_defect(config.folder, total)) is None
+        ):
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
-            log(f"{config.folder} is already finished at step {config.optim.total_steps}; nothing to do")
+            log(finished)
             return
         stop = stack.enter_context(StopSignals(partial(describe_restart, config.folder / "checkpoints")))
         stack.enter_context(stop.end_before_first_step())
@@ -129,9 +141,13 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         module = Pretraining(method, config.optim, config.views, config.seed)
         optimizer_state = resume(config, module, log)
         run_on_rank_zero(lambda: write_run_files(config, data_hash))
+        card = build_card(config, method, data_hash)
+        restore_encoder(config.folder, module, card, log)
+        if module.step == total:
+            log(f"{finished} beyond that")
+            return
         log(describe_start(config, module, processes, accelerator))
         checkpoint_writer = AsyncCheckpointWriter(config.folder / "checkpoints", config.checkpoint, log)
-        card = build_card(config, method, data_hash)
         checkpoints = CheckpointCallback(checkpoint_writer, card, run_info, optimizer_state, stop, watchdog)
         try:
             fit(config, module, checkpoints, processes.info, accelerator, console)

@@ -58,6 +58,7 @@ class EncoderCard(Section):
     config_hash: str = Field(description="Hash of the run's configuration.")
     data_hash: str = Field(description="Hash of the training shards' manifest.")
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
+    sha256: str | None = Field(default=None, description="SHA-256 of the weights' file, in hex; null in cards of earlier versions.")
 
     @field_validator("clip", mode="before")
     @classmethod
@@ -77,7 +78,10 @@ def encoder_folder(folder: str | Path) -> Path:
             return candidate
     if not folder.exists():
         raise UserError(f"no folder {folder}: give a run folder, such as runs/NAME")
-    raise UserError(f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint")
+    raise UserError(
+        f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint, and anew when the command of a "
+        "run that has lost it is run again"
+    )
 
 
 def read_card(folder: str | Path) -> EncoderCard:
@@ -88,7 +92,7 @@ def read_card(folder: str | Path) -> EncoderCard:
     """
     path = encoder_folder(folder) / CARD
     try:
-        return EncoderCard.model_validate_json(path.read_text())
+        return EncoderCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path} is not an encoder's card: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -16,7 +16,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.removed import result_value, upgrade_saved
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
-from jepa_pipeline.files import atomic_write
+from jepa_pipeline.files import atomic_write, sweep
 from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
 from jepa_pipeline.training.environment import describe_environment
 
@@ -26,6 +26,9 @@ QUIET_S = 1.0
 """Seconds of waiting for the lock before the user is told."""
 REQUEUED_LOCK_TIMEOUT_S = 120.0
 """Seconds to wait in a requeued job: a shared disk keeps the locks of a lost machine for a while."""
+
+FOLDERS = ("encoder", "snapshots", "probes", "energy", "jobs")
+"""Folders of a run in which files are written in one rename, and where a killed process may leave half of one."""
 
 Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
@@ -43,7 +46,7 @@ def lock_run_folder(run: Path, log: Callable[[str], object] = print) -> Iterator
         UserError: another process is training in it.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a+") as file:  # not "w", which would delete the name of its holder
+    with (run / ".lock").open("a+", errors="replace") as file:  # not "w", which would delete the name of its holder
         if not acquire_lock(file, run, log):
             raise UserError(
                 f"another process is training in {run}: wait for it or stop it ({read_holder(file)}), or choose another name for "
@@ -159,5 +162,7 @@ def write_run_files(config: RunConfig, data_hash: str) -> None:
     """Write config.yaml and environment.json, and delete what a killed run left unfinished."""
     environment = {"config_hash": config.hash(), "data_hash": data_hash, **describe_environment()}
     delete_leftovers(config.folder / "checkpoints")
+    for folder in (config.folder, *(config.folder / name for name in FOLDERS), *config.folder.glob("snapshots/*/")):
+        sweep(folder)
     atomic_write(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
     atomic_write(config.folder / "config.yaml", to_yaml(config))
