@@ -33,8 +33,8 @@ class DamagedFile(ValueError):
 def atomic_path(path: Path, sync: bool = False) -> Iterator[Path]:
     """Yield a path to write a file or folder to, which becomes `path` in one rename, or is deleted after an error.
 
-    It lies in a folder of its own beside `path`, so that libraries may leave files of theirs there, and two processes that write the
-    same file do not meet. What a killed process leaves is deleted by `sweep`.
+    It lies in a folder of its own beside `path`, so that libraries may leave files of theirs there, and two processes that write
+    the same file do not meet. What a killed process leaves is deleted by `sweep`.
 
     Args:
         path: the final path.
@@ -188,7 +188,7 @@ def parse_json_lines(lines: Iterable[bytes], keys: Mapping[str, type]) -> list[d
 
 
 def read_to_rewrite(path: Path, keys: Mapping[str, type]) -> list[dict[str, Any]]:
-    """Return what read_json_lines does of a file that is about to be rewritten; where lines are lost, keep a copy of it and say so."""
+    """Return the rows of a file that is about to be rewritten; where lines cannot be read, keep a copy of it and say so."""
     losses = list[str]()
     rows = read_json_lines(path, keys, losses.append)
     for loss in losses:

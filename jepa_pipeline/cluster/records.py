@@ -58,10 +58,9 @@ def save_record(record: JobRecord) -> None:
 
 def read_records(folder: Path) -> list[JobRecord]:
     """Return the records of all runs in a folder, or of a run folder itself, oldest first."""
-    paths = [*folder.glob("jobs/*.json"), *folder.glob("*/jobs/*.json")]
-    return sorted(
-        load_records([path for path in paths if not path.name.startswith(".")]), key=lambda record: (record.submitted, record.id)
-    )
+    found = [*folder.glob("jobs/*.json"), *folder.glob("*/jobs/*.json")]
+    paths = [path for path in found if not path.name.startswith(".")]  # as file browsers and killed processes leave them
+    return sorted(load_records(paths), key=lambda record: (record.submitted, record.id))
 
 
 def load_records(paths: list[Path]) -> Iterator[JobRecord]:

@@ -122,12 +122,9 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
                 stack.enter_context(lock_run_folder(config.folder, log))
                 check_same_run(config.folder, run_info, log)
                 check_online_eval(config.probing)
-        total = config.optim.total_steps
-        finished = f"{config.folder} is already finished at step {total}; nothing to do"
-        if (
-            is_finished_at(config.folder / "checkpoints", total)
-            and run_on_rank_zero(lambda: find_defect(config.folder, total)) is None
-        ):
+        run, total = config.folder, config.optim.total_steps
+        finished = f"{run} is already finished at step {total}; nothing to do"
+        if is_finished_at(run / "checkpoints", total) and not run_on_rank_zero(lambda: find_defect(run, total)):
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
             log(finished)
             return
@@ -142,7 +139,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         optimizer_state = resume(config, module, log)
         run_on_rank_zero(lambda: write_run_files(config, data_hash))
         card = build_card(config, method, data_hash)
-        restore_encoder(config.folder, module, card, log)
+        restore_encoder(run, module, card, log)
         if module.step == total:
             log(f"{finished} beyond that")
             return

@@ -87,7 +87,7 @@ def restore_encoder(run: Path, module: Pretraining, card: EncoderCard, log: Call
         weights = gather_weights(module.method.encoder_to_export)
         card = card.model_copy(update={"step": module.step, "samples": module.samples})
         run_on_rank_zero(lambda: save_weights(run / "encoder", weights, card))
-        log(f"{defect.partition(': ')[0]}: the encoder is written anew from the checkpoint of step {module.step}")
+        log(f"{defect}: the encoder is written anew from the checkpoint of step {module.step}")
 
 
 def find_defect(run: Path, step: int) -> str | None:
@@ -95,7 +95,7 @@ def find_defect(run: Path, step: int) -> str | None:
     try:
         card = check_weights(run / "encoder")
     except UserError as error:
-        return str(error)
+        return str(error).rpartition(": ")[0] or str(error)  # without the cure, which follows
     return None if card.step >= step else f"{run / 'encoder'} is of step {card.step}"
 
 
