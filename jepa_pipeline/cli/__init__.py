@@ -41,6 +41,8 @@ app.add_typer(selftest, name="selftest")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as typer gives it."""
+PRINTED = ("--version", "config show", "doctor", "jobs", "logs", "shards check", "shards stats", "table")
+"""Commands that leave their result nowhere but on stdout."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -244,6 +246,9 @@ app.command()(energy)
 
 def main() -> None:
     """Run the `jepa` command. Mistakes of the user are printed to stderr, one sentence per line, with exit code 2."""
+    from jepa_pipeline.console import keep_streams
+
+    keep_streams()
     try:
         app(args=rewrite_submit(sys.argv[1:]))
     except UserError as error:
@@ -266,7 +271,16 @@ def main() -> None:
 
 
 def leave(code: int) -> None:
-    """Exit with a code, without Python's shutdown if that could abort in gloo's threads or print errors of interrupted ones."""
+    """Exit with a code, without Python's shutdown if that could abort in gloo's threads or print errors of interrupted ones.
+
+    Where what was printed is the result and part of it is lost, the code is not 0, unless its reader has left by itself.
+    """
+    from jepa_pipeline.console import output_failure
+
+    failure = output_failure()
+    if failure is not None and failure.errno != errno.EPIPE:
+        print(f"standard output cannot be written ({failure.strerror}): part of what was printed is lost", file=sys.stderr)
+        code = code or int(" ".join(sys.argv[1:3]).startswith(PRINTED))
     if was_distributed() or code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -16,7 +16,7 @@ from jepa_pipeline.checks.recipe import check_memory, check_packages, this_machi
 from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.errors import Interrupted, UserError, first_line
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import lasting_streams, print_plain
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.remote import redact_urls
@@ -96,16 +96,17 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         if code := launch_processes(config, info):
             raise SystemExit(code)
         return config.folder
-    console = console or Console(quiet=info.rank > 0)
     sharded = config.trainer.strategy in SHARDED  # which needs a process group even for a single process
     stuck_s = config.trainer.stuck_s
-    with (
-        process_group(info, accelerator, sharded, stuck_s) as processes,
-        watch_processes(processes, config.folder, stuck_s) as watchdog,
-    ):
-        train(config, processes, watchdog, accelerator, console)
-    if info.rank == 0:
-        print_summary(config.folder, bool(config.method.mask_sets), console)
+    with lasting_streams():
+        console = console or Console(quiet=info.rank > 0)
+        with (
+            process_group(info, accelerator, sharded, stuck_s) as processes,
+            watch_processes(processes, config.folder, stuck_s) as watchdog,
+        ):
+            train(config, processes, watchdog, accelerator, console)
+        if info.rank == 0:
+            print_summary(config.folder, bool(config.method.mask_sets), console)
     return config.folder
 
 
