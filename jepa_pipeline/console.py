@@ -82,21 +82,21 @@ def keep_streams() -> None:
 
 
 def is_standard(stream: Any, number: int) -> bool:
-    """Return whether a stream writes to this descriptor and is still Python's own."""
-    return isinstance(stream, io.TextIOWrapper) and lasting_file(stream) is None and not stream.closed and stream.fileno() == number
+    """Return whether a stream is Python's own on this descriptor."""
+    file = file_below(stream)
+    return isinstance(file, io.FileIO) and not isinstance(file, LastingFile) and not file.closed and file.fileno() == number
 
 
-def lasting_file(stream: Any) -> LastingFile | None:
-    """Return what is below a stream of keep_streams; None for any other."""
+def file_below(stream: Any) -> Any:
+    """Return what a text stream writes to in the end."""
     buffer = getattr(stream, "buffer", None)
-    file = getattr(buffer, "raw", buffer)
-    return file if isinstance(file, LastingFile) else None
+    return getattr(buffer, "raw", buffer)
 
 
 def output_failure() -> OSError | None:
     """Return why some of what was printed to stdout is lost; None if nothing is."""
-    file = lasting_file(sys.stdout)
-    if file is None:
+    file = file_below(sys.stdout)
+    if not isinstance(file, LastingFile):
         return None
     sys.stdout.flush()
     return file.failure

@@ -88,7 +88,7 @@ def load_encoder(folder: str | Path) -> BaseEncoder:
     try:
         encoder.timm_module().load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise UserError(f"{path} is not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}") from None
+        raise UserError(f"{path} is damaged or not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}") from None
     return encoder.requires_grad_(False).eval()
 
 
@@ -104,7 +104,9 @@ def check_weights(folder: str | Path) -> EncoderCard:
             with safe_open(path, "pt"):
                 return card
         except SafetensorError as error:
-            raise UserError(f"{path} is damaged ({first_line(error)}): {REWRITE}") from None
+            raise UserError(
+                f"{path} is damaged or not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}"
+            ) from None
     if (found := sha256_of(path)) != card.sha256:
         raise UserError(
             f"{path} is not what was written (its SHA-256 is {found[:12]}..., in {CARD} it is {card.sha256[:12]}...): {REWRITE}"

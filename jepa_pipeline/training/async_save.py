@@ -139,7 +139,7 @@ class AsyncCheckpointWriter:
         """Write rank 0's files, commit the checkpoint and delete old ones."""
         files = HashedFiles()
         files.save(values, folder / STATE)
-        info = info.model_copy(update={"files": info.files | files.hashes})
+        info = info.model_copy(update={"files": dict(sorted((info.files | files.hashes).items()))})
         with files.create_stream(folder / INFO, "wb") as file:
             file.write(info.model_dump_json(indent=1).encode())
         before_commit()

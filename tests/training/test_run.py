@@ -12,7 +12,7 @@ from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.methods.jepa import JEPA
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
 from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load_checkpoint, load_latest
+from jepa_pipeline.training.checkpoint import load_checkpoint, load_info, load_latest
 from jepa_pipeline.training.module import Pretraining
 
 QUIET = Console(quiet=True)
@@ -125,6 +125,8 @@ def test_a_killed_run_resumes_to_the_same_result(tiny, monkeypatch):
         assert same(group, continued["optimizer"]["state"][name])
     rows = [row["step"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row]
     assert rows == [2, 4, 6]
+    infos = [load_info(tiny(f"name={name}").folder / "checkpoints/last") for name in ("straight", "cut")]
+    assert infos[0].sha256 == infos[1].sha256, "byte for byte, except for the seconds"
 
 
 def test_a_finished_run_is_not_trained_again(tiny):
