@@ -18,7 +18,7 @@ from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import OUT_OF_MEMORY, UserError, disk_error, is_disk_error, is_out_of_memory
 from jepa_pipeline.version import __version__
 
 app = typer.Typer(
@@ -43,7 +43,6 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as typer gives it."""
 PRINTED = ("--version", "config show", "doctor", "jobs", "logs", "shards check", "shards stats", "table")
 """Commands that leave their result nowhere but on stdout."""
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def print_version(value: bool) -> None:
@@ -249,21 +248,30 @@ def main() -> None:
     from jepa_pipeline.console import keep_streams
 
     keep_streams()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost process are pages, which the watchdog names
     try:
         app(args=rewrite_submit(sys.argv[1:]))
     except UserError as error:
         print(error, file=sys.stderr)
         leave(error.exit_code)
     except OSError as error:
-        if error.filename is None and error.errno not in DISK_ERRORS:
+        if is_disk_error(error):
+            print(disk_error(error), file=sys.stderr)
+        elif is_out_of_memory(error):
+            print(OUT_OF_MEMORY, file=sys.stderr)
+        elif error.filename is None:
             raise
-        print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
+        else:
+            print(f"{error.filename} cannot be used: {error.strerror}", file=sys.stderr)
         leave(2)
     except SystemExit as exit:
         if exit.code == INTERRUPTED:  # what was being written is deleted by now
             print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
-    except BaseException:
+    except BaseException as error:
+        if is_out_of_memory(error):
+            print(OUT_OF_MEMORY, file=sys.stderr)
+            leave(2)
         if not was_distributed():
             raise
         traceback.print_exc()

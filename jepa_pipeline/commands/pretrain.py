@@ -14,7 +14,7 @@ from rich.table import Table
 
 from jepa_pipeline.checks.recipe import check_memory, check_packages, this_machine
 from jepa_pipeline.checks.result import require
-from jepa_pipeline.config.errors import Interrupted, UserError, first_line
+from jepa_pipeline.config.errors import Interrupted, UserError, disk_error, first_line, is_disk_error, is_out_of_memory
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import lasting_streams, print_plain
 from jepa_pipeline.data.dataset import TrainDataset
@@ -41,7 +41,7 @@ from jepa_pipeline.training.hashes import HASHES, HashLogger
 from jepa_pipeline.training.init_from import init_from_run
 from jepa_pipeline.training.launch import launch_processes
 from jepa_pipeline.training.loggers import MetricsWriter, WandbRun
-from jepa_pipeline.training.memory import is_out_of_memory, out_of_memory
+from jepa_pipeline.training.memory import out_of_memory
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.online_eval import OnlineEval, check_online_eval
 from jepa_pipeline.training.parallel import SHARDED, parallelize
@@ -219,13 +219,16 @@ def fit(
         except (RuntimeError, OSError, EOFError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory(config, f"in step {module.step + 1}") from error
-            if not worker_died(error):
+            if not worker_died(error) and not is_disk_error(error):
                 raise
             if world_size() == 1:
                 checkpoints.writer.wait()  # so that the error can name the checkpoint that is being written
+            restart = describe_restart(run / "checkpoints")
+            if isinstance(error, OSError) and is_disk_error(error):
+                raise disk_error(error, kept=restart) from error
             raise UserError(
                 f"a data worker died after step {module.step} ({first_line(error)}), probably for lack of memory or "
-                f"/dev/shm: lower data.workers or data.prefetch_batches; {describe_restart(run / 'checkpoints')}"
+                f"/dev/shm: lower data.workers or data.prefetch_batches; {restart}"
             ) from error
 
 

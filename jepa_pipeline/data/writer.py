@@ -21,6 +21,7 @@ from jepa_pipeline.data.indexing import index_shard
 from jepa_pipeline.data.manifest import Manifest, Shard, Skipped, save_manifest
 from jepa_pipeline.data.sample import LABEL, VideoMetadata
 from jepa_pipeline.data.video import open_video
+from jepa_pipeline.files import name_errors
 from jepa_pipeline.version import __version__
 
 SHARD_SAMPLES = 10_000
@@ -77,8 +78,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{partial} was left by a build that was killed, or one is running: wait for it or delete that folder")
     partial.mkdir(parents=True)
     try:
-        yield partial
-        partial.rename(out)
+        with name_errors(out):
+            yield partial
+            partial.rename(out)
     except BaseException:
         shutil.rmtree(partial)
         raise

@@ -17,6 +17,7 @@ from pathlib import Path
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.workers import die_with_parent
+from jepa_pipeline.files import name_errors
 from jepa_pipeline.training.processes import RankInfo, free_port
 from jepa_pipeline.training.signals import STOP_SIGNALS, outlive_terminal
 from jepa_pipeline.training.watchdog import SILENT_S
@@ -42,7 +43,8 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
     }
     with tempfile.TemporaryDirectory(prefix="jepa-") as folder:
         recipe = Path(folder) / "config.yaml"
-        recipe.write_text(to_yaml(config))
+        with name_errors(recipe):
+            recipe.write_text(to_yaml(config))
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)],

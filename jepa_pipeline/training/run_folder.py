@@ -16,7 +16,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.removed import result_value, upgrade_saved
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
-from jepa_pipeline.files import atomic_write, sweep
+from jepa_pipeline.files import atomic_write, name_errors, sweep
 from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
 from jepa_pipeline.training.environment import describe_environment
 
@@ -52,9 +52,10 @@ def lock_run_folder(run: Path, log: Callable[[str], object] = print) -> Iterator
                 f"another process is training in {run}: wait for it or stop it ({read_holder(file)}), or choose another name for "
                 "this run"
             )
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} {os.getpid()}\n")
-        file.flush()
+        with name_errors(run / ".lock"):
+            file.truncate(0)
+            file.write(f"{socket.gethostname()} {os.getpid()}\n")
+            file.flush()
         try:
             yield
         finally:
