@@ -18,7 +18,7 @@ from typing import IO, Any
 PARTIAL, DAMAGED = ".partial", ".damaged"
 """Suffixes of what is still being written, which a killed process may leave behind; and of what was set aside."""
 STEP: Mapping[str, type] = MappingProxyType({"step": int})
-"""What every row of a run's logs has; see read_json_lines."""
+"""Key of every row of a run's logs, and the type of its value; see read_json_lines."""
 LOCK = ".lock"
 """File in a partial folder that is locked while its writer lives."""
 LEFT_BY_EARLIER_VERSIONS = re.compile(r"\.tmp\w{6}|\.step-\d{8}|\..+-[0-9a-f]{12}\.json")

@@ -36,6 +36,7 @@ def main_with(monkeypatch, capsys, error):
         raise error
 
     monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "was_distributed", lambda: False)  # as other tests in this process may have been
     monkeypatch.setattr(sys, "argv", ["jepa", "probe"])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -66,6 +67,7 @@ def test_a_limit_of_memory_is_one_sentence_in_every_command(monkeypatch, capsys,
 
 def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(cli, "app", lambda args: 1 / 0)
+    monkeypatch.setattr(cli, "was_distributed", lambda: False)
     with pytest.raises(ZeroDivisionError):
         cli.main()
 

@@ -3,7 +3,6 @@
 A command imports its module only when it is called, so that `--help` and mistakes do not wait for torch.
 """
 
-import errno
 import os
 import sys
 import traceback
@@ -16,9 +15,10 @@ from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, Time, parse_leve
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
+from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
-from jepa_pipeline.config.errors import OUT_OF_MEMORY, UserError, disk_error, is_disk_error, is_out_of_memory
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.version import __version__
 
 app = typer.Typer(
@@ -38,11 +38,6 @@ app.add_typer(config, name="config")
 app.add_typer(masks, name="masks")
 app.add_typer(views, name="views")
 app.add_typer(selftest, name="selftest")
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as typer gives it."""
-PRINTED = ("--version", "config show", "doctor", "jobs", "logs", "shards check", "shards stats", "table")
-"""Commands that leave their result nowhere but on stdout."""
 
 
 def print_version(value: bool) -> None:
@@ -251,27 +246,15 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost process are pages, which the watchdog names
     try:
         app(args=rewrite_submit(sys.argv[1:]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        leave(error.exit_code)
-    except OSError as error:
-        if is_disk_error(error):
-            print(disk_error(error), file=sys.stderr)
-        elif is_out_of_memory(error):
-            print(OUT_OF_MEMORY, file=sys.stderr)
-        elif error.filename is None:
-            raise
-        else:
-            print(f"{error.filename} cannot be used: {error.strerror}", file=sys.stderr)
-        leave(2)
     except SystemExit as exit:
         if exit.code == INTERRUPTED:  # what was being written is deleted by now
             print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
     except BaseException as error:
-        if is_out_of_memory(error):
-            print(OUT_OF_MEMORY, file=sys.stderr)
-            leave(2)
+        explained = explain(error)
+        if explained is not None:
+            print(explained.text, file=sys.stderr)
+            leave(explained.code)
         if not was_distributed():
             raise
         traceback.print_exc()
@@ -279,16 +262,8 @@ def main() -> None:
 
 
 def leave(code: int) -> None:
-    """Exit with a code, without Python's shutdown if that could abort in gloo's threads or print errors of interrupted ones.
-
-    Where what was printed is the result and part of it is lost, the code is not 0, unless its reader has left by itself.
-    """
-    from jepa_pipeline.console import output_failure
-
-    failure = output_failure()
-    if failure is not None and failure.errno != errno.EPIPE:
-        print(f"standard output cannot be written ({failure.strerror}): part of what was printed is lost", file=sys.stderr)
-        code = code or int(" ".join(sys.argv[1:3]).startswith(PRINTED))
+    """Exit with a code, without Python's shutdown if that could abort in gloo's threads or print errors of interrupted ones."""
+    code = exit_code(code)
     if was_distributed() or code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()

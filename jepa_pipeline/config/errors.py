@@ -11,7 +11,7 @@ CURES = {
     errno.EROFS: "its disk is mounted read-only: have it repaired, or write elsewhere",
     errno.EIO: "its disk or the connection to it fails: have it repaired, or write elsewhere",
 }
-"""What helps where a disk refuses a file, by the number of the error."""
+"""Sentences on what helps where a disk refuses a file, by the number of the error."""
 OUT_OF_MEMORY = (
     "the memory is not enough, or a limit is too low (ulimit -v and -u, a container's, --mem of the job): give it more, or lower "
     f"what needs it, such as the size of batches or the number of workers; {KEPT}"

@@ -129,9 +129,11 @@ class StopSignals:
 
 
 def outlive_terminal(*_: object) -> None:
-    """Let a run go on whose terminal was closed, such as a connection that broke: it needs none."""
+    """Continue a run whose terminal was closed, such as a connection that broke: it needs none."""
     if rank() == 0:
-        write_stderr(f"SIGHUP: the terminal is gone, and the run goes on without it; kill {os.getpid()} stops it with a checkpoint")
+        write_stderr(
+            f"SIGHUP: the terminal is gone, and the run continues without it; kill {os.getpid()} stops it with a checkpoint"
+        )
 
 
 def interruption(received: signal.Signals | None, step: int) -> Interrupted:

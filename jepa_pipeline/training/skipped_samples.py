@@ -20,7 +20,7 @@ from lightning import Trainer
 
 DAMAGED = "damaged.jsonl"
 KEYS = {"step": int, "data": str, "sample": int, "reason": str}
-"""What each row of it has."""
+"""Keys of each row of it, and the types of their values."""
 MIN_SAMPLES = 1000
 """Samples from which on the share of skipped ones is compared with the limit; before, a single one could exceed it."""
 
