@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from jepa_pipeline.files import name_errors
+
 LOCK = ".lock"
 LOCK_TIMEOUT_S = 20.0
 """Seconds to wait for the lock: the workers of a process that was killed hold it until they notice."""
@@ -58,12 +60,13 @@ def lock_folder(folder: Path, log: Callable[[str], object] = print) -> Iterator[
         Locked: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:  # not "w", which would delete the name of its holder
+    with (folder / LOCK).open("a+", errors="replace") as file:  # not "w", which would delete the name of its holder
         if not acquire_lock(file, folder, log) or not is_in(folder, file):
             raise Locked(f"{read_holder(file)}")
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} {os.getpid()}\n")
-        file.flush()
+        with name_errors(folder / LOCK):
+            file.truncate(0)
+            file.write(f"{socket.gethostname()} {os.getpid()}\n")
+            file.flush()
         yield
 
 

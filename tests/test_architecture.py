@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "console": set(),
     "redaction": set(),
     "files": {"redaction"},
-    "locks": set(),
+    "locks": {"files"},
     "config": {"files", "redaction"},
     "batch": set(),
     "distributed": set(),

@@ -19,7 +19,7 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.timm_format import load_timm
-from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder
+from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder, save_tensors
 from jepa_pipeline.results.probe_report import ProbeReport, ProbeRow, save_report
 
 SPELLED = EncoderConfig(image_size=24, patch_size=6, embed_dim=32, depth=3, num_heads=4, mlp_ratio=3.0)
@@ -159,11 +159,11 @@ def nothing_written(run: Path) -> bool:
 
 
 def test_a_tampered_weight_is_refused_and_leaves_nothing(run, monkeypatch):
-    def tamper(weights, *args, **options):
+    def tamper(path, weights):
         weights["blocks.1.attn.qkv.weight"] = weights["blocks.1.attn.qkv.weight"] + 1e-2
-        save_file(weights, *args, **options)
+        save_tensors(path, weights)
 
-    monkeypatch.setattr(timm_format, "save_file", tamper)
+    monkeypatch.setattr(timm_format, "save_tensors", tamper)
     with pytest.raises(UserError, match=r"nothing is exported, because timm gives features that differ .*, more than 1e-05:"):
         export(run)
     assert nothing_written(run)
@@ -171,11 +171,11 @@ def test_a_tampered_weight_is_refused_and_leaves_nothing(run, monkeypatch):
 
 @pytest.mark.parametrize("change", [lambda weights: weights.pop("norm.bias"), lambda weights: weights.update(extra=torch.ones(1))])
 def test_a_missing_or_leftover_weight_is_refused_and_leaves_nothing(run, monkeypatch, change):
-    def tamper(weights, *args, **options):
+    def tamper(path, weights):
         change(weights)
-        save_file(weights, *args, **options)
+        save_tensors(path, weights)
 
-    monkeypatch.setattr(timm_format, "save_file", tamper)
+    monkeypatch.setattr(timm_format, "save_tensors", tamper)
     with pytest.raises(UserError, match="nothing is exported, because timm cannot load the encoder"):
         export(run)
     assert nothing_written(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.commands.probe import probe
@@ -21,7 +21,7 @@ from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.timm_format import load_timm
-from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder
+from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder, save_weights
 
 FLAT = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 TIME = {"frames": 4, "tubelet_size": 2}
@@ -153,14 +153,14 @@ def test_a_spoilt_export_is_noticed(tmp_path):
     out = export(make_run(tmp_path / "run", CONFIGS["stack of clips"]), to="jepa", level=2)
     weights = load_file(out / "model.safetensors")
     weights["encoders.1.norm.bias"] += 1e-2
-    save_file(weights, out / "model.safetensors")
+    save_weights(out, weights, read_card(out))
     with pytest.raises(
         UserError,
         match=r"nothing is exported, because load_encoder gives features that differ from the encoder's by .*, more than 1e-05:",
     ):
         check_parity(out, "jepa")
     del weights["encoders.1.norm.bias"]
-    save_file(weights, out / "model.safetensors")
+    save_weights(out, weights, read_card(out))
     with pytest.raises(UserError, match="is damaged or not the encoder"):
         check_parity(out, "jepa")
 

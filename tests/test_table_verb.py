@@ -112,6 +112,32 @@ def test_the_columns_of_a_sweep_are_the_swept_keys(make, tmp_path, capsys):
     assert max(map(len, out.splitlines())) > 80, "into a file each run is one line"
 
 
+def test_what_is_damaged_in_one_run_is_named_and_hides_nothing_else(make, tmp_path):
+    """Broken lines, bytes that are no text, folders in place of files, and what killed processes and file browsers leave."""
+    whole, damaged = make("whole", 4), make("damaged", 6, top1=0.5)
+    log = damaged.folder / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:2], b"{broken\n", b"\xff\xfe\n", b"[1]\n", b'{"step": 3, "loss": "x"}\n', *lines[2:]]))
+    (damaged.folder / "environment.json").write_bytes(b"\xff")
+    (damaged.folder / "encoder/config.json").write_bytes(b"\xff")
+    probes, jobs = damaged.folder / "probes", damaged.folder / "jobs"
+    jobs.mkdir()
+    for left in (probes / ".demo-26f8e414bae1.json", probes / "._a.json", jobs / ".7.json"):
+        left.touch()
+    (probes / "b.json").write_bytes(b"\xff")
+    (whole.folder / "metrics.jsonl").unlink()
+    (whole.folder / "metrics.jsonl").mkdir()
+    folders = [str(whole.folder), str(damaged.folder)]
+    result = CliRunner().invoke(app, ["table", *folders, "--out", str(tmp_path / "t")], catch_exceptions=False)
+    output = result.output
+    assert result.exit_code == 0 and f"{log}: 3 of 11 lines cannot be read and are passed over" in output
+    assert f"{whole.folder / 'metrics.jsonl'} cannot be read: Is a directory" in output
+    assert f"{damaged.folder / 'encoder/config.json'} is not an encoder's card" in output and "b.json is no probe report" in output
+    assert ".demo" not in output and "._a" not in output and ".7.json" not in output
+    _, lines, _ = read(tmp_path / "t")
+    assert [(line["step"], line["loss"]) for line in lines] == [("4", ""), ("6", "0.5")]
+
+
 def test_runs_that_failed_or_have_not_begun_are_rows_too(make, tmp_path, capsys):
     done, broken, stopped = make("done", 6, top1=0.5), make("nan", 4, loss=float("nan")), make("old", 3)
     (stopped.folder / "config.yaml").write_text("name: [")

@@ -1,9 +1,9 @@
 """Check of the time that a run would take on this machine."""
 
 from jepa_pipeline.checks.result import CheckResult, from_error
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import UserError, is_out_of_memory
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.training.memory import is_out_of_memory, out_of_memory
+from jepa_pipeline.training.memory import out_of_memory
 from jepa_pipeline.training.setup import choose_accelerator
 from jepa_pipeline.training.timing import time_step
 

@@ -3,7 +3,6 @@
 A command imports its module only when it is called, so that `--help` and mistakes do not wait for torch.
 """
 
-import errno
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, Time, parse_leve
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
+from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
@@ -41,10 +41,6 @@ app.add_typer(config, name="config")
 app.add_typer(masks, name="masks")
 app.add_typer(views, name="views")
 app.add_typer(selftest, name="selftest")
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as typer gives it."""
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def print_version(value: bool) -> None:
@@ -247,6 +243,10 @@ app.command()(energy)
 
 def main() -> None:
     """Run the `jepa` command. Mistakes of the user are printed to stderr, one sentence per line, with exit code 2."""
+    from jepa_pipeline.console import keep_streams
+
+    keep_streams()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost process are pages, which the watchdog names
     words = [*sys.argv[1:], *json.loads(os.environ.pop(PRIVATE_ARGUMENTS, "[]"))]
     remember_environment()
     remember_secrets(words)
@@ -258,19 +258,15 @@ def run_command(words: list[str]) -> None:
     try:
         refuse_dashes(words)
         app(args=rewrite_submit(words) or words)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        leave(error.exit_code)
-    except OSError as error:
-        if error.filename is None and error.errno not in DISK_ERRORS:
-            raise
-        print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
-        leave(2)
     except SystemExit as exit:
         if exit.code == INTERRUPTED:  # what was being written is deleted by now
             print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
     except BaseException as error:
+        explained = explain(error)
+        if explained is not None:
+            print(explained.text, file=sys.stderr)
+            leave(explained.code)
         if not (was_distributed() or isinstance(error, Exception)):
             raise
         traceback.print_exc()  # here and not by the interpreter, for secrets are removed here
@@ -288,6 +284,7 @@ def refuse_dashes(words: list[str]) -> None:
 
 def leave(code: int) -> None:
     """Exit with a code, without Python's shutdown if that could abort in gloo's threads or print errors of interrupted ones."""
+    code = exit_code(code)
     if was_distributed() or code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,6 +1,5 @@
 """The progress of a run and signs of collapse, from the end of its metrics.jsonl."""
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 from jepa_pipeline.cluster.records import JobRecord
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.files import STEP, parse_json_lines
 
 TAIL_BYTES = 200_000
 """Bytes read from the end of metrics.jsonl; they contain a line of each kind."""
@@ -72,11 +72,5 @@ def read_last_values(path: Path) -> dict[str, float | int]:
         return {}
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    values: dict[str, float | int] = {}
-    for line in lines:
-        try:
-            values |= json.loads(line)
-        except (ValueError, TypeError, RecursionError):
-            continue  # the first line may be cut off, the last half written
-    return values
+        rows = parse_json_lines(file.read().split(b"\n"), STEP)  # the first line may be cut off, the last half written
+    return {key: value for row in rows for key, value in row.items() if isinstance(value, int | float)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.files import atomic_write
+from jepa_pipeline.files import atomic_write, sweep
 
 
 class JobRecord(Section):
@@ -52,20 +52,22 @@ def array_id(job: str) -> str:
 def save_record(record: JobRecord) -> None:
     """Write a record to its folder, in one rename."""
     record.folder.mkdir(parents=True, exist_ok=True)
+    sweep(record.folder)
     atomic_write(record.folder / f"{record.id}.json", record.model_dump_json(indent=2) + "\n")
 
 
 def read_records(folder: Path) -> list[JobRecord]:
     """Return the records of all runs in a folder, or of a run folder itself, oldest first."""
-    paths = [*folder.glob("jobs/*.json"), *folder.glob("*/jobs/*.json")]
+    found = [*folder.glob("jobs/*.json"), *folder.glob("*/jobs/*.json")]
+    paths = [path for path in found if not path.name.startswith(".")]  # as file browsers and killed processes leave them
     return sorted(load_records(paths), key=lambda record: (record.submitted, record.id))
 
 
 def load_records(paths: list[Path]) -> Iterator[JobRecord]:
     for path in paths:
         try:
-            record = JobRecord.model_validate_json(path.read_text())
-        except (ValidationError, UnicodeDecodeError):
+            record = JobRecord.model_validate_json(path.read_bytes())
+        except (ValidationError, OSError):
             print(f"{path} is not a job record and is ignored", file=sys.stderr)
             continue
         yield record.model_copy(update={"folder": path.parent, "log": relocate_log(record, path.parent)})

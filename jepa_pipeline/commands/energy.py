@@ -8,7 +8,6 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jepa_pipeline.batch import Masks
-from jepa_pipeline.config.encoder_card import read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.methods import MethodConfig
@@ -21,8 +20,9 @@ from jepa_pipeline.data.manifest import MANIFEST, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.files import atomic_path, atomic_write
+from jepa_pipeline.files import atomic_path, atomic_write, sweep
 from jepa_pipeline.masks.build import build_future_samplers, build_samplers_by_level
+from jepa_pipeline.models.weights import check_weights
 from jepa_pipeline.probes.energies import EnergyModel, Evaluation, Measurements, SampleMasks, measure_clips, measure_images
 from jepa_pipeline.probes.energy_rows import error_rows, position_sentences, separation_rows
 from jepa_pipeline.probes.error_maps import ColorRange, color_ranges, plot_error_maps, save_animation
@@ -89,7 +89,7 @@ def energy(
         raise UserError(f"--past is {past:g}, but it is the share of a clip that is context: give one between 0 and 1")
     model, about = load_trained(folder, print_line)
     assert isinstance(model, EnergyModel)
-    chosen, card = choose_samples(config, None if data is None else str(data), samples, seed), read_card(folder)
+    chosen, card = choose_samples(config, None if data is None else str(data), samples, seed), check_weights(folder)
     encoders, fps = cast(tuple[EncoderConfig, ...], method.encoders), card.clip.fps if card.clip else None
     split = split_time(past, encoders) if encoders[0].modality.has_time else None
     if split and abs(split.share - past) > 1e-6:
@@ -126,6 +126,7 @@ def energy(
     )
     path = (out or folder / "energy") / f"{chosen.name}-{about.step:08d}-{energy_key(report, len(measured.maps))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     files = save_pictures(measured, path, report.colors, split.frames if split else 0, fps or DEFAULT_FPS)
     report = report.model_copy(update={"pictures": files})
     atomic_write(path, report.model_dump_json(indent=1) + "\n")

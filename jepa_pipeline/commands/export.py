@@ -4,16 +4,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.data.unfinished import new_folder
-from jepa_pipeline.files import public_mode
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.timm_format import check_exportable, load_timm, write_timm
-from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_encoder
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_encoder, save_tensors
 from jepa_pipeline.probes.model_card import PARITY, TOLERANCE, Origin, model_card
 from jepa_pipeline.redaction import redact, remember_secrets
 from jepa_pipeline.results.levels import choose_level, level_name
@@ -64,8 +63,7 @@ def export(run: str | Path, to: str = "timm", out: str | Path | None = None, lev
         write = write_timm if to == "timm" else save_encoder
         write(partial, encoder, card)
         (partial / PARITY).parent.mkdir()
-        with public_mode(partial / PARITY):
-            save_file(parity_batch(encoder, to), partial / PARITY)
+        save_tensors(partial / PARITY, parity_batch(encoder, to))
         (partial / "README.md").write_text(model_card(encoder, to, origin))
         difference = check_parity(partial, to)
         refuse_secrets(partial)

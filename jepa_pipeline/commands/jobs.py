@@ -14,6 +14,7 @@ from jepa_pipeline.cluster.progress import Progress, read_progress
 from jepa_pipeline.cluster.records import JobRecord, array_id, read_records
 from jepa_pipeline.cluster.states import UNKNOWN, JobState, cancel_jobs, query_states
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.console import output_failure
 
 NO_LOG = "no log: its folder was moved, or could not be written on the node"
 """Shown for a failed job without a log."""
@@ -206,6 +207,8 @@ def follow_log(record: JobRecord, path: Path) -> None:
                 sys.stdout.write(file.read().decode(errors="replace"))
                 position = file.tell()
             sys.stdout.flush()
+        if output_failure() is not None:  # the reader has left
+            return
         if state is not None and not state.live:
             print(f"job {record.id} is {state}", file=sys.stderr)
             return

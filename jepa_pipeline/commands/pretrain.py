@@ -13,9 +13,9 @@ from rich.table import Table
 
 from jepa_pipeline.checks.recipe import check_memory, check_packages, this_machine
 from jepa_pipeline.checks.result import require
-from jepa_pipeline.config.errors import Interrupted, UserError, first_line
+from jepa_pipeline.config.errors import Interrupted, UserError, disk_error, first_line, is_disk_error, is_out_of_memory
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import lasting_streams, print_plain
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.reading import name_slow
@@ -29,13 +29,20 @@ from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 from jepa_pipeline.training.callback_order import order_callbacks
 from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
 from jepa_pipeline.training.checkpoint import State, is_finished_at, load_latest
-from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback, restore, sharded_targets
+from jepa_pipeline.training.checkpoint_callback import (
+    CheckpointCallback,
+    HeartbeatCallback,
+    find_defect,
+    restore,
+    restore_encoder,
+    sharded_targets,
+)
 from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero
 from jepa_pipeline.training.hashes import HASHES, HashLogger
 from jepa_pipeline.training.init_from import init_from_run
 from jepa_pipeline.training.launch import launch_processes
 from jepa_pipeline.training.loggers import MetricsWriter, WandbRun
-from jepa_pipeline.training.memory import is_out_of_memory, out_of_memory
+from jepa_pipeline.training.memory import out_of_memory
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.online_eval import OnlineEval, check_online_eval
 from jepa_pipeline.training.parallel import SHARDED, parallelize
@@ -91,16 +98,17 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         if code := launch_processes(config, info):
             raise SystemExit(code)
         return config.folder
-    console = console or Console(quiet=info.rank > 0)
     sharded = config.trainer.strategy in SHARDED  # which needs a process group even for a single process
     stuck_s = config.trainer.stuck_s
-    with (
-        process_group(info, accelerator, sharded, stuck_s) as processes,
-        watch_processes(processes, config.folder, stuck_s) as watchdog,
-    ):
-        train(config, processes, watchdog, accelerator, console)
-    if info.rank == 0:
-        print_summary(config.folder, bool(config.method.mask_sets), console)
+    with lasting_streams():
+        console = console or Console(quiet=info.rank > 0)
+        with (
+            process_group(info, accelerator, sharded, stuck_s) as processes,
+            watch_processes(processes, config.folder, stuck_s) as watchdog,
+        ):
+            train(config, processes, watchdog, accelerator, console)
+        if info.rank == 0:
+            print_summary(config.folder, bool(config.method.mask_sets), console)
     return config.folder
 
 
@@ -120,9 +128,11 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
                 stack.enter_context(lock_run_folder(config.folder, log))
                 check_same_run(config.folder, run_info, log)
                 check_online_eval(config.probing)
-        if is_finished_at(config.folder / "checkpoints", config.optim.total_steps):
+        run, total = config.folder, config.optim.total_steps
+        finished = f"{run} is already finished at step {total}; nothing to do"
+        if is_finished_at(run / "checkpoints", total) and not run_on_rank_zero(lambda: find_defect(run, total)):
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
-            log(f"{config.folder} is already finished at step {config.optim.total_steps}; nothing to do")
+            log(finished)
             return
         stop = stack.enter_context(StopSignals(partial(describe_restart, config.folder / "checkpoints")))
         stack.enter_context(stop.end_before_first_step())
@@ -134,9 +144,13 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         module = Pretraining(method, config.optim, config.views, config.seed)
         optimizer_state = resume(config, module, log)
         run_on_rank_zero(lambda: write_run_files(config, data_hash))
+        card = build_card(config, method, data_hash)
+        restore_encoder(run, module, card, log)
+        if module.step == total:
+            log(f"{finished} beyond that")
+            return
         log(describe_start(config, module, processes, accelerator))
         checkpoint_writer = AsyncCheckpointWriter(config.folder / "checkpoints", config.checkpoint, log)
-        card = build_card(config, method, data_hash)
         checkpoints = CheckpointCallback(checkpoint_writer, card, run_info, optimizer_state, stop, watchdog)
         try:
             fit(config, module, checkpoints, processes.info, accelerator, console)
@@ -211,13 +225,16 @@ def fit(
         except (RuntimeError, OSError, EOFError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory(config, f"in step {module.step + 1}") from error
-            if not worker_died(error):
+            if not worker_died(error) and not is_disk_error(error):
                 raise
             if world_size() == 1:
                 checkpoints.writer.wait()  # so that the error can name the checkpoint that is being written
+            restart = describe_restart(run / "checkpoints")
+            if isinstance(error, OSError) and is_disk_error(error):
+                raise disk_error(error, kept=restart) from error
             raise UserError(
                 f"a data worker died after step {module.step} ({first_line(error)}), probably for lack of memory or "
-                f"/dev/shm: lower data.workers or data.prefetch_batches; {describe_restart(run / 'checkpoints')}"
+                f"/dev/shm: lower data.workers or data.prefetch_batches; {restart}"
             ) from error
 
 

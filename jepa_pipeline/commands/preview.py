@@ -22,6 +22,7 @@ from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.files import atomic_path
 from jepa_pipeline.masks.build import build_mask_samplers
 
 SHEET, BATCHES = (4, 8), 64
@@ -62,7 +63,8 @@ def preview_masks(config: RunConfig, out: Path | None = None, console: Console |
     for row, name, batches, use in zip(panels, names, sets, uses, strict=True):
         draw_statistics(row, batches, use)
         row[0].set_ylabel(name)
-    figure.savefig(out, dpi=110)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=110)
     text = [f"{name}: {describe(batches, use)}" for name, batches, use in zip(names, sets, uses, strict=True)]
     print_plain(console, f"{out}: {'; '.join(text)}")
     return out
@@ -193,7 +195,8 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
     few = config.model_copy(update={"optim": optim, "data": data})
     clips = config.method.encoder.modality.has_time
     figure, text = draw_clips(few) if clips else draw_views(few)
-    figure.savefig(out, dpi=110)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=110)
     print_plain(console, f"{out}: {IMAGES} {text}")
     return out
 

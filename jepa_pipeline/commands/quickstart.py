@@ -15,6 +15,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.manifest import MANIFEST, load_manifest
+from jepa_pipeline.files import name_errors
 from jepa_pipeline.results.probe_report import ProbeRow
 from jepa_pipeline.synthetic.shapes import CLASSES, generate_shapes
 
@@ -62,7 +63,9 @@ def write_images(folder: Path, count: int, seed: int, console: Console) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     images = track(generate_shapes(count, SIDE, seed), "generating images", count, console=console)
     for index, (image, label) in enumerate(images):
-        image.save(folder / CLASSES[label] / f"{index:05d}.png")
+        path = folder / CLASSES[label] / f"{index:05d}.png"
+        with name_errors(path):
+            image.save(path)
 
 
 def build_config(out: Path, seed: int, total_samples: int) -> RunConfig:

@@ -59,6 +59,7 @@ class EncoderCard(Section):
     config_hash: str = Field(description="Hash of the run's configuration.")
     data_hash: str = Field(description="Hash of the training shards' manifest.")
     version: str = Field(description="Version of jepa_pipeline that wrote it.")
+    sha256: str | None = Field(default=None, description="SHA-256 of the weights' file, in hex; null in cards of earlier versions.")
 
     @field_validator("clip", mode="before")
     @classmethod
@@ -80,7 +81,10 @@ def encoder_folder(folder: str | Path) -> Path:
         raise UserError(f"no folder {folder}: {give_run(folder)}")
     if folder.is_file():
         raise UserError(f"{folder} is a file and no encoder: {give_run(folder)}")
-    raise UserError(f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint")
+    raise UserError(
+        f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint, and anew when the command of a "
+        "run that has lost it is run again"
+    )
 
 
 def read_card(folder: str | Path) -> EncoderCard:
@@ -91,7 +95,7 @@ def read_card(folder: str | Path) -> EncoderCard:
     """
     path = encoder_folder(folder) / CARD
     try:
-        return EncoderCard.model_validate_json(path.read_text())
+        return EncoderCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path} is not an encoder's card: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -100,7 +100,7 @@ class Progress:
             kept = {path.name for shard in progress.shards for path in (folder / shard.file, index_path(folder / shard.file))}
             clear(folder, {*kept, LOCK, PLAN})  # a single part is the unfinished folder itself
             if rows:
-                atomic_write(folder / PROGRESS, "".join(f"{row.model_dump_json()}\n" for row in rows))
+                atomic_write(folder / PROGRESS, "".join(f"{row.model_dump_json()}\n" for row in rows), exact=True)
         return progress
 
 
@@ -172,7 +172,7 @@ def take_over(partial: Path, plan: Mapping[str, object] | None) -> None:
         differing = sorted(key for key in {*found, *(plan or {})} if found.get(key) != (plan or {}).get(key))
         say(f"{partial} is begun anew: it was left by a build that differs in {', '.join(differing)}")
     clear(partial, {LOCK})
-    atomic_write(partial / PLAN, json.dumps(plan or {}))
+    atomic_write(partial / PLAN, json.dumps(plan or {}), exact=True)
 
 
 def read_plan(partial: Path) -> dict[str, object] | None:

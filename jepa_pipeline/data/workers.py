@@ -90,12 +90,12 @@ def return_batch(batch: Any) -> Any:
 
 
 def init_worker(worker: int, reading: Reading | None = None) -> None:
-    """Use one thread, and ignore Ctrl-C and user signals, which a terminal or Slurm sends to every process."""
+    """Use one thread, and ignore Ctrl-C, hang-ups and user signals, which a terminal or Slurm sends to every process."""
     if reading is not None:
         Current.attach(reading, worker)
     torch.set_num_threads(1)
     sys.excepthook = ignore_lost_consumer
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.files import public_mode
 from jepa_pipeline.models.interface import BaseEncoder
-from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.models.weights import EncoderCard, save_tensors
 from jepa_pipeline.redaction import redact
 
 
@@ -32,8 +30,7 @@ def check_exportable(encoder: BaseEncoder, run: str | Path) -> None:
 def write_timm(folder: Path, encoder: BaseEncoder, card: EncoderCard) -> None:
     """Write model.safetensors and config.json."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.timm_module().state_dict().items()}
-    with public_mode(folder / "model.safetensors"):
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "model.safetensors", weights)
     (folder / "config.json").write_text(redact(json.dumps(timm_config(encoder, card), indent=2)) + "\n")
 
 

@@ -1,21 +1,24 @@
 """Encoders on disk: a folder with `model.safetensors` and a `config.json` that describes them."""
 
 import hashlib
+import os
+import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard, encoder_folder, read_card
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.distributed import full_tensor, rank
-from jepa_pipeline.files import atomic_path, public_mode
+from jepa_pipeline.files import atomic_path, fsync, print_stderr, public_mode, sha256_of
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.redaction import redact
 
 Weights = dict[str, torch.Tensor]
+REWRITE = "copy both files again, or run the command of its run again, which writes them anew from its last checkpoint"
 
 
 def gather_weights(encoder: BaseEncoder) -> Weights:
@@ -37,36 +40,79 @@ def save_encoder(folder: Path, encoder: BaseEncoder, card: EncoderCard) -> None:
 
 
 def save_weights(folder: Path, weights: Weights, card: EncoderCard) -> None:
-    """Write an encoder's weights and card; each file is replaced atomically.
+    """Write an encoder's weights, and its card with their hash. Both are synced, and each is replaced in one rename.
 
     Raises:
-        UserError: writing failed.
+        OSError: the disk refused it; an older pair is still there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Nested, so that neither file is replaced before both are written: a full disk leaves an older pair as it was.
+    with atomic_path(folder / CARD, sync=True) as card_path, atomic_path(folder / WEIGHTS, sync=True) as weights_path:
+        save_tensors(weights_path, weights)
+        card = card.model_copy(update={"sha256": sha256_of(weights_path)})
+        card_path.write_text(redact(card.model_dump_json(indent=2)) + "\n")
+    fsync(folder.parent)
+
+
+def save_tensors(path: Path, tensors: Weights) -> None:
+    """Write tensors to a file that everyone may read whom the umask lets.
+
+    Raises:
+        OSError: the disk refused it. safetensors has an error of its own, which only its text tells from others.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Nested, so that neither file is replaced before both are written: a full disk leaves an older pair as it was.
-        with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
-            with public_mode(weights_path):
-                save_file(weights, weights_path, metadata={"format": "pt"})
-            card_path.write_text(redact(card.model_dump_json(indent=2)) + "\n")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write encoder {folder} ({error}): free some space, then run the same command again") from None
+        with public_mode(path):
+            save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def load_encoder(folder: str | Path) -> BaseEncoder:
     """Return the encoder of a run folder or encoder folder, frozen and in eval mode.
 
     Raises:
-        UserError: there is no encoder, or a weight is missing, left over or of another shape.
+        UserError: there is no encoder; or its weights are not those that were written, not finite, or not those that its card
+            describes: one is missing, left over or of another shape.
     """
-    encoder = build_encoder(read_card(folder).encoder)
-    path = encoder_folder(folder) / WEIGHTS
+    card = check_weights(folder)
+    encoder, path = build_encoder(card.encoder), encoder_folder(folder) / WEIGHTS
+    if card.sha256 is None:
+        print_stderr(f"{path} was written by version {card.version} without a hash, so that damage to its weights would not show")
+    weights = load_file(path)
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise UserError(
+            f"{path} holds NaN or infinite weights (first: {broken[0]}), whose features mean nothing: {REWRITE}, or train it again"
+        )
     try:
-        encoder.timm_module().load_state_dict(load_file(path), strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        reason = first_line(error)
-        raise UserError(f"{path} is damaged or not the encoder that {CARD} describes ({reason}): copy or train it again") from None
+        encoder.timm_module().load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"{path} is damaged or not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}") from None
     return encoder.requires_grad_(False).eval()
+
+
+def check_weights(folder: str | Path) -> EncoderCard:
+    """Return the card of the encoder in a run folder or encoder folder after comparing the weights with their hash in it.
+
+    Raises:
+        UserError: there is no encoder, or its weights are not what was written.
+    """
+    card, path = read_card(folder), encoder_folder(folder) / WEIGHTS
+    if card.sha256 is None:  # of an earlier version: at least it is whole
+        try:
+            with safe_open(path, "pt"):
+                return card
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} is damaged or not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}"
+            ) from None
+    if (found := sha256_of(path)) != card.sha256:
+        raise UserError(
+            f"{path} is not what was written (its SHA-256 is {found[:12]}..., in {CARD} it is {card.sha256[:12]}...): {REWRITE}"
+        )
+    return card
 
 
 def hash_weights(encoder: BaseEncoder) -> str:

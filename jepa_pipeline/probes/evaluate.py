@@ -36,7 +36,7 @@ from jepa_pipeline.probes.labeled_data import (
 from jepa_pipeline.probes.pooled_probes import make_row, measure_ranks, probe_features
 from jepa_pipeline.probes.tokens import ComputedTokens, cache_tokens
 from jepa_pipeline.results.levels import UNTRAINED, choose_level, level_name, level_of, levels_to_probe, untrained_name
-from jepa_pipeline.results.probe_report import EncoderName, ProbeReport, Settings, load_report, save_report
+from jepa_pipeline.results.probe_report import EncoderName, ProbeReport, Settings, load_report, report_paths, save_report
 from jepa_pipeline.results.run_folders import run_of
 from jepa_pipeline.version import __version__
 
@@ -122,7 +122,7 @@ def plan_probe(frozen: FrozenEncoder, data: str, test: str | None, config: Probe
 
 def load_finished(job: ProbeJob) -> ProbeReport | None:
     """Return the report of an earlier probe with the same data, weights and settings if it has all protocols, else None."""
-    for path in sorted(job.path.parent.glob(f"*-{report_key(job.report)}.json")):
+    for path in report_paths(job.path.parent, f"*-{report_key(job.report)}.json"):
         report = load_report(path)
         if {*job.report.probe.protocols} <= {row.protocol for row in report.rows}:
             return report

@@ -10,7 +10,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig, Protocol
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.files import atomic_write
+from jepa_pipeline.files import atomic_write, sweep
 from jepa_pipeline.results.label_counts import LabelCounts
 
 LevelName = Annotated[str, Field(pattern=r"^(random_init_)?level([1-9][0-9]*|s)$")]
@@ -122,6 +122,7 @@ def headline(rows: Sequence[ProbeRow], encoder: EncoderName, protocol: Protocol)
 def save_report(path: Path, report: ProbeReport) -> None:
     """Write a report in one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     atomic_write(path, report.model_dump_json(indent=1) + "\n")
 
 
@@ -131,13 +132,18 @@ def load_reports(folder: Path) -> list[ProbeReport]:
     Raises:
         UserError: a file is no probe report.
     """
-    return [load_report(path) for path in sorted(folder.glob("*.json"))]
+    return [load_report(path) for path in report_paths(folder)]
+
+
+def report_paths(folder: Path, pattern: str = "*.json") -> list[Path]:
+    """Return the reports in a folder by name, without hidden files, such as those of editors and file browsers."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def load_report(path: Path) -> ProbeReport:
     """Read a report; see load_reports."""
     try:
-        return ProbeReport.model_validate_json(path.read_text())
+        return ProbeReport.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

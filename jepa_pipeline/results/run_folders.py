@@ -28,7 +28,10 @@ def short_name(folder: Path) -> str:
 
 
 def commit_of(folder: Path) -> str | None:
-    """Return the commit a run was started at, with a + if the sources had been modified; None if it was not recorded."""
+    """Return the commit a run was started at, with a + if the sources had been modified; None if no readable file has it."""
     path = run_of(folder) / "environment.json"
-    state = json.loads(path.read_text()).get("git") if path.is_file() else None
-    return state and state["commit"] + ("+" if state["changed"] else "")
+    try:
+        state = json.loads(path.read_bytes())["git"]
+        return state and state["commit"] + ("+" if state["changed"] else "")
+    except (OSError, ValueError, KeyError, TypeError):  # what it is for, the results, is elsewhere
+        return None

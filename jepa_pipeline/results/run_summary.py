@@ -1,7 +1,8 @@
 """Summaries of runs from their folders, however far they got, with one row per level for stacks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -12,10 +13,10 @@ from jepa_pipeline.config.encoder_card import EncoderCard, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig, flatten
-from jepa_pipeline.files import read_json_lines
+from jepa_pipeline.files import STEP, read_json_lines
 from jepa_pipeline.redaction import redact_values
 from jepa_pipeline.results.levels import is_baseline, level_name, level_of
-from jepa_pipeline.results.probe_report import EncoderName, ProbeReport, ProbeRow, load_report
+from jepa_pipeline.results.probe_report import EncoderName, ProbeReport, ProbeRow, load_report, report_paths
 from jepa_pipeline.results.run_folders import run_labels
 
 SPEED = "samples_per_s"
@@ -110,11 +111,12 @@ def summarize_run(folder: Path, name: str, job: JobRecord | None, job_state: str
     """Return the summary of a run. job: that trains it; job_state: Slurm's, empty if unknown."""
     problems = list[str]()
     config = load_config_or_command(folder, job, problems)
-    rows = read_json_lines(folder / "metrics.jsonl")
-    try:
-        card = read_card(folder)
-    except UserError:
-        card = None  # no checkpoint yet
+    rows, card = list[dict[str, Any]](), None
+    with note_problem(problems):
+        rows = read_json_lines(folder / "metrics.jsonl", STEP, problems.append)
+    if (folder / "encoder").exists():  # else there is no checkpoint yet
+        with note_problem(problems):
+            card = read_card(folder)
     step = max([row["step"] for row in rows] + [card.step if card else 0])
     values = dict(flatten(redact_values(config.model_dump(mode="json")))) if config else {}
     state = run_state(folder, config, step, job_state)
@@ -122,15 +124,24 @@ def summarize_run(folder: Path, name: str, job: JobRecord | None, job_state: str
     return RunSummary(name, folder, state, config, values, step, newest_metrics(rows), accuracies, problems)
 
 
+@contextmanager
+def note_problem(problems: list[str]) -> Iterator[None]:
+    """Add a problem in place of an error in this context: what one run lacks must not keep others out of a table."""
+    try:
+        yield
+    except UserError as error:
+        problems.append(str(error))
+    except OSError as error:
+        problems.append(f"{error.filename or 'a file'} cannot be read: {error.strerror or error}")
+
+
 def load_config_or_command(folder: Path, job: JobRecord | None, problems: list[str]) -> RunConfig | None:
     """Return the configuration of a run, or that of its job's command line if it has not started; None with a problem."""
-    try:
+    with note_problem(problems):
         if (folder / "config.yaml").is_file():
             return load_config(folder)
         if job is not None and len(job.command) > 1:
             return load_config(job.cwd / job.command[1], [word for word in job.command[2:] if not word.startswith("-")])
-    except UserError as error:
-        problems.append(str(error))
     return None
 
 
@@ -157,8 +168,8 @@ def run_state(folder: Path, config: RunConfig | None, step: int, job_state: str)
 
 def newest_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float | int]:
     """Return the newest value of each key of the log; the speed is the median of the newest lines."""
-    newest = {key: value for row in rows for key, value in row.items()}
-    speeds = [row[SPEED] for row in rows if SPEED in row][-SPEED_LINES:]
+    newest = {key: value for row in rows for key, value in row.items() if isinstance(value, int | float)}
+    speeds = [row[SPEED] for row in rows if isinstance(row.get(SPEED), int | float)][-SPEED_LINES:]
     return newest | ({SPEED: median(speeds)} if speeds else {})
 
 
@@ -181,9 +192,7 @@ def latest_accuracies(
 def load_readable_reports(folder: Path, problems: list[str]) -> list[ProbeReport]:
     """Return the reports in a folder, the newest last; for one that cannot be read, a problem."""
     reports = []
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
-        try:
+    for path in sorted(report_paths(folder), key=lambda path: path.stat().st_mtime):
+        with note_problem(problems):
             reports.append(load_report(path))
-        except UserError as error:
-            problems.append(str(error))
     return reports

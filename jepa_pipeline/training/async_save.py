@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import disk_error
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.distributed import all_gather_object, new_gloo_group, rank, world_size
 from jepa_pipeline.files import PARTIAL
@@ -124,9 +124,9 @@ class AsyncCheckpointWriter:
                 shutil.rmtree(partial_folder, ignore_errors=True)
             if not isinstance(error, OSError):
                 raise
-            raise UserError(
-                f"checkpoint {final} could not be written ({error.strerror or error}); the ones before it are complete"
-            ) from None
+            if error.filename is None or partial_folder.name in f"{error.filename}":
+                error.filename = f"checkpoint {final}"
+            raise disk_error(error, "the ones before it are complete") from None
 
     def write_own_files(self, folder: Path, shards: dict[str, Shard], rank_state: State) -> HashedFiles:
         """Write this process's files."""
@@ -139,7 +139,7 @@ class AsyncCheckpointWriter:
         """Write rank 0's files, commit the checkpoint and delete old ones."""
         files = HashedFiles()
         files.save(values, folder / STATE)
-        info = info.model_copy(update={"files": info.files | files.hashes})
+        info = info.model_copy(update={"files": dict(sorted((info.files | files.hashes).items()))})
         with files.create_stream(folder / INFO, "wb") as file:
             file.write(info.model_dump_json(indent=1).encode())
         before_commit()

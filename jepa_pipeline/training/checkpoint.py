@@ -26,13 +26,13 @@ from pydantic import Field, ValidationError
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.distributed import rank, world_size
-from jepa_pipeline.files import PARTIAL, DamagedFile, atomic_path, fsync, sha256_of
+from jepa_pipeline.files import DAMAGED, DamagedFile, atomic_path, fsync, sha256_of, sweep
 from jepa_pipeline.training.collectives import run_on_all_ranks, run_on_rank_zero
 from jepa_pipeline.training.dcp_storage import INDEX, LoadTargets, read_tensors
 from jepa_pipeline.training.pytree import merge_tensors
 
 STATE, INFO, LAST = "state.pt", "about.json", "last"
-DROPPED, DAMAGED = ".dropped", ".damaged"
+DROPPED = ".dropped"
 NAME = re.compile(r"step-\d{8,}")
 METHOD_PREFIX = "method."
 """Prefix of the names of the method's tensors in a run's state."""
@@ -94,7 +94,6 @@ def commit(partial: Path, final: Path) -> None:
     partial.rename(final)
     fsync(final.parent)  # the name must outlast a crash before an older checkpoint is deleted
     with atomic_path(final.parent / LAST) as pointer:
-        pointer.unlink(missing_ok=True)  # left by a process that was killed
         pointer.symlink_to(final.name)
 
 
@@ -134,9 +133,8 @@ def delete_all(folder: Path, suffix: str) -> OSError | None:
 
 def delete_leftovers(folder: Path) -> None:
     """Delete what a killed run left half written or half deleted, as far as it can be."""
-    for suffix in (PARTIAL, DROPPED):
-        delete_all(folder, suffix)
-    (folder / f"{LAST}{PARTIAL}").unlink(missing_ok=True)
+    sweep(folder)
+    delete_all(folder, DROPPED)
 
 
 def unsharded(_: str) -> None:

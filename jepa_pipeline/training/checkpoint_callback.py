@@ -3,19 +3,21 @@
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
-from jepa_pipeline.config.errors import Interrupted
+from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.distributed import AsyncFlags, all_gather_object, is_sharded, rank, world_size
 from jepa_pipeline.files import fsync
-from jepa_pipeline.models.weights import EncoderCard, gather_weights, save_weights
+from jepa_pipeline.models.weights import EncoderCard, check_weights, gather_weights, save_weights
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 from jepa_pipeline.training.callbacks import StepCallback, is_due
 from jepa_pipeline.training.checkpoint import METHOD_PREFIX, CheckpointInfo, LoadedCheckpoint, State
+from jepa_pipeline.training.collectives import run_on_rank_zero
 from jepa_pipeline.training.dcp_storage import LoadTargets
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.optim import build_optimizer
@@ -76,6 +78,25 @@ def restore(module: Pretraining, loaded: LoadedCheckpoint) -> State:
         module.skipped = loaded.state["skipped"] if rank() == 0 else 0
     module.step = loaded.state["step"]
     return loaded.state["optimizer"]
+
+
+def restore_encoder(run: Path, module: Pretraining, card: EncoderCard, log: Callable[[str], object]) -> None:
+    """Write the encoder of a resumed run anew if it is not there, or not what was written. All processes must call it."""
+    defect = run_on_rank_zero(lambda: find_defect(run, module.step)) if module.step else None
+    if defect is not None:
+        weights = gather_weights(module.method.encoder_to_export)
+        card = card.model_copy(update={"step": module.step, "samples": module.samples})
+        run_on_rank_zero(lambda: save_weights(run / "encoder", weights, card))
+        log(f"{defect}: the encoder is written anew from the checkpoint of step {module.step}")
+
+
+def find_defect(run: Path, step: int) -> str | None:
+    """Return a sentence on why a run's encoder is not what was written at this step or later; None if it is, or seems to be."""
+    try:
+        card = check_weights(run / "encoder")
+    except UserError as error:
+        return str(error).rpartition(": ")[0] or str(error)  # without the cure, which follows
+    return None if card.step >= step else f"{run / 'encoder'} is of step {card.step}"
 
 
 class HeartbeatCallback(Callback):

@@ -114,7 +114,7 @@ class ShardPlanner(DefaultSavePlanner):
         return self.plan
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
-        return self.shards[write_item.index.fqn].values
+        return self.shards[write_item.index.fqn].values.contiguous()  # as a staged copy is: the same state makes the same files
 
 
 class ShardWriter(dcp.FileSystemWriter):

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystem
 
+from jepa_pipeline.training.pytree import canonical
+
 
 class HashedFile:
     """A file that is written from front to back, with the SHA-256 of what was written."""
@@ -66,6 +68,6 @@ class HashedFiles(FileSystem):
         self.hashes[Path(new_path).name] = self.hashes.pop(Path(path).name)
 
     def save(self, value: Any, path: Path) -> None:
-        """Write a value by torch.save."""
+        """Write a value by torch.save; equal values make equal files."""
         with self.create_stream(path, "wb") as file:
-            torch.save(value, file)
+            torch.save(canonical(value), file)

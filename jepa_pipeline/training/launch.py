@@ -18,7 +18,7 @@ from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.worker_pool import die_with_parent
 from jepa_pipeline.training.processes import RankInfo, free_port
-from jepa_pipeline.training.signals import STOP_SIGNALS
+from jepa_pipeline.training.signals import STOP_SIGNALS, outlive_terminal
 from jepa_pipeline.training.watchdog import SILENT_S
 
 GRACE_S = 30.0
@@ -64,6 +64,8 @@ def wait_for_processes(processes: list[subprocess.Popen[bytes]], grace_s: float)
                 process.send_signal(number)
 
     handlers_before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        handlers_before[signal.SIGHUP] = signal.signal(signal.SIGHUP, outlive_terminal)
     try:
         deadline = float("inf")
         while any(process.poll() is None for process in processes):

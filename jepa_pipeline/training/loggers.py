@@ -10,7 +10,7 @@ from secrets import token_hex
 from typing import Any
 
 from jepa_pipeline.distributed import rank
-from jepa_pipeline.files import atomic_write, read_json_lines
+from jepa_pipeline.files import STEP, atomic_write, name_errors, read_to_rewrite, write_json_lines
 from jepa_pipeline.redaction import redact, redact_values
 
 Row = dict[str, float | int]
@@ -34,7 +34,7 @@ class MetricsWriter:
         self.path = path
         self.wandb = wandb
         rows = truncate_rows(path, start_step) if rank() == 0 else []
-        self.seconds_before = max((row["seconds"] for row in rows if "seconds" in row), default=0.0)
+        self.seconds_before = max((row["seconds"] for row in rows if isinstance(row.get("seconds"), float)), default=0.0)
 
     def write(self, row: Row) -> None:
         if rank() > 0:
@@ -48,15 +48,21 @@ class MetricsWriter:
             self.wandb.finish()
 
 
-def truncate_rows(path: Path, last_step: int) -> list[Any]:
-    """Delete the rows of later steps; return the others."""
-    rows = [row for row in read_json_lines(path) if row["step"] <= last_step]
-    atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
+def truncate_rows(path: Path, last_step: int, keys: Mapping[str, type] = STEP) -> list[dict[str, Any]]:
+    """Delete the rows of later steps; return the others.
+
+    Args:
+        path: a JSON lines file; where lines of it cannot be read, it is kept under another name too.
+        last_step: last step whose rows stay.
+        keys: see read_json_lines.
+    """
+    rows = [row for row in read_to_rewrite(path, keys) if row["step"] <= last_step]
+    write_json_lines(path, rows)
     return rows
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
+    with name_errors(path), path.open("a") as file:
         file.write(json.dumps(redact_values(row)) + "\n")
 
 

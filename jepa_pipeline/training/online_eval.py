@@ -16,7 +16,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.site import load_site
 from jepa_pipeline.config.trainer import ProbingConfig
 from jepa_pipeline.distributed import rank
-from jepa_pipeline.files import fsync
+from jepa_pipeline.files import atomic_path
 from jepa_pipeline.models.weights import EncoderCard, Weights, gather_weights, read_card, save_weights
 from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, find_secrets
 from jepa_pipeline.results.run_folders import SNAPSHOTS, run_of
@@ -143,15 +143,12 @@ def check_online_eval(probing: ProbingConfig) -> None:
 
 
 def save_snapshot(snapshot: Path, weights: Weights, card: EncoderCard) -> None:
-    """Save an encoder under a temporary name, sync it, and rename it."""
-    partial = snapshot.with_name(f".{snapshot.name}")
-    rmtree(partial, ignore_errors=True)
-    save_weights(partial, weights, card)
-    for path in [*partial.iterdir(), partial]:
-        fsync(path)
-    if snapshot.exists():
-        rmtree(snapshot)
-    partial.rename(snapshot)
+    """Save an encoder in one rename."""
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(snapshot, sync=True) as partial:
+        save_weights(partial, weights, card)
+        if snapshot.exists():
+            rmtree(snapshot)
 
 
 def was_started(snapshot: Path) -> bool:

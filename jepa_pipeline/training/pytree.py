@@ -1,5 +1,6 @@
 """Nested dicts, lists and tuples, and the dotted names of their leaves."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ def map_with_names(tree: Any, function: Callable[[str, Any], Any], prefix: str =
 
 
 def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return the tree with None for each tensor, and the tensors by name, detached.
+    """Return the tree with None for each tensor, and the tensors by name in its order, detached.
 
     Raises:
         ValueError: two leaves have one name.
@@ -37,12 +38,31 @@ def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
         tensors[name] = leaf.detach()
         return None
 
-    return map_with_names(tree, remove), tensors
+    return map_with_names(tree, remove), dict(sorted(tensors.items()))
 
 
 def merge_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Put the tensors back that `split_tensors` took out."""
     return map_with_names(tree, lambda name, leaf: tensors.get(name, leaf))
+
+
+def canonical(tree: Any) -> Any:
+    """Return a tree of equal values of which torch.save writes the same bytes as of every other tree of equal values.
+
+    A pickle depends on the order of dicts, on which equal strings are one object, and on where the memory of tensors lies, all of
+    which a resumed run has otherwise.
+    """
+    match tree:
+        case dict():
+            return {canonical(key): canonical(tree[key]) for key in sorted(tree, key=str)}
+        case list() | tuple():
+            return type(tree)([canonical(value) for value in tree])
+        case str():
+            return sys.intern(tree)
+        case Tensor():
+            return tree.detach().to("cpu", copy=True).contiguous()
+        case _:
+            return tree
 
 
 def copy_to_host(tree: Any) -> Any:

@@ -1,13 +1,12 @@
 """Requeue of a Slurm job that ends before its run does."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from jepa_pipeline.cluster.allocation import Allocation, ScontrolError, current_job_id, read_allocation, requeue
-from jepa_pipeline.files import atomic_write, read_json_lines
+from jepa_pipeline.files import read_to_rewrite, write_json_lines
 from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
 
 REQUEUES = "requeues.jsonl"
@@ -109,8 +108,9 @@ def find_lack_of_progress(before: list[JobEnd], end: JobEnd) -> str | None:
 
 def read_job_ends(folder: Path) -> list[JobEnd]:
     """Return the ends of this run's jobs so far."""
-    return [JobEnd(**row) for row in read_json_lines(folder / REQUEUES)]
+    rows = read_to_rewrite(folder / REQUEUES, JobEnd.__annotations__)
+    return [JobEnd(*(row[key] for key in JobEnd._fields)) for row in rows]
 
 
 def write_job_ends(folder: Path, ends: list[JobEnd]) -> None:
-    atomic_write(folder / REQUEUES, "".join(json.dumps(end._asdict()) + "\n" for end in ends))
+    write_json_lines(folder / REQUEUES, [end._asdict() for end in ends])

@@ -10,10 +10,13 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.removed import result_value, upgrade_saved
 from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
-from jepa_pipeline.files import atomic_write
+from jepa_pipeline.files import atomic_write, sweep
 from jepa_pipeline.locks import LOCK, Locked, lock_folder
 from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
 from jepa_pipeline.training.environment import describe_environment
+
+FOLDERS = ("encoder", "snapshots", "probes", "energy", "jobs")
+"""Folders of a run in which files are written in one rename, and where a killed process may leave half of one."""
 
 Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
@@ -90,5 +93,7 @@ def write_run_files(config: RunConfig, data_hash: str) -> None:
     """Write config.yaml and environment.json, and delete what a killed run left unfinished."""
     environment = {"config_hash": config.hash(), "data_hash": data_hash, **describe_environment()}
     delete_leftovers(config.folder / "checkpoints")
+    for folder in (config.folder, *(config.folder / name for name in FOLDERS), *config.folder.glob("snapshots/*/")):
+        sweep(folder)
     atomic_write(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
     save_config(config.folder / "config.yaml", config)

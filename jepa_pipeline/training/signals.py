@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from jepa_pipeline.config.errors import Interrupted
@@ -61,6 +61,8 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 signal.signal(number, self.handle)
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored already
+                signal.signal(signal.SIGHUP, outlive_terminal)
 
     def __exit__(self, *_: object) -> None:
         """Cancel the timers, one of which sends a signal, and restore the handlers."""
@@ -69,6 +71,8 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self.handlers_before.items():
                 signal.signal(number, handler)
+            if signal.getsignal(signal.SIGHUP) is outlive_terminal:
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def handle(self, number: int, _: FrameType | None) -> None:
         """Handle a signal."""
@@ -125,6 +129,14 @@ class StopSignals:
         os._exit(FORCED)
 
 
+def outlive_terminal(*_: object) -> None:
+    """Continue a run whose terminal was closed, such as a connection that broke: it needs none."""
+    if rank() == 0:
+        write_stderr(
+            f"SIGHUP: the terminal is gone, and the run continues without it; kill {os.getpid()} stops it with a checkpoint"
+        )
+
+
 def interruption(received: signal.Signals | None, step: int) -> Interrupted:
     """Return the exception that ends a stopped run, with the signal that one of its processes received."""
     where = f"after step {step} and saved a checkpoint" if step else "before the first step"
@@ -133,4 +145,5 @@ def interruption(received: signal.Signals | None, step: int) -> Interrupted:
 
 def write_stderr(text: str) -> None:
     """Write to stderr's descriptor: a signal handler may have interrupted a print. The escape sequence shows the cursor again."""
-    os.write(2, f"\n{redact(text)}\n".encode() + (b"\x1b[?25h" if os.isatty(2) else b""))
+    with suppress(OSError):  # nobody reads it
+        os.write(2, f"\n{redact(text)}\n".encode(errors="replace") + (b"\x1b[?25h" if os.isatty(2) else b""))

@@ -19,6 +19,8 @@ from jepa_pipeline.training.module import Pretraining
 from lightning import Trainer
 
 DAMAGED = "damaged.jsonl"
+KEYS = {"step": int, "data": str, "sample": int, "reason": str}
+"""Keys of each row of it, and the types of their values."""
 MIN_SAMPLES = 1000
 """Samples from which on the share of skipped ones is compared with the limit; before, a single one could exceed it."""
 
@@ -61,7 +63,7 @@ class SkippedSamples(StepCallback):
         self.first_step = pl_module.step + 1
         self.named = set()
         if rank() == 0:  # all rows stay, since a sample is named once even if the run was resumed from before it
-            self.named = {(row["data"], row["sample"]) for row in truncate_rows(self.path, sys.maxsize)}
+            self.named = {(row["data"], row["sample"]) for row in truncate_rows(self.path, sys.maxsize, KEYS)}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
         step = self.first_step + batch_idx // pl_module.optim.accumulate_steps

@@ -8,7 +8,7 @@ import torch
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.files import read_json_lines
-from jepa_pipeline.training.checkpoint import load_latest
+from jepa_pipeline.training.checkpoint import load_info, load_latest
 from jepa_pipeline.training.checkpoint_callback import CheckpointCallback
 from jepa_pipeline.training.hashes import HASHES, flatten
 from jepa_pipeline.training.module import Pretraining
@@ -151,6 +151,7 @@ def test_killed_and_continued_it_is_the_run_left_alone(method, strategy, configu
     assert on_processes(killed, 2) == [0, 0]
     expected = read_json_lines(straight.folder / HASHES)
     assert len(expected) == 8 and read_json_lines(killed.folder / HASHES) == expected
+    assert len({load_info(run.folder / "checkpoints/last").sha256 for run in (straight, killed)}) == 1
     timings = {"seconds", "samples_per_s", "data_wait_share"}
     for one, other in zip(*(read_json_lines(run.folder / "metrics.jsonl") for run in (straight, killed)), strict=True):
         assert {**one, **dict.fromkeys(timings, 0)} == {**other, **dict.fromkeys(timings, 0)}

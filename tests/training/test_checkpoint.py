@@ -103,6 +103,29 @@ def test_the_same_state_makes_the_same_files(tmp_path):
     assert len(hashes) == 1 and load_checkpoint(save(tmp_path / "c", 1, {**state, "step": 2})).info.sha256 not in hashes
 
 
+def test_equal_states_make_equal_files_however_they_came_about(tmp_path):
+    """A resumed run has its dicts in another order, its strings are other objects, and its tensors lie otherwise in memory."""
+    weights = torch.randn(4, 6)
+    straight = {"optimizer": {"state": {0: {"step": 3, "exp_avg": weights.T}}, "groups": [{"name": "adamw", "kind": "adamw"}]}}
+    resumed = {
+        "optimizer": {
+            "groups": [{"kind": "".join(["ad", "amw"]), "name": "".join(["ada", "mw"])}],
+            "state": {0: {"exp_avg": weights.T.contiguous(), "step": 3}},
+        }
+    }
+    own = {"meters": {"b": torch.arange(10)[2:4], "a": "x"}}
+    own_resumed = {"meters": {"a": "x", "b": torch.tensor([2, 3])}}
+    first = save(tmp_path / "a", 1, straight, own)
+    second = save(tmp_path / "b", 1, resumed, own_resumed)
+    writer = AsyncCheckpointWriter(tmp_path / "c", CheckpointConfig())
+    writer.save(straight, own, make_about(1))
+    writer.close()
+    for other in (second, tmp_path / "c/step-00000001"):
+        assert {path.name: path.read_bytes() for path in first.iterdir()} == {
+            path.name: path.read_bytes() for path in other.iterdir()
+        }
+
+
 def test_what_a_process_keeps_for_itself_is_its_own(tmp_path):
     own = {"meters": {"sums": torch.ones(2)}, "seen": ["a"]}
     checkpoint = save(tmp_path, 1, own=own)

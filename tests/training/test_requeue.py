@@ -155,3 +155,14 @@ def test_half_a_line_of_a_killed_process_hides_no_other(stop, tmp_path):
     (tmp_path / REQUEUES).write_text('{"time": "2026-')
     assert stop(step=0)[0]
     assert not stop(step=0)[0]
+
+
+def test_a_broken_line_hides_no_other_and_is_kept(stop, tmp_path, capsys):
+    stop(step=5)
+    path = tmp_path / REQUEUES
+    before = path.read_bytes()
+    path.write_bytes(b"{broken\n" + before)
+    stop(step=9)
+    assert [end.step for end in read_job_ends(tmp_path)] == [5, 9]
+    assert (tmp_path / f"{REQUEUES}.damaged").read_bytes() == b"{broken\n" + before
+    assert "1 of 2 lines cannot be read and are passed over; the file as it was is kept as" in capsys.readouterr().err

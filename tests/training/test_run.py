@@ -1,6 +1,7 @@
 """Complete runs: what they write, what does not change their results, and what ends them."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ from jepa_pipeline.methods.jepa import JEPA
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
 from jepa_pipeline.redaction import remember_secrets
 from jepa_pipeline.training import callbacks
-from jepa_pipeline.training.checkpoint import load_checkpoint, load_latest
+from jepa_pipeline.training.checkpoint import load_checkpoint, load_info, load_latest
 from jepa_pipeline.training.module import Pretraining
 
 QUIET = Console(quiet=True)
@@ -127,6 +128,8 @@ def test_a_killed_run_resumes_to_the_same_result(tiny, monkeypatch):
         assert same(group, continued["optimizer"]["state"][name])
     rows = [row["step"] for row in read_json_lines(config.folder / "metrics.jsonl") if "loss" in row]
     assert rows == [2, 4, 6]
+    infos = [load_info(tiny(f"name={name}").folder / "checkpoints/last") for name in ("straight", "cut")]
+    assert infos[0].sha256 == infos[1].sha256, "byte for byte, except for the seconds"
 
 
 def test_a_finished_run_is_not_trained_again(tiny):
@@ -159,6 +162,21 @@ def test_a_resumed_run_adds_to_its_seconds(tiny):
     run(first)
     again = [row["seconds"] for row in read_json_lines(first.folder / "metrics.jsonl") if "loss" in row]
     assert again[:2] == seconds[:2] and again[2] > again[1]
+
+
+def test_a_broken_line_of_the_log_costs_that_line_alone(tiny, capsys):
+    """A fault of the disk in the middle of metrics.jsonl, whose rows a resumed run reads and writes again."""
+    config = tiny("checkpoint.every_steps=2", "log.every_steps=1", "health.every_steps=6")
+    run(config)
+    path = config.folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([lines[0], b"\xff{broken\n", *lines[2:]])
+    path.write_bytes(damaged)
+    shutil.rmtree(config.folder / "checkpoints/step-00000006")
+    run(config)
+    assert [row["step"] for row in read_json_lines(path, log=pytest.fail) if "loss" in row] == [1, 3, 4, 5, 6]
+    assert path.with_name("metrics.jsonl.damaged").read_bytes() == damaged
+    assert "1 of 7 lines cannot be read and are passed over" in capsys.readouterr().err
 
 
 def poison(monkeypatch, step):
