@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.distributed import rank, world_size
-from jepa_pipeline.files import DAMAGED, DamagedFile, atomic_path, fsync, sha256_of, sweep
+from jepa_pipeline.files import DAMAGED, PARTIAL, DamagedFile, atomic_path, fsync, sha256_of, sweep
 from jepa_pipeline.training.collectives import run_on_all_ranks, run_on_rank_zero
 from jepa_pipeline.training.dcp_storage import INDEX, LoadTargets, read_tensors
 from jepa_pipeline.training.pytree import merge_tensors
@@ -134,7 +134,8 @@ def delete_all(folder: Path, suffix: str) -> OSError | None:
 def delete_leftovers(folder: Path) -> None:
     """Delete what a killed run left half written or half deleted, as far as it can be."""
     sweep(folder)
-    delete_all(folder, DROPPED)
+    for suffix in (PARTIAL, DROPPED):  # sweep leaves what it cannot lock, but nobody else writes checkpoints of this run
+        delete_all(folder, suffix)
 
 
 def unsharded(_: str) -> None:
