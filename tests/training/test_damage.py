@@ -1,5 +1,7 @@
 """Unusable samples in training: counted, named once, the same after a kill, and too many of them end the run."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,3 +129,17 @@ def test_a_mixture_that_cannot_be_is_refused(tiny, value, says):
     with pytest.raises(UserError, match=says) as refused:
         tiny(f"data.train={value}")
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_other_images_under_the_same_manifest_end_the_run(tiny, shards, tmp_path):
+    data = shutil.copytree(shards / "train", tmp_path / "data")
+    tar = min(data.glob("*.tar"))
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=rf"does not hold the samples of its manifest: the SHA-256 of {tar.name} is"):
+        pretrain(tiny(f"data.train={data}", "data.check_hashes=true"), QUIET)
+    tar.write_bytes(whole + bytes(512))
+    with pytest.raises(
+        UserError, match=rf"does not hold the samples of its manifest: {tar.name} has [\d,]+ bytes, the manifest says"
+    ):
+        pretrain(tiny(f"data.train={data}"), QUIET)
