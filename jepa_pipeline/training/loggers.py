@@ -11,6 +11,9 @@ from typing import Any
 from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import atomic_write, read_json_lines
 
+HASHES = "hashes.jsonl"
+"""The file of a run with the SHA-256 of all its values; see training/hashes.py."""
+
 Row = dict[str, float | int]
 
 
