@@ -41,6 +41,7 @@ app.add_typer(selftest, name="selftest")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as typer gives it."""
+NO_TEMPORARY_FOLDER = "No usable temporary directory"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -223,6 +224,9 @@ def main() -> None:
         print(error, file=sys.stderr)
         leave(error.exit_code)
     except OSError as error:
+        if NO_TEMPORARY_FOLDER in str(error):  # torchmetrics looks for it when it is imported
+            print("no folder of temporary files can be written to: free some space in /tmp, or set TMPDIR", file=sys.stderr)
+            leave(2)
         if error.filename is None and error.errno not in DISK_ERRORS:
             raise
         print(f"{error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)

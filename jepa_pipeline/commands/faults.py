@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -64,31 +64,63 @@ def faults(
     start, folder = time.monotonic(), (out or Path(mkdtemp(prefix="jepa-selftest-"))).resolve()
     if out and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not an empty folder: give another one with --out")
-    console, data = Console(), folder / "links"
-    config = shorten(config or build_small_config(folder), folder / "runs", total_steps)
+    config = config or build_small_config(folder)
     names = choose_faults(config, only)
-    config = link_data(config, data).model_copy(update={"name": "quiet"})
-    with console.status("running without faults"):
-        rhythm = run_quietly(config)
-    chaos = Chaos(config, data, rhythm, partial(compare_results, config.folder), partial(print_plain, console))
-    rounds, idle = list[Round](), 0
-    with console.status("") as status:
-        while not rounds or (minutes_since(start) < minutes if count is None else count_faults(rounds) < count):
-            planned = FAULTS_PER_RUN if count is None else min(FAULTS_PER_RUN, count - count_faults(rounds))
-            number = seed + len(rounds)
-            status.update(f"run {len(rounds) + 1} with faults, {count_faults(rounds)} so far, {minutes_since(start):.1f} min")
-            print_plain(console, f"run {len(rounds) + 1}, seed {number}:")
-            rounds.append(chaos.run(deck(names, planned, number), number))
-            print_plain(console, describe_round(rounds[-1], repeat_command(arguments, number, planned, total_steps, only)))
-            idle = 0 if rounds[-1].strikes or rounds[-1].problems else idle + 1
-            if idle == IDLE_RUNS:
-                raise UserError(f"{idle} runs ended before a fault met them: use more than {total_steps} --steps")
+
+    def plan(rounds: Sequence[Round]) -> int:
+        if count is not None:
+            return min(FAULTS_PER_RUN, count - count_faults(rounds))
+        return FAULTS_PER_RUN if not rounds or minutes_since(start) < minutes else 0
+
+    rounds = disturb(config, folder, names, plan, total_steps=total_steps, seed=seed, arguments=arguments)
     print_table(build_table(rounds, names))
     survived = not any(one.problems for one in rounds)
-    print_plain(console, describe(rounds, minutes_since(start), folder))
+    print_plain(None, describe(rounds, minutes_since(start), folder))
     if survived and out is None:
         shutil.rmtree(folder)
     return survived
+
+
+def disturb(
+    config: RunConfig,
+    folder: Path,
+    names: Sequence[str],
+    plan: Callable[[Sequence[Round]], int],
+    *,
+    total_steps: int,
+    seed: int = 0,
+    arguments: Sequence[str] = (),
+) -> list[Round]:
+    """Run a configuration undisturbed, then with faults as often as is planned; print each fault and each result.
+
+    Args:
+        config: what to run.
+        folder: an empty folder for the runs.
+        names: the faults.
+        plan: returns, after the runs so far, how many faults the next one is to meet; 0: there is none.
+        total_steps: length of each run.
+        seed: of the first run.
+        arguments: the words of the command line that give the configuration.
+
+    Raises:
+        UserError: the run without faults failed, or runs end before a fault meets them.
+    """
+    console, data, rounds, idle = Console(), folder / "links", list[Round](), 0
+    config = link_data(shorten(config, folder / "runs", total_steps), data).model_copy(update={"name": "quiet"})
+    with console.status("running without faults"):
+        rhythm = run_quietly(config)
+    chaos = Chaos(config, data, rhythm, partial(compare_results, config.folder), partial(print_plain, console))
+    while planned := plan(rounds):
+        number = seed + len(rounds)
+        print_plain(console, f"run {len(rounds) + 1} with {planned} faults, seed {number}:")
+        with console.status(f"{count_faults(rounds)} faults before this run"):
+            rounds.append(chaos.run(deck(names, planned, number), number))
+        only = names if len(names) < len(FAULTS) else ()
+        print_plain(console, describe_round(rounds[-1], repeat_command(arguments, number, planned, total_steps, only)))
+        idle = 0 if rounds[-1].strikes or rounds[-1].problems else idle + 1
+        if idle == IDLE_RUNS:
+            raise UserError(f"{idle} runs ended before a fault met them: use more than {total_steps} --steps")
+    return rounds
 
 
 def choose_faults(config: RunConfig, only: Sequence[str]) -> list[str]:

@@ -145,11 +145,14 @@ class Chaos:
             places = [source.path for source in config.data.train]
             with damaged(self.data, random) as target:
                 yield with_sources(config, places, damage=DamageConfig(policy="stop")), target
-        elif "slow-server" in names:
+        elif "slow-server" in names or (not names and cache_folder(config).exists()):  # the last start must clear the cache up
             with serve(self.data, random.randrange(2**32)) as url:
+                new = random.random() < 0.5
+                if new:
+                    shutil.rmtree(cache_folder(config), ignore_errors=True)
+                places = [f"{url}/{number}" for number in range(len(config.data.train))]
                 cache = CacheConfig(folder=cache_folder(config))
-                shutil.rmtree(cache_folder(config), ignore_errors=True)
-                yield with_sources(config, [f"{url}/{n}" for n in range(len(config.data.train))], cache=cache), "a new cache"
+                yield with_sources(config, places, cache=cache), f"{'a new' if new else 'the same'} cache"
         else:
             yield config, ""
 

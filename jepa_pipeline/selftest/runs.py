@@ -17,6 +17,8 @@ IMAGES = 40
 CHECKPOINT_STEPS = 3
 TIMINGS = {"seconds", "samples_per_s", "data_wait_share"}
 """Metrics that depend on the machine."""
+BY_PLACE = ("share/", "epoch/")
+"""Beginnings of metrics named by the place of a data set, which may change. They follow from keys of samples, which are hashed."""
 
 
 class Difference(NamedTuple):
@@ -75,7 +77,8 @@ def find_difference(first: Path, second: Path) -> Difference | None:
     for file in (HASHES, "metrics.jsonl"):
         rows, others = read_json_lines(first / file), read_json_lines(second / file)
         for row, other in zip_longest(rows, others, fillvalue={}):
-            names = [name for name in {**row, **other} if name not in TIMINGS and row.get(name) != other.get(name)]
+            compared = [name for name in {**row, **other} if name not in TIMINGS and not name.startswith(BY_PLACE)]
+            names = [name for name in compared if row.get(name) != other.get(name)]
             if names:
                 return Difference(row.get("step") or other["step"], f"{names[0]} ({file})", len(names) - 1)
     return None
@@ -110,5 +113,5 @@ def last_values(run: Path) -> dict[str, str]:
 
 
 def file_names(run: Path) -> set[str]:
-    """Return the relative paths of all files of a run; of checkpoints, which may be of other steps, without their steps."""
-    return {re.sub(r"step-\d{8}", "step-N", str(path.relative_to(run))) for path in run.rglob("*") if not path.is_dir()}
+    """Return the relative paths of all files and folders of a run, without the steps of its checkpoints, which may be others."""
+    return {re.sub(r"step-\d{8}", "step-N", str(path.relative_to(run))) for path in run.rglob("*")}
