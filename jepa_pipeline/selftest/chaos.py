@@ -63,7 +63,8 @@ def plan_starts(faults: Sequence[str]) -> list[list[str]]:
         if fault == "damaged-shards":  # with which a run does not start
             starts.append([fault])
             continue
-        pending.append(fault)
+        if fault not in DATA_FAULTS or fault not in pending:
+            pending.append(fault)
         if fault not in SURVIVED:
             starts.append(pending)
             pending = []

@@ -80,8 +80,7 @@ def wait_for_moment(run: LiveRun, fault: str, steps: tuple[int, int], random: Ra
     step, delay = random.randint(*steps), random.uniform(0, rhythm.checkpoint_s if where == "checkpoint" else rhythm.step_s)
     if not run.wait(lambda: run.begun and run.steps() >= step, limit_s):
         return False
-    if where == "checkpoint":
-        run.wait(lambda: run.phase() in ("checkpoint", "end"), limit_s, pause_s=0.001)
+    run.wait(lambda: run.phase() in (where, "end"), limit_s, pause_s=0.001)
     time.sleep(delay)
     return run.look()
 
