@@ -5,6 +5,7 @@ A command imports its module only when it is called, so that `--help` and mistak
 
 import errno
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -219,6 +220,7 @@ app.command()(energy)
 def main() -> None:
     """Run the `jepa` command. Mistakes of the user are printed to stderr, one sentence per line, with exit code 2."""
     try:
+        refuse_dashes(sys.argv[1:])
         app(args=rewrite_submit(sys.argv[1:]))
     except UserError as error:
         print(error, file=sys.stderr)
@@ -240,6 +242,15 @@ def main() -> None:
             raise
         traceback.print_exc()
         leave(1)
+
+
+def refuse_dashes(words: list[str]) -> None:
+    """Raise UserError if an override is written as an option, such as --optim.lr=0.1."""
+    for word in words:
+        if re.match(r"--[a-z_]+\.[a-z_.]+(=|$)", word):
+            raise UserError(
+                f"{word} has dashes: an override is written KEY=VALUE, such as {word.removeprefix('--').partition('=')[0]}=VALUE"
+            )
 
 
 def leave(code: int) -> None:

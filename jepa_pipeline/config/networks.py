@@ -92,7 +92,9 @@ class EncoderConfig(Section):
     def check_sizes(self) -> Self:
         given = [name for name in Size._fields if getattr(self, name) is not None]
         if self.arch is not None and given:
-            raise ValueError(f"arch {self.arch!r} already fixes {', '.join(given)}: give arch or the sizes, not both")
+            raise ValueError(
+                f"arch {self.arch!r} already fixes {', '.join(given)}: give arch or the sizes, not both (null unsets a recipe's)"
+            )
         missing = [name for name in Size._fields[:3] if getattr(self, name) is None]
         if self.arch is None and missing:
             raise ValueError(f"{', '.join(missing)} missing: give arch (one of {', '.join(SIZES)}) or all three sizes")

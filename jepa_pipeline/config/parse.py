@@ -18,7 +18,7 @@ from jepa_pipeline.config.errors import ConfigError, Mistake, UserError, first_l
 from jepa_pipeline.config.layers import Key, Layer
 from jepa_pipeline.config.removed import removed_key, removed_value
 from jepa_pipeline.config.section import Section, section_types, type_name
-from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value
+from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value, other_unit
 
 Config = TypeVar("Config", bound=Section)
 
@@ -150,7 +150,7 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
             text = f"key '{dotted}' no longer exists: {cure}"
         case "extra_forbidden":
             near = nearest_key(dotted_keys(model, entries=False), section, around, str(key[-1]))
-            text = f"unknown key '{dotted}'" + (f" - did you mean '{near}'?" if near else "")
+            text = f"unknown key '{dotted}'" + (f" - did you mean '{near}'{other_unit(str(key[-1]), near)}?" if near else "")
         case "missing" if isinstance(key[-1], int):
             text = f"'{'.'.join(map(str, key[:-1]))}' is too short: value {key[-1] + 1} of the list is missing"
         case "missing":
