@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.selftest.process import LiveRun, Phase, send
+from jepa_pipeline.training.watchdog import ABORTED
 
 SIGNALS = {"sigint": signal.SIGINT, "sigterm": signal.SIGTERM, "sigusr1": signal.SIGUSR1}
 FAULTS = ("kill", "kill-one", "stop", *SIGNALS, "full-disk", "damaged-shards", "slow-server")
@@ -140,7 +141,7 @@ def judge(struck: Strike, code: int | None, checkpoint: int, total_steps: int) -
     elif struck.fault == "kill":
         expected = {-signal.SIGKILL, 128 + signal.SIGKILL}
     elif struck.fault == "kill-one":
-        expected = {UserError.exit_code, -signal.SIGKILL, 128 + signal.SIGKILL}
+        expected = {UserError.exit_code, ABORTED, -signal.SIGKILL, 128 + signal.SIGKILL}
     elif struck.fault in (*SURVIVED, NOTHING):
         expected = set[int]()
     else:

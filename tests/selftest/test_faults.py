@@ -84,6 +84,7 @@ def test_checkpoints_of_other_steps_are_no_other_files(finished):
         ("kill", "steps", 9, 1, 6, "exit code 1"),
         ("kill", "steps", 9, None, 6, "it hangs"),
         ("kill-one", "steps", 9, 2, 6, None),
+        ("kill-one", "steps", 9, 71, 6, None),
         ("kill-one", "steps", 9, 1, 6, "exit code 1"),
         ("sigterm", "steps", 9, 75, 9, None),
         ("sigterm", "steps", 9, 75, 10, None),
