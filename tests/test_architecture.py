@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "results": {"config", "console", "files", "redaction", "version", "data", "cluster"},
     "probes": FOUNDATION | {"losses", "models", "data", "results"},
     "checks": FOUNDATION | {"models", "data", "methods", "cluster", "training"},
+    "selftest": FOUNDATION | {"data", "synthetic", "training"},
     "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "results", "cluster"},
 }
 ROOMS = set(MAY_IMPORT)
@@ -37,7 +38,7 @@ COMMANDS = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__ini
 DOORS = {
     "av": {"data"},
     "lightning": {"training"},
-    "timm": {"models", "training"},
+    "timm": {"models", "training", "_torchvision"},
     "submitit": {"cluster"},
     "torch.distributed": {"distributed", "training"},
     "torchvision": {"_torchvision"},

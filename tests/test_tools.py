@@ -225,3 +225,12 @@ def test_collapse_is_punished_and_seen(method, steps, tmp_path):
 def test_every_method_is_in_the_table_of_collapse():
     names = set(load_tool("collapse").REMOVALS)
     assert names == {path.stem for path in (ROOT / "configs/debug").glob("*.yaml")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+def test_two_hundred_kills_of_eight_recipes(tmp_path):
+    """Images, videos, a queue, two ranks and shards over HTTP; nothing differs and nothing is left behind."""
+    done = subprocess.run([sys.executable, ROOT / "tools/kill_campaign.py", tmp_path / "campaign"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "200 kills of 8 recipes" in done.stdout and "0 runs differ or left something behind" in done.stdout

@@ -19,6 +19,7 @@ from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
 from jepa_pipeline.cli.energy import energy
+from jepa_pipeline.cli.selftest import selftest
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, redact, redacted_streams, remember_environment, remember_secrets
@@ -35,7 +36,6 @@ app = typer.Typer(
 config = typer.Typer(help="Check and explain configurations.", no_args_is_help=True)
 masks = typer.Typer(help="Preview masks before training.", no_args_is_help=True)
 views = typer.Typer(help="Preview views before training.", no_args_is_help=True)
-selftest = typer.Typer(help="Test on this machine that runs resume exactly.", no_args_is_help=True)
 app.add_typer(shards, name="shards")
 app.add_typer(config, name="config")
 app.add_typer(masks, name="masks")
@@ -202,33 +202,6 @@ def views_preview(
     from jepa_pipeline.commands.preview import preview_views
 
     preview_views(run, out)
-
-
-@selftest.callback()
-def selftest_commands() -> None: ...
-
-
-@selftest.command("resume")
-def selftest_resume(
-    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; default: a small I-JEPA on synthetic images.")] = None,
-    overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=6, help="Optimizer steps of both runs.")] = 12,
-    kills: Annotated[int, typer.Option(min=1, help="How often the second run is killed and resumed.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the times at which it is killed.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the runs; default: a temporary one.")] = None,
-) -> None:
-    """Kill a run at random times, resume it, and compare all tensors of every step with an undisturbed run.
-
-    Exit code 1 if any differs.
-    """
-    from jepa_pipeline.config.load import load_config
-
-    run = load_config(recipe, overrides or []) if recipe else None
-
-    from jepa_pipeline.commands.selftest import resume
-
-    if not resume(run, total_steps=steps, kills=kills, seed=seed, out=out):
-        raise typer.Exit(1)
 
 
 app.command(context_settings={"ignore_unknown_options": True})(submit)

@@ -8,6 +8,8 @@ from jepa_pipeline.config.errors import OUT_OF_MEMORY, UserError, disk_error, is
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as typer gives it."""
+NO_TEMPORARY_FOLDER = "No usable temporary directory"
+"""Text of Python's error, which torchmetrics meets when it is imported."""
 PRINTED = ("--version", "config show", "doctor", "jobs", "logs", "shards check", "shards stats", "table")
 """Commands that leave their result nowhere but on stdout."""
 
@@ -23,6 +25,9 @@ def explain(error: BaseException) -> Explained | None:
     """Return the sentence for an error that the user can do something about; None for any other, whose traceback is to be seen."""
     if isinstance(error, UserError):
         return Explained(str(error), error.exit_code)
+    if isinstance(error, OSError) and NO_TEMPORARY_FOLDER in str(error):
+        text = "no folder of temporary files can be written to: free some space in /tmp, or set TMPDIR"
+        return Explained(text, UserError.exit_code)
     if isinstance(error, OSError) and is_disk_error(error):
         return Explained(str(disk_error(error)), UserError.exit_code)
     if is_out_of_memory(error):

@@ -13,6 +13,9 @@ from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import STEP, atomic_write, name_errors, read_to_rewrite, write_json_lines
 from jepa_pipeline.redaction import redact, redact_values
 
+HASHES = "hashes.jsonl"
+"""The file of a run with the SHA-256 of all its values; see training/hashes.py."""
+
 Row = dict[str, float | int]
 
 

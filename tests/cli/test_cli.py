@@ -41,6 +41,7 @@ def jepa(*arguments, cwd=None):
         "shards check",
         "shards stats",
         "selftest resume",
+        "selftest faults",
         "config",
         "config check",
         "config show",
@@ -161,6 +162,24 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(cli.sys, "exit", lambda code: None)
     cli.main()
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_machine_without_room_for_temporary_files_is_said(monkeypatch, capsys):
+    """As tempfile reports it on a full disk, to libraries that ask for the folder when they are imported."""
+    import tempfile
+
+    from jepa_pipeline import cli
+
+    def use_temporary_folder(args):
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [])
+        tempfile.gettempdir()
+
+    monkeypatch.setattr(cli, "app", use_temporary_folder)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "no folder of temporary files can be written to: free some space in /tmp, or set TMPDIR\n"
 
 
 def test_version_option():
