@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jepa_pipeline.checks.recipe import check_memory, check_packages, this_machine
+from jepa_pipeline.checks.recipe import check_memory, check_packages, check_shared_memory, this_machine
 from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.errors import Interrupted, UserError, first_line
 from jepa_pipeline.config.run import RunConfig
@@ -83,7 +83,8 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             config.check_processes(info.world_size)
         except ValueError as error:
             raise UserError(str(error)) from None
-        require([*check_packages(config), *check_memory(config, this_machine(config, info.local_world_size))])
+        memory = check_memory(config, this_machine(config, info.local_world_size))
+        require([*check_packages(config), *memory, check_shared_memory(config, info.world_size, info.local_world_size)])
     accelerator = choose_accelerator(config.trainer.accelerator)
     if info.launcher is None and (info.world_size > 1 or config.trainer.restarts):
         hash_data(config.data.train, config.method)  # so that an error is printed once, before processes are started
