@@ -90,7 +90,6 @@ def test_too_few_cores_are_a_warning(tiny, monkeypatch):
 
 
 def test_too_little_shared_memory_is_said_before_a_run_begins(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(machine.Path, "is_dir", lambda _: True)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
     assert run()["shared memory"].level == "warn" and "67.1 MB" in run()["shared memory"].text
     assert run(tiny("data.workers=2"))["shared memory"].level == "ok"
