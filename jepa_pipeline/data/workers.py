@@ -20,7 +20,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.sampler import DistributedBatchSampler
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where workers put the tensors of batches."""
+"""The file system in which workers put the tensors of batches."""
 PR_SET_PDEATHSIG = 1
 """The option of prctl(2) that sets the signal a process gets when its parent ends."""
 

@@ -2,7 +2,7 @@
 
 torch.distributed.run's elastic launch would do this with fewer lines of ours. But it kills processes 30 s after it passes a signal
 on, while a run may take STOP_WITHIN_S to save its last checkpoint; it ends the others as soon as one fails, while the watchdog
-needs a while to say which one and why; and it restarts a run that the user has stopped or must mend.
+needs a while to say which one and why; and it restarts a run that the user has stopped or must correct.
 """
 
 import itertools

@@ -30,7 +30,7 @@ class JobEnd(NamedTuple):
     """Step of the checkpoint from which the run resumes."""
     requeued: bool
     in_place: int = 0
-    """Which restart of the processes within the job this was; 0: the job ended. See restarts.py."""
+    """The number of this restart of the processes within the job; 0: the job ended. See restarts.py."""
 
 
 def requeue_after_stop(folder: Path, signal_name: str, step: int, log: Log) -> bool:

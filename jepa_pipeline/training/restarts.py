@@ -23,9 +23,9 @@ DELIBERATE = (0, UserError.exit_code, Interrupted.exit_code, SECOND_CTRL_C, FORC
 
 
 class Restarts(NamedTuple):
-    """How often the launcher has started the processes again, and how often it may.
+    """The number of times that the launcher has started the processes again, and the number of times that it may.
 
-    torchrun's agents count by themselves, so that the counts of two machines may differ.
+    Each agent of torchrun counts for itself, so that the counts of two machines may differ.
     """
 
     count: int
