@@ -5,7 +5,6 @@ on, while a run may take STOP_WITHIN_S to save its last checkpoint; it ends the 
 needs a while to say which one and why; and it restarts a run that the user has stopped or must correct.
 """
 
-import itertools
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.trainer import STOP_WITHIN_S
 from jepa_pipeline.data.workers import die_with_parent
 from jepa_pipeline.training.processes import RankInfo, free_port
 from jepa_pipeline.training.restarts import COUNT, DELIBERATE, LIMIT, REASON
@@ -75,7 +75,8 @@ class ProcessGroup:
     def wait(self, silent_s: float, restarted: bool) -> int:
         """Wait until all processes have ended; kill those that are still there a while after the end of the first one.
 
-        The watchdogs of the others need silent_s to find out that it has ended, unless its own has ended it, and so all.
+        The watchdogs of the others need silent_s to find out that it has ended, unless its own has ended it, and so all. After a
+        stop signal each has STOP_WITHIN_S.
 
         Where a signal has ended one, the others are killed at once if they would be restarted, or were asked to stop: without it
         they can save nothing.
@@ -90,12 +91,13 @@ class ProcessGroup:
             if self.failure and is_abrupt(self.failure[1]) and (restarted or self.stop is not None):
                 self.kill()
                 break
-            if ended and deadline == float("inf"):
-                grace_s = GRACE_S + (0.0 if ended[0][1] == ABORTED else silent_s)
+            if deadline == float("inf") and (ended or self.stop is not None):
+                told = ABORTED in codes  # by the watchdog
+                grace_s = GRACE_S + (0.0 if told else silent_s if ended else STOP_WITHIN_S)
                 deadline = time.monotonic() + grace_s
             if time.monotonic() >= deadline:
                 alive = ", ".join(str(rank) for rank, code in enumerate(codes) if code is None)
-                reason = self.failure[0] if self.failure else "the others have ended"
+                reason = self.failure[0] if self.failure else "the others have ended" if ended else "a stop signal came"
                 write_stderr(f"{reason}, but rank {alive} was still there {grace_s:g} s later and is killed")
                 self.kill()
                 break
@@ -138,7 +140,8 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
     with tempfile.TemporaryDirectory(prefix="jepa-") as folder, group.pass_signals_on():
         recipe = Path(folder) / "config.yaml"
         recipe.write_text(to_yaml(config))
-        for count in itertools.count():
+        count = 0
+        while True:
             start_processes(group, recipe, info, {COUNT: str(count), LIMIT: str(limit), REASON: reason})
             code = group.wait(config.trainer.silent_s, restarted=count < limit)
             if count == limit or group.stop is not None or group.failure is None or group.failure[1] in DELIBERATE:
@@ -147,8 +150,8 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
             verdict = config.folder / STACKS / VERDICT
             if group.failure[1] == ABORTED and verdict.exists():
                 reason = verdict.read_text().strip() or reason
-            write_stderr(f"{reason}: restart {count + 1} of {limit}")
-    raise AssertionError("unreachable")
+            count += 1
+            write_stderr(f"{reason}: restart {count} of {limit}")
 
 
 def start_processes(group: ProcessGroup, recipe: Path, info: RankInfo, variables: dict[str, str]) -> None:

@@ -87,6 +87,15 @@ def test_a_process_that_even_a_kill_does_not_end_is_left_behind(patient, capfd):
     assert "the kernel does not end process 77" in capfd.readouterr().err
 
 
+def test_a_stopped_process_does_not_outlive_a_stop_signal_for_long(patient, monkeypatch, capfd):
+    monkeypatch.setattr(launch, "STOP_WITHIN_S", 0.1)
+    group = start(SLEEP)
+    os.kill(group.processes[0].pid, signal.SIGSTOP)
+    group.stop = signal.SIGINT
+    assert group.wait(1000.0, restarted=True) == ABORTED
+    assert "a stop signal came, but rank 0 was still there 0.2 s later and is killed" in capfd.readouterr().err
+
+
 def test_after_a_stop_signal_nothing_is_started(tmp_path):
     group = ProcessGroup()
     with group.pass_signals_on():
