@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from jepa_pipeline.redaction import redact
+
 PARTIAL = ".partial"
 """Suffix of what is still being written; a killed process may leave it behind."""
 
@@ -29,14 +31,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write a text file in one rename. It is not synced: a crash of the machine may still lose it.
+def atomic_write(path: Path, text: str, *, exact: bool = False, private: bool = False) -> None:
+    """Write a text file in one rename, without secrets. It is not synced: a crash of the machine may still lose it.
+
+    Args:
+        path: the file.
+        text: its content.
+        exact: write also the secrets in it, because it is read again.
+        private: only its owner may read it.
 
     Raises:
         OSError: the disk refused it; an older file is still there.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        if private:
+            temporary.unlink(missing_ok=True)
+            temporary.touch(0o600)
+        temporary.write_text(text if exact else redact(text))
 
 
 @contextmanager

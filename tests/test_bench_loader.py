@@ -161,7 +161,7 @@ def photograph(generator: np.random.Generator, width: int, height: int) -> Image
 
 @pytest.mark.slow
 def test_the_whole_path_is_nearly_a_bare_loop_and_no_slower_than_plain_webdataset(tmp_path: Path):
-    from jepa_pipeline.commands.build_shards import encode
+    from jepa_pipeline.data.prepare import encode
 
     generator = np.random.default_rng(0)
     images = [photograph(generator, 500, 375) for _ in range(300)]

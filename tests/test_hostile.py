@@ -172,7 +172,7 @@ SAMPLES = {
     "an image of no bytes": (members(("t.png", b""), ("t.cls", b"0")), 3, "t is skipped: its image has 0 bytes, but an image has 1 to 1073741824"),
     "a key twice": (members(("t.png", png(9)), ("t.cls", b"1"), ("s0.png", png(8)), ("s0.cls", b"1")), 4, "s0 is skipped: its key is repeated in this shard, the first sample counts"),
     "a member twice": (members(("s2.PNG", b"other")), 3, "s2.png: its name is repeated, the first member counts"),
-    "members apart": (members(("t.png", png(9)), ("t.cls", b"0"), ("s0.json", b"{}")), 4, "s0 is skipped: its members are not next to each other: pack the shard again, sorted by name"),
+    "members apart": (members(("t.png", png(9)), ("t.cls", b"0"), ("s0.json", b"{}")), 4, "s0: its members are not next to each other, so that its json is not read: pack the shard again, sorted by name"),
     "..": (members(("../escape.png", png(9)), ("../escape.cls", b"0")), 3, f"../escape is skipped: {LEADS_OUT}"),
     "a/../..": (members(("a/../../escape.png", png(9))), 3, f"a/../../escape is skipped: {LEADS_OUT}"),
     "absolute": (members(("/abs.png", png(9)), ("/abs.cls", b"0")), 3, f"/abs is skipped: {LEADS_OUT}"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import webdataset
 from PIL import Image
-from tars import pack
+from tars import forget_hashes, pack
 
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.commands.index_shards import index
@@ -132,6 +132,7 @@ def test_an_index_from_before_what_lies_behind_the_end_mark_was_read_is_to_be_ma
     manifest = index([str(tmp_path)], workers=1).manifest
     save_index(earlier, tar)
     save_manifest(manifest.model_copy(update={"samples": 1, "shards": (replace(manifest.shards[0], samples=1),)}), tmp_path)
+    forget_hashes(tmp_path)
     assert Shards(tmp_path).read(0, 0).media == picture(0), "it is as good as before"
     report = check(tmp_path, workers=1)
     assert "the index beside it belongs to another tar: make it with `jepa shards index`" in report.problems[0]

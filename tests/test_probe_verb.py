@@ -16,6 +16,7 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.data.index import load_index
+from jepa_pipeline.data.manifest import INDEXED, load_manifest, save_manifest
 from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
 from jepa_pipeline.models.build import build_encoder
@@ -326,6 +327,18 @@ def test_a_test_set_that_does_not_belong_is_refused(run, data, tmp_path, classes
     write_set(tmp_path / "other", 41, classes, seed)
     with pytest.raises(UserError, match=message):
         probe(run, data / "train", tmp_path / "other", config=CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("made", "cure"), [({}, "from two class folders or more, or with --labels FILE"), ({"by": INDEXED}, "index its tars with")]
+)
+def test_a_set_without_classes_is_refused_with_the_cure_of_its_kind(run, data, tmp_path, made, cure):
+    folder = tmp_path / "other"
+    write_set(folder, 41, None, 1)
+    manifest = load_manifest(folder)
+    save_manifest(manifest.model_copy(update={"made": made}), folder)
+    with pytest.raises(UserError, match=f"has no classes, but a probe needs labels of two classes or more: .*{cure}"):
+        probe(run, data / "train", folder, config=CONFIG)
 
 
 @pytest.fixture

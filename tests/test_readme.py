@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from warm_process import run_jepa
 
 from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, generate_moving_shape
@@ -21,7 +22,6 @@ from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "slurm/dev-cluster/site.yaml"
-JEPA = [sys.executable, "-c", "from jepa_pipeline.cli import main; main()"]
 SHRINK = [
     "method.encoder={image_size: 28, patch_size: 2, arch: null, embed_dim: 24, depth: 4, num_heads: 2}",
     "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
@@ -68,8 +68,8 @@ def place(tmp_path_factory):
     return place
 
 
-def run(command, cwd, variables=None):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
+def run(command, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -87,7 +87,8 @@ def test_every_command_runs(place):
                     arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word
                 )
                 arguments[first:first] = SHRINK
-            run([*JEPA, *arguments], place, {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {})
+            code, text = run_jepa(arguments, place, {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {})
+            assert code == 0, f"{command}: {text}"
             ran.append(arguments[0])
         else:
             assert command in ("jepa quickstart", "jepa selftest resume", "pytest -n auto") or program == "pip", command

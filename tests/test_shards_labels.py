@@ -124,6 +124,16 @@ def test_a_class_of_damaged_files_is_exit_code_1(tmp_path: Path, jepa):
     assert jepa("build", root, tmp_path / "again")[0] == 0
 
 
+def test_a_class_folder_that_is_a_link_to_another_is_lost(tmp_path: Path, jepa):
+    root = lay(tmp_path / "in", [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(2)])
+    (root / "kitten").symlink_to(root / "cat")
+    (root / "dog/gone.png").symlink_to(root / "dog/none.png")
+    code, said = jepa("build", root, tmp_path / "out")
+    assert code == 1 and "lost: 1 class (kitten)" in said and load_manifest(tmp_path / "out").samples == 4
+    reasons = {skip.file: skip.reason for skip in load_manifest(tmp_path / "out").skipped}
+    assert reasons["kitten/0.png"] == "it is a link to another image of the folder" and "No such file" in reasons["dog/gone.png"]
+
+
 @pytest.mark.parametrize("others", [(), ("fox",)])
 def test_a_class_in_a_format_that_is_not_read_is_exit_code_1(tmp_path: Path, others: tuple[str, ...], jepa):
     root = lay(tmp_path / "in", [f"{name}/{n}.png" for name in ("dog", *others) for n in range(2)])
@@ -131,7 +141,7 @@ def test_a_class_in_a_format_that_is_not_read_is_exit_code_1(tmp_path: Path, oth
         (root / name).parent.mkdir()
         (root / name).write_bytes(b"II*")
     code, said = jepa("build", root, tmp_path / "out")
-    assert code == 1 and "lost: 1 class (cat)" in said and "cat has no file of a format that is read" in said
+    assert code == 1 and "lost: 1 class (cat)" in said and "without a file of a format that is read" in said
     assert load_manifest(tmp_path / "out").classes == ("cat", "dog", *others)
     assert jepa("build", root, tmp_path / "none", "--labels", "none")[0] == 0
 
@@ -223,8 +233,15 @@ def test_labels_that_are_met_and_lost_are_exit_code_1(tmp_path: Path, extension:
 def test_labels_behind_their_images_are_exit_code_1(tmp_path: Path, jepa):
     pack(tmp_path / "set/a.tar", {f"{n}.png": png(n) for n in range(3)} | {f"{n}.cls": b"1" for n in range(3)})
     code, said = jepa("index", tmp_path / "set")
-    assert code == 1 and "none of 3 labels could be read, as in a.tar: 0 is skipped: its members are not next to each other" in said
-    assert jepa("check", tmp_path / "set")[0] == 0
+    assert code == 1 and "none of 3 labels could be read, as in a.tar: 0: its members" in said and "names of classes" not in said
+    assert "a.tar: 0: its members are not next to each other, so that its cls is not read: pack" in said and "skipped" not in said
+    assert load_manifest(tmp_path / "set").samples == 3 and not load_manifest(tmp_path / "set").skipped
+    for look in ("check", "stats"):
+        code, said = jepa(look, tmp_path / "set")
+        assert code == 0 and "none of 3 labels could be read" in said and "skipped" not in said
+    (tmp_path / "names").write_text("cat\ndog\n")
+    code, said = jepa("index", tmp_path / "set", "--classes", tmp_path / "names")
+    assert code == 2 and "so that its cls is not read" in said and "it has no label" not in said
 
 
 def test_without_any_label_the_exit_code_is_0(tmp_path: Path, jepa):

@@ -29,11 +29,11 @@ from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import TrainDataset, open_media, stack_labels
-from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.shards import SampleError
 from jepa_pipeline.data.worker_pool import available_cores
 from jepa_pipeline.masks.build import build_mask_samplers
+from jepa_pipeline.redaction import redact
 
 BATCH = {"images": 64, "clips": 16}
 """Largest batch while measuring; larger ones only make rounds longer."""
@@ -138,7 +138,7 @@ def bench(
     numbers = sorted({*(workers or [config.data.workers])} - {0})
     speeds = [single, *(measure_workers(loaders, number, seconds, progress) for number in numbers)]
     needed = math.ceil(step_rate * per_step / speeds[-1].per_worker) if step_rate else None
-    source = redact_urls(config.data.train[0].path)
+    source = redact(config.data.train[0].path)
     report = Report(source, loaders.unit, available_cores(), per_step, parts, speeds, step_rate, needed, loaders.crop_on_device)
     if as_json:
         print(json.dumps({**report._asdict(), "speeds": [speed._asdict() for speed in speeds]}))

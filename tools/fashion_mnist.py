@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.writer import Record, new_folder, png_record, write_shards
+from jepa_pipeline.data.unfinished import new_folder
+from jepa_pipeline.data.writer import Record, png_record, write_shards
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 PARTS = {"train": "train", "test": "t10k"}

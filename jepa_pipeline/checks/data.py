@@ -12,11 +12,13 @@ from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import open_media
 from jepa_pipeline.data.index import index_path
+from jepa_pipeline.data.local_files import describe_unhashed, wrong_hashes, wrong_sizes
 from jepa_pipeline.data.manifest import Manifest, locate_tars
-from jepa_pipeline.data.remote import is_remote, redact_urls
+from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import Video
+from jepa_pipeline.redaction import redact
 
 SAMPLES, FEW_SAMPLES = 200, 20
 
@@ -26,43 +28,40 @@ def check_data(config: RunConfig, quick: bool) -> list[CheckResult]:
 
     def check_source(path: str, manifest: Manifest) -> Iterator[CheckResult]:
         samples, shards = pluralize(manifest.samples, "sample"), pluralize(len(manifest.shards), "shard")
-        text = f"{redact_urls(path)}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"
+        text = f"{redact(path)}: {samples} ({manifest.kind}) in {shards}, hash {manifest.hash()}"
         yield CheckResult("data", "ok", text)
-        yield check_files(path, manifest)
+        yield check_files(path, manifest, quick)
         yield check_samples(path, config.data, FEW_SAMPLES if quick else SAMPLES, quick)
 
     return check_manifests(config, check_source=check_source)
 
 
-def check_files(location: str, manifest: Manifest) -> CheckResult:
-    """Check that every local shard exists with its size, and its index."""
-    name, tars = redact_urls(location), locate_tars(location, manifest)
+def check_files(location: str, manifest: Manifest, quick: bool) -> CheckResult:
+    """Check that every local shard and index is that of the manifest; in a quick check by the size of the shards alone."""
+    name, tars = redact(location), locate_tars(location, manifest)
     if is_remote(tars):
-        return CheckResult("shards", "skipped", f"{redact_urls(tars)} is remote: shards are verified when they are downloaded")
-    problems = [text for shard in manifest.shards if (text := check_size(Path(tars) / shard.file, shard.bytes))]
+        return CheckResult("shards", "skipped", f"{redact(tars)} is remote: shards are verified when they are downloaded")
+    problems = wrong_sizes(location, manifest)
     indexes = [] if is_remote(location) else [index_path(Path(location) / shard.file) for shard in manifest.shards]
     problems += [f"{path.name} is missing" for path in indexes if not path.is_file()]
-    if not problems:
-        total = format_bytes(sum(shard.bytes for shard in manifest.shards))
+    problems = problems or ([] if quick else wrong_hashes(location, manifest))
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        cure = f"copy these files again; `jepa shards check {name}` lists all damage"
+        return CheckResult("shards", "fail", f"{name}: {'; '.join(problems[:3])}{more}", cure)
+    total = format_bytes(sum(shard.bytes for shard in manifest.shards))
+    if quick:
         return CheckResult("shards", "ok", f"{name}: all {len(manifest.shards)} shards exist with the right size, {total}")
-    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    cure = f"copy these files again; `jepa shards check {name}` lists all damage"
-    return CheckResult("shards", "fail", f"{name}: {'; '.join(problems[:3])}{more}", cure)
-
-
-def check_size(path: Path, expected: int) -> str:
-    """Return what is wrong with the size of a shard; "" if nothing is."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
-    return "" if size == expected else f"{path.name} has {size:,} bytes, the manifest says {expected:,}"
+    for sentence in describe_unhashed(location, manifest):
+        return CheckResult("shards", "warn", sentence, "build or index the data set again to have the hashes")
+    text = f"{name}: all {len(manifest.shards)} shards and their indexes have the SHA-256 of the manifest, {total}"
+    return CheckResult("shards", "ok", text)
 
 
 def check_samples(location: str, data: DataConfig, count: int, quick: bool) -> CheckResult:
     """Decode evenly spaced samples of a data set, from first to last; of a remote one, those of its first shard."""
-    name = redact_urls(location)
-    shards = Shards(location, cache=data.cache)
+    name = redact(location)
+    shards = Shards(location, cache=data.cache, max_pixels=data.damage.max_megapixels * 1e6)
     remote = shards.cache is not None
     if remote and quick:
         return CheckResult("samples", "skipped", f"{name} is remote: run without --quick to download and decode some samples")
@@ -97,4 +96,4 @@ def decode_sample(shards: Shards, shard: int, member: int) -> None:
         if isinstance(media, Video):
             media.frames(np.unique([0, len(media) - 1]))
     except DecodeError as error:
-        raise shards.sample_error(shard, sample.key, str(error)) from error
+        raise shards.sample_error(shard, sample.key, str(error), error.cure) from error

@@ -17,7 +17,8 @@ from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import Manifest, load_manifest
 from jepa_pipeline.data.media import check_kind, check_motion
-from jepa_pipeline.data.remote import PACKAGES, is_remote, redact_urls
+from jepa_pipeline.data.remote import PACKAGES, is_remote
+from jepa_pipeline.redaction import redact
 
 MIN_BATCHES_PER_WINDOW = 2
 """Global batches in a shuffle window below which samples of a shard end up together in every batch."""
@@ -91,7 +92,7 @@ def check_packages(config: RunConfig) -> list[CheckResult]:
     for source in config.data.train:
         if is_remote(source.path):
             package = PACKAGES[source.path.partition("://")[0]]
-            needs.append((package, package, f"data.train is {redact_urls(source.path)}", ""))
+            needs.append((package, package, f"data.train is {redact(source.path)}", ""))
     return [
         CheckResult("packages", "fail", f"{reason}, but {package} is not installed", f"pip install '{wanted}'{instead}")
         for package, wanted, reason, instead in needs
@@ -211,7 +212,7 @@ def check_manifests(
     """
     results, manifests = [], []
     for source in config.data.train:
-        location = redact_urls(source.path)
+        location = redact(source.path)
         try:
             if may_be_missing and not is_remote(source.path) and not Path(source.path).exists():
                 text = f"data.train is {location}, which is not here, so that it is not checked"
@@ -243,7 +244,7 @@ def check_amount(data: DataConfig, optim: ScheduleConfig, manifests: Sequence[Ma
     for source, manifest in zip(data.train, manifests, strict=True):
         share = source.weight / total_weight
         window = manifest.samples * min(1.0, WINDOW_SHARDS / len(manifest.shards))
-        name = redact_urls(source.path)
+        name = redact(source.path)
         if manifest.samples < batch * share:
             cure = "lower optim.batch_size_global, or add data"
             return CheckResult(

@@ -4,7 +4,9 @@ A command imports its module only when it is called, so that `--help` and mistak
 """
 
 import errno
+import json
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +21,7 @@ from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, redact, redacted_streams, remember_environment, remember_secrets
 from jepa_pipeline.version import __version__
 
 app = typer.Typer(
@@ -166,7 +169,7 @@ def config_show(
     from jepa_pipeline.config.load import load_config
     from jepa_pipeline.config.render import annotated_yaml, reference
 
-    print(annotated_yaml(load_config(recipe, overrides or [])) if recipe else reference())
+    print(redact(annotated_yaml(load_config(recipe, overrides or []))) if recipe else reference())
 
 
 @masks.command("preview")
@@ -244,8 +247,17 @@ app.command()(energy)
 
 def main() -> None:
     """Run the `jepa` command. Mistakes of the user are printed to stderr, one sentence per line, with exit code 2."""
+    words = [*sys.argv[1:], *json.loads(os.environ.pop(PRIVATE_ARGUMENTS, "[]"))]
+    remember_environment()
+    remember_secrets(words)
+    with redacted_streams():
+        run_command(words)
+
+
+def run_command(words: list[str]) -> None:
     try:
-        app(args=rewrite_submit(sys.argv[1:]))
+        refuse_dashes(words)
+        app(args=rewrite_submit(words) or words)
     except UserError as error:
         print(error, file=sys.stderr)
         leave(error.exit_code)
@@ -258,11 +270,20 @@ def main() -> None:
         if exit.code == INTERRUPTED:  # what was being written is deleted by now
             print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
-    except BaseException:
-        if not was_distributed():
+    except BaseException as error:
+        if not (was_distributed() or isinstance(error, Exception)):
             raise
-        traceback.print_exc()
+        traceback.print_exc()  # here and not by the interpreter, for secrets are removed here
         leave(1)
+
+
+def refuse_dashes(words: list[str]) -> None:
+    """Raise UserError if an override is written as an option, such as --optim.lr=0.1."""
+    for word in words:
+        if re.match(r"--[a-z_]+\.[a-z_.]+(=|$)", word):
+            raise UserError(
+                f"{word} has dashes: an override is written KEY=VALUE, such as {word.removeprefix('--').partition('=')[0]}=VALUE"
+            )
 
 
 def leave(code: int) -> None:

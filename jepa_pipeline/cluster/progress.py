@@ -77,6 +77,6 @@ def read_last_values(path: Path) -> dict[str, float | int]:
     for line in lines:
         try:
             values |= json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             continue  # the first line may be cut off, the last half written
     return values

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jepa_pipeline.cluster.records import JobRecord, save_record
+from jepa_pipeline.config.control_characters import RULE, escape_controls, with_controls
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.site import SiteConfig
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.version import PACKAGE
 
 RESTARTS_AFTER_TIMEOUT = 3
@@ -89,6 +91,7 @@ def submit(
     try:
         # submitit prints sbatch's errors besides raising them
         with without_job_environment(), removed_on_failure(folder / ".submitit"), redirect_stderr(io.StringIO()):
+            (folder / ".submitit").mkdir(0o700, parents=True, exist_ok=True)  # scripts and commands keep their secrets
             executor = SlurmExecutor(
                 folder=folder / ".submitit", max_num_timeout=RESTARTS_AFTER_TIMEOUT, python=srun_python(specs, site, folder)
             )
@@ -164,7 +167,7 @@ def sbatch_parameters(
         **({"kill-on-invalid-dep": "yes"} if dependency.jobs else {}),
         **{name: value for name, value in site.extra.items() if value is not False},
     }
-    return {
+    parameters: dict[str, Any] = {
         "job_name": specs[0].name if len(specs) == 1 else f"{specs[0].command[0]}-{folder.parent.name}",
         "time": site.minutes,
         "nodes": nodes,
@@ -178,6 +181,9 @@ def sbatch_parameters(
         "additional_parameters": additional,
         **{name: value for name, value in optional.items() if value is not None},
     }
+    for _, text in with_controls([value for name, value in parameters.items() if name != "setup"]):
+        raise UserError(f"{text!r} cannot be in a batch script: {RULE}")
+    return parameters
 
 
 def srun_python(specs: Sequence[JobSpec], site: SiteConfig, folder: Path) -> str:
@@ -215,7 +221,7 @@ def log_path(specs: Sequence[JobSpec], site: SiteConfig, folder: Path, job: str)
 
 def command_comments(specs: Sequence[JobSpec]) -> list[str]:
     """Return the comments of the script that name its commands."""
-    commands = [f"jepa {shlex.join(spec.command)}".replace("\n", " ") for spec in specs]
+    commands = [escape_controls(f"jepa {shlex.join(map(redact, spec.command))}") for spec in specs]
     if len(specs) == 1:
         return [f"# command: {commands[0]}"]
     return [f"# command of array task {number}: {command}" for number, command in enumerate(commands)]
@@ -233,7 +239,7 @@ def export_lines(site: SiteConfig) -> Iterator[str]:
 def exit_on_failure(line: str) -> str:
     """Return a setup line that ends the job if it fails."""
     # eval keeps a comment or a line break in the line from swallowing what follows
-    return f"eval {shlex.quote(line)} || {{ echo {shlex.quote(f'setup line failed: {line}')} >&2; exit 2; }}"
+    return f"eval {shlex.quote(line)} || {{ echo {shlex.quote(redact(f'setup line failed: {line}'))} >&2; exit 2; }}"
 
 
 def format_memory(gigabytes: float) -> str:

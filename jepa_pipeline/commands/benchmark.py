@@ -2,18 +2,17 @@
 
 import shlex
 import shutil
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.site import SiteConfig
 from jepa_pipeline.config.suite import SetConfig, SuiteConfig, to_overrides
 from jepa_pipeline.console import print_plain
-from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.probes.evaluate import FrozenEncoder, load_finished, load_frozen, plan_probe, run_probe
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.benchmark_table import EncoderRow, ProbedRun, benchmark_table, encoder_rows
 from jepa_pipeline.results.probe_report import ProbeReport
 from jepa_pipeline.results.run_folders import run_labels, run_of
@@ -89,8 +88,8 @@ def probe_or_explain(frozen: FrozenEncoder, suite: SuiteConfig, data: SetConfig,
     except UserError as error:
         return str(error)
     except Exception as error:
-        Console().print_exception()
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        traceback.print_exc()  # not by rich, which would break a URL into lines before its secret is recognized
+        return redact(f"{type(error).__name__}: {error}").splitlines()[0]
 
 
 def write(suite: SuiteConfig, probed: Sequence[ProbedRun], missing: Sequence[Missing], out: Path) -> list[Path]:
@@ -110,9 +109,9 @@ def json_document(
     sets = {}
     for data in suite.data:
         hashes = next((run.reports[data.name].data_hash for run in probed if data.name in run.reports), None)
-        test = data.test and redact_urls(data.test)
+        test = data.test and redact(data.test)
         settings = suite.probe_settings(data).model_dump(mode="json")
-        sets[data.name] = {"path": redact_urls(data.path), "test": test, "data_hash": hashes, "settings": settings}
+        sets[data.name] = {"path": redact(data.path), "test": test, "data_hash": hashes, "settings": settings}
     return {
         "suite": suite.name,
         "version": __version__,

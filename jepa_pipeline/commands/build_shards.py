@@ -1,26 +1,21 @@
 """`jepa shards build`: make a data set from a folder of images or videos."""
 
-import re
+import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from io import BytesIO
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
-
-from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
+from jepa_pipeline.data.channel_stats import DeepRange
 from jepa_pipeline.data.class_names import count_names, read_classes
-from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.label_list import read_label_list
-from jepa_pipeline.data.manifest import Manifest, Skipped
+from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.media_folder import (
     FolderListing,
     Labeling,
@@ -28,26 +23,19 @@ from jepa_pipeline.data.media_folder import (
     describe_suffixes,
     list_media,
     split_files,
-    to_utf8,
 )
-from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, DecodeError
+from jepa_pipeline.data.prepare import Reencoding, prepare, record_key
 from jepa_pipeline.data.summary import compute_video_stats, format_normalization, format_video_stats, metadata_table, print_lines
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.video_writer import reencode_video
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
-from jepa_pipeline.data.writer import Record, new_folder, video_record, write_shards
+from jepa_pipeline.data.unfinished import Progress, new_folder
+from jepa_pipeline.data.video import import_av
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
+from jepa_pipeline.data.writer import write_shards
+from jepa_pipeline.version import __version__
 
-JPEG_QUALITY = 95
 CHUNK_FILES: dict[DataKind, int] = {"images": 4, "videos": 1}
 """Files a process prepares between two messages; those of all chunks are in memory at once."""
 MAX_CRF = 51
-
-
-class Reencoding(NamedTuple):
-    """Settings of H.264: frames from one key frame to the next (gop), and x264's quality (crf), 0 is best."""
-
-    gop: int = 12
-    crf: int = 18
 
 
 def build(
@@ -68,7 +56,7 @@ def build(
 
     Several first-level folders are classes; parts of a data set, such as train and val, are refused. A file that does not
     decode (of a video, its first frame), or is a link to another file of the folder, is skipped and listed in the manifest.
-    Others are stored byte for byte by default.
+    Others are stored byte for byte by default. After an interruption the same call continues with the shards that are finished.
 
     Args:
         root: images are JPEG, PNG and WebP, videos mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are ignored.
@@ -92,28 +80,71 @@ def build(
     files, kind = listing.files, listing.files[0].kind
     check_encoding(kind, size, reencode)
     parts = split_files(files, split, seed)
-    print_lines(listing.notes)
+    print_lines([*listing.notes, *(listing.recordings if split else [])])
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
     made |= {"label_list": labels.name} if labels else {}
     start, deep = perf_counter(), DeepRange()
-    unlisted = iter(listing.skipped)  # all in the manifest of the first part
     manifests: dict[Path, Manifest] = {}
-    with new_folder(out) as folder, ProcessPoolExecutor(workers) as pool:
-        for part, selected in parts.items():
+    plan = make_plan(root, made, shard_size, listing, parts)
+    with new_folder(out, plan) as folder, process_pool(workers) as pool:
+        for number, (part, selected) in enumerate(parts.items()):
+            progress = Progress.resume(folder / part)
             jobs = [(record_key(index, file.path), file) for index, file in enumerate(selected)]
-            prepared = parallel_map(pool, workers, partial(prepare, root, size, reencode), jobs, CHUNK_FILES[kind])
+            rest = jobs[progress.done :]
+            prepared = parallel_map(pool, workers, partial(prepare, root, size, reencode), rest, CHUNK_FILES[kind])
+            unlisted = () if number else listing.skipped[max(0, progress.done - len(jobs)) :]  # all in the first manifest
             manifests[out / part] = write_shards(
-                chain(track_progress(count_deep(prepared, deep), f"writing {out / part}", len(jobs)), unlisted),
+                chain(track_progress(prepared, f"writing {out / part}", len(rest)), unlisted),
                 folder / part,
                 classes=listing.classes,
                 made={"source": root.resolve().name, "part": part, **made},
                 shard_size=shard_size,
+                progress=progress,
             )
+            deep.add(progress.deep.brightest, progress.deep.images)
     print_summary(manifests, listing.others, len(files), perf_counter() - start)
     built = Built(manifests, listing, parts)
     print_lines(filter(None, [deep.describe(), *built.describe_classes()]))
     return built
+
+
+def make_plan(
+    root: Path,
+    made: Mapping[str, object],
+    shard_size: int,
+    listing: FolderListing,
+    parts: Mapping[str, Sequence[MediaFile]],
+) -> dict[str, object]:
+    """Return all that decides the bytes of the shards: options, files and libraries."""
+    files, other = hashlib.sha256(), hashlib.sha256()
+    for part, selected in parts.items():
+        for file in selected:
+            files.update(
+                f"{part} {file.label} {file.path.relative_to(root)} {describe_state(file.path)}\n".encode("utf-8", "replace")
+            )
+    other.update(
+        repr((listing.classes, [(skipped.file, skipped.reason) for skipped in listing.skipped])).encode("utf-8", "replace")
+    )
+    libraries = {"pillow": version("pillow"), "webdataset": version("webdataset")}
+    libraries |= {"av": import_av().__version__} if listing.files[0].kind == "videos" else {}
+    plan = {
+        "folder": str(root.resolve()),
+        **made,
+        "shard_size": shard_size,
+        "files": files.hexdigest(),
+        "labels": other.hexdigest(),
+    }
+    return {**plan, **libraries, "jepa_pipeline": __version__}
+
+
+def describe_state(path: Path) -> str:
+    """Return the size and time of a file, by which a changed one is told from the one that was packed."""
+    try:
+        stat = path.stat()
+    except OSError as error:  # prepare() will say so
+        return str(error.errno)
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 class Built(dict[Path, Manifest]):
@@ -147,7 +178,7 @@ def pick(names: Sequence[str], labels: Collection[int | None]) -> list[str]:
 
 def count_labels(folder: Path, manifest: Manifest) -> Counter[int | None]:
     """Return the number of samples by label."""
-    return Counter(label for shard in manifest.shards for label in load_index(folder / shard.file).labels)
+    return Counter(label for shard in manifest.shards for label in load_index(folder / shard.file, shard.index_sha256).labels)
 
 
 def read_labeling(labels: Path | None, classes: Path | None, no_labels: bool) -> Labeling:
@@ -159,13 +190,6 @@ def read_labeling(labels: Path | None, classes: Path | None, no_labels: bool) ->
     if no_labels and (labels or classes):
         raise UserError(f"there are to be no labels, but {labels or classes} names some: leave one of the two out")
     return Labeling(labels and read_label_list(labels), classes and read_classes(classes), no_labels)
-
-
-def count_deep(prepared: Iterable[Record | Skipped], deep: DeepRange) -> Iterator[Record | Skipped]:
-    """Yield all records and add them to the range of 16-bit images."""
-    for record in prepared:
-        deep.add(record.brightest if isinstance(record, Record) else None)
-        yield record
 
 
 def check_values(size: int | None, shard_size: int, split: float, workers: int | None) -> None:
@@ -204,65 +228,6 @@ def check_encoding(kind: DataKind, size: int | None, reencode: Reencoding | None
         raise UserError(f"--size is {size}, but videos are stored as they are: add --reencode to shrink them, or leave it out")
 
 
-def record_key(index: int, path: Path) -> str:
-    """Return a unique key: a running number, and the file's name without characters that a member cannot have."""
-    return f"{index:08d}_{re.sub('[^A-Za-z0-9_-]+', '-', path.stem)[:48]}"
-
-
-def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tuple[str, MediaFile]) -> Record | Skipped:
-    """Return the record of a file, or the reason why it is skipped."""
-    key, file = job
-    name = to_utf8(str(file.path.relative_to(root)))
-    if file.path.is_symlink() and file.path.resolve().is_relative_to(root.resolve()):
-        reason = f"it is a link to another {file.kind[:-1]} of the folder"  # stored twice it could reach both parts
-        return Skipped(file=name, reason=reason)
-    try:
-        if file.kind == "videos":
-            return prepare_video(key, file, size, reencode)
-        return prepare_image(key, file, size)
-    except (OSError, DecodeError) as error:
-        return Skipped(file=name, reason=str(error))
-
-
-def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:
-    data = file.path.read_bytes()
-    image, extension, brightest = decode(data)
-    if size is not None and min(image.size) > size:
-        extension = "jpg" if extension == "jpg" else "png"
-        image = shrink(image, size)
-        data = encode(image, extension)
-    return Record(key, data, extension, file.label, compute_channel_stats(image), brightest=brightest)
-
-
-def prepare_video(key: str, file: MediaFile, size: int | None, reencode: Reencoding | None) -> Record:
-    check_size(file.path.stat().st_size)
-    data, extension = file.path.read_bytes(), file.path.suffix[1:].lower()
-    if reencode:
-        data, extension = reencode_video(data, size=size, gop=reencode.gop, crf=reencode.crf), "mp4"
-        check_size(len(data))
-    return video_record(key, data, extension, file.label)
-
-
-def check_size(size: int) -> None:
-    if size > MAX_MEDIA_BYTES:
-        raise DecodeError(f"it has {size} bytes, but a video has up to {MAX_MEDIA_BYTES}: cut it into shorter ones")
-
-
-def shrink(image: Image.Image, size: int) -> Image.Image:
-    short = min(image.size)
-    width, height = (max(1, round(side * size / short)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def encode(image: Image.Image, extension: str) -> bytes:
-    stream = BytesIO()
-    if extension == "jpg":
-        image.save(stream, "JPEG", quality=JPEG_QUALITY)
-    else:
-        image.save(stream, "PNG")
-    return stream.getvalue()
-
-
 def print_summary(manifests: Mapping[Path, Manifest], others: Counter[str], files: int, seconds: float) -> None:
     lines: list[str] = []
     for folder, manifest in manifests.items():
@@ -270,7 +235,9 @@ def print_summary(manifests: Mapping[Path, Manifest], others: Counter[str], file
         classes = f"{len(manifest.classes)} classes" if manifest.classes else "no classes"
         lines.append(f"{folder}: {manifest.samples} {manifest.kind}, {classes}, shards: {len(manifest.shards)}, {size:.1f} MB")
         if manifest.kind == "videos":
-            videos = compute_video_stats(metadata_table(load_index(folder / shard.file).videos) for shard in manifest.shards)
+            videos = compute_video_stats(
+                metadata_table(load_index(folder / shard.file, shard.index_sha256).videos) for shard in manifest.shards
+            )
             lines.extend(f"  {line}" for line in format_video_stats(videos))
         if manifest.mean and manifest.std:
             lines.append(f"  {format_normalization(manifest.mean, manifest.std, manifest.kind)}")

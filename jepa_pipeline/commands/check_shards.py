@@ -1,7 +1,7 @@
 """`jepa shards check`: find the damage in a data set by reading all of it."""
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.channel_stats import mean_and_std
 from jepa_pipeline.data.manifest import Manifest, locate_tars, read_manifest
-from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.data.summary import (
     Range,
     VideoStats,
@@ -29,11 +28,16 @@ from jepa_pipeline.data.summary import (
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.verify import Contents, Finding, check_shard
 from jepa_pipeline.data.verify_set import dim_images, repeated_keys
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
+from jepa_pipeline.redaction import redact
 
 
 class PartReport(Section):
-    """Results of one data set. mean, std: of images or first frames, each of which counts the same, on pixels scaled to 0..1."""
+    """Results of one data set.
+
+    mean, std: of images or first frames, each of which counts the same, on pixels scaled to 0..1. lost: a sentence on labels that
+    could not be used when it was made.
+    """
 
     folder: str
     kind: DataKind
@@ -47,6 +51,7 @@ class PartReport(Section):
     videos: VideoStats | None
     mean: RGB | None
     std: RGB | None
+    lost: str | None = None
 
 
 class Report(Section):
@@ -89,7 +94,7 @@ def check(folder: str | Path, *, workers: int | None = None, json: bool = False)
     """
     workers = workers or available_cores()
     sets = {part: read_manifest(part) for part in list_parts(str(folder))}
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         report = Report(parts=tuple(check_part(pool, workers, part, manifest) for part, manifest in sets.items()))
     if json:
         print(report.model_dump_json())
@@ -102,11 +107,11 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
     names = manifest.classes
     work = partial(check_shard, folder, locate_tars(folder, manifest), Contents.of(manifest))
     checked = parallel_map(pool, workers, work, manifest.shards)
-    shards = list(track_progress(checked, f"checking {redact_urls(str(folder))}", len(manifest.shards)))
+    shards = list(track_progress(checked, f"checking {redact(str(folder))}", len(manifest.shards)))
     decoded = sum(shard.decoded for shard in shards)
     mean, std = mean_and_std(sum((shard.channel_stats for shard in shards), np.zeros((2, 3))), decoded) if decoded else (None, None)
     return PartReport(
-        folder=redact_urls(folder),
+        folder=redact(folder),
         kind=manifest.kind,
         samples=manifest.samples,
         shards=len(shards),
@@ -122,6 +127,7 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
         videos=compute_video_stats(shard.videos for shard in shards),
         mean=mean,
         std=std,
+        lost=manifest.lost,
     )
 
 
@@ -132,6 +138,8 @@ def report_lines(part: PartReport) -> Iterator[str]:
     yield f"{part.folder}: samples: {part.samples}, shards: {part.shards}, {counts}"
     yield f"  members: {', '.join(f'{count} {printable(extension)}' for extension, count in part.extensions.items())}"
     yield from (f"  {line}" for line in format_video_stats(part.videos))
+    if part.lost:
+        yield f"  {part.lost}"
     if part.kind == "images" and part.shorter_side:
         yield f"  shorter side of the images: {part.shorter_side} pixels"
     if part.mean and part.std:

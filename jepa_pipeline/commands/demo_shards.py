@@ -10,8 +10,9 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.summary import format_normalization, print_lines
+from jepa_pipeline.data.unfinished import new_folder
 from jepa_pipeline.data.video_writer import encode_video
-from jepa_pipeline.data.writer import Record, new_folder, png_record, video_record, write_shards
+from jepa_pipeline.data.writer import Record, png_record, video_record, write_shards
 from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, generate_moving_shape
 from jepa_pipeline.synthetic.shapes import CLASSES, generate_shapes
 from jepa_pipeline.synthetic.two_scales import DOT_DIRECTIONS, HUE_SPEEDS, generate_two_scales

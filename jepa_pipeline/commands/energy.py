@@ -18,7 +18,7 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
-from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
+from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.files import atomic_path, atomic_write
@@ -31,6 +31,7 @@ from jepa_pipeline.probes.features import Preprocessing, compute_device
 from jepa_pipeline.probes.labeled_data import explain_damage, parent_location, set_name
 from jepa_pipeline.probes.negatives import TimeSplit, split_time
 from jepa_pipeline.probes.rollout_error import comparison_sentences, plot_horizons
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.energy_report import EnergyReport, energy_key, print_energy_report
 from jepa_pipeline.training.trained_method import load_trained
 from jepa_pipeline.version import __version__
@@ -106,7 +107,7 @@ def energy(
     notes = [split.note] if split and split.note else []
     report = EnergyReport(
         data=chosen.name,
-        location=redact_urls(chosen.shards.location),
+        location=redact(chosen.shards.location),
         data_hash=chosen.shards.manifest.hash(),
         config_hash=config.hash(),
         checkpoint_hash=about.sha256,
@@ -148,14 +149,14 @@ def choose_samples(config: RunConfig, data: str | None, count: int, seed: int) -
         name = set_name(location)
     shards = Shards(location)
     if shards.manifest.kind == "videos" and not modality.has_time:
-        raise UserError(f"{redact_urls(location)} holds videos, but the run has an encoder of images: name images with --data")
+        raise UserError(f"{redact(location)} holds videos, but the run has an encoder of images: name images with --data")
     if shards.manifest.kind == "images" and modality.has_time:
-        raise UserError(f"{redact_urls(location)} holds images, which have no future: name videos with --data")
+        raise UserError(f"{redact(location)} holds images, which have no future: name videos with --data")
     if data is None:
         why = "next to the shards it was trained on" if location == test else "which it was trained on, because there is no test/"
-        print_line(f"evaluating on {redact_urls(location)}, {why} (change with --data)")
+        print_line(f"evaluating on {redact(location)}, {why} (change with --data)")
     if (available := min(count, shards.manifest.samples)) < 2:
-        raise UserError(f"{available} sample of {redact_urls(location)} has no other one to be compared with: give 2 or more")
+        raise UserError(f"{available} sample of {redact(location)} has no other one to be compared with: give 2 or more")
     order = keyed_generator(seed, Stream.SHUFFLE, 0, 0).permutation(shards.manifest.samples)
     return EvalSamples(shards, name, order[:count].tolist())
 

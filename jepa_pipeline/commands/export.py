@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
-from jepa_pipeline.data.writer import new_folder
+from jepa_pipeline.data.unfinished import new_folder
 from jepa_pipeline.files import public_mode
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.timm_format import check_exportable, load_timm, write_timm
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_encoder
 from jepa_pipeline.probes.model_card import PARITY, TOLERANCE, Origin, model_card
+from jepa_pipeline.redaction import redact, remember_secrets
 from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.results.probe_report import load_reports
 
@@ -36,7 +37,7 @@ def export(run: str | Path, to: str = "timm", out: str | Path | None = None, lev
 
     Raises:
         UserError: the format or the level does not exist, there is no encoder or one that timm cannot load, `out` is not
-            empty, or what is loaded from it gives other features.
+            empty, what is loaded from it gives other features, or a file would hold a secret.
     """
     if to not in LOADERS:
         raise UserError(f"cannot export to '{to}': choose {' or '.join(LOADERS)}")
@@ -47,13 +48,15 @@ def export(run: str | Path, to: str = "timm", out: str | Path | None = None, lev
     if to == "timm":
         check_exportable(encoder, run)
     card = card.model_copy(update={"encoder": encoder.config})
-    recipe = run / "config.yaml"
+    path = run / "config.yaml"
+    recipe = path.read_text() if path.is_file() else None
+    remember_secrets(recipe)
     origin = Origin(
         card,
         run_hash=hash_weights(trained),
         level=level,
         reports=load_reports(run / "probes"),
-        recipe=recipe.read_text() if recipe.is_file() else None,
+        recipe=recipe,
     )
     out = Path(out or run / "export" / (f"{to}-{level_name(level)}" if isinstance(level, int) else to))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +68,28 @@ def export(run: str | Path, to: str = "timm", out: str | Path | None = None, lev
             save_file(parity_batch(encoder, to), partial / PARITY)
         (partial / "README.md").write_text(model_card(encoder, to, origin))
         difference = check_parity(partial, to)
+        refuse_secrets(partial)
     print(f"exported to {out}: the features that {LOADERS[to]} gives differ from the encoder's by {difference:.1e} at most")
     return out
+
+
+def refuse_secrets(folder: Path) -> None:
+    """Refuse a folder to be published in which a secret is left, such as a token of the run's configuration.
+
+    Raises:
+        UserError: a file holds one.
+    """
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            if path.suffix == ".safetensors":  # its texts are in the header, after the length of it
+                text = file.read(int.from_bytes(file.read(8), "little")).decode()
+            else:
+                text = file.read().decode()
+        if redact(text) != text:
+            raise UserError(
+                f"nothing is exported, because {path.relative_to(folder)} would hold a password or token of the run's "
+                "configuration: remove it from what is named there, such as the run or its data"
+            )
 
 
 @torch.inference_mode()

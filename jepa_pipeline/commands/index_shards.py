@@ -2,13 +2,13 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from jepa_pipeline.config.errors import UserError
@@ -17,17 +17,22 @@ from jepa_pipeline.data.class_names import read_classes
 from jepa_pipeline.data.index import index_path, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
 from jepa_pipeline.data.label_list import read_label_list
-from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, read_manifest, save_manifest
-from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, redact_urls, retry
+from jepa_pipeline.data.manifest import INDEXED, MANIFEST, Manifest, Skipped, read_manifest, save_manifest
+from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
 from jepa_pipeline.data.sample import LABEL
 from jepa_pipeline.data.summary import abridge, compute_video_stats, format_video_stats, metadata_table, print_lines
 from jepa_pipeline.data.tar_labels import Labels, TarSummary, label_by_list, name_labels
 from jepa_pipeline.data.tar_list import check_tar_parts, list_tars
 from jepa_pipeline.data.tar_reader import ShardError, printable
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, track_progress
+from jepa_pipeline.data.unfinished import clear
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
+from jepa_pipeline.files import sha256_of
+from jepa_pipeline.locks import LOCK, Locked, lock_folder
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.version import __version__
 
-MADE_BY = "jepa shards index"
+STAGED = ".indexing"
+"""Folder for new indexes until all are written."""
 
 
 class Indexing(NamedTuple):
@@ -39,8 +44,7 @@ class Indexing(NamedTuple):
     @property
     def lost(self) -> str | None:
         """A sentence on labels or classes that were lost, None if none were."""
-        sentence = self.manifest.made.get("lost")
-        return sentence if isinstance(sentence, str) else None
+        return self.manifest.lost
 
 
 def index(
@@ -81,9 +85,9 @@ def index(
         check_tar_parts(location, files)
     folder = output_folder(location, out, files)
     workers = workers or available_cores()
-    with staging(folder) as staged, ProcessPoolExecutor(workers) as pool:
+    with staging(folder) as staged, process_pool(workers) as pool:
         work = partial(index_tar, staged, location, None if listed else names, chosen)
-        read = list(track_progress(parallel_map(pool, workers, work, files), f"indexing {redact_urls(location)}", len(files)))
+        read = list(track_progress(parallel_map(pool, workers, work, files), f"indexing {redact(location)}", len(files)))
         indexed = [tar for tar in read if isinstance(tar, TarSummary)]
         skipped = [tar for tar in read if isinstance(tar, Skipped)]
         print_lines(f"skipped {printable(tar.file)}: {tar.reason}" for tar in skipped)
@@ -99,7 +103,8 @@ def index(
         if found.classes is None:
             labeled = [tar.shard.file for tar in indexed if tar.labels.total() > tar.labels[None]]
             list(parallel_map(pool, workers, partial(drop_labels, staged), labeled))
-        publish(staged, folder, [tar.shard.file for tar in indexed])
+        hashes = parallel_map(pool, workers, partial(publish, staged, folder), [tar.shard.file for tar in indexed])
+        indexed = [tar._replace(shard=replace(tar.shard, index_sha256=digest)) for tar, digest in zip(indexed, hashes, strict=True)]
     options = {"class_names": classes.name if classes else None, **({"member": chosen} if chosen else {})}
     manifest = build_manifest(indexed, skipped, found, options, None if folder.resolve() == Path(location).resolve() else location)
     save_manifest(manifest, folder)
@@ -121,7 +126,7 @@ def build_manifest(
         extensions=tuple(sorted({extension for tar in tars for extension in tar.extensions})),
         classes=labels.classes,
         location=location,
-        made={"by": MADE_BY, "labels": origin, **options, **labels.made, **lost},
+        made={"by": INDEXED, "labels": origin, **options, **labels.made, **lost},
         skipped=(*skipped, *skipped_samples(tars), *labels.unlisted),
         mean=None,
         std=None,
@@ -130,33 +135,46 @@ def build_manifest(
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """Yield a folder inside `folder` for new indexes, so that an error leaves those of an earlier manifest as they were."""
+    """Yield a folder inside `folder` for new indexes, so that an error leaves those of an earlier manifest as they were.
+
+    Raises:
+        UserError: another process is indexing into `folder`.
+    """
     existed = folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / STAGED
     try:
-        with TemporaryDirectory(dir=folder, prefix=".indexing-") as staged:
-            yield Path(staged)
+        with lock_folder(staged, lambda sentence: print_lines([sentence])):
+            clear(staged, {LOCK})  # of a process that was killed
+            try:
+                yield staged
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+    except Locked as error:
+        raise UserError(f"{error} is indexing into {folder}: wait for it or stop it, or give another folder with --out") from None
     finally:
         if not existed:
             with suppress(OSError):
                 folder.rmdir()  # only if it is empty
 
 
-def publish(staged: Path, folder: Path, files: Sequence[str]) -> None:
-    for path in (index_path(staged / file) for file in files):
-        path.replace(folder / path.name)
+def publish(staged: Path, folder: Path, file: str) -> str:
+    """Move an index to the manifest's folder and return its SHA-256."""
+    path = index_path(staged / file)
+    digest = sha256_of(path)
+    path.replace(folder / path.name)
+    return digest
 
 
 def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path:
     """Return the folder for the manifest and the indexes. Refuse to replace a manifest of another origin or of more tars."""
     if out is None and is_remote(location):
-        raise UserError(f"{redact_urls(location)} is a URL: give a folder for the manifest and the indexes with --out")
+        raise UserError(f"{redact(location)} is a URL: give a folder for the manifest and the indexes with --out")
     folder = out or Path(location)
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written: give another folder for the manifest and the indexes with --out")
     path = folder / MANIFEST
     if path.exists() and not is_ours(path):
-        raise UserError(f"{path} was not made by `{MADE_BY}`, so it is not replaced: give another folder with --out, or delete it")
+        raise UserError(f"{path} was not made by `{INDEXED}`, so it is not replaced: give another folder with --out, or delete it")
     listed = [shard.file for shard in read_manifest(folder).shards if shard.file not in files] if path.exists() else []
     if omitted := [file for file in listed if is_remote(location) or (Path(location) / file).exists()]:
         raise UserError(
@@ -168,8 +186,8 @@ def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path
 
 def is_ours(manifest: Path) -> bool:
     try:
-        return json.loads(manifest.read_bytes())["made"]["by"] == MADE_BY
-    except (ValueError, KeyError, TypeError):
+        return json.loads(manifest.read_bytes())["made"]["by"] == INDEXED
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -1,6 +1,5 @@
 """`jepa pretrain`: from shards to an encoder."""
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -19,11 +18,13 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
-from jepa_pipeline.data.remote import redact_urls
+from jepa_pipeline.data.reading import name_slow
+from jepa_pipeline.data.summary import print_lines
 from jepa_pipeline.distributed import barrier, rank, world_size
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 from jepa_pipeline.training.callback_order import order_callbacks
 from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
@@ -55,6 +56,7 @@ from jepa_pipeline.training.setup import (
     build_checkpoint_info,
     check_view_sizes,
     choose_accelerator,
+    compare_data,
     describe_start,
     hash_data,
 )
@@ -109,6 +111,9 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     with raise_on_all_ranks():
         data_hash = hash_data(config.data.train, config.method)
     check_same_setup(processes, config, data_hash)
+    with raise_on_all_ranks():
+        if processes.info.local_rank == 0:  # once on each machine
+            compare_data(config.data, log, partial(watchdog.set_stage, "hashes", 0))
     run_info = build_checkpoint_info(config, data_hash, accelerator)
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):
@@ -182,11 +187,10 @@ def fit(
         crop_on_device=config.views.on_trainer(accelerator) and config.method.encoder.modality.cropped_on_device,
     )
     run, every_steps = config.folder, config.log.every_steps
-    sources = [redact_urls(source.path) for source in config.data.train]
+    sources = [redact(source.path) for source in config.data.train]
     wandb = None
     if config.log.wandb and rank() == 0:
-        shown = json.loads(redact_urls(config.model_dump_json()))  # URLs of shards may contain passwords
-        wandb = WandbRun(run, config.name, config.log.wandb_project, shown)
+        wandb = WandbRun(run, config.name, config.log.wandb_project, config.model_dump(mode="json"))
     writer, timer = MetricsWriter(run / "metrics.jsonl", module.step, wandb), DataWaitTimer()
     skipped = SkippedSamples(run, sources, config.data.damage.limit, every_steps, console, checkpoints.writer.wait)
     checkpoints.before_save.append(skipped.report)
@@ -203,7 +207,9 @@ def fit(
     )
     steps = config.optim.total_steps - module.step
     trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks, log)
-    with closing(writer), checkpoints:
+    checkpoints.watchdog.describe_reading = loader.reading.describe
+    slow_samples = name_slow(loader.reading, config.data.damage.slow_s, lambda sentence: print_lines([sentence]))
+    with closing(writer), checkpoints, slow_samples:
         try:
             trainer.fit(module, loader)
         except StopRequested:  # raised by a signal while the loop waited for data between two steps

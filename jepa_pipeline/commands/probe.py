@@ -6,9 +6,9 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.console import print_plain
-from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.probes.evaluate import load_frozen, plan_probe, run_probe
 from jepa_pipeline.probes.labeled_data import find_labeled_data
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.probe_report import ProbeRow
 from jepa_pipeline.results.probe_table import print_report
 from jepa_pipeline.results.run_folders import run_of
@@ -42,7 +42,7 @@ def probe(
         if test is not None:
             raise UserError(f"--test names {test}, but nothing names the training shards: give them with --data")
         data = find_labeled_data(run_of(frozen.folder))
-        print_plain(None, f"probing on {redact_urls(data)}, around the shards it was trained on (change with --data)")
+        print_plain(None, f"probing on {redact(data)}, around the shards it was trained on (change with --data)")
     config = config or ProbeConfig.model_validate({})
     job = plan_probe(frozen, str(data), None if test is None else str(test), config, out)
     report = run_probe(job)

@@ -17,9 +17,10 @@ from typing import NamedTuple
 from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.worker_pool import die_with_parent
 from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.synthetic.shapes import generate_shapes
@@ -144,10 +145,12 @@ def start(config: RunConfig) -> Iterator[subprocess.Popen[bytes]]:
     """Start `jepa pretrain`; at the end kill it with its workers, which a session of its own makes possible."""
     config.folder.mkdir(parents=True, exist_ok=True)
     recipe = config.output / f"{config.name}.yaml"
-    recipe.write_text(to_yaml(config))
+    save_config(recipe, config)
     with log_path(config).open("ab") as log:
         command = [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
+        )
     try:
         yield process
     finally:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -15,7 +15,7 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
-from jepa_pipeline.data.remote import is_remote, redact_urls
+from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.summary import (
     Range,
     VideoStats,
@@ -29,11 +29,12 @@ from jepa_pipeline.data.summary import (
     weighted_range,
 )
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool
+from jepa_pipeline.redaction import redact
 
 
 class Contents(Section):
-    """Contents of one data set. left_out: files or samples that the manifest lists as skipped."""
+    """Contents of one data set. left_out: files or samples that the manifest lists as skipped. lost: a sentence on lost labels."""
 
     folder: str
     kind: DataKind
@@ -48,6 +49,7 @@ class Contents(Section):
     classes: dict[str, int] | None
     videos: VideoStats | None
     left_out: int
+    lost: str | None = None
     mean: RGB | None
     std: RGB | None
 
@@ -65,7 +67,7 @@ def stats(folder: str | Path, *, workers: int | None = None, json: bool = False)
     """
     workers = workers or available_cores()
     sets = {part: read_manifest(part) for part in list_parts(str(folder))}
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         contents = [read_contents(pool, workers, part, manifest) for part, manifest in sets.items()]
     if json:
         print(dumps({"parts": [part.model_dump() for part in contents]}))
@@ -78,17 +80,17 @@ def read_contents(pool: Executor, workers: int, folder: str, manifest: Manifest)
     names, shards = manifest.classes, manifest.shards
     needed = "labels" if names else "metadata of videos" if manifest.kind == "videos" else None
     if needed and is_remote(folder):
-        raise UserError(f"{redact_urls(folder)} has no index files for the {needed}: `jepa shards check` reads its shards instead")
+        raise UserError(f"{redact(folder)} has no index files for the {needed}: `jepa shards check` reads its shards instead")
     labels, tables = Counter(), []
     for counted, table in parallel_map(pool, workers, partial(read_index, folder), shards if needed else ()):
         labels.update(counted)
         tables.append(table)
     return Contents(
-        folder=redact_urls(folder),
+        folder=redact(folder),
         kind=manifest.kind,
         hash=manifest.hash(),
         created_by=manifest.created_by,
-        location=redact_urls(locate_tars(folder, manifest)),
+        location=redact(locate_tars(folder, manifest)),
         samples=manifest.samples,
         shards=len(shards),
         bytes=sum(shard.bytes for shard in shards),
@@ -97,6 +99,7 @@ def read_contents(pool: Executor, workers: int, folder: str, manifest: Manifest)
         classes=count_by_class(names, labels) if names else None,
         videos=compute_video_stats(tables),
         left_out=len(manifest.skipped),
+        lost=manifest.lost,
         mean=manifest.mean,
         std=manifest.std,
     )
@@ -104,7 +107,7 @@ def read_contents(pool: Executor, workers: int, folder: str, manifest: Manifest)
 
 def read_index(folder: str, shard: Shard) -> tuple[Counter[int | None], Float64[np.ndarray, "N 5"]]:
     """Return the samples of a shard by label, and the metadata table of its videos."""
-    index = load_index(Path(folder) / shard.file)
+    index = load_index(Path(folder) / shard.file, shard.index_sha256)
     return Counter(index.labels), metadata_table(index.videos)
 
 
@@ -115,6 +118,8 @@ def contents_lines(part: Contents) -> Iterator[str]:
     yield from (f"  {line}" for line in format_video_stats(part.videos))
     if part.left_out:
         yield f"  skipped: {part.left_out}, all listed in the manifest"
+    if part.lost:
+        yield f"  {part.lost}"
     if part.mean and part.std:
         yield f"  {format_normalization(part.mean, part.std, part.kind)}"
     yield from (f"  {line}" for line in (format_class_table(part.classes) if part.classes else ["no classes"]))

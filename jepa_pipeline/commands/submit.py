@@ -18,6 +18,7 @@ from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.site import SiteConfig, load_site
 from jepa_pipeline.config.sweep import name_suffix, parse_sweep, shorten_keys
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.run_folders import run_of
 
 
@@ -196,12 +197,12 @@ def submit_stages(stages: Sequence[Stage], site: SiteConfig, after: Sequence[str
         if dry_run:
             after = [f"JOB{number}"] if number else after
             dependency = Dependency(tuple(after), kind)
-            print(build_script(stage.specs, site, dependency, max_parallel=stage.max_parallel, logs=stage.logs))
+            print(redact(build_script(stage.specs, site, dependency, max_parallel=stage.max_parallel, logs=stage.logs)))
             continue
         dependency = Dependency(tuple(after), kind)
         submitted = submit_jobs(stage.specs, site, dependency, max_parallel=stage.max_parallel, logs=stage.logs)
         for job, spec in zip(submitted, stage.specs, strict=True):
-            print(f"job {job}: jepa {shlex.join(spec.command)}" + (f"   after {', '.join(after)}" if after else ""))
+            print(f"job {job}: jepa {shlex.join(map(redact, spec.command))}" + (f"   after {', '.join(after)}" if after else ""))
             log = Path(str(log_path(stage.specs, site, stage.logs or spec.folder, job)).replace("%t", "0"))
             print(f"  log: {log.relative_to(Path.cwd()) if log.is_relative_to(Path.cwd()) else log}")
         ids += submitted

@@ -4,7 +4,8 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.section import PositiveShare, Section, Share, check_range
+from jepa_pipeline.config.grid import MAX_SIDE
+from jepa_pipeline.config.section import MAX_COUNT, PositiveShare, Section, Share, check_range
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -45,8 +46,10 @@ class BlurConfig(Section):
 class CropConfig(Section):
     """A kind of view: a random resized crop, then a flip, then color changes."""
 
-    count: int = Field(default=1, ge=1, description="Views of this kind per image.")
-    image_size: int | None = Field(default=None, ge=1, description="Height and width in pixels; null: the encoder's image_size.")
+    count: int = Field(default=1, ge=1, le=MAX_COUNT, description="Views of this kind per image.")
+    image_size: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Height and width in pixels; null: the encoder's image_size."
+    )
     scale: tuple[PositiveShare, PositiveShare] = Field(
         default=(0.3, 1.0), description="Range of the share of the image's area that a crop covers."
     )

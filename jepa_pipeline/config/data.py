@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jepa_pipeline.config.section import Section, Share
+from jepa_pipeline.config.section import MAX_COUNT, Section, Share
 
 MIN_SOURCE_SHARE = 1 / 4000
 """Smallest share of a data set in a mixture, which interleaves blocks of 4,096 samples that must contain every data set."""
@@ -32,6 +32,14 @@ def parse_sources(value: object) -> object:
     return [{"path": str(entry)} if isinstance(entry, str | Path) else entry for entry in entries]
 
 
+MAX_MEGAPIXELS = 10_000.0
+"""Pixels that decoding one sample may take by default, in millions: a clip of 1080p that is 5,000 frames behind a key frame."""
+
+
+SLOW_S = 60.0
+"""Seconds after which a sample that is still being read is named, by default and in probes."""
+
+
 class DamageConfig(Section):
     """The handling of samples that cannot be read or decoded. No other sample moves."""
 
@@ -39,6 +47,15 @@ class DamageConfig(Section):
         default="skip", description="skip: use the next sample of the stream instead; stop: end the run."
     )
     limit: Share = Field(default=0.01, description="Share of skipped samples that ends the run, checked after 1,000 samples.")
+    max_megapixels: float = Field(
+        default=MAX_MEGAPIXELS,
+        gt=0,
+        description="Megapixels that decoding one sample may take, beyond which it counts as damaged: of a video, those of all "
+        "frames that must be decoded for its clips; of an image, width x height x scans of a progressive JPEG.",
+    )
+    slow_s: float | None = Field(
+        default=SLOW_S, gt=0, description="Seconds after which a sample that is still being read is named; null: never."
+    )
 
 
 class CacheConfig(Section):
@@ -59,8 +76,13 @@ class DataConfig(Section):
         description="Folder or URL of shards with a manifest.json, as written by `jepa shards build`; "
         "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}].",
     )
-    workers: int = Field(default=2, ge=0, description="Data workers per device; 0: decode in the training process.")
-    prefetch_batches: int = Field(default=4, ge=1, description="Batches that each worker prepares ahead.")
+    workers: int = Field(default=2, ge=0, le=MAX_COUNT, description="Data workers per device; 0: decode in the training process.")
+    prefetch_batches: int = Field(default=4, ge=1, le=MAX_COUNT, description="Batches that each worker prepares ahead.")
+    check_hashes: bool = Field(
+        default=False,
+        description="Read all local shards before the first step, once on each node, and compare their SHA-256 with the manifest. "
+        "Their sizes, and the SHA-256 of the indexes, which hold the labels, are always compared.",
+    )
     damage: DamageConfig = Field(default_factory=DamageConfig, description="Unusable samples.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Local copies of remote shards.")
 

@@ -9,6 +9,7 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.removed import upgrade_saved
+from jepa_pipeline.config.run_path import give_run
 from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.config.stack import StackConfig
 
@@ -76,7 +77,9 @@ def encoder_folder(folder: str | Path) -> Path:
         if (candidate / CARD).is_file() and (candidate / WEIGHTS).is_file():
             return candidate
     if not folder.exists():
-        raise UserError(f"no folder {folder}: give a run folder, such as runs/NAME")
+        raise UserError(f"no folder {folder}: {give_run(folder)}")
+    if folder.is_file():
+        raise UserError(f"{folder} is a file and no encoder: {give_run(folder)}")
     raise UserError(f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint")
 
 

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+from jepa_pipeline.config.control_characters import escape_controls
+from jepa_pipeline.redaction import redact
+
 
 class UserError(Exception):
     """A mistake that the user can fix. The command line prints its text and exits with `exit_code`."""
@@ -10,7 +13,8 @@ class UserError(Exception):
 
     def __init__(self, text: str) -> None:
         # torch's DataLoader raises a worker's error again with the worker's traceback as its text: keep the sentence only.
-        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip() if text.startswith("Caught ") else text)
+        text = text.rpartition(f"{type(self).__name__}: ")[2].strip() if text.startswith("Caught ") else text
+        super().__init__(redact(text))
 
 
 class Interrupted(UserError):
@@ -34,9 +38,9 @@ class ConfigError(UserError):
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         self.mistakes = mistakes
-        super().__init__("\n".join(map(str, mistakes)))
+        super().__init__("\n".join(escape_controls(str(mistake)) for mistake in mistakes))
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message; its class where the message is empty, as that of most EOFErrors is."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return redact(str(error)).strip().split("\n")[0] or type(error).__name__

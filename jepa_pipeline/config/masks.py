@@ -1,13 +1,12 @@
 """I-JEPA's mask sets for images: which patches are context and which are targets."""
 
-from itertools import product
 from random import Random
 from statistics import median
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.grid import TRIALS, Grid
+from jepa_pipeline.config.grid import MAX_BLOCKS, TRIALS, Grid
 from jepa_pipeline.config.section import PositiveShare, Section, check_range
 
 LEGACY_MIN_KEEP = 10
@@ -20,7 +19,7 @@ class MultiBlockConfig(Section):
     predicts_future: ClassVar[bool] = False
 
     name: Literal["multiblock"] = Field(default="multiblock", description="Kind of masks.")
-    num_targets: int = Field(default=4, ge=1, description="Target blocks per image.")
+    num_targets: int = Field(default=4, ge=1, le=MAX_BLOCKS, description="Target blocks per image.")
     target_scale: tuple[PositiveShare, PositiveShare] = Field(
         default=(0.15, 0.2), description="Range of the share of the grid that a target block covers."
     )
@@ -115,11 +114,12 @@ class MultiBlockConfig(Section):
         """Return how many patches the target blocks of each of TRIALS images leave free."""
         random, counts = Random(0), []
         for _ in range(TRIALS):
-            hidden: set[tuple[int, int]] = set()
+            hidden = [0] * grid[0]  # a bit per patch of each row
             for height, width in random.choices(shapes, k=self.num_targets):
                 top, left = random.randint(0, grid[0] - height), random.randint(0, grid[1] - width)
-                hidden.update(product(range(top, top + height), range(left, left + width)))
-            counts.append(grid[0] * grid[1] - len(hidden))
+                block = ((1 << width) - 1) << left
+                hidden[top : top + height] = [row | block for row in hidden[top : top + height]]
+            counts.append(grid[0] * grid[1] - sum(row.bit_count() for row in hidden))
         return counts
 
 

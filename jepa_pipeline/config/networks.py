@@ -1,9 +1,11 @@
 """Sizes of the networks, in timm's terms."""
 
+from math import prod
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.grid import MAX_FRAMES, MAX_SIDE, MAX_TOKENS
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.modality import CLIP, IMAGE, Modality
 from jepa_pipeline.config.section import Section
@@ -59,9 +61,9 @@ class EncoderConfig(Section):
 
     timm: ClassVar[None] = None
 
-    image_size: int = Field(default=224, ge=1, description="Height and width of the input, in pixels.")
+    image_size: int = Field(default=224, ge=1, le=MAX_SIDE, description="Height and width of the input, in pixels.")
     patch_size: int = Field(default=16, ge=1, description="Height and width of a patch, in pixels.")
-    frames: int = Field(default=1, ge=1, description="Frames per training clip; 1: images.")
+    frames: int = Field(default=1, ge=1, le=MAX_FRAMES, description="Frames per training clip; 1: images.")
     tubelet_size: int = Field(default=1, ge=1, description="Frames per token; the papers' video encoders use 2.")
     positions: Positions = Field(
         default="sincos",
@@ -92,7 +94,9 @@ class EncoderConfig(Section):
     def check_sizes(self) -> Self:
         given = [name for name in Size._fields if getattr(self, name) is not None]
         if self.arch is not None and given:
-            raise ValueError(f"arch {self.arch!r} already fixes {', '.join(given)}: give arch or the sizes, not both")
+            raise ValueError(
+                f"arch {self.arch!r} already fixes {', '.join(given)}: give arch or the sizes, not both (null unsets a recipe's)"
+            )
         missing = [name for name in Size._fields[:3] if getattr(self, name) is None]
         if self.arch is None and missing:
             raise ValueError(f"{', '.join(missing)} missing: give arch (one of {', '.join(SIZES)}) or all three sizes")
@@ -100,6 +104,12 @@ class EncoderConfig(Section):
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.frames % self.tubelet_size:
             raise ValueError(f"frames {self.frames} is not a multiple of tubelet_size {self.tubelet_size}")
+        if prod(self.clip_grid) > MAX_TOKENS:
+            steps, rows, columns = self.clip_grid
+            raise ValueError(
+                f"{steps}x{rows}x{columns} tokens are more than {MAX_TOKENS}, at which no mask is made: lower image_size or "
+                "frames, or raise patch_size or tubelet_size"
+            )
         check_heads(self.size.embed_dim, self.size.num_heads)
         self.check_positions(self.size.embed_dim, self.size.num_heads)
         return self
@@ -218,7 +228,7 @@ class BackboneConfig(Section):
     """A timm network by name, if it returns a feature map or tokens."""
 
     timm: str = Field(min_length=1, description="timm's name, such as resnet50, vit_small_patch16_224 or convnext_tiny.")
-    image_size: int = Field(default=224, ge=1, description="Height and width of the input, in pixels.")
+    image_size: int = Field(default=224, ge=1, le=MAX_SIDE, description="Height and width of the input, in pixels.")
     small_stem: bool = Field(
         default=False,
         description="For images of about 32 pixels: a ResNet's first convolution becomes 3x3 with stride 1, without max "

@@ -8,20 +8,22 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.reader import ReaderError
 
+from jepa_pipeline.config.bounded_yaml import MAX_DEPTH, BadYaml, parse_bounded, read_bounded
+from jepa_pipeline.config.control_characters import RULE, with_controls
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError, first_line
 from jepa_pipeline.config.layers import Key, Layer
 from jepa_pipeline.config.removed import removed_key, removed_value
 from jepa_pipeline.config.section import Section, section_types, type_name
-from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value
+from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value, other_unit
+from jepa_pipeline.redaction import remember_secrets
 
 Config = TypeVar("Config", bound=Section)
 
+MAX_SHOWN = 300
+"""Characters of a value that a message shows."""
+MAX_FILES = 64
 RULES = {
     "string_pattern_mismatch": "letters and digits, and after the first also '.', '_' and '-'",
     "path_type": "it must be a file or folder",
@@ -36,10 +38,14 @@ def load_overrides(model: type[Config], overrides: Sequence[str]) -> Config:
     return build(model, read_overrides(overrides, model))
 
 
-def read_yaml(path: Path, model: type[BaseModel], parents: tuple[Path, ...] = ()) -> Layer:
-    """Read a file, and everything it extends, as values of a section."""
+def read_yaml(path: Path, model: type[BaseModel], parents: tuple[Path, ...] = (), read: list[Path] | None = None) -> Layer:
+    """Read a file, and everything it extends, as values of a section; `read`: the files that were read before."""
     if path.resolve() in parents:
         raise ConfigError([Mistake(str(path), "extends itself through " + " -> ".join(file.name for file in parents))])
+    read = [] if read is None else read
+    read.append(path)
+    if len(read) > MAX_FILES:  # files that extend one twice, which extends another twice, and so on
+        raise ConfigError([Mistake(str(read[0]), f"extends more than {MAX_FILES} files, repeated ones too: merge some of them")])
     document = parse_file(path)
     bases = to_plain(document.pop("extends", []))
     bases = [bases] if isinstance(bases, str) else bases
@@ -49,15 +55,14 @@ def read_yaml(path: Path, model: type[BaseModel], parents: tuple[Path, ...] = ()
     for base in bases:
         if not (path.parent / base).is_file():
             raise ConfigError([Mistake(str(path), f"extends {base}, but there is no file {path.parent / base}")])
-        layer.update(read_yaml(path.parent / base, model, (*parents, path.resolve())), model)
+        layer.update(read_yaml(path.parent / base, model, (*parents, path.resolve()), read), model)
     layer.update(Layer(to_plain(document), dict(locate_keys(document, str(path))), str(path)), model)
     return layer
 
 
 def parse_file(path: Path) -> CommentedMap:
     try:
-        # YAML 1.2, unlike PyYAML's 1.1: `no` is a string, 1e-3 a number, 010 not octal. It also keeps line numbers.
-        document = YAML().load(path.read_text())
+        document = parse_bounded(read_bounded(path))
     except FileNotFoundError:
         if "=" in str(path):
             raise UserError(
@@ -66,13 +71,10 @@ def parse_file(path: Path) -> CommentedMap:
         near = get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], 1)
         hint = f" - did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"no file {path}{hint}") from None
-    except (OSError, UnicodeDecodeError, ReaderError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a YAML file: {first_line(error)}") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        duplicate = isinstance(error, DuplicateKeyError)
-        text = str(error.problem).split(" with value")[0] if duplicate else f"not YAML: {error.problem}"
-        raise ConfigError([Mistake(f"{path}:{line}", text)]) from None
+    except BadYaml as error:
+        raise ConfigError([Mistake(f"{path}:{error.line}", str(error))]) from None
     if not isinstance(document, CommentedMap):
         raise ConfigError([Mistake(f"{path}:1", "a configuration is a mapping of sections, such as 'optim:' with keys below it")])
     return document
@@ -109,29 +111,40 @@ def read_overrides(overrides: Sequence[str], model: type[BaseModel]) -> Layer:
         dotted, equals, text = override.partition("=")
         keys = tuple(dotted.strip().split("."))
         if not equals or not all(keys):
-            raise UserError(f"'{override}' is not KEY=VALUE with a dotted key, such as optim.lr=3e-4")
+            raise UserError(f"'{shorten(override)}' is not KEY=VALUE with a dotted key, such as optim.lr=3e-4")
+        if len(keys) > MAX_DEPTH:
+            raise UserError(f"'{shorten(dotted)}' has {len(keys)} parts, but no key has more than {MAX_DEPTH}: give a shorter one")
         try:
-            value = to_plain(YAML().load(text))
-        except MarkedYAMLError as error:
-            raise UserError(f"the value of '{override}' is not YAML: {error.problem}") from None
+            value = to_plain(parse_bounded(text))
+        except BadYaml as error:
+            raise UserError(f"the value of '{shorten(override)}' cannot be read: {error}") from None
         for key in reversed(keys):
             value = {key: value}
-        location = {tuple(int(key) if key.isdecimal() else key for key in keys): f"command line '{override}'"}
+        location = {tuple(int(key) if key.isdecimal() else key for key in keys): f"command line '{shorten(override)}'"}
         layer.update(Layer(value, location, "command line"), model)
     return layer
 
 
 def build(model: type[Config], layer: Layer) -> Config:
-    """Return the typed configuration.
+    """Return the typed configuration, and have its secrets recognized from now on.
 
     Raises:
         ConfigError: with every mistake and its location.
     """
+    remember_secrets(layer.values)
+    mistakes = [
+        Mistake(layer.locate(key), f"'{'.'.join(map(str, key)) or 'a key'}' is {show(text)}: {RULE}")
+        for key, text in with_controls(layer.values)
+        if not model.MULTILINE.intersection(key[:1])
+    ]
     try:
-        return model.model_validate(layer.values)
+        config = model.model_validate(layer.values)
     except ValidationError as error:
-        mistakes = [explain(model, layer, details) for details in error.errors() if not is_consequence(details)]
+        mistakes += [explain(model, layer, details) for details in error.errors() if not is_consequence(details)]
         raise ConfigError(mistakes) from None
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
 
 
 def is_consequence(details: ErrorDetails) -> bool:
@@ -150,7 +163,7 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
             text = f"key '{dotted}' no longer exists: {cure}"
         case "extra_forbidden":
             near = nearest_key(dotted_keys(model, entries=False), section, around, str(key[-1]))
-            text = f"unknown key '{dotted}'" + (f" - did you mean '{near}'?" if near else "")
+            text = f"unknown key '{dotted}'" + (f" - did you mean '{near}'{other_unit(str(key[-1]), near)}?" if near else "")
         case "missing" if isinstance(key[-1], int):
             text = f"'{'.'.join(map(str, key[:-1]))}' is too short: value {key[-1] + 1} of the list is missing"
         case "missing":
@@ -163,23 +176,33 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
             near = nearest_value(name, names)
             text = f"'{dotted}.name' is '{name}'" + (f" - did you mean '{near}'?" if near else f": it is one of {', '.join(names)}")
         case "too_short":
-            text = f"'{dotted}' is {value!r}: it needs at least {context['min_length']} entry"
+            text = f"'{dotted}' is {show(value)}: it needs at least {context['min_length']} entry"
         case "tuple_type" if isinstance(value, dict):
             text = f"'{dotted}' has no entries to change: give the whole list, such as {dotted}={format_list(value)}"
         case "value_error":
             text = (f"{dotted}: " if dotted else "") + details["msg"].removeprefix("Value error, ")
         case "model_type" | "model_attributes_type":
             parent = section if section and key[-1] in section.model_fields else resolve(model, key[:-1])[0]
-            text = f"'{dotted}' is {value!r}, but it is a section with keys below it: {assignment_in(parent, dotted, value)}"
+            text = f"'{dotted}' is {show(value)}, but it is a section with keys below it: {assignment_in(parent, dotted, value)}"
         case "literal_error" if removed_value(dotted, value) is None:
             near = nearest_value(value, re.findall(r"'([^']*)'", str(context["expected"])))
-            text = f"'{dotted}' is {value!r}: it {details['msg'].removeprefix('Input ')}"
+            text = f"'{dotted}' is {show(value)}: it {details['msg'].removeprefix('Input ')}"
             text += f" - did you mean '{near}'?" if near else ""
         case _ if (cure := removed_value(dotted, value)) is not None:
-            text = f"'{dotted}' is {value!r}: {cure}"
+            text = f"'{dotted}' is {show(value)}: {cure}"
         case _:
-            text = f"'{dotted}' is {value!r}: {RULES.get(kind) or 'it ' + details['msg'].removeprefix('Input ')}"
+            text = f"'{dotted}' is {show(value)}: {RULES.get(kind) or 'it ' + details['msg'].removeprefix('Input ')}"
     return Mistake(where, text)
+
+
+def show(value: Any) -> str:
+    """Return a value as Python writes it, with its start alone if it is long."""
+    return shorten(repr(value))
+
+
+def shorten(text: str) -> str:
+    """Return a text of at most MAX_SHOWN characters, so that a message can be read."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
 
 
 def format_list(entries: dict[str, Any]) -> str:

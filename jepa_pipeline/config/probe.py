@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import MAX_COUNT, Section
 
 Decay = Annotated[float, Field(ge=0.0)]
 Rate = Annotated[float, Field(gt=0.0)]
@@ -33,11 +33,12 @@ class AttentiveConfig(Section):
     warmup_epochs: float = Field(default=0.0, ge=0.0, description="Passes over which the learning rate rises linearly to its peak.")
     batch_size: int = Field(default=64, ge=1, description="Images or videos per training step.")
     segments: int = Field(
-        default=2, ge=1, description="Evenly spaced clips per video, whose tokens are concatenated; an image is one."
+        default=2, ge=1, le=MAX_COUNT, description="Evenly spaced clips per video, whose tokens are concatenated; an image is one."
     )
     views: int = Field(
         default=3,
         ge=1,
+        le=MAX_COUNT,
         description="Crops of a test video whose predictions are averaged; training and images use the center crop.",
     )
     memory_gb: float = Field(
@@ -66,8 +67,10 @@ class ProbeConfig(Section):
     batch_size: int = Field(
         default=256, ge=1, description="Images, or frames of all clips, per forward pass of the frozen encoders."
     )
-    workers: int = Field(default=2, ge=0, description="Data workers.")
-    segments: int = Field(default=2, ge=1, description="Evenly spaced clips per video, whose features linear and knn average.")
+    workers: int = Field(default=2, ge=0, le=MAX_COUNT, description="Data workers.")
+    segments: int = Field(
+        default=2, ge=1, le=MAX_COUNT, description="Evenly spaced clips per video, whose features linear and knn average."
+    )
     features: tuple[Literal["last", "last4"], ...] = Field(
         default=("last", "last4"),
         min_length=1,

@@ -1,6 +1,7 @@
 """Configurations as YAML with comments, and the reference of all keys."""
 
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,11 +10,19 @@ from ruamel.yaml.comments import CommentedMap
 
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.section import section_types, type_name
+from jepa_pipeline.files import atomic_write
+from jepa_pipeline.redaction import find_secrets
 
 
 def to_yaml(config: BaseModel) -> str:
     """Return a configuration as YAML, which reads back as the same configuration."""
     return dump(config.model_dump(mode="json"))
+
+
+def save_config(path: Path, config: BaseModel) -> None:
+    """Write a configuration as YAML that reads back as the same configuration; for its owner alone if there is a secret in it."""
+    private = any(find_secrets(config.model_dump(mode="json")))
+    atomic_write(path, to_yaml(config), exact=True, private=private)
 
 
 def annotated_yaml(config: BaseModel) -> str:

@@ -22,6 +22,7 @@ RESULT_NEUTRAL_KEYS = (
     "data.train",  # the hash of the data set is compared instead
     "data.workers",
     "data.prefetch_batches",
+    "data.check_hashes",
     "data.damage.",
     "data.cache.",
     "trainer.devices",

@@ -1,6 +1,6 @@
 """The base class of every section of a configuration, and the types that several sections share."""
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,10 +9,19 @@ PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 RGB = tuple[float, float, float]
+MAX_COUNT = 1024
+"""Most processes of a machine, batches made ahead, clips and views of a sample: more than anyone has, so that a slip of some zeros
+is a sentence and does not fill the machine."""
 
 
 class Section(BaseModel):
-    """A frozen group of values that refuses unknown keys."""
+    """A frozen group of values that refuses unknown keys.
+
+    Attributes:
+        MULTILINE: keys whose texts may have several lines, because they are code.
+    """
+
+    MULTILINE: ClassVar[frozenset[str]] = frozenset()
 
     # Infinities are written as strings because config.json must be valid JSON.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")

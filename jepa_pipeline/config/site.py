@@ -51,6 +51,8 @@ Text = Annotated[str, BeforeValidator(to_text)]
 class SiteConfig(Section):
     """The resources that jobs request on one Slurm cluster, or on one partition of it."""
 
+    MULTILINE = frozenset({"setup"})
+
     partition: str | None = Field(default=None, description="Partition; null: the cluster's default.")
     account: str | None = Field(default=None, description="Account to charge; null: the user's default.")
     qos: str | None = Field(default=None, description="Quality of service; null: the default.")

@@ -85,6 +85,12 @@ def nearest_key(keys: Iterable[str], section: type[BaseModel] | None, around: Ke
     return next((key for key in close if not key.startswith(f"{here}.{name}.")), None)
 
 
+def other_unit(name: str, key: str) -> str:
+    """Return the unit of a key where another program's key counts epochs or steps."""
+    last = key.rpartition(".")[2]
+    return ", in samples" if last.endswith("_samples") and name in OTHER_NAMES.get(last, ()) else ""
+
+
 def longer_names(name: str, fields: list[str]) -> list[str]:
     """Return the keys that begin, and then those that end, with a name and have further words."""
     return [key for key in fields if key.startswith(f"{name}_")] + [key for key in fields if key.endswith(f"_{name}")]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.redaction import redact
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
@@ -66,5 +67,5 @@ def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
 
 def name_suffix(value: str) -> str:
     """Return a value as the end of a run's name, in letters, digits, '.', '_' and '-'; words start with '_'."""
-    clean = re.sub(r"[^A-Za-z0-9.-]+", "_", value).strip("_") or "none"
+    clean = re.sub(r"[^A-Za-z0-9.-]+", "_", redact(value)).strip("_") or "none"
     return clean if clean[0].isdigit() else f"_{clean}"

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import MAX_COUNT, Section
 
 HEALTH_VECTORS = 2048
 """Newest targets, and predictions, over all ranks, on which collapse is measured: several times the width of a ViT-S."""
@@ -18,7 +18,10 @@ class TrainerConfig(Section):
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a CUDA GPU if there is one.")
     devices: int | None = Field(
-        default=None, ge=1, description="Devices per node, one process each; null: as many as Slurm or torchrun started, else 1."
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="Devices per node, one process each; null: as many as Slurm or torchrun started, else 1.",
     )
     nodes: int | None = Field(default=None, ge=1, description="Machines; null: as many as Slurm or torchrun started, else 1.")
     strategy: Literal["auto", "ddp", "fsdp2", "hsdp"] = Field(
@@ -40,7 +43,9 @@ class TrainerConfig(Section):
     deterministic: bool = Field(
         default=False, description="Use only deterministic kernels, so that CUDA runs repeat bit for bit; some are slower."
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of a training process; null: torch's default.")
+    threads: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="CPU threads of a training process; null: torch's default."
+    )
     stuck_s: float | None = Field(
         default=1800.0,
         gt=0,

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jepa_pipeline.config.grid import TRIALS, Grid
+from jepa_pipeline.config.grid import MAX_BLOCKS, TRIALS, Grid
 from jepa_pipeline.config.section import PositiveShare, Section, check_range
 
 
@@ -23,7 +23,10 @@ class BlocksConfig(Section):
 
     name: Literal["blocks"] = Field(default="blocks", description="Kind of masks.")
     num_blocks: int = Field(
-        default=6, ge=1, description="Blocks per clip. Six that wrap around cover as much as the published eight that do not."
+        default=6,
+        ge=1,
+        le=MAX_BLOCKS,
+        description="Blocks per clip. Six that wrap around cover as much as the published eight that do not.",
     )
     scale: tuple[PositiveShare, PositiveShare] = Field(
         default=(0.15, 0.15), description="Range of the share of a frame that a block covers."
@@ -184,9 +187,13 @@ def rotate_bits(bits: int, by: int, size: int) -> int:
 
 
 def repeat_bits(bits: int, times: int, stride: int) -> int:
-    """Return the OR of `times` copies of the bits, each `stride` bits further left."""
-    # The quotient is 1 + 2^stride + ... + 2^((times - 1) stride), a geometric sum.
-    return bits * (((1 << times * stride) - 1) // ((1 << stride) - 1))
+    """Return the OR of `times` copies of the bits, each `stride` bits further left; by doubling, which is fast on any grid."""
+    copies = 1
+    while copies < times:
+        new = min(copies, times - copies)
+        bits |= bits << new * stride
+        copies += new
+    return bits
 
 
 def round_down(share: float) -> str:

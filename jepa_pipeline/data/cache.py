@@ -13,7 +13,8 @@ from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import Shard
-from jepa_pipeline.data.remote import download, redact_urls
+from jepa_pipeline.data.remote import download
+from jepa_pipeline.redaction import redact
 
 EVICTION_SHARE = 0.02
 """Share of the limit that one process fetches before it checks again whether the cache is above it."""
@@ -71,7 +72,7 @@ class Cache:
             raise
         except OSError as error:
             raise UserError(
-                f"{redact_urls(url)} cannot be written to {self.folder} ({error.strerror or error}): make room there and check "
+                f"{redact(url)} cannot be written to {self.folder} ({error.strerror or error}): make room there and check "
                 "that you may write to it, or set data.cache.folder to a larger disk and data.cache.limit_gb to its size; "
                 "then run the same command again"
             ) from error
@@ -104,6 +105,7 @@ class Cache:
         for abandoned in tar.parent.glob(f"{shard.sha256}*.partial"):  # by a killed process, for this one holds the lock
             abandoned.unlink(missing_ok=True)
         partial = tar.with_name(f"{shard.sha256}.{token_hex(4)}.partial")
+        self._keep_limit(tar, shard.bytes)
         try:
             download(url, partial, shard.bytes, shard.sha256)
             index = self.build_index(partial, shard) if self.build_index else None
@@ -116,30 +118,37 @@ class Cache:
         finally:
             partial.unlink(missing_ok=True)
         self.unchecked_bytes += shard.bytes
-        if self.unchecked_bytes > EVICTION_SHARE * self.limit:
+        if self._keep_limit(tar):
             self.unchecked_bytes = 0
-            self._evict(keep=tar)
         return CachedShard(fd, index)
 
-    def _evict(self, keep: Path) -> None:
+    def _keep_limit(self, keep: Path, coming: int = 0) -> bool:
+        """Make room for bytes that will come if the cache may be above its limit; return whether it was looked at."""
+        due = self.unchecked_bytes + coming > EVICTION_SHARE * self.limit
+        if due:
+            self._evict(keep, coming)
+        return due
+
+    def _evict(self, keep: Path, coming: int) -> None:
         """Delete unfinished files of killed processes and, beyond the limit, the least recently used shards."""
         with FileLock(self.folder / "tidy.lock"):
             for partial in self.folder.glob("??/*.partial"):
                 delete(partial.with_name(f"{partial.name[:64]}.tar"), partial)
-            tars = sorted(self._list_tars(), reverse=True)
-            excess = sum(size for _, size, _ in tars) - self.limit
+            tars = sorted(self._list_files("??/*.tar"), reverse=True)
+            fetched = (*tars, *self._list_files("??/*.partial"))  # by other processes now
+            excess = sum(size for _, size, _ in fetched) + coming - self.limit
             while tars and excess > 0:
                 _, size, tar = tars.pop()
                 if tar != keep:
                     delete(tar, tar, *tar.parent.glob(f"{tar.stem}-*"))
                     excess -= size
 
-    def _list_tars(self) -> Iterator[tuple[int, int, Path]]:
-        """Yield the time of last use, the size and the path of every cached shard."""
-        for tar in self.folder.glob("??/*.tar"):
+    def _list_files(self, pattern: str) -> Iterator[tuple[int, int, Path]]:
+        """Yield the time of last use, the size and the path of every shard, or unfinished one."""
+        for path in self.folder.glob(pattern):
             with suppress(FileNotFoundError):  # a user may clear the folder while it is in use
-                stat = tar.stat()
-                yield stat.st_mtime_ns, stat.st_size, tar
+                stat = path.stat()
+                yield stat.st_mtime_ns, stat.st_size, path
 
 
 def lock(tar: Path, wait: bool) -> BaseFileLock:

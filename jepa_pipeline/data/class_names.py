@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,9 +50,20 @@ def read_text(path: Path, expected: str) -> str:
         UserError: it cannot be read, or is no text.
     """
     try:
-        return decode_text(path.read_bytes())
-    except (OSError, ValueError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise UserError(f"{path} cannot be read as text ({error}): name {expected}") from error
+    try:
+        text = decode_text(data)
+    except UnicodeError as error:
+        line = 1 + data.count(b"\n", 0, getattr(error, "start", 0))
+        raise UserError(
+            f"{path} cannot be read as text, because its line {line} is not UTF-8: save it as UTF-8 text, or name {expected}"
+        ) from error
+    if "\0" in text:
+        reason = "it has zero bytes, as UTF-16 and UTF-32 do"
+        raise UserError(f"{path} cannot be read as text, because {reason}: save it as UTF-8 text, or name {expected}")
+    return text
 
 
 def whole_number(value: object) -> int | None:
@@ -72,8 +84,13 @@ def find_label(value: object, classes: Classes | None) -> int | None:
     """Return the label that a stored value means: a whole number, or the name of a class."""
     number = whole_number(value)
     if number is None and classes and isinstance(value, str):
-        return classes.numbers.get(unquote(value))
+        return classes.numbers.get(compose(unquote(value)))
     return number
+
+
+def compose(name: str) -> str:
+    """Return a name with composed accents (NFC), as which names that look the same are the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def means_no_label(text: str) -> bool:
@@ -96,7 +113,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     text = read_text(path, "a file with one class name per line")
     values = parse_json(path, text)
-    names = split_lines(path, text) if values is None else names_of_json(path, values)
+    names = tuple(map(compose, split_lines(path, text) if values is None else names_of_json(path, values)))
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         first, second = [number for number, name in enumerate(names) if name == twice][:2]
         raise UserError(f"{path} gives the labels {first} and {second} the same name, {twice!r}: give each class its own name")
@@ -199,6 +216,16 @@ def check_range(labels: Collection[int], names: int, source: str) -> None:
         f"{source} has the label {wrong}, but {names} names are those of the labels 0 to {names - 1}: name every label, where "
         f"{ONE_PER_LINE}"
     )
+
+
+def describe_alike(names: Iterable[str]) -> list[str]:
+    """Return a sentence if the names of two classes differ in capital letters or spaces only."""
+    shown: dict[str, str] = {}
+    for name in names:
+        first = shown.setdefault(" ".join(name.split()).casefold(), name)
+        if first != name:
+            return [f"the classes {first!r} and {name!r} differ in capital letters or spaces only: see that they are two"]
+    return []
 
 
 def count_names(names: Sequence[str], noun: str) -> str:

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from jepa_pipeline.batch import Batch, Damaged, Masks
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.views import ViewsConfig
-from jepa_pipeline.data.clips import ClipViews, TooShort
+from jepa_pipeline.data.clips import ClipViews
 from jepa_pipeline.data.image import decode_image
 from jepa_pipeline.data.mixture import Mixture
+from jepa_pipeline.data.reading import reading
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.sampler import Positions
@@ -174,12 +175,12 @@ def read_decoded(process: Callable[[Any], Decoded], shards: Shards, shard: int, 
     Raises:
         SampleError: it cannot be read, decoded or processed.
     """
-    sample = shards.read(shard, member)
-    try:
-        return sample, process(open_media(shards, sample))
-    except DecodeError as error:
-        cure = error.cure if isinstance(error, TooShort) else None
-        raise shards.sample_error(shard, sample.key, str(error), cure) from error
+    with reading(shards.describe(shard, member)):
+        sample = shards.read(shard, member)
+        try:
+            return sample, process(open_media(shards, sample))
+        except DecodeError as error:
+            raise shards.sample_error(shard, sample.key, str(error), error.cure) from error
 
 
 def open_media(shards: Shards, sample: Sample) -> Image.Image | Video:
@@ -188,7 +189,8 @@ def open_media(shards: Shards, sample: Sample) -> Image.Image | Video:
     Raises:
         DecodeError: it cannot be read.
     """
-    return open_video(sample.media) if shards.manifest.kind == "videos" else decode_image(sample.media)
+    read = open_video if shards.manifest.kind == "videos" else decode_image
+    return read(sample.media, shards.max_pixels)
 
 
 def stack_labels(samples: list[Sample]) -> Int64[Tensor, "B"] | None:

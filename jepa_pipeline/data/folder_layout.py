@@ -3,12 +3,14 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.data_parts import are_episodes, are_pieces, find_parts, target_names
+from jepa_pipeline.data.data_parts import are_pieces, find_parts, target_names
+from jepa_pipeline.data.manifest import MANIFEST
+from jepa_pipeline.data.recordings import name_episode
 
 ROBOT_INFO = "meta/info.json"
 """File of a LeRobot data set that describes it."""
@@ -102,27 +104,9 @@ def read_info(root: Path) -> dict[str, Any]:
     """Return what a LeRobot data set says of itself; nothing if the folder is none."""
     try:
         info = json.loads((root / ROBOT_INFO).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return info if isinstance(info, dict) else {}
-
-
-def group_files(names: Sequence[str], parents: Sequence[Parents], robot: bool) -> list[str | None]:
-    """Return the recording of each file, None for those that stand alone: all files of a recording belong in the same part.
-
-    The cameras of a LeRobot episode have files of the same name in folders of their own. Other recordings are folders.
-    """
-    if robot:
-        return [name_episode(name) for name in names]
-    tops = {folders[0] for folders in parents if folders}
-    recorded = all(parents) and len(tops) > 1 and are_episodes(tops)
-    return [folders[0] if recorded else None for folders in parents]
-
-
-def name_episode(name: str) -> str:
-    """Return chunk and episode of a LeRobot video, without its camera."""
-    chunk = next((part for part in Path(name).parts if part.startswith("chunk-")), "")
-    return f"{chunk}/{Path(name).stem}"
 
 
 def find_wordnet_ids(paths: Sequence[Path]) -> list[str] | None:
@@ -145,8 +129,25 @@ def describe_wordnet_ids(paths: Sequence[Path]) -> str | None:
     )
 
 
-def find_unread_folders(folder: Path, paths: Iterable[Path], others: Iterable[Path]) -> list[str]:
-    """Return the first-level folders whose files are all of formats that are not read; a folder of notes alone is none."""
-    read, unread = ({path.relative_to(folder).parts[0] for path in some if path.parent != folder} for some in (paths, others))
-    data = {path.relative_to(folder).parts[0] for path in others if path.suffix.lower() not in NOTES}
-    return sorted((unread & data) - read)
+def find_unread_folders(folder: Path, contents: Mapping[Path, Collection[Path]], read: Iterable[Path]) -> list[Path]:
+    """Return the highest folders without a file that is read: with other data, or, among several of the first level, empty.
+
+    contents: the files of each folder at any depth. read: the files that are read. Notes are no data, and shards that were built
+    beside the images are none of it.
+    """
+    shards = {place for place, found in contents.items() if place / MANIFEST in found}
+    data = (place for place, found in contents.items() if place not in shards and any(map(is_data, found)))
+    with_read, with_data = with_above(path.parent for path in read), with_above(data)
+    with_any = with_above(place for place, found in contents.items() if found)
+    lost = {place for place in with_data - with_read if place.parent in with_read}
+    siblings = {place for place in contents if place.parent == folder}
+    return sorted(lost | (siblings - with_any if len(siblings & with_read) > 1 else set()))
+
+
+def is_data(path: Path) -> bool:
+    return path.suffix.lower() not in NOTES
+
+
+def with_above(places: Iterable[Path]) -> set[Path]:
+    """Return folders and all folders above them."""
+    return {above for place in {*places} for above in (place, *place.parents)}

@@ -5,11 +5,11 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from jepa_pipeline.data.image_container import Stripped, find_orientation, strip_metadata
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import MAX_PIXELS, DecodeError, TooLarge
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are read, by Pillow's names, and the extension of each in a shard."""
@@ -27,6 +27,8 @@ UPRIGHT = {
 
 DEEP = 16
 """Bits of the deepest channels."""
+SCAN = b"\xff\xda"
+"""Marker of a scan of a JPEG file; among coded pixels a zero follows each 0xff."""
 
 # check_pixels refuses such images with an error, so Pillow's warning about them would only repeat it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -40,7 +42,7 @@ class Decoded(NamedTuple):
     brightest: int | None
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, max_pixels: float = MAX_PIXELS) -> Image.Image:
     """Return an image as RGB, upright.
 
     The orientation in EXIF or XMP is applied, transparency is composited on white, 16 bits are scaled to 8, and of an
@@ -48,21 +50,21 @@ def decode_image(data: bytes) -> Image.Image:
 
     Raises:
         DecodeError: it is not JPEG, PNG or WebP, truncated, damaged, or has more pixels than Image.MAX_IMAGE_PIXELS.
+        TooLarge: it takes more than max_pixels to be decoded.
     """
-    return decode(data).image
+    return decode(data, max_pixels).image
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes, max_pixels: float = MAX_PIXELS) -> Decoded:
     """Return an image as decode_image does, and what its file says of it."""
     stripped = strip_metadata(data)
     try:
         with Image.open(BytesIO(stripped.data), formats=tuple(EXTENSIONS)) as image:
-            check_pixels(image)
+            check_pixels(image, stripped.data, max_pixels)
             extension = EXTENSIONS[image.format or ""]
             image.load()
-            exif, xmp = stripped.exif or image.info.get("exif", b""), stripped.xmp or image.info.get("xmp", b"")  # WebP has them
             rgb, brightest = deep_to_rgb(image, stripped) if stripped.bits == DEEP else (to_rgb(image), None)
-            method = UPRIGHT.get(find_orientation(exif, xmp))
+            method = UPRIGHT.get(find_orientation(stripped.exif, stripped.xmp))
             return Decoded(rgb if method is None else rgb.transpose(method), extension, brightest)
     except DecodeError:
         raise
@@ -72,10 +74,13 @@ def decode(data: bytes) -> Decoded:
         raise DecodeError(f"{error or type(error).__name__}") from error
 
 
-def check_pixels(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
+def check_pixels(image: Image.Image, data: bytes, max_pixels: float) -> None:
+    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if limit is not None and pixels > limit:
         raise DecodeError(f"it has {image.width}x{image.height} pixels, more than the limit of {limit}")
+    scans = data.count(SCAN) if image.format == "JPEG" else 1  # a progressive one decodes all pixels in each
+    if pixels * scans > max_pixels:
+        raise TooLarge(f"it has {image.width}x{image.height} pixels{f' in {scans} scans' if scans > 1 else ''}", max_pixels)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -89,27 +94,64 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def deep_to_rgb(image: Image.Image, stripped: Stripped) -> tuple[Image.Image, int]:
     """Return a PNG image of 16 bits per channel as RGB, and its brightest level of the 8-bit ones.
 
-    Pillow clips gray instead of scaling it, and keeps the upper byte of colors. Cameras and microscopes store 12 bits or so
-    without scaling them up, which would leave 16 levels; where sBIT tells their number, they are scaled by it.
+    Pillow clips gray instead of scaling it, keeps the upper byte of colors, and compares a transparent color with that. Cameras
+    and microscopes store 12 bits or so without scaling them up, which would leave 16 levels; where sBIT tells their number, they
+    are scaled by it.
     """
-    told = [bits for bits in stripped.significant_bits[:3] if 1 <= bits <= DEEP]  # others are an error of the writer
-    bits = max(told, default=DEEP)
-    is_gray, is_color = image.mode.startswith("I"), image.mode == "RGB" and bits < DEEP and not image.has_transparency_data
-    channels = np.asarray(image).astype(np.uint16) if is_gray else read_colors(image, stripped.data) if is_color else None
-    unscaled = channels is not None and is_unscaled(channels, bits)
-    if channels is None or (is_color and not unscaled):
-        opaque = image if image.mode == "RGB" else image.convert("RGBA").convert("RGB")
-        return to_rgb(image), int(np.asarray(opaque).max())
-    largest = (1 << (bits if unscaled else DEEP)) - 1
-    levels = np.clip((channels.astype(np.float32) / (largest / 255)).round(), 0, 255).astype(np.uint8)
-    return Image.fromarray(levels).convert("RGB"), int(levels.max())
+    colors = 1 if is_gray(stripped.data) else 3
+    bits, alpha_bits = (
+        max((n for n in told if 1 <= n <= DEEP), default=DEEP)  # others are an error of the writer
+        for told in (stripped.significant_bits[:colors], stripped.significant_bits[colors:])
+    )
+    transparent = image.info.get("transparency")
+    if not image.mode.startswith("I") and min(bits, alpha_bits) == DEEP and transparent is None:
+        return to_rgb(image), brightest_level(image)
+    channels = read_channels(image, stripped.data)
+    values, alpha = channels[..., :colors], channels[..., colors:]
+    unscaled, alpha_unscaled = is_unscaled(values, bits), alpha.size > 0 and is_unscaled(alpha, alpha_bits)
+    if image.mode.startswith("RGB") and not unscaled and not alpha_unscaled and transparent is None:
+        return to_rgb(image), brightest_level(image)
+    by_upper_byte = image.mode.startswith("RGB") and not unscaled
+    levels = (values >> 8).astype(np.uint8) if by_upper_byte else scale(values, bits if unscaled else DEEP)
+    rgb = Image.fromarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).copy())
+    if alpha.size:
+        rgb.putalpha(Image.fromarray(scale(alpha[..., 0], alpha_bits if alpha_unscaled else DEEP)))
+    elif transparent is not None:
+        rgb.putalpha(Image.fromarray(np.where((values == np.array(transparent)).all(-1), 0, 255).astype(np.uint8)))
+    return to_rgb(rgb), int(levels.max())
 
 
-def read_colors(image: Image.Image, data: bytes) -> UInt16[np.ndarray, "H W 3"]:
-    """Return the colors of a PNG image of 16 bits, of which Pillow has loaded the upper bytes."""
-    with Image.open(BytesIO(data), formats=("PNG",)) as lower:
-        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # the other byte of each
-        return np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)
+def is_gray(png: bytes) -> bool:
+    """Return whether the header of a PNG file says that it has one channel, and perhaps transparency."""
+    return png[25] in (0, 4)
+
+
+def brightest_level(image: Image.Image) -> int:
+    opaque = image if image.mode == "RGB" else image.convert("RGBA").convert("RGB")
+    return int(np.asarray(opaque).max())
+
+
+def scale(values: UInt16[np.ndarray, "*shape"], bits: int) -> UInt8[np.ndarray, "*shape"]:
+    """Return values of a number of bits as those of 8."""
+    largest = (1 << bits) - 1
+    return np.clip((values.astype(np.float32) / (largest / 255)).round(), 0, 255).astype(np.uint8)
+
+
+def read_channels(image: Image.Image, data: bytes) -> UInt16[np.ndarray, "H W C"]:
+    """Return the channels of a PNG image of 16 bits, of which Pillow has loaded the upper bytes, or all of gray alone."""
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if is_gray(data):
+        both = read_raw(data, "RGBA")  # the four bytes of gray and alpha
+        return both[..., ::2].astype(np.uint16) << 8 | both[..., 1::2]
+    return np.asarray(image).astype(np.uint16) << 8 | read_raw(data, f"{image.mode};16L")  # the lower bytes
+
+
+def read_raw(data: bytes, mode: str) -> UInt8[np.ndarray, "H W C"]:
+    """Return the bytes of a PNG image as they are in one of Pillow's raw modes."""
+    with Image.open(BytesIO(data), formats=("PNG",)) as image:
+        image.tile = [tile._replace(args=mode) for tile in image.tile]
+        return np.asarray(image)
 
 
 def is_unscaled(channels: UInt16[np.ndarray, "*shape"], bits: int) -> bool:

@@ -22,6 +22,10 @@ COLOR_SEGMENTS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 
 PALETTE, GRAY_SAMPLES = 3, {0: 2, 2: 6}
 """Color type of PNG files with a palette; bytes of a transparent color (tRNS) by the other color types that may have one."""
+WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+"""Chunks of WebP files that decide about the pixels."""
+WEBP_METADATA = 0x2C
+"""Flags of VP8X that announce a color profile, EXIF and XMP."""
 MAX_METADATA = 1 << 24
 """Bytes up to which compressed metadata is unpacked."""
 
@@ -53,6 +57,8 @@ def strip_metadata(data: bytes) -> Stripped:
     """Return a file without the metadata that Pillow would parse. What is damaged elsewhere, and other formats, are left alone."""
     if data.startswith(PNG):
         return strip_png(data)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return strip_webp(data)
     return strip_jpeg(data) if data.startswith(JPEG) else Stripped(data)
 
 
@@ -116,6 +122,31 @@ def strip_png(data: bytes) -> Stripped:
     return Stripped(b"".join(kept), exif or read_raw_profile(raw), xmp, max(8, header[8]), tuple(significant))
 
 
+def strip_webp(data: bytes) -> Stripped:
+    """Leave out all chunks but those that decide about the pixels, so that a file that was cut behind the pixels is whole.
+
+    Of an animation that was cut nobody knows whether frames are missing, unless the cut is inside of metadata.
+    """
+    end = 8 + int.from_bytes(data[4:8], "little")
+    kept, position, exif, xmp, names = list[bytes](), 12, b"", b"", list[bytes]()
+    while position + 8 <= min(end, len(data)):
+        name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        content, position = data[position + 8 : position + 8 + size], position + 8 + size + size % 2
+        names.append(name)
+        if name in WEBP_PIXELS and len(content) < size:
+            return Stripped(data)
+        if name == b"VP8X" and content:
+            content = bytes([content[0] & ~WEBP_METADATA]) + content[1:]
+        if name in WEBP_PIXELS:
+            kept.append(name + size.to_bytes(4, "little") + content + b"\0" * (size % 2))
+        exif, xmp = content if name == b"EXIF" else exif, content if name == b"XMP " else xmp
+    inside_metadata = bool(names) and names[-1] not in WEBP_PIXELS
+    if not {b"VP8 ", b"VP8L"} & {*names} and not (b"ANMF" in names and (end <= len(data) or inside_metadata)):
+        return Stripped(data, exif, xmp)
+    body = b"WEBP" + b"".join(kept)
+    return Stripped(b"RIFF" + len(body).to_bytes(4, "little") + body, exif, xmp)
+
+
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name, the start and the end of each complete chunk up to the end mark."""
     begin, name = len(PNG), b""
@@ -163,9 +194,17 @@ def read_raw_profile(text: bytes) -> bytes:
 def find_orientation(exif: bytes, xmp: bytes) -> int:
     """Return the orientation that EXIF or else XMP data gives, 1 (upright) where it cannot be read."""
     orientation = read_exif_orientation(re.sub(b"^(Exif\0\0){1,2}", b"", exif))
-    if orientation is None and (match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)):
-        orientation = int(match[1])
+    if orientation is None:
+        orientation = read_xmp_orientation(xmp)
     return 1 if orientation is None else orientation
+
+
+def read_xmp_orientation(xmp: bytes) -> int | None:
+    """Return the orientation in XMP data: an attribute or element in TIFF's namespace, with any prefix that is declared for it."""
+    prefixes = re.findall(rb"""xmlns:([\w.-]+)\s*=\s*["']http://ns\.adobe\.com/tiff/1\.0/["']""", xmp) or [b"tiff"]
+    names = b"|".join(map(re.escape, prefixes))
+    match = re.search(rb"""[<\s](?:%s):Orientation(?:\s*=\s*["']|(?:\s[^<>]*)?>)\s*([0-9])\s*["'<]""" % names, xmp)
+    return int(match[1]) if match else None
 
 
 def read_exif_orientation(tiff: bytes) -> int | None:

@@ -1,5 +1,6 @@
 """The index of a shard: where in the tar each sample's members are, so that any sample is one read away."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,23 +69,43 @@ def index_path(tar: Path) -> Path:
     return tar.with_suffix(".index.json")
 
 
-def load_index(tar: Path) -> ShardIndex:
+def load_index(tar: Path, sha256: str | None = None) -> ShardIndex:
     """Return the index beside a shard.
 
+    Args:
+        tar: the shard.
+        sha256: of its index, by the manifest; None: unknown.
+
     Raises:
-        UserError: there is none or it is damaged.
+        UserError: there is none, it is damaged, or it is another one.
         OSError: the system does not read it.
     """
     path = index_path(tar)
     try:
-        return ShardIndex.model_validate_json(path.read_bytes())
+        if path.is_fifo():  # opening it would wait for a writer
+            raise FileNotFoundError
+        data = path.read_bytes()
+        index = ShardIndex.model_validate_json(data)
     except (FileNotFoundError, ValidationError) as error:
         raise UserError(
             f"{path} is missing or damaged, and {tar.name} cannot be read without it: copy it again or make it with "
             "`jepa shards index`"
         ) from error
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise OtherIndex(
+            f"{path} is not the index that the manifest names, so that its labels and places may be wrong: copy both again or make "
+            "them with `jepa shards index`"
+        )
+    return index
 
 
-def save_index(index: ShardIndex, tar: Path) -> None:
+class OtherIndex(UserError):
+    """An index is whole, but not the one that the manifest names."""
+
+
+def save_index(index: ShardIndex, tar: Path) -> str:
+    """Write the index beside a shard and return its SHA-256."""
     # Indexes of images have no key `videos`, as before there were videos.
-    atomic_write(index_path(tar), index.model_dump_json(exclude={"videos"} if index.videos is None else None))
+    text = index.model_dump_json(exclude={"videos"} if index.videos is None else None)
+    atomic_write(index_path(tar), text, exact=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -54,7 +54,7 @@ def index_shard(
             result = read_metadata(result)
         defects.append(result) if isinstance(result, Defect) else samples.append(result)
     if not samples:
-        by_cause = sorted(defects, key=lambda defect: (not defect.skipped, defect.kind != "key"))
+        by_cause = sorted(defects, key=lambda defect: (defect.kind != "late", not defect.skipped, defect.kind != "key"))
         first = next((f" ({printable(defect.name)}: {defect.reason})" for defect in by_cause), "")
         raise ShardError(f"it holds no sample that can be used{first}")
     check_same_kind(samples)

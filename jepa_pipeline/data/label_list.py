@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.class_names import count_names
+from jepa_pipeline.data.class_names import compose, count_names, describe_alike
 from jepa_pipeline.data.data_parts import part_of
-from jepa_pipeline.data.label_table import Row, read_rows
+from jepa_pipeline.data.label_rows import Row
+from jepa_pipeline.data.label_table import read_rows
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.data.tar_reader import printable
 
 SUFFIXES = {f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)}
+
+FEWEST_ROWS = 10
+"""Rows of which not all have a label of their own, if these are classes."""
 
 
 class LabelList:
@@ -35,11 +39,11 @@ class LabelList:
         self._siblings: set[str] = set()
         self._folders: Counter[str] = Counter()
         """The number of rows with each folder in their path."""
-        self._by_stem: dict[str, list[tuple[int, PurePosixPath]]] = defaultdict(list)
+        self._by_stem: dict[str, list[tuple[int, str, PurePosixPath]]] = defaultdict(list)
         for number, row in enumerate(self.rows):
             for name in row.names:
-                path = PurePosixPath(name.replace("\\", "/"))
-                self._by_stem[stem(path)].append((number, path))
+                path = composed(name.replace("\\", "/"))
+                self._by_stem[stem(path)].append((number, name, path))
                 self._folders.update({*path.parts[:-1]})
 
     @property
@@ -49,8 +53,8 @@ class LabelList:
 
     def locate(self, folder: str | Path, tars: Iterable[str] = ()) -> None:
         """Set the folder that all files are in, and the tars: rows of another part or tar fit no file."""
-        self._above = [*PurePosixPath(folder).parts[-2:]]
-        self._siblings = {form for tar in tars for part in PurePosixPath(tar).parts for form in forms(part)}
+        self._above = [*composed(str(folder)).parts[-2:]]
+        self._siblings = {form for tar in tars for part in composed(tar).parts for form in forms(part)}
 
     def find(self, name: str, place: str = "") -> str | None:
         """Return the label of a file or sample; None if no row fits it, or the row has no label.
@@ -62,9 +66,13 @@ class LabelList:
         Raises:
             UserError: several rows with different labels fit it, or its row fits another file as well.
         """
-        path = PurePosixPath(name)
-        above = [*self._above, *PurePosixPath(place).parts]
-        fits = [(fit, number) for number, other in self._by_stem.get(stem(path), ()) if (fit := self._fit(other, path, above))]
+        path = composed(name)
+        above = [*self._above, *composed(place).parts]
+        fits = [
+            ((*fit, is_end(other, name)), number)
+            for number, other, row in self._by_stem.get(stem(path), ())
+            if (fit := self._fit(row, path, above))
+        ]
         best = max((fit for fit, _ in fits), default=None)
         rows = sorted({number for fit, number in fits if fit == best})
         labels = sorted({self.rows[number].label for number in rows})
@@ -76,9 +84,11 @@ class LabelList:
         for number in rows:
             other = self.fitted.setdefault(number, place + name)
             if other != place + name:
+                alike = composed(other) == composed(place + name)
+                cure = "rename one, as they differ in how accents are stored only" if alike else "write paths that tell them apart"
                 raise UserError(
                     f"the row {printable(self.rows[number].names[0])} of {self.source} fits {printable(other)} and "
-                    f"{printable(place + name)}: write paths that tell them apart"
+                    f"{printable(place + name)}: {cure}"
                 )
         return labels[0] or None if labels else None
 
@@ -139,6 +149,12 @@ class LabelList:
         if unlabeled:
             rows = f"{len(unlabeled)} of {len(self.rows)} rows of {self.source}"
             lines.append(f"{rows} have no label, but nothing or a placeholder such as -1 or NA, such as {unlabeled[0]}")
+        lines += describe_alike(sorted(self.labels))
+        count = sum(bool(row.label) for row in self.rows)
+        if len(self.labels) == count >= FEWEST_ROWS:
+            lines.append(
+                f"each of {count} rows of {self.source} is a class of its own: see that its labels are in the right column"
+            )
         if not missing:
             return lines
         lines.append(
@@ -171,6 +187,16 @@ def hash_labels(keys_and_labels: Iterable[tuple[str, int | None]]) -> str:
     for pair in keys_and_labels:
         digest.update(json.dumps(pair).encode() + b"\n")
     return digest.hexdigest()
+
+
+def composed(path: str) -> PurePosixPath:
+    """Return a path with composed accents (NFC): macOS stores them apart from their letters, and lists come from elsewhere."""
+    return PurePosixPath(compose(path))
+
+
+def is_end(row: str, name: str) -> bool:
+    """Return whether the last part of a row is stored as that of a file, up to its suffix."""
+    return row == name or stem(PurePosixPath(row.replace("\\", "/"))) == stem(PurePosixPath(name))
 
 
 def forms(name: str) -> tuple[str, ...]:

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-from torch.utils.data import DataLoader
-
-from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig
 from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
@@ -14,7 +11,7 @@ from jepa_pipeline.data.media import check_kind
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.sampler import DistributedBatchSampler, ShardSampler
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.data.workers import build_loader
+from jepa_pipeline.data.workers import Loader, build_loader
 
 
 def train_loader(
@@ -27,7 +24,7 @@ def train_loader(
     seed: int,
     pin_memory: bool = False,
     crop_on_device: bool = False,
-) -> DataLoader[Batch]:
+) -> Loader:
     """Return the loader of the micro-batches of a run that a batch sampler lists.
 
     Args:
@@ -44,7 +41,8 @@ def train_loader(
         UserError: a data set is incomplete, or holds videos for an image encoder; a sample is unusable, as SampleError,
             while iterating.
     """
-    sources = [Shards(source.path, max_open=2 * WINDOW_SHARDS, cache=data.cache) for source in data.train]
+    limit = data.damage.max_megapixels * 1e6
+    sources = [Shards(source.path, 2 * WINDOW_SHARDS, data.cache, limit) for source in data.train]
     for shards in sources:
         check_kind(shards.location, shards.manifest.kind, method)
     mixture = build_mixture(data, seed, sources)

@@ -13,11 +13,14 @@ from pydantic.dataclasses import dataclass
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
-from jepa_pipeline.data.remote import is_remote, join_url, read_bytes, redact_urls
+from jepa_pipeline.data.remote import MANIFEST_BYTES, is_remote, join_url, read_bytes
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import atomic_write
+from jepa_pipeline.redaction import find_secrets, redact
 
 MANIFEST = "manifest.json"
+INDEXED = "jepa shards index"
+"""The command that makes a manifest of tars of other writers, under made.by."""
 VERSION = 1
 SYNTHETIC = ("demo", "demo-video", "demo-scales")
 """Data sets that `jepa shards` generates, in folders of these names."""
@@ -33,6 +36,9 @@ class Shard:
     samples: int = Field(ge=1, description="Samples in it.")
     bytes: int = Field(ge=1, description="Its size.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Its SHA-256, in hex.")
+    index_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="That of its index; null: made by an earlier version."
+    )
 
 
 class Skipped(Section):
@@ -77,6 +83,12 @@ class Manifest(Section):
         digest = self.made.get("label_list_sha256")
         return digest if isinstance(digest, str) else None
 
+    @property
+    def lost(self) -> str | None:
+        """A sentence on labels or classes that `jepa shards index` could not use, None if there were none."""
+        sentence = self.made.get("lost")
+        return sentence if isinstance(sentence, str) else None
+
     def hash(self) -> str:
         """Return the name of the data in checkpoints and tables: 12 hex digits of a SHA-256.
 
@@ -111,7 +123,9 @@ def load_manifest(location: str | Path) -> Manifest:
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    """Write a manifest; for its owner alone if the URL of the shards holds a secret."""
+    private = any(find_secrets(manifest.location))
+    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n", exact=True, private=private)
 
 
 def locate_tars(location: str | Path, manifest: Manifest) -> str:
@@ -127,7 +141,7 @@ def locate_tars(location: str | Path, manifest: Manifest) -> str:
         return tars if is_remote(tars) else str(Path(base) / tars)
     if not is_remote(tars) or urlsplit(base)[:2] != urlsplit(tars)[:2]:
         raise UserError(
-            f"the manifest at {redact_urls(base)} places its shards at {redact_urls(tars)}, not on its own host: "
+            f"the manifest at {redact(base)} places its shards at {redact(tars)}, not on its own host: "
             "if you trust it, copy it and its index files into a folder and name that"
         )
     return tars
@@ -142,7 +156,7 @@ def read_manifest(location: str | Path) -> Manifest:
     path, text = read_manifest_text(str(location))
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}): copy it again or rebuild the shards") from error
     version = values.get("version") if isinstance(values, dict) else None
     if version != VERSION:
@@ -163,10 +177,12 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
     """Return the printable path or URL of a manifest, and its content."""
     if is_remote(location):
         url = join_url(location, MANIFEST)
-        return redact_urls(url), read_bytes(url)
+        return redact(url), read_bytes(url)
     path = Path(location) / MANIFEST
     if not path.is_file():
         raise UserError(describe_missing(Path(location)))
+    if (size := path.stat().st_size) > MANIFEST_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, more than {MANIFEST_BYTES:,}, so it is no manifest: copy it again")
     return str(path), path.read_bytes()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.remote import redact_urls
+from jepa_pipeline.redaction import redact
 
 
 def check_kind(location: str, kind: DataKind, method: BaseMethodConfig) -> None:
@@ -14,7 +14,7 @@ def check_kind(location: str, kind: DataKind, method: BaseMethodConfig) -> None:
     if kind not in modality.data_kinds:
         cure = f"raise {method.frames_key}" if method.frames_key else "choose vjepa, vjepa2 or hjepa"
         raise UserError(
-            f"{redact_urls(location)} holds {kind}, but this run's {method.name} trains an encoder of {modality.unit}: {cure}, "
+            f"{redact(location)} holds {kind}, but this run's {method.name} trains an encoder of {modality.unit}: {cure}, "
             "or use other data"
         )
 

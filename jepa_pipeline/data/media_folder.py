@@ -1,9 +1,9 @@
 """The images or videos of a folder, their classes, and their split into train and test."""
 
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.data.class_names import count_names, number_classes
-from jepa_pipeline.data.data_parts import find_parts
+from jepa_pipeline.data.class_names import compose, count_names, describe_alike, number_classes
+from jepa_pipeline.data.data_parts import are_pieces, find_parts
 from jepa_pipeline.data.folder_layout import (
     check_episodes,
     check_parts,
@@ -20,12 +20,14 @@ from jepa_pipeline.data.folder_layout import (
     describe_wordnet_ids,
     find_unread_folders,
     find_wordnet_ids,
-    group_files,
     subfolders,
+    with_above,
 )
 from jepa_pipeline.data.label_list import LabelList
 from jepa_pipeline.data.manifest import Skipped
+from jepa_pipeline.data.recordings import describe_recordings, group_files
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from jepa_pipeline.data.tar_reader import printable
 
 IMAGE_SUFFIXES = {f".{extension}" for extension in IMAGE_EXTENSIONS}
 VIDEO_SUFFIXES = {f".{extension}" for extension in VIDEO_EXTENSIONS}
@@ -60,7 +62,8 @@ class FolderListing(NamedTuple):
     """All images or all videos of a folder sorted by name.
 
     files: labeled if there are classes. others: the number of other files by suffix. skipped: files and rows of a list of labels
-    without the other. notes: sentences on the labels. lost: classes of a list without a file.
+    without the other. notes: sentences on the labels. lost: classes of a list without a file. recordings: sentences on what a
+    split does with them.
     """
 
     files: list[MediaFile]
@@ -69,6 +72,7 @@ class FolderListing(NamedTuple):
     skipped: list[Skipped]
     notes: list[str]
     lost: list[str]
+    recordings: Sequence[str] = ()
 
 
 def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
@@ -81,7 +85,8 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the folder that holds the images or videos")
-    found = sorted(walk(folder))
+    contents = dict(walk(folder))
+    found = sorted(chain.from_iterable(contents.values()))
     paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
     unread = [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
     others = Counter(path.suffix.lower() for path in unread)
@@ -94,17 +99,23 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
     check_same_kind(paths, folder)
     names = [to_utf8(path.relative_to(folder).as_posix()) for path in paths]
     robot = check_episodes(folder, names)
+    empty = find_unread_folders(folder, contents, paths)
     if labeling.labels:
         listing = label_by_list(folder, paths, names, labeling)
     else:
-        listing = label_by_folder(folder, paths, labeling, robot, find_unread_folders(folder, paths, unread))
+        filled = with_above(path.parent for path in unread)
+        lost = [place.name for place in empty if place.parent == folder and place in filled]
+        listing = label_by_folder(folder, paths, labeling, robot, lost)
     parents = [file.path.relative_to(folder).parts[:-1] for file in listing.files]
     if not labeling.without and not robot:
         check_parts(folder, subfolders(parents), f" --labels {labeling.labels.source}" if labeling.labels else "")
-    names = [file.path.relative_to(folder).as_posix() for file in listing.files]
-    groups = group_files(names, parents, robot)
+    names = [to_utf8(file.path.relative_to(folder).as_posix()) for file in listing.files]
+    classes = listing.classes is not None and not labeling.labels and all(parents)
+    groups = group_files(names, robot, classes)
     files = [file._replace(group=group) for file, group in zip(listing.files, groups, strict=True)]
-    return listing._replace(files=files, others=others)
+    notes = [f"{count_names([*map(printable, map(to_utf8, map(str, empty)))], 'folder')} without a file of a format that is read"]
+    recordings = [*describe_recordings(names, groups, classes)]
+    return listing._replace(files=files, others=others, notes=[*listing.notes, *(notes if empty else [])], recordings=recordings)
 
 
 def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: bool, unread: Sequence[str] = ()) -> FolderListing:
@@ -127,9 +138,9 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
         if not find_parts(tops):
             check_pieces(folder, tops)
         check_names(folder, tops)
-        labels = [to_utf8(folders[0]) for folders in parents]
-        lost = [*map(to_utf8, unread)]
-        notes.extend(f"{folder / name} has no file of a format that is read" for name in unread[:1])
+        labels = [compose(to_utf8(folders[0])) for folders in parents]
+        lost = [compose(to_utf8(name)) for name in unread]
+        notes += describe_alike(sorted({*labels, *lost}))
     elif not tops and (labels := find_wordnet_ids(paths)):
         notes.append("classes are the WordNet IDs in the names of the files")
     elif not tops and (mixed := describe_wordnet_ids(paths)):
@@ -152,20 +163,22 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
 
 
 def describe_nested(folder: Path, parents: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a sentence if all files are in one folder whose own folders would be classes."""
+    """Yield a sentence if all files are in one folder, which is no class beside others."""
     tree, above = subfolders(parents), ()
     while len(tree.get(above, ())) == 1:
         above = (*above, *tree[above])
-    if above and len(tree.get(above, ())) > 1:
-        inner = folder.joinpath(*above)
-        yield f"no classes, because {folder} has one folder: build {inner} to make its {len(tree[above])} folders classes"
+    inner, names = folder.joinpath(*above), tree.get(above, set())
+    if len(names) > 1 and not are_pieces(names):
+        yield f"no classes, because {folder} has one folder: build {inner} to make its {len(names)} folders classes"
+    elif above:
+        yield f"no classes, because {folder} has one folder, {above[0]}, and classes are two folders or more"
 
 
 def check_names(folder: Path, tops: Sequence[str]) -> None:
     """Raise UserError if two folders have names that look the same: composed differently, as macOS does, or with a space."""
     shown: dict[str, str] = {}
     for top in tops:
-        first = shown.setdefault(unicodedata.normalize("NFC", to_utf8(top)).strip(), top)
+        first = shown.setdefault(compose(to_utf8(top)).strip(), top)
         if first != top:
             raise UserError(f"{folder} has two folders with the name {to_utf8(top)!r} in different spellings: move them into one")
 
@@ -215,12 +228,22 @@ def check_same_kind(paths: Sequence[Path], folder: Path) -> None:
         )
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Yield every file at any depth except hidden ones, such as those of macOS beside files on foreign disks."""
-    for root, folders, files in os.walk(folder, followlinks=True):
+def walk(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield every folder at any depth with its files, except hidden ones, such as those of macOS beside files on foreign disks.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
         parent = Path(root)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX")) and not leads_above(parent, name)]
-        yield from (parent / name for name in files if not name.startswith("."))
+        yield parent, [parent / name for name in files if not name.startswith(".")]
+
+
+def refuse_unreadable(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename} cannot be read ({error.strerror}), so that its files would be missing: allow reading it, or move it away"
+    ) from error
 
 
 def leads_above(folder: Path, name: str) -> bool:
@@ -231,37 +254,36 @@ def leads_above(folder: Path, name: str) -> bool:
 def split_files(files: Sequence[MediaFile], split: float, seed: int) -> dict[str, list[MediaFile]]:
     """Return the shuffled files by part: `split` of every class in "test" and the rest in "train", or all in "" without a split.
 
+    All files of a recording are in the same part; where there are recordings, `split` is the share of those.
+
     Raises:
         UserError: a part would be empty.
     """
     shuffled = [files[index] for index in np.random.default_rng(seed).permutation(len(files))]
     if not split:
         return {"": shuffled}
-    if all(file.group is not None for file in files):
-        return split_groups(shuffled, split)
-    test_files = {label: round(count * split) for label, count in Counter(file.label for file in files).items()}
+    units = {file.group or file.path: file.label for file in reversed(shuffled)}  # the first of each, which is the last written
+    left = {label: round(count * split) for label, count in Counter(units.values()).items()}
+    part_of_unit: dict[str | Path, str] = {}
     parts: dict[str, list[MediaFile]] = {"train": [], "test": []}
     for file in shuffled:
-        part = "test" if test_files[file.label] > 0 else "train"
-        test_files[file.label] -= 1
-        parts[part].append(file)
-    check_parts_filled(parts, f"{len(files)} {files[0].kind}", split)
+        unit = file.group or file.path
+        if unit not in part_of_unit:
+            part_of_unit[unit] = "test" if left[units[unit]] > 0 else "train"
+            left[units[unit]] -= 1
+        parts[part_of_unit[unit]].append(file)
+    check_parts_filled(parts, units, split)
     return parts
 
 
-def split_groups(files: Sequence[MediaFile], split: float) -> dict[str, list[MediaFile]]:
-    """Return shuffled files by part, where all files of a recording are in the same part; see split_files."""
-    groups = list(dict.fromkeys(file.group for file in files))
-    test = {*groups[: round(len(groups) * split)]}
-    parts = {"train": [file for file in files if file.group not in test], "test": [file for file in files if file.group in test]}
-    check_parts_filled(parts, f"{len(groups)} recordings", split)
-    return parts
-
-
-def check_parts_filled(parts: dict[str, list[MediaFile]], files: str, split: float) -> None:
+def check_parts_filled(parts: Mapping[str, Sequence[MediaFile]], units: Mapping[str | Path, int | None], split: float) -> None:
+    recordings = any(isinstance(unit, str) for unit in units)
     for part, selected in parts.items():
         if not selected:
-            raise UserError(f"split {split:g} of {files} leaves none for {part}: choose another share")
+            single = recordings and max(Counter(units.values()).values()) == 1
+            cure = "build each part by itself, or rename what is no recording" if single else "choose another share"
+            of = f"{len(units)} recordings, such as {next(iter(units))}," if recordings else f"{len(units)} files"
+            raise UserError(f"split {split:g} of {of} leaves none for {part}: {cure}")
 
 
 def to_utf8(name: str) -> str:

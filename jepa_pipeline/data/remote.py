@@ -2,7 +2,7 @@
 
 import errno
 import os
-import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,9 +13,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import fsspec
+from fsspec.callbacks import Callback
+from rich.console import Console
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.reading import Current
 from jepa_pipeline.files import sha256_of
+from jepa_pipeline.redaction import redact
 
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
@@ -26,6 +31,10 @@ LONGEST_PAUSE_S = 60.0
 """The pause between tries doubles from the first to the longest, times a random 0.5 to 1.5 so that nodes do not retry at once."""
 MANIFEST_TRIES = 4
 """Fewer, because somebody may be waiting who only mistyped the host."""
+MANIFEST_BYTES, MANIFEST_S = 1 << 28, 300.0
+"""Most bytes of a manifest, that of a million shards, and seconds it may take: a server may send without an end."""
+SLOW_BYTES_PER_S, SLOW_S = 1000.0, 60.0
+"""Mean rate under which a transfer is given up, and the seconds after which it is."""
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 """Schemes of URLs that are read, and the package each needs beside fsspec."""
@@ -57,18 +66,28 @@ def join_url(url: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name, safe='')}", fragment=""))
 
 
-def redact_urls(text: str) -> str:
-    """Return a text without the password, query and fragment of any URL in it, so that it may be printed and kept."""
-    return re.sub(r"""(://[^\s?#,}\]"']*)[?#][^\s,}\]"']*""", r"\1", re.sub(r"://[^\s/?#]*@", "://", text))
-
-
 def read_bytes(url: str) -> bytes:
-    """Return the content of a small file.
+    """Return the content of a manifest.
 
     Raises:
-        UserError: it could not be read.
+        UserError: it could not be read, or has no end within reason.
     """
-    return retry(url, lambda: get_filesystem(url).cat_file(url), MANIFEST_TRIES)
+
+    def attempt() -> bytes:
+        data, end = bytearray(), time.monotonic() + MANIFEST_S
+        with open_url(url) as file:
+            while chunk := file.read(1 << 20):
+                data += chunk
+                if len(data) > MANIFEST_BYTES:
+                    raise UserError(f"{redact(url)} has more than {MANIFEST_BYTES:,} bytes, so it is no manifest: check the URL")
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"{redact(url)} sent {len(data):,} bytes in {MANIFEST_S:g} s and has not ended: check that its server "
+                        "works; then run the same command again"
+                    )
+        return bytes(data)
+
+    return retry(url, attempt, MANIFEST_TRIES)
 
 
 def open_file(location: str, name: str) -> AbstractContextManager[Any]:
@@ -83,8 +102,14 @@ def open_file(location: str, name: str) -> AbstractContextManager[Any]:
         if path.is_fifo():
             raise OSError(errno.EINVAL, "it is a pipe")  # opening it would wait for a writer
         return path.open("rb", buffering=1 << 20)
-    url = join_url(location, name)
+    return open_url(join_url(location, name))
+
+
+def open_url(url: str) -> AbstractContextManager[Any]:
+    """Open the file at a URL, for one reading from front to end."""
     streamed = {"block_size": 0} if url.startswith(("http", "hf")) else {}  # one request for all of it instead of ranges
+    if url.startswith("http"):
+        streamed["size"] = 1  # any; else fsspec asks for it before, and takes whatever the server answers for a missing file
     return get_filesystem(url).open(url, "rb", **streamed)
 
 
@@ -97,10 +122,37 @@ def download(url: str, path: Path, size: int, sha256: str) -> None:
     """
 
     def attempt() -> None:
-        get_filesystem(url).get_file(url, str(path))
+        get_filesystem(url).get_file(url, str(path), callback=Bound(size))
         check_download(path, size, sha256)
 
     retry(url, attempt, TRIES)
+
+
+class Bound(Callback):
+    """Ends a transfer with a ConnectionError if more comes than is expected, which would fill the disk, or almost nothing.
+
+    Args:
+        expected: bytes.
+    """
+
+    def __init__(self, expected: int) -> None:
+        super().__init__()
+        self.expected, self.begin = expected, time.monotonic()
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        self.check()
+
+    def absolute_update(self, value: int) -> None:
+        super().absolute_update(value)
+        self.check()
+
+    def check(self) -> None:
+        if self.value > self.expected:
+            raise ConnectionError(f"more than {self.expected} bytes came, which the manifest says")
+        seconds = time.monotonic() - self.begin
+        if seconds > SLOW_S and self.value < seconds * SLOW_BYTES_PER_S:
+            raise ConnectionError(f"{self.value} bytes came in {seconds:.0f} s")
 
 
 def check_download(path: Path, size: int, sha256: str) -> None:
@@ -124,7 +176,7 @@ def get_filesystem(url: str) -> Any:
         return connect(scheme, os.getpid())
     except ImportError as error:
         package = PACKAGES[scheme]
-        raise UserError(f"{redact_urls(url)} needs a package that is missing: pip install {package}") from error
+        raise UserError(f"{redact(url)} needs a package that is missing: pip install {package}") from error
 
 
 # A file system for each process, because connections do not survive a fork. A forked process keeps its parent's in the
@@ -159,8 +211,19 @@ def retry(url: str, attempt: Callable[[], Result], tries: int) -> Result:
                 raise
             if is_permanent(error) or number == tries:
                 raise UserError(describe_failure(url, error, number)) from error
+            report_retry(url, error, number + 1, tries)
         time.sleep(backoff_s(number))
     raise ValueError(f"tries is {tries}, but at least 1 is needed")
+
+
+def report_retry(url: str, error: Exception, number: int, tries: int) -> None:
+    """Say the first retry, and let others know of each while they wait; what is fetched ahead in a thread fails in silence."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    reason = describe_error(url, error)
+    Current.amend(f"try {number} of {tries}, {reason}")
+    if number == 2:
+        print_plain(Console(stderr=True), f"{redact(url)} is tried again, up to {tries} times: {reason}")
 
 
 def backoff_s(tries: int) -> float:
@@ -191,7 +254,7 @@ def describe_failure(url: str, error: Exception, tries: int) -> str:
     else:
         cure = "check that its server works and holds the files of the manifest"
     reason = describe_error(url, error)
-    return f"{redact_urls(url)} could not be fetched in {count} ({reason}): {cure}; then run the same command again"
+    return f"{redact(url)} could not be fetched in {count} ({reason}): {cure}; then run the same command again"
 
 
 def describe_error(url: str, error: Exception) -> str:
@@ -202,5 +265,5 @@ def describe_error(url: str, error: Exception) -> str:
         return "it is not there"
     if isinstance(error, TimeoutError):
         return f"the server was silent for {CONNECT_TIMEOUT_S:g} s while connecting or for {READ_TIMEOUT_S:g} s later"
-    text = " ".join(str(error).replace(url, redact_urls(url)).split())
+    text = " ".join(str(error).replace(url, redact(url)).split())
     return text or type(error).__name__

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from jepa_pipeline.config.data import MAX_MEGAPIXELS
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
 
@@ -12,10 +13,26 @@ LABEL = "cls"
 """Extension of the member that holds a label, as in webdataset."""
 MAX_MEDIA_BYTES = 1 << 30
 """Size of the largest image or video that is read."""
+MAX_PIXELS = MAX_MEGAPIXELS * 1e6
+"""Pixels that decoding one sample may take: a small file may declare any number of them."""
+MAX_VIDEO_PIXELS = 1e12
+"""The same where all frames of a video are decoded: four hours of 1080p."""
 
 
 class DecodeError(ValueError):
-    """Bytes that are no image or video that can be read; its text says why."""
+    """Bytes that are no image or video that can be read; its text says why. cure: None if they are damaged."""
+
+    cure: str | None = None
+
+
+class TooLarge(DecodeError):
+    """An image or video that takes more pixels to be decoded than a sample may."""
+
+    def __init__(self, what: str, limit: float) -> None:
+        super().__init__(f"{what}, more than the limit of {limit / 1e6:,.6g} megapixels")
+        self.cure = (
+            "raise data.damage.max_megapixels, or encode it again, videos with more key frames (`jepa shards build --reencode`)"
+        )
 
 
 class VideoMetadata(Section):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -16,13 +17,14 @@ from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.data.cache import Cache
-from jepa_pipeline.data.index import ShardIndex, index_path, load_index
+from jepa_pipeline.data.index import OtherIndex, ShardIndex, index_path, load_index
 from jepa_pipeline.data.indexing import index_shard
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
 from jepa_pipeline.data.prefetch import Prefetcher
-from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
-from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, MEDIA_EXTENSIONS
+from jepa_pipeline.data.remote import is_remote, join_url
+from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, MAX_PIXELS, MEDIA_EXTENSIONS
 from jepa_pipeline.data.tar_reader import ShardError
+from jepa_pipeline.redaction import redact
 
 NO_MEDIA, NO_LABEL = (-1, -1), -(2**63)
 """Values in arrays for a sample without an image or video, and for one without a label."""
@@ -50,13 +52,17 @@ class Shards:
         location: folder or URL with a manifest.json.
         max_open: shards kept open.
         cache: where shards of a URL are kept.
+        max_pixels: that decoding a sample may take.
 
     Raises:
         UserError: there is no manifest, or it cannot be read.
     """
 
-    def __init__(self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None) -> None:
+    def __init__(
+        self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None, max_pixels: float = MAX_PIXELS
+    ) -> None:
         self.location = str(location)
+        self.max_pixels = max_pixels
         self.manifest = read_manifest(self.location)
         self.starts = np.cumsum([0, *self.counts])
         """Index in the data set of the first sample of each shard, then the number of samples."""
@@ -79,7 +85,7 @@ class Shards:
             return Cache(config)
         if self.manifest.label_list:
             raise UserError(
-                f"{redact_urls(self.location)} has labels of a list, which are in its index files only: copy its manifest and "
+                f"{redact(self.location)} has labels of a list, which are in its index files only: copy its manifest and "
                 "index files into a folder and name that"
             )
         # Which samples a shard has depends on whether they need a class, and which bytes they are on the member that counts.
@@ -124,7 +130,7 @@ class Shards:
         except ValueError as error:
             raise self.sample_error(shard, key, str(error)) from error
         except OSError as error:
-            path = redact_urls(self._path(shard))
+            path = redact(self._path(shard))
             raise UserError(f"{path} cannot be read ({error.strerror}): fix that, then run the same command again") from error
 
     def open(self, shard: int) -> "OpenShard":
@@ -145,9 +151,9 @@ class Shards:
         shard = self.manifest.shards[number]
         beside = Path(self.location) / shard.file
         if self.cache:
-            opened = open_indexed(beside, *self.cache.open(self._path(number), shard))
+            opened = open_indexed(beside, shard, *self.cache.open(self._path(number), shard))
         else:
-            opened = open_indexed(beside, open_local(Path(self._path(number))))
+            opened = open_indexed(beside, shard, open_local(Path(self._path(number))))
         if len(opened.keys) != shard.samples:
             raise ValueError(f"its index lists {len(opened.keys)} samples, the manifest {shard.samples}")
         if self.numbers is not None:
@@ -161,9 +167,13 @@ class Shards:
         file = self.manifest.shards[shard].file
         return join_url(self.tars, file) if self.cache else str(Path(self.tars) / file)
 
+    def describe(self, shard: int, member: int) -> str:
+        """Return a name of a sample that needs no reading."""
+        return f"sample number {member} of {redact(self._path(shard))}"
+
     def sample_error(self, shard: int, key: str, reason: str, cure: str | None = None) -> SampleError:
         """Return the error of a sample that cannot be used. Without a cure it is taken to be damaged."""
-        path, location = map(redact_urls, (self._path(shard), self.location))
+        path, location = map(redact, (self._path(shard), self.location))
         cure = cure or f"`jepa shards check {location}` lists all damage"
         return SampleError(f"sample {key} of {path} cannot be used ({reason}): {cure}")
 
@@ -182,33 +192,57 @@ def index_fetched(tar: Path, shard: Shard, manifest: Manifest) -> ShardIndex:
     return index if manifest.classes else index.without_labels()
 
 
+def describe_misfit(found: int, expected: int) -> str:
+    """Return what is wrong with the size of a shard in bytes; "" if nothing is."""
+    if found == expected:
+        return ""
+    what = "truncated" if found < expected else "another one"
+    return f"its shard is {what}: it has {found:,} bytes, the manifest says {expected:,}"
+
+
 def open_local(tar: Path) -> int:
-    """Return the file descriptor of a tar on this machine. Raises ValueError if it is missing."""
+    """Return the file descriptor of a tar on this machine. Raises ValueError if it is missing or no file."""
     try:
-        fd = os.open(tar, os.O_RDONLY)
+        fd = os.open(tar, os.O_RDONLY | os.O_NONBLOCK)  # of a pipe, which would wait for a writer; a file is read as always
     except FileNotFoundError as error:
         raise ValueError("its shard is missing") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ValueError("its shard is no file")
     if hasattr(os, "posix_fadvise"):  # all of it will be read: one sequential read is faster than one for each image
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
     return fd
 
 
-def open_indexed(tar: Path, fd: int, index: ShardIndex | None = None) -> "OpenShard":
-    """Return an open shard with the given index, or else that beside `tar`. Raises ValueError if it is missing or damaged."""
+def open_indexed(tar: Path, shard: Shard, fd: int, index: ShardIndex | None = None) -> "OpenShard":
+    """Return an open shard with the given index, or else that beside `tar`.
+
+    Raises:
+        ValueError: the index is missing, damaged or not the one of the manifest.
+    """
     try:
-        return OpenShard(fd, load_index(tar) if index is None else index)
+        opened = OpenShard(fd, load_index(tar, shard.index_sha256) if index is None else index)
+    except OtherIndex as error:
+        os.close(fd)
+        raise ValueError(f"{index_path(tar)} is not the one that the manifest names") from error
     except (UserError, OverflowError) as error:
         os.close(fd)
         raise ValueError(f"{index_path(tar)} is missing or damaged") from error
     except OSError:
         os.close(fd)
         raise
+    opened.misfit = describe_misfit(os.fstat(fd).st_size, shard.bytes)
+    return opened
 
 
 class OpenShard:
-    """A shard's file descriptor and its index, in arrays because a process has dozens open. Closed when garbage collected."""
+    """A shard's file descriptor and its index, in arrays because a process has dozens open. Closed when garbage collected.
 
-    fd = -1
+    Attributes:
+        misfit: why none of its samples may be used; "" if they may.
+    """
+
+    fd, misfit = -1, ""
 
     def __init__(self, fd: int, index: ShardIndex) -> None:
         self.keys = np.array([key.encode(errors="surrogatepass") for key in index.keys])
@@ -229,8 +263,10 @@ class OpenShard:
         """Return the compressed image or video of a sample.
 
         Raises:
-            ValueError: it has none, it is too large to be read, or the shard ends before it does.
+            ValueError: it has none, it is too large to be read, or the shard is truncated or another one.
         """
+        if self.misfit:
+            raise ValueError(self.misfit)
         offset, size = self.ranges[member].tolist()
         if (offset, size) == NO_MEDIA:
             raise ValueError(f"it has no {', '.join(MEDIA_EXTENSIONS[self.kind])}")

@@ -80,7 +80,8 @@ def name_labels(tars: Sequence[TarSummary], names: tuple[str, ...] | None) -> La
         cure = "--classes FILE would skip the others instead, --labels none leaves labels out"
         return Labels(None, [], f"no classes, because only {labeled} samples have a label: {cure}{cause}")
     if unread:
-        cure = "--classes FILE reads names of classes too, --labels FILE takes labels from a list, --labels none leaves them out"
+        names_too = "--classes FILE reads names of classes too, " if any(defect.kind == "label" for _, defect in unread) else ""
+        cure = f"{names_too}--labels FILE takes labels from a list, --labels none leaves them out"
         return Labels(None, [], f"no classes, because none of {len(unread)} labels could be read, as in {example}: {cure}")
     return Labels(None, ["no classes, because no sample has a label, neither in a .cls nor in a .json"])
 

@@ -8,8 +8,9 @@ from braceexpand import braceexpand
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.data_parts import find_parts, target_names
-from jepa_pipeline.data.remote import is_remote, redact_urls
+from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.tar_reader import printable
+from jepa_pipeline.redaction import redact
 
 
 def list_tars(tars: Sequence[str]) -> tuple[str, list[str]]:
@@ -43,7 +44,7 @@ def check_tar_parts(location: str, names: Sequence[str]) -> None:
     for name, target in target_names(parts).items():
         by_target.setdefault(target, []).append(name)
     patterns = {target: f"{common_start(files)}{'*' if len(files) > 1 else ''}.tar" for target, files in by_target.items()}
-    commands = [f"`jepa shards index '{redact_urls(location)}/{tars}' --out OUT/{target}`" for target, tars in patterns.items()]
+    commands = [f"`jepa shards index '{redact(location)}/{tars}' --out OUT/{target}`" for target, tars in patterns.items()]
     first, second = (files[0] for files in list(by_target.values())[:2])
     raise UserError(
         f"the tars {printable(first)} and {printable(second)} are of different parts of a data set: index each part by itself, "

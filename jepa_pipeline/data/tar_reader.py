@@ -37,14 +37,18 @@ class ShardError(ValueError):
 class HashingReader:
     """A tar that is read once from front to end.
 
+    Args:
+        file: the tar.
+        limit: bytes after which no more are read, since a server may send without an end; None: read all.
+
     Attributes:
         bytes, sha256, head: the number, the SHA-256 and the first of its bytes so far.
         joined: the name of the first member behind an end mark, where other programs stop.
         unread_from: where bytes behind an end mark begin that are no tar.
     """
 
-    def __init__(self, file: Readable) -> None:
-        self.file = file
+    def __init__(self, file: Readable, limit: int | None = None) -> None:
+        self.file, self.limit = file, limit
         self.bytes = 0
         self.sha256 = hashlib.sha256()
         self.head = b""
@@ -52,6 +56,8 @@ class HashingReader:
         self.unread_from: int | None = None
 
     def read(self, size: int) -> bytes:
+        if self.limit is not None and self.bytes > self.limit:
+            return b""
         data = self.file.read(size)
         self.head = self.head or data[:8]
         self.bytes += len(data)

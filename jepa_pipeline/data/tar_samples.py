@@ -172,9 +172,17 @@ def check_key(key: str, keys: dict[str, bool], extensions: Iterable[str], has_me
     if key in keys and keys[key] and has_medium:
         return Defect("key", key, "its key is repeated in this shard, the first sample counts")
     if key in keys:
-        kind = "late" if keys[key] and {LABEL, JSON} & {*extensions} else "key"
-        return Defect(kind, key, "its members are not next to each other: pack the shard again, sorted by name")
+        return describe_apart(key, [*extensions], after_medium=keys[key])
     return None
+
+
+def describe_apart(key: str, extensions: Sequence[str], after_medium: bool) -> Defect:
+    """Return the defect of members that others separate from the first of their sample; behind its medium only they are lost."""
+    reason, cure = "its members are not next to each other", "pack the shard again, sorted by name"
+    if not after_medium:
+        return Defect("key", key, f"{reason}: {cure}")
+    kind = "late" if {LABEL, JSON} & {*extensions} else "key"
+    return Defect(kind, key, f"{reason}, so that its {printable(' and '.join(extensions))} is not read: {cure}", skipped=False)
 
 
 def check_medium(medium: Member) -> Defect | None:

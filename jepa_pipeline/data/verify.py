@@ -17,16 +17,17 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
 from jepa_pipeline.data.image import decode
-from jepa_pipeline.data.index import ShardIndex, load_index
+from jepa_pipeline.data.index import ShardIndex, index_path, load_index
 from jepa_pipeline.data.indexing import build_index, unreadable_video
 from jepa_pipeline.data.manifest import Manifest, Shard
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
-from jepa_pipeline.data.sample import MEDIA_EXTENSIONS, DecodeError, VideoMetadata
+from jepa_pipeline.data.sample import MAX_VIDEO_PIXELS, MEDIA_EXTENSIONS, DecodeError, VideoMetadata
 from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import HashingReader, ShardError, printable
 from jepa_pipeline.data.tar_samples import Defect, TarSample, iter_samples
 from jepa_pipeline.data.video import Video, as_decode_error, open_video
 from jepa_pipeline.data.video_container import count_movies
+from jepa_pipeline.files import sha256_of
 
 TINY = 16
 """Pixels of the shorter side below which there is a warning."""
@@ -84,7 +85,7 @@ class ShardReport:
         indexed, video = sample._replace(media=b""), None
         if kind == "videos":
             try:
-                video = open_video(sample.media)
+                video = open_video(sample.media, MAX_VIDEO_PIXELS)
                 indexed = indexed._replace(metadata=video.metadata)
             except DecodeError as error:
                 return unreadable_video(sample.key, error)
@@ -174,7 +175,7 @@ def read_shard(folder: str, location: str, contents: Contents, shard: Shard) -> 
     classes = None if contents.listed else contents.classes
     chosen = {*stored.keys} if contents.listed and stored else None
     with open_file(location, shard.file) as file:
-        reader = HashingReader(file)
+        reader = HashingReader(file, shard.bytes if is_remote(location) else None)
         try:
             for result in iter_samples(reader, classes, media=media, read=media, member=contents.member):
                 if chosen is not None and isinstance(result, TarSample) and result.key not in chosen:
@@ -194,6 +195,7 @@ def read_shard(folder: str, location: str, contents: Contents, shard: Shard) -> 
             report.labels = check_listed_labels(stored, contents, report)
             stored, index = stored.without_labels(), index.without_labels()
         compare_index(stored, index if classes else index.without_labels(), shard, reader.bytes, report)
+        compare_index_hash(folder, shard, contents.listed, report)
         report.keys = key_hashes(stored.keys)
     return report
 
@@ -219,7 +221,8 @@ def load_stored_index(folder: str, report: ShardReport) -> ShardIndex | None:
 def compare_bytes(reader: HashingReader, shard: Shard, report: ShardReport) -> None:
     digest = reader.sha256.hexdigest()
     if reader.bytes != shard.bytes:
-        report.problem("size", f"it has {reader.bytes} bytes, the manifest says {shard.bytes}")
+        least = "at least " if reader.limit is not None and reader.bytes > shard.bytes else ""
+        report.problem("size", f"it has {least}{reader.bytes} bytes, the manifest says {shard.bytes}")
     elif digest != shard.sha256:
         report.problem("hash", f"its SHA-256 is {digest[:12]}..., the manifest says {shard.sha256[:12]}...")
 
@@ -229,7 +232,7 @@ def report_defects(defects: list[Defect], stored: ShardIndex | None, report: Sha
     listed = Counter(stored.keys if stored else ())
     for defect in defects:
         # Of two samples with the same key the first is right, so the index lists the key once without a problem.
-        if defect.skipped and listed[defect.name] > (defect.kind in ("key", "late")):
+        if defect.skipped and listed[defect.name] > (defect.kind == "key"):
             report.problem(defect.kind, f"sample {printable(defect.name)} cannot be used: {defect.reason}", defect.name)
         else:
             report.warn(defect.kind, str(defect), defect.name)
@@ -271,6 +274,18 @@ def compare_index(stored: ShardIndex, index: ShardIndex, shard: Shard, size: int
         report.problem("label", "its index has labels, but the manifest has no classes")
     elif all(problem.kind == "decode" for problem in report.problems):  # other problems say why they differ
         report.problem("index", "the index beside it belongs to another tar: make it with `jepa shards index`")
+
+
+def compare_index_hash(folder: str, shard: Shard, listed: bool, report: ShardReport) -> None:
+    """Report an index that is not the manifest's, if nothing else has shown it: labels of a list are nowhere else."""
+    if {problem.kind for problem in report.problems} & {"index", "label", "facts"}:
+        return
+    if shard.index_sha256 is None:
+        if listed:
+            report.warn("hash", "the manifest, of an earlier version, has no hash of its index: changed labels would not be seen")
+    elif sha256_of(index_path(Path(folder) / shard.file)) != shard.index_sha256:
+        sentence = "the SHA-256 of its index is not that of the manifest: copy both again, or make them with `jepa shards index`"
+        report.problem("index", sentence)
 
 
 def keys_beyond(index: ShardIndex, size: int) -> Iterator[str]:

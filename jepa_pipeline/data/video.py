@@ -15,7 +15,7 @@ from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.frame_orientation import UPRIGHT, Orientation, has_own_orientation, read_orientation
-from jepa_pipeline.data.sample import DecodeError, VideoMetadata
+from jepa_pipeline.data.sample import MAX_PIXELS, DecodeError, TooLarge, VideoMetadata
 from jepa_pipeline.data.video_container import (
     FORMATS,
     WITHOUT_DISPLAY_TIMES,
@@ -46,14 +46,17 @@ class Video:
             files declare is unreliable.
         pts: presentation timestamps of the frames, in units of time_base.
         tracks: number of video tracks in its file that are no stills, of which it is one.
+        max_pixels: that may be decoded in all.
     """
 
     tracks = 1
 
+    max_pixels = MAX_PIXELS
+
     def __init__(self, packets: "list[av.Packet[Any]]", context: "av.VideoCodecContext", rate: Fraction, container: str) -> None:
         from av.video.reformatter import VideoReformatter
 
-        self._packets, self._context = packets, context
+        self._packets, self._context, self._decoded_pixels = packets, context, 0
         self.coded_size = context.width, context.height
         self._reformatter = VideoReformatter()
         self._orientation: Orientation | None = None
@@ -166,7 +169,11 @@ class Video:
 
         Raises:
             DecodeError: one of them cannot be decoded.
+            TooLarge: more than max_pixels have been decoded, or the frames alone have more.
         """
+        width, height = self.coded_size
+        if len(indices) * width * height > self.max_pixels:
+            raise TooLarge(f"{len(indices)} frames of it have {width}x{height} pixels each", self.max_pixels)
         key_pts = self._key_pts if seek else self._key_pts[:1]
         pending = deque(self.pts[list(indices)].tolist())
         requested, position, count, start = set(pending), -1, 0, 0
@@ -181,9 +188,12 @@ class Video:
             if position > len(self._packets) or len(early) > MAX_REORDERED:
                 raise DecodeError(f"the frame at {float((pending[0] - self.pts[0]) * self.time_base):.2f} s cannot be decoded")
             packet = self._packets[position] if position < len(self._packets) else None  # None flushes the decoder
+            skipping = bool(skip_disposable and packet and packet.pts not in requested)
             if skip_disposable and packet:
-                self._context.skip_frame = "DEFAULT" if packet.pts in requested else "NONREF"
-            for frame in self._context.decode(packet):
+                self._context.skip_frame = "NONREF" if skipping else "DEFAULT"
+            frames = self._context.decode(packet)
+            self._count_pixels(frames, hidden=packet is not None and not skipping)
+            for frame in frames:
                 pts, count = count if self._no_timestamps else frame.pts, count + 1
                 if start and pts == key_pts[start] and not frame.key_frame:
                     raise DecodeError("a frame is wrongly flagged as a key frame")
@@ -196,8 +206,15 @@ class Video:
                     yield frame
             position += 1
 
+    def _count_pixels(self, frames: "Sequence[av.VideoFrame]", hidden: bool) -> None:
+        """Count what a packet took, by the size of its frames, which may change within a file; hidden: one may not be shown."""
+        size = self._context.width * self._context.height
+        self._decoded_pixels += max(sum(frame.width * frame.height for frame in frames), size if hidden else 0)
+        if self._decoded_pixels > self.max_pixels:
+            raise TooLarge(f"the frames decoded for it have {self._decoded_pixels / 1e6:,.6g} megapixels", self.max_pixels)
 
-def open_video(data: bytes) -> Video:
+
+def open_video(data: bytes, max_pixels: float = MAX_PIXELS) -> Video:
     """Return the video that a player shows: the best track of a file.
 
     Raises:
@@ -216,7 +233,7 @@ def open_video(data: bytes) -> Video:
             repeat_settings(packets, context.extradata)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         video = Video(packets, context, rate, container.format.name)
-        video.tracks = tracks
+        video.tracks, video.max_pixels = tracks, max_pixels
         return video
 
 

@@ -7,6 +7,7 @@ from io import BytesIO
 import numpy as np
 from jaxtyping import UInt8
 
+from jepa_pipeline.data.sample import MAX_VIDEO_PIXELS
 from jepa_pipeline.data.video import Video, as_decode_error, import_av, open_video
 
 PRESET = "veryfast"
@@ -37,7 +38,7 @@ def reencode_video(data: bytes, *, size: int | None, gop: int, crf: int) -> byte
     Raises:
         DecodeError: one of its frames cannot be decoded.
     """
-    video = open_video(data)
+    video = open_video(data, MAX_VIDEO_PIXELS)
     shorter = min(video.coded_size)
     width, height = (max(2, side * min(size or shorter, shorter) // shorter // 2 * 2) for side in video.coded_size)
     pts = video.pts - video.pts[0]

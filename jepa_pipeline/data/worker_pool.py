@@ -1,14 +1,27 @@
 """Work on the parts of a data set in many processes, in order and with a progress bar."""
 
+import ctypes
+import multiprocessing
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
+
+from jepa_pipeline.config.errors import UserError
+
+PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) that sets the signal a process gets when its parent ends."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,6 +30,50 @@ Result = TypeVar("Result")
 def available_cores() -> int:
     """Return the number of cores this process may use; on a cluster the machine has more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[Executor]:
+    """Yield a pool of processes, none of which outlasts this one or an error in it.
+
+    Raises:
+        UserError: one of them was killed.
+    """
+    pool = ProcessPoolExecutor(workers, initializer=init_pool_process)
+    try:
+        yield pool
+    except BaseException as error:
+        processes = [*(pool._processes or {}).values()]
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:  # the end of this one would wait for what they are doing
+            process.kill()
+        for process in processes:  # until then they share the locks of this one
+            process.join()
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(
+                "a process that read or wrote samples was killed, probably for lack of memory: give fewer --workers, then run the "
+                "same command again"
+            ) from error
+        raise
+    pool.shutdown()
+
+
+def init_pool_process() -> None:
+    """End with the parent, whatever ends it; leave Ctrl-C, which a terminal sends to every process, to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """Have this process killed as soon as its parent is gone, even by SIGKILL."""
+    parent = multiprocessing.parent_process()  # None in one that was not started by multiprocessing
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        forked = multiprocessing.get_start_method() == "fork"
+        if parent is not None and (os.getppid() != parent.pid if forked else not parent.is_alive()):
+            os._exit(1)  # it was gone before the call
+    elif parent is not None:
+        Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), name="parent", daemon=True).start()
 
 
 def parallel_map(

@@ -1,10 +1,11 @@
 """A DataLoader whose worker processes end with the run, and never change what it yields."""
 
-import ctypes
 import multiprocessing
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from functools import partial
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -16,13 +17,15 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.config.data import SLOW_S
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.reading import Current, Reading, name_slow
 from jepa_pipeline.data.sampler import DistributedBatchSampler
+from jepa_pipeline.data.summary import print_lines
+from jepa_pipeline.data.worker_pool import die_with_parent
 
 SHARED_MEMORY = Path("/dev/shm")
 """The file system in which workers put the tensors of batches."""
-PR_SET_PDEATHSIG = 1
-"""The option of prctl(2) that sets the signal a process gets when its parent ends."""
 
 
 def build_loader(
@@ -31,20 +34,61 @@ def build_loader(
     workers: int,
     prefetch: int = 2,
     pin_memory: bool = False,
-) -> DataLoader[Batch]:
+    timeout_s: float | None = None,
+) -> "Loader":
+    """Return a loader of the batches that a sampler lists.
+
+    Args:
+        dataset: of the batches.
+        batch_sampler: the indices of each batch.
+        workers: processes that load; 0: this one does.
+        prefetch: batches that each prepares ahead.
+        pin_memory: copy batches to pinned memory.
+        timeout_s: seconds without a batch after which iterating raises UserError, if there are workers; None: never, since a
+            watchdog sees to it.
+    """
     forked = workers > 0 and multiprocessing.get_start_method() == "fork"
-    return DataLoader(
+    reading = Reading(workers)
+    if not workers:
+        Current.attach(reading, 0)
+    loader = (Loader if timeout_s is None else TimedLoader)(
         dataset,
         batch_sampler=batch_sampler,
         collate_fn=return_batch,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,
-        worker_init_fn=init_forked_worker if forked else init_worker,
+        worker_init_fn=partial(init_forked_worker if forked else init_worker, reading=reading),
         multiprocessing_context=WorkerContext() if forked else None,
         pin_memory=pin_memory,
+        timeout=timeout_s or 0 if workers else 0,
         generator=torch.Generator(),  # else each pass would draw from, and so change, torch's global generator
     )
+    loader.reading = reading
+    return loader
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader. reading: what its workers read."""
+
+    reading: Reading
+
+
+class TimedLoader(Loader):
+    """A loader that names samples that take long, and raises UserError if no batch comes for its timeout."""
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with name_slow(self.reading, SLOW_S, lambda sentence: print_lines([sentence])):
+            try:
+                yield from super().__iter__()
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):  # torch has no class for it
+                    raise
+                found = self.reading.describe() or "no data worker is reading"
+                raise UserError(
+                    f"no batch came for {self.timeout:g} s: {found}; see that its disk or server answers, then run the same "
+                    "command again"
+                ) from error
 
 
 def return_batch(batch: Any) -> Any:
@@ -52,8 +96,10 @@ def return_batch(batch: Any) -> Any:
     return batch
 
 
-def init_worker(worker: int) -> None:
+def init_worker(worker: int, reading: Reading | None = None) -> None:
     """Use one thread, and ignore Ctrl-C and user signals, which a terminal or Slurm sends to every process."""
+    if reading is not None:
+        Current.attach(reading, worker)
     torch.set_num_threads(1)
     sys.excepthook = ignore_lost_consumer
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
@@ -66,21 +112,15 @@ def ignore_lost_consumer(kind: type[BaseException], error: BaseException, trace:
         sys.__excepthook__(kind, error, trace)
 
 
-def init_forked_worker(worker: int) -> None:
-    """Ignore SIGTERM too, and die with the parent.
+def init_forked_worker(worker: int, reading: Reading | None = None) -> None:
+    """Ignore SIGTERM too, and end with the parent; torch's workers only check for it every few seconds.
 
     Slurm sends SIGTERM to every process of a job. A worker that obeyed would take the training process down before the step
     boundary at which it saves a checkpoint and stops.
     """
-    init_worker(worker)
+    init_worker(worker, reading)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent()
-
-
-def die_with_parent() -> None:
-    """Have Linux kill this process as soon as its parent is gone; torch's workers only check every few seconds."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Worker(ForkProcess):

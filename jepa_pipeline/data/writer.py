@@ -1,25 +1,22 @@
 """Writing of a data set: shards that webdataset reads too, an index beside each, and the manifest last."""
 
-import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from webdataset.writer import ShardWriter
+from webdataset.writer import TarWriter
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.data.channel_stats import ChannelStats, compute_channel_stats, mean_and_std
 from jepa_pipeline.data.index import save_index
 from jepa_pipeline.data.indexing import index_shard
 from jepa_pipeline.data.manifest import Manifest, Shard, Skipped, save_manifest
 from jepa_pipeline.data.sample import LABEL, VideoMetadata
+from jepa_pipeline.data.unfinished import Progress, is_new
 from jepa_pipeline.data.video import open_video
 from jepa_pipeline.version import __version__
 
@@ -63,27 +60,6 @@ def video_record(key: str, data: bytes, extension: str, label: int | None) -> Re
     return Record(key, data, extension, label, compute_channel_stats(Image.fromarray(first)), video.metadata)
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` to write to, which becomes `out` at the end, or is deleted after an error.
-
-    Raises:
-        UserError: `out` is not empty, or a killed build left its unfinished folder behind.
-    """
-    partial = out.with_name(f"{out.name}.partial")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder: name another one or delete it first")
-    if partial.exists():
-        raise UserError(f"{partial} was left by a build that was killed, or one is running: wait for it or delete that folder")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-
-
 def write_shards(
     samples: Iterable[Record | Skipped],
     folder: Path,
@@ -91,46 +67,51 @@ def write_shards(
     classes: Iterable[str] | None,
     made: dict[str, str | int | float | None],
     shard_size: int = 256,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Write samples as shards of about `shard_size` MB, in the given order, and return the manifest, which is written last.
 
     The folder is not a data set before the manifest is there. Write several folders that belong together inside
     `new_folder`.
 
+    Args:
+        samples: from the one at `progress.done` on.
+        folder: new or empty, unless it is continued.
+        classes: names of the labels.
+        made: how the samples were made.
+        shard_size: in MB.
+        progress: what Progress.resume has found in the folder; None: nothing is continued.
+
     Raises:
         UserError: the folder is not empty, or there are no samples.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty: name another folder or delete it first")
-    shards: list[Shard] = []
-    totals = Totals()
-    records = totals.count(samples)
-    first = next(records, None)
-    if first is None:
-        raise UserError(totals.describe_empty())
-    with ShardWriter(
-        f"{folder.resolve()}/".replace("%", "%%") + "shard-%06d.tar",
-        maxcount=SHARD_SAMPLES,
-        maxsize=shard_size * 1e6,
-        post=lambda name: shards.append(index_written(Path(name), totals.videos)),
-        verbose=0,
-        encoder=False,
-        mtime=0,
-    ) as sink:
-        for record in chain([first], records):
-            sink.write(to_members(record))
-    mean, std = mean_and_std(totals.channel_stats, totals.samples)
+    if progress is None:
+        if not is_new(folder):
+            raise UserError(f"{folder} is not empty: name another folder or delete it first")
+        progress = Progress()
+    shard = None
+    for record in count(samples, progress):
+        shard = shard or NewShard(folder / f"shard-{len(progress.shards):06d}.tar")
+        shard.write(record)
+        if len(shard.videos) >= SHARD_SAMPLES or shard.size >= shard_size * 1e6:
+            progress.add(shard.finish())
+            shard = None
+    if shard is not None:
+        progress.add(shard.finish())
+    if not progress.samples:
+        raise UserError(describe_empty(progress.skipped))
+    mean, std = mean_and_std(progress.channel_stats, progress.samples)
     manifest = Manifest(
         created_by=f"jepa_pipeline {__version__}",
-        kind=totals.kind,
-        shards=tuple(shards),
-        samples=totals.samples,
-        extensions=tuple(sorted(totals.extensions)),
+        kind=progress.kind,
+        shards=tuple(progress.shards),
+        samples=progress.samples,
+        extensions=tuple(sorted(progress.extensions)),
         classes=None if classes is None else tuple(classes),
         location=None,
         made=made,
-        skipped=tuple(totals.skipped),
+        skipped=tuple(progress.skipped),
         mean=mean,
         std=std,
     )
@@ -138,52 +119,57 @@ def write_shards(
     return manifest
 
 
-class Totals:
-    """The manifest's numbers about all samples, counted while they pass."""
+def count(samples: Iterable[Record | Skipped], progress: Progress) -> Iterator[Record]:
+    """Yield all records, after adding them to the sums."""
+    for sample in samples:
+        progress.done += 1
+        if isinstance(sample, Skipped):
+            progress.skipped.append(sample)
+            continue
+        progress.samples += 1
+        progress.kind = "images" if sample.metadata is None else "videos"
+        progress.extensions |= to_members(sample).keys() - {"__key__"}
+        progress.channel_stats = progress.channel_stats + sample.channel_stats
+        progress.deep.add(sample.brightest)
+        yield sample
 
-    def __init__(self) -> None:
-        self.samples = 0
-        self.kind: DataKind = "images"
-        self.videos: deque[VideoMetadata | None] = deque()
-        """Metadata of the samples that are in no finished shard yet."""
-        self.extensions: set[str] = set()
-        self.skipped: list[Skipped] = []
-        self.channel_stats = np.zeros((2, 3))
 
-    def count(self, samples: Iterable[Record | Skipped]) -> Iterator[Record]:
-        for sample in samples:
-            if isinstance(sample, Skipped):
-                self.skipped.append(sample)
-                continue
-            self.samples += 1
-            self.kind = "images" if sample.metadata is None else "videos"
-            self.videos.append(sample.metadata)
-            self.extensions |= to_members(sample).keys() - {"__key__"}
-            self.channel_stats += sample.channel_stats
-            yield sample
+def describe_empty(skipped: Sequence[Skipped]) -> str:
+    if not skipped:
+        return "there are no samples, but shards need at least one"
+    first = skipped[0]
+    return f"none of {len(skipped)} files could be used ({first.file}: {first.reason}): name a folder of whole images"
 
-    def describe_empty(self) -> str:
-        if not self.skipped:
-            return "there are no samples, but shards need at least one"
-        first = self.skipped[0]
-        return f"none of {len(self.skipped)} files could be used ({first.file}: {first.reason}): name a folder of whole images"
+
+class NewShard:
+    """A shard that is being written. size: of its samples in bytes. videos: metadata of each sample."""
+
+    def __init__(self, tar: Path) -> None:
+        self.tar, self.size = tar, 0
+        self.videos: list[VideoMetadata | None] = []
+        self.file = tar.open("wb")
+        self.writer = TarWriter(self.file, encoder=False, mtime=0)
+
+    def write(self, record: Record) -> None:
+        self.size += self.writer.write(to_members(record))
+        self.videos.append(record.metadata)
+
+    def finish(self) -> Shard:
+        """Close the tar, write its index, and return its manifest entry.
+
+        Raises:
+            UserError: its samples could not be read back, such as two with the same key.
+        """
+        self.writer.close()
+        self.file.close()
+        with self.tar.open("rb", buffering=1 << 20) as file:
+            indexed = index_shard(file, self.tar.name, open_videos=False)
+        if indexed.defects:
+            raise UserError(f"{self.tar.name} cannot be written: {indexed.defects[0]}")
+        index = indexed.index.model_copy(update={"videos": self.videos if any(self.videos) else None})
+        return replace(indexed.shard, index_sha256=save_index(index, self.tar))
 
 
 def to_members(record: Record) -> dict[str, str | bytes]:
     label = {} if record.label is None else {LABEL: str(record.label).encode()}
     return {"__key__": record.key, record.extension: record.media, **label}
-
-
-def index_written(tar: Path, videos: deque[VideoMetadata | None]) -> Shard:
-    """Write the index of a finished shard, take the metadata of its samples from `videos`, and return its manifest entry.
-
-    Raises:
-        UserError: its samples could not be read back, such as two with the same key.
-    """
-    with tar.open("rb", buffering=1 << 20) as file:
-        indexed = index_shard(file, tar.name, open_videos=False)
-    if indexed.defects:
-        raise UserError(f"{tar.name} cannot be written: {indexed.defects[0]}")
-    metadata = [videos.popleft() for _ in indexed.index.keys]
-    save_index(indexed.index.model_copy(update={"videos": metadata if any(metadata) else None}), tar)
-    return indexed.shard

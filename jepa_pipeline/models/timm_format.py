@@ -13,6 +13,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.files import public_mode
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.redaction import redact
 
 
 def check_exportable(encoder: BaseEncoder, run: str | Path) -> None:
@@ -33,7 +34,7 @@ def write_timm(folder: Path, encoder: BaseEncoder, card: EncoderCard) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.timm_module().state_dict().items()}
     with public_mode(folder / "model.safetensors"):
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(timm_config(encoder, card), indent=2) + "\n")
+    (folder / "config.json").write_text(redact(json.dumps(timm_config(encoder, card), indent=2)) + "\n")
 
 
 def timm_config(encoder: BaseEncoder, card: EncoderCard) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jepa_pipeline.distributed import full_tensor, rank
 from jepa_pipeline.files import atomic_path, public_mode
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.redaction import redact
 
 Weights = dict[str, torch.Tensor]
 
@@ -47,7 +48,7 @@ def save_weights(folder: Path, weights: Weights, card: EncoderCard) -> None:
         with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
             with public_mode(weights_path):
                 save_file(weights, weights_path, metadata={"format": "pt"})
-            card_path.write_text(card.model_dump_json(indent=2) + "\n")
+            card_path.write_text(redact(card.model_dump_json(indent=2)) + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write encoder {folder} ({error}): free some space, then run the same command again") from None
 

@@ -7,6 +7,9 @@ from torch.utils.data import DataLoader, Dataset
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.data.workers import build_loader
 
+TIMEOUT_S = 1800.0
+"""Seconds without a batch after which a probe ends, as a run does after trainer.stuck_s."""
+
 
 class EvalLoader(NamedTuple):
     """A data set of `samples` samples, and how it is loaded.
@@ -29,4 +32,4 @@ class EvalLoader(NamedTuple):
 
     def load(self, batches: list[list[int]]) -> DataLoader[Batch]:
         """Return a loader of the batches with these numbers."""
-        return build_loader(self.dataset, batches, self.workers)
+        return build_loader(self.dataset, batches, self.workers, timeout_s=TIMEOUT_S)

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import EvalImages
 from jepa_pipeline.data.eval_clips import EvalClips
+from jepa_pipeline.data.local_files import describe_unhashed
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.interface import BaseEncoder
@@ -138,7 +140,8 @@ def run_probe(job: ProbeJob) -> ProbeReport:
     with explain_damage(kind):
         classes, counts = compare_labels(job.train_set, job.test_set)
         report = report.model_copy(update={"labels": counts})
-        for sentence in counts.sentences():
+        unhashed = (describe_unhashed(shards.location, shards.manifest) for shards in (job.train_set, job.test_set))
+        for sentence in (*counts.sentences(), *chain.from_iterable(unhashed)):
             print_plain(None, sentence)
         check_set_size(job.train_set, config)
         extractors = build_extractors(job.frozen.card, encoder, report.level, config.seed, clips=kind == "videos")

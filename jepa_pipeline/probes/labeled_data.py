@@ -15,13 +15,14 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.manifest import MANIFEST, command_that_makes, first_media, read_manifest
-from jepa_pipeline.data.remote import is_remote, join_url, redact_urls
+from jepa_pipeline.data.manifest import INDEXED, MANIFEST, command_that_makes, first_media, read_manifest
+from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.shards import NO_LABEL, SampleError, Shards
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.probes.knn import check_neighbors
 from jepa_pipeline.probes.label_coverage import check_counts, count_labels, shared_classes
 from jepa_pipeline.probes.linear import check_pairs
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.label_counts import LabelCounts
 
 PARTS = ("train", "test")
@@ -41,7 +42,7 @@ def find_labeled_data(run: Path) -> str:
     for part in PARTS:
         if not has_labels(join_url(parent, part) if is_remote(parent) else f"{parent}/{part}"):
             raise UserError(
-                f"looked for labeled shards in {redact_urls(parent)}/train and /test, because {run} was trained on shards "
+                f"looked for labeled shards in {redact(parent)}/train and /test, because {run} was trained on shards "
                 f"there, but {part}/ has none: name labeled shards with --data"
             )
     return parent
@@ -63,7 +64,7 @@ def has_labels(location: str) -> bool:
 
 def set_name(location: str) -> str:
     """Return the name of a data set in reports: the last part of its folder or URL."""
-    return redact_urls(location).rstrip("/").rpartition("/")[2] if is_remote(location) else Path(location).resolve().name
+    return redact(location).rstrip("/").rpartition("/")[2] if is_remote(location) else Path(location).resolve().name
 
 
 def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
@@ -82,7 +83,12 @@ def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
     train_set, test_set = Shards(data), Shards(test)
     for location, shards in ((data, train_set), (test, test_set)):
         if not shards.manifest.classes:
-            raise UserError(f"{location} has no classes, but a probe needs labels: build its shards from one folder per class")
+            cure = (
+                "index its tars with --labels FILE"
+                if shards.manifest.made.get("by") == INDEXED
+                else "build its shards from two class folders or more, or with --labels FILE"
+            )
+            raise UserError(f"{redact(location)} has no classes, but a probe needs labels of two classes or more: {cure}")
     classes, test_classes = train_set.manifest.classes or (), test_set.manifest.classes or ()
     if shared_classes(classes, test_classes) is None:
         raise UserError(describe_difference(data, classes, test, test_classes))
@@ -109,7 +115,7 @@ def describe_difference(data: str, classes: Sequence[str], test: str, test_class
         difference = f"so that {printable(only)!r} is only in the first and {printable(other)!r} only in the second"
         cure = "give classes the same names in both, or name a test set of the same classes"
     first, second = (f"{len(names)} ({first_few(names)})" for names in (classes, test_classes))
-    return f"{redact_urls(data)} has the classes {first} but {redact_urls(test)} has {second}, {difference}: {cure}"
+    return f"{redact(data)} has the classes {first} but {redact(test)} has {second}, {difference}: {cure}"
 
 
 def first_few(names: Sequence[str]) -> str:
@@ -130,7 +136,7 @@ def compare_labels(train_set: Shards, test_set: Shards) -> tuple[int, LabelCount
     for shards in (train_set, test_set):
         shards.renumber(classes)
     counts = count_labels(read_labels(train_set), read_labels(test_set), classes)
-    check_counts(counts, redact_urls(train_set.location), redact_urls(test_set.location), classes)
+    check_counts(counts, redact(train_set.location), redact(test_set.location), classes)
     return len(classes), counts
 
 
@@ -145,7 +151,7 @@ def read_labels(shards: Shards) -> Int64[Tensor, "S"]:
     shards.prefetch(numbers)
     labels = np.concatenate([read_shard_labels(shards, number) for number in numbers])
     if unlabeled := int((labels == NO_LABEL).sum()):
-        location = redact_urls(shards.location)
+        location = redact(shards.location)
         raise UserError(f"{unlabeled} of {len(labels)} samples of {location} have no label: probes need labeled shards")
     return torch.from_numpy(labels)
 
@@ -181,7 +187,7 @@ def explain_damage(kind: DataKind) -> Iterator[None]:
 def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
     """Raise UserError for videos with an encoder of images, and for one set of videos and one of images."""
     kind, test_kind = train_set.manifest.kind, test_set.manifest.kind
-    train, test = redact_urls(train_set.location), redact_urls(test_set.location)
+    train, test = redact(train_set.location), redact(test_set.location)
     if kind != test_kind:
         raise UserError(f"{train} holds {kind} but {test} holds {test_kind}: name two sets of the same kind")
     if kind not in card.encoder.modality.data_kinds:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.weights import EncoderCard, hash_weights
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.levels import level_of
 from jepa_pipeline.results.probe_report import EncoderName, ProbeReport
 from jepa_pipeline.version import __version__
@@ -50,7 +51,7 @@ class Origin(NamedTuple):
 
 
 def model_card(encoder: BaseEncoder, to: str, origin: Origin) -> str:
-    """Return the text of the card for a format, timm or jepa."""
+    """Return the text of the card for a format, timm or jepa, without secrets."""
     card, modality = origin.card, "video" if encoder.config.modality.has_time else "image"
     tags = [f"{modality}-feature-extraction", *(["timm"] if to == "timm" else [])]
     parts = [
@@ -64,7 +65,7 @@ def model_card(encoder: BaseEncoder, to: str, origin: Origin) -> str:
     ]
     if origin.recipe is not None:
         parts.append(f"## Recipe\n\n```yaml\n{origin.recipe.strip()}\n```")
-    return "\n\n".join(parts) + "\n"
+    return redact("\n\n".join(parts)) + "\n"
 
 
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:

@@ -1,6 +1,5 @@
 """Summaries of runs from their folders, however far they got, with one row per level for stacks."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from jepa_pipeline.config.encoder_card import EncoderCard, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig, flatten
-from jepa_pipeline.data.remote import redact_urls
 from jepa_pipeline.files import read_json_lines
+from jepa_pipeline.redaction import redact_values
 from jepa_pipeline.results.levels import is_baseline, level_name, level_of
 from jepa_pipeline.results.probe_report import EncoderName, ProbeReport, ProbeRow, load_report
 from jepa_pipeline.results.run_folders import run_labels
@@ -117,7 +116,7 @@ def summarize_run(folder: Path, name: str, job: JobRecord | None, job_state: str
     except UserError:
         card = None  # no checkpoint yet
     step = max([row["step"] for row in rows] + [card.step if card else 0])
-    values = dict(flatten(json.loads(redact_urls(config.model_dump_json())))) if config else {}
+    values = dict(flatten(redact_values(config.model_dump(mode="json")))) if config else {}
     state = run_state(folder, config, step, job_state)
     accuracies = latest_accuracies(load_readable_reports(folder / "probes", problems), card)
     return RunSummary(name, folder, state, config, values, step, newest_metrics(rows), accuracies, problems)

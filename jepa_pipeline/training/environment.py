@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from jepa_pipeline.data.remote import redact_urls
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.version import PACKAGE, __version__
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "webdataset", "numpy", "pillow")
@@ -23,7 +23,7 @@ def describe_environment() -> dict[str, object]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command": [redact_urls(word) for word in sys.argv],
+        "command": list(map(redact, sys.argv)),
         "git": git_state(),
     }
 

@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 GONE = "gone"
 """The stage of a process that has left the run."""
+HASHES = "hashes"
+"""The stage of a process that reads all data before the first step; it begins anew with each shard."""
 STAGES = {
     "start": "in its start (before its first step)",
+    HASHES: "comparing the hashes of the data",
     "data": "waiting for data since step {step}",
     "step": "in step {step}",
     "checkpoint": "writing the checkpoint of step {step}",
@@ -28,20 +31,22 @@ class Heartbeat(NamedTuple):
         stage: a key of STAGES.
         step: the optimizer step.
         seconds: since the stage began.
+        reading: what its data workers read, if it waits for them.
     """
 
     count: int
     stage: str
     step: int
     seconds: float
+    reading: str = ""
 
     def encode(self) -> str:
-        return f"{self.count} {self.step} {self.seconds:.1f} {self.stage}"
+        return f"{self.count} {self.step} {self.seconds:.1f} {self.stage} {self.reading}"
 
     @staticmethod
     def decode(text: str) -> "Heartbeat":
-        count, step, seconds, stage = text.split(" ", 3)
-        return Heartbeat(int(count), stage, int(step), float(seconds))
+        count, step, seconds, stage, reading = text.split(" ", 4)
+        return Heartbeat(int(count), stage, int(step), float(seconds), reading)
 
     def describe(self) -> str:
         return STAGES.get(self.stage, f"in {self.stage}, step {{step}}").format(step=self.step)
@@ -75,6 +80,8 @@ class HeartbeatTable:
             self.heartbeats[rank] = heartbeat
             if heartbeat.step > self.step:
                 self.step, self.step_time = heartbeat.step, now
+            if heartbeat.stage == HASHES:  # each shard counts as a step
+                self.step_time = max(self.step_time, now - heartbeat.seconds)
 
     def seconds_silent(self, rank: int, now: float) -> float:
         """Return the seconds since the last heartbeat."""
@@ -111,8 +118,9 @@ class HeartbeatTable:
             named, others = groups, []
         parts = []
         for where, ranks in named[:MOST_NAMED]:
-            seconds = max(self.heartbeats[rank].seconds for rank in ranks)
-            parts.append(f"{self.name(ranks)} {'are' if len(ranks) > 1 else 'is'} {where} for {seconds:.0f} s")
+            longest = max((self.heartbeats[rank] for rank in ranks), key=lambda heartbeat: heartbeat.seconds)
+            reading = f" ({longest.reading})" if longest.reading else ""
+            parts.append(f"{self.name(ranks)} {'are' if len(ranks) > 1 else 'is'} {where} for {longest.seconds:.0f} s{reading}")
         if len(named) > MOST_NAMED:
             others.insert(0, f"{sum(len(ranks) for _, ranks in named[MOST_NAMED:])} more are elsewhere")
         return f"no step was completed for {waited:.0f} s: {'; '.join(parts + others)}"

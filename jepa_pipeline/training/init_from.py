@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.removed import result_value
+from jepa_pipeline.config.run_path import give_run
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.files import DamagedFile, atomic_write
 from jepa_pipeline.training.checkpoint import (
@@ -31,7 +32,6 @@ from jepa_pipeline.training.module import Pretraining
 
 INITIAL_CHECKPOINT = "begun_from.json"
 NETWORK_KEYS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
-NO_CHECKPOINT = "which holds no checkpoint: name the folder of a run, such as runs/NAME"
 MAY_DIFFER = ("image_size", "frames", "init_std", "init_depth_scaling", "mask_token_std")
 """Keys of a network on which its trained weights do not depend."""
 
@@ -109,7 +109,7 @@ def find_source(source: Path, results: Mapping[str, Any], build: Callable[[], Ma
     info = latest_info(source / "checkpoints")
     if info is not None:
         check_same_networks(info.results, results, source)
-    reason = NO_CHECKPOINT
+    reason = f"which holds no checkpoint: {give_run(source)}"
     for checkpoint in reversed(list_checkpoints(source / "checkpoints")):
         try:
             found = read_index(checkpoint, set(load_info(checkpoint).files)).state_dict_metadata
@@ -128,9 +128,9 @@ def check_is_run(source: Path) -> None:
     if re.match(r"[a-z0-9]+:/", str(source)):
         raise UserError(f"init_from is {source}, but it is read from a local folder: copy the run here and name its folder")
     if source.is_file():
-        raise UserError(f"init_from is {source}, which is a file: name the folder of a run, such as runs/NAME")
+        raise UserError(f"init_from is {source}, which is a file: {give_run(source)}")
     if not source.is_dir():
-        raise UserError(f"init_from is {source}, but there is no such folder: name that of a run, such as runs/NAME")
+        raise UserError(f"init_from is {source}, but there is no such folder: {give_run(source)}")
 
 
 def check_same_shapes(saved: Mapping[str, torch.Size], own: Mapping[str, torch.Size], source: Path) -> set[str]:
@@ -156,7 +156,7 @@ def load_initial_checkpoint(
         if loaded is None and damaged:
             raise UserError(f"init_from is {source}, where {list(damaged.values())[-1]} and no other is left: name another run")
         if loaded is None:
-            raise UserError(f"init_from is {source}, {NO_CHECKPOINT}")
+            raise UserError(f"init_from is {source}, which holds no checkpoint: {give_run(source)}")
         return loaded
     same = run_on_rank_zero(lambda: find_by_hash(checkpoints, before.sha256))
     reason = f"is no longer in {source}"

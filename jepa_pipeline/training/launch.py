@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import STOP_WITHIN_S
-from jepa_pipeline.data.workers import die_with_parent
+from jepa_pipeline.data.worker_pool import die_with_parent
 from jepa_pipeline.training.processes import RankInfo, free_port
 from jepa_pipeline.training.restarts import COUNT, DELIBERATE, LIMIT, REASON
 from jepa_pipeline.training.signals import SECOND_CTRL_C, STOP_SIGNALS, write_stderr
@@ -139,7 +139,7 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
     limit, group, reason = config.trainer.restarts or 0, ProcessGroup(), ""
     with tempfile.TemporaryDirectory(prefix="jepa-") as folder, group.pass_signals_on():
         recipe = Path(folder) / "config.yaml"
-        recipe.write_text(to_yaml(config))
+        save_config(recipe, config)
         count = 0
         while True:
             start_processes(group, recipe, info, {COUNT: str(count), LIMIT: str(limit), REASON: reason})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import atomic_write, read_json_lines
+from jepa_pipeline.redaction import redact, redact_values
 
 Row = dict[str, float | int]
 
@@ -55,7 +57,7 @@ def truncate_rows(path: Path, last_step: int) -> list[Any]:
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(redact_values(row)) + "\n")
 
 
 class WandbRun:
@@ -65,7 +67,7 @@ class WandbRun:
         folder: the run folder, where wandb's own files and the run's id are kept.
         name: name of the run.
         project: name of the project.
-        config: the configuration shown in the project.
+        config: the configuration, which the project shows without secrets.
     """
 
     def __init__(self, folder: Path, name: str, project: str, config: dict[str, Any]) -> None:
@@ -80,15 +82,19 @@ class WandbRun:
         if not id_file.exists():
             atomic_write(id_file, token_hex(8))
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-        self.run = wandb.init(
-            project=project,
-            name=name,
-            id=id_file.read_text(),
-            resume="allow",
-            dir=str(folder),
-            config=config,
-            mode=mode,  # pyright: ignore[reportArgumentType]
-        )
+        words, sys.argv = sys.argv, list(map(redact, sys.argv))  # which wandb records
+        try:
+            self.run = wandb.init(
+                project=redact(project),
+                name=redact(name),
+                id=id_file.read_text(),
+                resume="allow",
+                dir=str(folder),
+                config=redact_values(config),
+                mode=mode,  # pyright: ignore[reportArgumentType]
+            )
+        finally:
+            sys.argv = words
 
     def log(self, row: Row) -> None:
         if self.run is not None:
@@ -103,4 +109,4 @@ class WandbRun:
             action()
         except Exception as error:  # metrics.jsonl has every row, so no failure of wandb may end a run
             self.run = None
-            warnings.warn(f"wandb failed and is off from here on: {error or type(error).__name__}", stacklevel=2)
+            warnings.warn(f"wandb failed and is off from here on: {redact(str(error)) or type(error).__name__}", stacklevel=2)

@@ -1,5 +1,6 @@
 """Probes during pretraining: snapshots of the encoder, each probed by a job or process of its own."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from jepa_pipeline.config.trainer import ProbingConfig
 from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import fsync
 from jepa_pipeline.models.weights import EncoderCard, Weights, gather_weights, read_card, save_weights
+from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, find_secrets
 from jepa_pipeline.results.run_folders import SNAPSHOTS, run_of
 from jepa_pipeline.training.callbacks import StepCallback
 from jepa_pipeline.training.module import Pretraining
@@ -165,13 +167,16 @@ def log_path(snapshot: Path) -> Path:
 
 def probe_command(snapshot: Path, probing: ProbingConfig) -> list[str]:
     submit = ["submit", *(["--site", str(probing.site)] if probing.site else [])] if probing.submit else []
-    return [sys.executable, "-m", "jepa_pipeline", *submit, "probe", str(snapshot), *probing.arguments]
+    arguments = [] if any(find_secrets(probing.arguments)) else probing.arguments
+    return [sys.executable, "-m", "jepa_pipeline", *submit, "probe", str(snapshot), *arguments]
 
 
 def probe_environment(environment: Mapping[str, str], probing: ProbingConfig) -> dict[str, str]:
     """Return the environment without this training's ranks and job, in which the probe would take itself for one of its ranks.
 
-    A probe that is submitted does not inherit its devices either.
+    A probe that is submitted does not inherit its devices either. Arguments with a secret are passed here, unseen by others.
     """
     removed = (*RANK_VARIABLES, *JOB_VARIABLES, *(DEVICE_VARIABLES if probing.submit else ()))
-    return {name: value for name, value in environment.items() if name == "SLURM_CONF" or not name.startswith(removed)}
+    kept = {name: value for name, value in environment.items() if name == "SLURM_CONF" or not name.startswith(removed)}
+    private = {PRIVATE_ARGUMENTS: json.dumps(probing.arguments)} if any(find_secrets(probing.arguments)) else {}
+    return kept | private

@@ -1,32 +1,19 @@
 """The run folder: its lock, the check that it belongs to this run, and the files that describe the run."""
 
-import errno
-import fcntl
 import json
-import os
 import shutil
-import socket
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.removed import result_value, upgrade_saved
-from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.files import atomic_write
+from jepa_pipeline.locks import LOCK, Locked, lock_folder
 from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
 from jepa_pipeline.training.environment import describe_environment
-from jepa_pipeline.training.restarts import read_restarts
-
-LOCK_TIMEOUT_S = 20.0
-"""Seconds to wait for the lock: the workers of a run that was killed hold it until they notice."""
-QUIET_S = 1.0
-"""Seconds of waiting for the lock before the user is told."""
-REQUEUED_LOCK_TIMEOUT_S = 120.0
-"""Seconds to wait in a requeued job, or after a restart in place: a shared disk keeps the locks of a lost machine for a while."""
 
 Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
@@ -43,76 +30,18 @@ def lock_run_folder(run: Path, log: Callable[[str], object] = print) -> Iterator
     Raises:
         UserError: another process is training in it.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a+") as file:  # not "w", which would delete the name of its holder
-        if not acquire_lock(file, run, log):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(run, log))
+        except Locked as error:
             raise UserError(
-                f"another process is training in {run}: wait for it or stop it ({read_holder(file)}), or choose another name for "
-                "this run"
-            )
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} {os.getpid()}\n")
-        file.flush()
+                f"another process is training in {run}: wait for it or stop it ({error}), or choose another name for this run"
+            ) from None
         try:
             yield
         finally:
-            if [path.name for path in run.iterdir()] == [".lock"]:  # the run was refused before it wrote anything
+            if [path.name for path in run.iterdir()] == [LOCK]:  # the run was refused before it wrote anything
                 shutil.rmtree(run)
-
-
-def acquire_lock(file: IO[str], run: Path, log: Callable[[str], object]) -> bool:
-    """Return whether the lock was acquired, without waiting for a process that lives; also true on a file system without locks."""
-    restarted, requeued = read_restarts().count > 0, int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if restarted or requeued else LOCK_TIMEOUT_S
-    reported = False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
-        except BlockingIOError:
-            waited = time.monotonic() - start
-            # after a restart the holder may be a process of the start before, which is just being ended
-            if waited > limit or (read_holder(file).is_alive_here() and not restarted):
-                return False
-            if waited > QUIET_S and not reported:
-                log(f"{run} is locked by {read_holder(file)}: waiting up to {limit:g} s for what is left of it")
-                reported = True
-            time.sleep(0.2)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-            return True
-        else:
-            return True
-
-
-class LockHolder(NamedTuple):
-    """The process that wrote its name into a lock; empty in a lock of an earlier version."""
-
-    host: str = ""
-    pid: int = 0
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" if self.host else "a process that has not given its name"
-
-    def is_alive_here(self) -> bool:
-        """Return whether it is a running process of this machine; a killed one may have left the lock to its data workers."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-            stat = Path(f"/proc/{self.pid}/stat").read_text()
-        except ProcessLookupError:
-            return False
-        except OSError:  # another user's process, or a system without /proc
-            return True
-        return stat.rpartition(")")[2].split()[0] not in ("Z", "X")  # dead, and only not yet reaped
-
-
-def read_holder(file: IO[str]) -> LockHolder:
-    """Return the process that wrote its name into a lock."""
-    file.seek(0)
-    host, _, pid = file.read().strip().rpartition(" ")
-    return LockHolder(host, int(pid)) if host and pid.isdecimal() else LockHolder()
 
 
 def check_same_run(run: Path, info: CheckpointInfo, log: Callable[[str], object]) -> None:
@@ -162,4 +91,4 @@ def write_run_files(config: RunConfig, data_hash: str) -> None:
     environment = {"config_hash": config.hash(), "data_hash": data_hash, **describe_environment()}
     delete_leftovers(config.folder / "checkpoints")
     atomic_write(config.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-    atomic_write(config.folder / "config.yaml", to_yaml(config))
+    save_config(config.folder / "config.yaml", config)

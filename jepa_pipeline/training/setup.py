@@ -1,18 +1,20 @@
 """Checks and descriptions of a run that are made before its first step."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from jepa_pipeline.config.data import SourceConfig
+from jepa_pipeline.config.data import DataConfig, SourceConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.data.local_files import describe_unhashed, require_files
+from jepa_pipeline.data.manifest import load_manifest, read_manifest
 from jepa_pipeline.data.media import check_kind, check_motion
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.checkpoint import CheckpointInfo
 from jepa_pipeline.training.init_from import read_initial_checkpoint
 from jepa_pipeline.training.module import Pretraining
@@ -41,16 +43,37 @@ def hash_data(sources: Sequence[SourceConfig], method: MethodConfig) -> str:
     """Check the manifests of the training data and return their hash; for a mixture, the hashes with their weights.
 
     Raises:
-        UserError: a data set is incomplete, or the method cannot be trained on it.
+        UserError: a data set is incomplete or has a shard of another size, or the method cannot be trained on it.
     """
     manifests = [load_manifest(source.path) for source in sources]
     for source, manifest in zip(sources, manifests, strict=True):
         check_kind(source.path, manifest.kind, method)
+        require_files(source.path, manifest)
     check_motion([manifest.kind for manifest in manifests], method)
     hashes = [manifest.hash() for manifest in manifests]
     if len(hashes) == 1:
         return hashes[0]
     return " + ".join(f"{source.weight} x {name}" for source, name in zip(sources, hashes, strict=True))
+
+
+def compare_data(data: DataConfig, log: Callable[[str], object], progress: Callable[[], object]) -> None:
+    """Compare all local shards with their manifests by SHA-256 if data.check_hashes is on; say what no manifest can tell.
+
+    Args:
+        data: of the run.
+        log: prints a sentence.
+        progress: called after each shard.
+
+    Raises:
+        UserError: a shard or index is another one.
+    """
+    for source in data.train:
+        manifest = read_manifest(source.path)
+        for sentence in describe_unhashed(source.path, manifest):
+            log(sentence)
+        if data.check_hashes:
+            log(f"comparing all shards of {redact(source.path)} with the SHA-256 of their manifest")
+            require_files(source.path, manifest, hashes=True, progress=progress)
 
 
 def check_view_sizes(method: Method, sizes: Sequence[int]) -> None:

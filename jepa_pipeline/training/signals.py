@@ -12,6 +12,7 @@ from types import FrameType
 from jepa_pipeline.config.errors import Interrupted
 from jepa_pipeline.config.trainer import STOP_WITHIN_S
 from jepa_pipeline.distributed import rank, world_size
+from jepa_pipeline.redaction import redact
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, what Slurm and the system send before they kill, and two that Slurm can be asked to send before a time limit."""
@@ -154,4 +155,4 @@ def interruption(received: signal.Signals | None, step: int, alone: bool = False
 
 def write_stderr(text: str) -> None:
     """Write to stderr's descriptor: a signal handler may have interrupted a print. The escape sequence shows the cursor again."""
-    os.write(2, f"\n{text}\n".encode() + (b"\x1b[?25h" if os.isatty(2) else b""))
+    os.write(2, f"\n{redact(text)}\n".encode() + (b"\x1b[?25h" if os.isatty(2) else b""))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jepa_pipeline.distributed import Store
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.heartbeat import GONE, Heartbeat, HeartbeatTable
 from jepa_pipeline.training.signals import write_stderr
 
@@ -74,6 +75,7 @@ class Watchdog:
         # If a thread holds Python's lock for so long, monitor() cannot run: only faulthandler's thread, in C, can show the stacks.
         self.locked_out_s = stuck_s if store is None else 0.75 * silent_s
         self.stage = ("start", 0, time.monotonic())
+        self.describe_reading: Callable[[], str] = str  # a loader's
         self.heartbeats: dict[int, Heartbeat] = {}
         self.count, self.leaving = 0, False
         self.verdict: Verdict | None = None
@@ -158,7 +160,8 @@ class Watchdog:
 
     def heartbeat(self, count: int) -> Heartbeat:
         stage, step, since = self.stage
-        return Heartbeat(count, GONE if self.leaving else stage, step, time.monotonic() - since)
+        reading = self.describe_reading() if stage == "data" else ""
+        return Heartbeat(count, GONE if self.leaving else stage, step, time.monotonic() - since, reading)
 
     def propose(self, mine: Verdict) -> Verdict:
         """Write a verdict to the store unless there is one; return the one that counts, without an answer one's own."""
@@ -239,7 +242,7 @@ class Watchdog:
             stage, step, since = self.stage
             with (self.folder / f"rank-{self.rank:04d}.txt").open("w") as file:
                 where = f"{Heartbeat(0, stage, step, 0.0).describe()} for {time.monotonic() - since:.0f} s"
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self.rank}, {where}\n{text}\n\n")
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self.rank}, {where}\n{redact(text)}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
 
@@ -266,7 +269,7 @@ class Watchdog:
         thread.join(ON_ABORT_S)
         self.wait_for_others(SHUTDOWN_S)  # the end of this process would break their collectives before they write their stacks
         with suppress(OSError):
-            (self.folder / VERDICT).write_text(text + "\n")
+            (self.folder / VERDICT).write_text(redact(text) + "\n")
 
     def call_on_abort(self, text: str) -> None:
         try:

@@ -40,9 +40,9 @@ def refusals(config):
 @pytest.mark.parametrize(
     ("source", "overrides", "sentence"),
     [
-        ("vitl.pt", [], "which is a file: name the folder of a run"),
-        ("nowhere", [], "but there is no such folder: name that of a run"),
-        ("first/encoder", [], "which holds no checkpoint: name the folder of a run"),
+        ("vitl.pt", [], "which is a file: give a run folder, such as runs/NAME"),
+        ("nowhere", [], "but there is no such folder: give a run folder"),
+        ("first/encoder", [], "which holds no checkpoint: give the run folder around it"),
         ("first", ["method.encoder.depth=3"], "where method.encoder.depth is 2, but here it is 3: make it the same"),
         (
             "first",

@@ -119,6 +119,13 @@ def test_missing_file_or_folder_is_one_sentence(arguments, text, tmp_path):
     assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
 
 
+@pytest.mark.parametrize("option", ["--optim.lr=0.1", "--optim.lr"])
+def test_an_override_with_dashes_is_told_how_to_write_it(option):
+    result = jepa("pretrain", "recipe.yaml", option)
+    assert result.returncode == 2
+    assert result.stderr == f"{option} has dashes: an override is written KEY=VALUE, such as optim.lr=VALUE\n"
+
+
 def test_config_show_explains_every_key():
     shown = jepa("config", "show", RECIPE).stdout
     assert "# Peak learning rate" in shown and "lr: 0.001" in shown

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +17,8 @@ from jepa_pipeline.data.writer import png_record, write_shards
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder. faults: by file name, what its next answers are: a status, "cut", "stall", "corrupt" or "slow"; the
-    last one for ever if it is in `forever`. gets: how often each file was asked for.
+    """Serves a folder. faults: by file name, what its next answers are: a status, "cut", "stall", "corrupt", "slow" or "endless";
+    the last one for ever if it is in `forever`. gets: how often each file was asked for.
     """
 
     daemon_threads = True
@@ -48,7 +49,7 @@ class Handler(SimpleHTTPRequestHandler):
         body = path.read_bytes()
         half = len(body) // 2
         self.send_response(200)
-        if fault != "unsaid":
+        if fault not in ("unsaid", "endless"):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if fault == "corrupt":
@@ -61,6 +62,9 @@ class Handler(SimpleHTTPRequestHandler):
             time.sleep(0.3)
         if fault not in ("cut", "stall", "unsaid"):
             self.wfile.write(body[half:])
+        with suppress(ConnectionError):  # the client has heard enough
+            while fault == "endless":
+                self.wfile.write(bytes(1 << 16))
 
     def log_message(self, format: str, *args: object) -> None:
         pass

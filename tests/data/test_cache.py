@@ -170,6 +170,23 @@ def test_the_least_recently_used_go_beyond_the_limit(server, url, config, folder
     assert [server.gets[name] for name in TARS] == [1, 1, 1]
 
 
+def test_room_is_made_before_a_shard_comes(url, config, folder, monkeypatch):
+    """The disk may have no more than the limit."""
+    sizes, seen = [(folder / name).stat().st_size for name in TARS], []
+    config = config.model_copy(update={"limit_gb": (sizes[0] + sizes[1]) / 1e9})
+    original = cache_module.download
+
+    def download(*arguments):
+        seen.append(total(config))
+        original(*arguments)
+
+    monkeypatch.setattr(cache_module, "download", download)
+    for shard in range(3):
+        Shards(url, cache=config).read(shard, 0)
+        time.sleep(0.02)
+    assert all(before + coming <= sizes[0] + sizes[1] for before, coming in zip(seen, sizes, strict=True))
+
+
 def test_a_limit_below_one_shard_still_reads(url, config, folder):
     config = config.model_copy(update={"limit_gb": 1e-9})
     shards = Shards(url, max_open=2, cache=config)

@@ -115,6 +115,13 @@ def test_one_folder_of_folders_is_named(tmp_path: Path):
     ]
 
 
+def test_one_class_folder_is_no_class_and_named(tmp_path: Path):
+    listing = list_media(lay(tmp_path / "in", fill("cat")))
+    assert listing.classes is None
+    assert listing.notes == [f"no classes, because {tmp_path}/in has one folder, cat, and classes are two folders or more"]
+    assert not list_media(lay(tmp_path / "flat", ["0.jpg"])).notes
+
+
 @pytest.mark.parametrize(
     "names",
     [

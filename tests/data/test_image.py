@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from jepa_pipeline.data.image import decode, decode_image
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import DecodeError, TooLarge
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
@@ -39,8 +39,8 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
 
 
 def png(rows: np.ndarray, bits: int = 16, *chunks: bytes) -> bytes:
-    """A PNG file of gray or RGB rows, with chunks before its pixels."""
-    color = 2 if rows.ndim == 3 else 0
+    """A PNG file of gray or RGB rows, perhaps with alpha, with chunks before its pixels."""
+    color = {2: 4, 3: 2, 4: 6}[rows.shape[2]] if rows.ndim == 3 else 0
     header = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], bits, color, 0, 0, 0)
     lines = b"".join(b"\0" + row.astype(">u2" if bits == 16 else np.uint8).tobytes() for row in rows)
     whole = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
@@ -84,6 +84,38 @@ def test_significant_bits_that_are_scaled_already_are_left_alone(bits: int, dark
 def test_impossible_significant_bits_are_ignored(bits: int, values: np.ndarray):
     told = chunk(b"sBIT", bytes([bits] * (values.ndim * 2 - 3)))
     assert (pixels(png(values, 16, told)) == pixels(png(values))).all()
+
+
+@pytest.mark.parametrize("colors", [1, 3])
+def test_a_transparent_color_of_sixteen_bits_is_compared_as_a_whole(colors: int):
+    """Two colors with the same upper bytes, of which one is transparent."""
+    values = np.array([[[0x1234] * 3, [0x12FF] * 3, [0, 0, 0]]], np.uint16)[..., :colors]
+    data = png(values.squeeze(-1) if colors == 1 else values, 16, chunk(b"tRNS", struct.pack(">H", 0x1234) * colors))
+    assert pixels(data)[0, :, 0].tolist() == [255, 19 if colors == 1 else 18, 0], "gray is rounded, colors keep their upper byte"
+
+
+@pytest.mark.parametrize("colors", [1, 3])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_alpha_of_sixteen_bits_is_scaled_as_the_colors_are(colors: int, bits: int):
+    full = (1 << bits) - 1
+    values = np.array([[[full] * colors + [full], [0] * colors + [full // 2], [5] * colors + [0]]])
+    seen = pixels(png(values, 16, chunk(b"sBIT", bytes([bits] * (colors + 1)))))[0]
+    assert (seen == seen[:, :1]).all() and seen[[0, 2], 0].tolist() == [255, 255] and 127 <= seen[1, 0] <= 128
+
+
+@pytest.mark.parametrize("colors", [1, 3])
+def test_interlaced_channels_of_sixteen_bits_are_in_their_places(colors: int):
+    values = np.random.default_rng(5).integers(0, 1 << 12, (2, 2, colors + 1), np.uint16)
+    values[..., -1] = (1 << 12) - 1
+    told = chunk(b"sBIT", bytes([12] * (colors + 1)))
+    whole = png(values, 16, told)
+    header = bytearray(whole[16:29])
+    header[12] = 1
+    passes = [values[0, :1], values[0, 1:], values[1]]  # the first, the sixth and the last pass of an image of 2x2 pixels
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in passes)
+    chunks = [chunk(b"IHDR", bytes(header)), told, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    assert (pixels(whole[:8] + b"".join(chunks)) == pixels(whole)).all()
+    assert (pixels(whole) == np.round(values[..., :-1] / 4095 * 255)).all()
 
 
 def test_eight_bit_images_have_no_brightest_level():
@@ -209,6 +241,49 @@ def test_every_orientation_is_that_of_pillow(orientation: int):
             assert (pixels(data) == np.asarray(ImageOps.exif_transpose(image).convert("RGB"))).all()
 
 
+TIFF = 'xmlns:{}="http://ns.adobe.com/tiff/1.0/"'
+XMP = {
+    "an attribute": f"<rdf:Description {TIFF.format('tiff')} tiff:Orientation='6'/>",
+    "spaces": f'<rdf:Description {TIFF.format("tiff")}\n tiff:Orientation = "6" tiff:Make="x"/>',
+    "an element": f"<rdf:Description {TIFF.format('tiff')}><tiff:Orientation>\n 6 </tiff:Orientation></rdf:Description>",
+    "another prefix": f"<rdf:Description {TIFF.format('t-1')} xmlns:tiff='urn:other' tiff:Orientation='3' t-1:Orientation='6'/>",
+    "an element of another prefix": f"<rdf:Description {TIFF.format('ns0')}><ns0:Orientation>6</ns0:Orientation></rdf:Description>",
+    "an element with an attribute": "<tiff:Orientation rdf:datatype='x'>6</tiff:Orientation>",
+    "no declaration": '<rdf:Description tiff:Orientation="6"/>',
+}
+
+
+@pytest.mark.parametrize("spelling", XMP)
+def test_the_orientation_in_xmp_is_read_in_any_spelling(spelling: str):
+    plain = pixels(stored(NOISE))
+    text = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP[spelling].encode()
+    data = stored(NOISE)
+    assert (pixels(data[:33] + chunk(b"iTXt", text) + data[33:]) == np.rot90(plain, -1)).all()
+    other = text.replace(b"/tiff/1.0/", b"/exif/1.0/").replace(b"tiff:Ori", b"exif:Ori")
+    assert (pixels(data[:33] + chunk(b"iTXt", other) + data[33:]) == plain).all()
+
+
+@pytest.mark.parametrize("cut", [1, 9, 20, 40])
+@pytest.mark.parametrize("animated", [False, True])
+def test_a_webp_file_cut_in_the_metadata_behind_its_pixels_is_whole(cut: int, animated: bool):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker with a long name, so that the cut is behind the orientation"
+    more = {"save_all": True, "append_images": [Image.new("RGB", NOISE.size)]} if animated else {}
+    plain = pixels(stored(NOISE, "WEBP", lossless=True, **more))
+    data = stored(NOISE, "WEBP", lossless=True, exif=exif.tobytes(), **more)
+    assert data[-cut - 60 :].find(b"EXIF") < 60 and (pixels(data[:-cut]) == np.rot90(plain, -1)).all()
+    assert (pixels(data[: data.rindex(b"EXIF") + 9]) == plain).all(), "cut before the orientation"
+    with pytest.raises(DecodeError):
+        decode_image(data[: data.rindex(b"EXIF") - 2])
+
+
+def test_a_still_webp_file_that_ends_with_its_pixels_is_whole():
+    data = with_metadata("WEBP", NOISE, exif_of(TURNED))
+    plain = pixels(stored(NOISE, "WEBP", lossless=True))
+    for end in (data.rindex(b"EXIF"), data.rindex(b"EXIF") + 5):
+        assert (pixels(data[:end]) == plain).all()
+
+
 BIG = bytes(3_000_000)
 CHUNKS = {
     "long compressed text": [chunk(b"zTXt", b"k\0\0" + zlib.compress(BIG))],
@@ -321,3 +396,13 @@ def test_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch, limit: int
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(DecodeError, match="pixels"):
         decode_image(stored(NOISE))
+
+
+@pytest.mark.parametrize(("form", "options", "scans"), [("PNG", {}, 1), ("JPEG", {}, 1), ("JPEG", {"progressive": True}, 10)])
+def test_pixels_and_scans_have_a_limit(form: str, options: dict, scans: int):
+    """Libjpeg decodes all pixels in every scan, and a small file may have thousands."""
+    stream = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), np.uint8)).save(stream, form, **options)
+    decode_image(stream.getvalue(), 24.0 * 16 * scans)
+    with pytest.raises(TooLarge, match=rf"^it has 16x24 pixels{' in 10 scans' if scans > 1 else ''}, more than the limit of 0.00"):
+        decode_image(stream.getvalue(), 24.0 * 16 * scans - 1)

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,125 @@ def test_rows_name_the_tar_of_keys_that_repeat(tmp_path: Path, suffix: str):
     listed.locate("/data/in", ["a.tar", "b.tar", "c.tar"])
     assert [listed.find("0", f"{tar}.tar/") for tar in "abc"] == ["cat", "dog", None]
     assert [listed.find("1", f"{tar}.tar/") for tar in "abc"] == [None, None, "fox"]
+
+
+NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(
+    ("row", "file"), [(f"{NFC}.png", f"{NFD}.png"), (f"{NFD}/1.png", f"{NFC}/1.png"), (f"{NFD}_1", f"{NFC}_1.mp4")]
+)
+def test_accents_may_be_stored_otherwise_than_in_the_list(tmp_path: Path, row: str, file: str):
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n{row},cat\nb.png,{NFD}\nc.png,{NFC}\n"))
+    assert listed.find(file) == "cat" and listed.labels == {"cat", NFC}, "two labels that look the same are one class"
+    assert listed.find("b.png") == listed.find("c.png") == NFC and not listed.lost_classes()
+
+
+def test_the_same_accents_count_more_and_one_row_is_of_one_file(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n{NFC}.png,cat\n{NFD}.png,dog\n"))
+    assert [listed.find(f"{name}.png") for name in (NFC, NFD)] == ["cat", "dog"]
+    listed = read_label_list(write(tmp_path, "l.csv", f"path,label\n{NFC}.png,cat\n"))
+    listed.find(f"{NFC}.png")
+    with pytest.raises(UserError, match=r"rename one, as they differ in how accents are stored only"):
+        listed.find(f"{NFD}.png")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_refused_with_the_cure(tmp_path: Path, encoding: str):
+    with pytest.raises(UserError, match=r"cannot be read as text, because .*: save it as UTF-8"):
+        read_rows(write(tmp_path, "l.csv", "path,label\na.png,Käse\n".encode(encoding)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", '# made by hand\npath,label\ncats/a.jpg,cat\n# "dogs\nb c.png,dog\nd,fox\n'),
+        ("l.csv", "#path,label\ncats/a.jpg,cat\nb c.png,dog\nd,fox\n"),
+        ("l.csv", "sep=;\npath;label\ncats/a.jpg;cat\nb c.png;dog\nd;fox\n"),
+        ("l.txt", "# file class\n# e.png cow\ncats/a.jpg cat\nb c.png dog\nd fox\n"),
+        ("l.csv", "Image File,Class Label\ncats/a.jpg,cat\nb c.png,dog\nd,fox\n"),
+        ("l.csv", "relative path (posix),label_text,width\ncats/a.jpg,cat,3\nb c.png,dog,3\nd,fox,3\n"),
+        ("l.csv", ",x,label\n0,cats/a.jpg,cat\n1,b c.png,dog\n2,d.png,fox\n"),
+        ("l.txt", "path label split\ncats/a.jpg cat train\nb c.png dog train\nd fox train\n"),
+        ("l.json", json.dumps({label: [file] for file, label in PAIRS.items()})),
+        ("l.json", json.dumps({"cat": ["cats/a.jpg"], "dog": ["b c.png"], "fox": ["d"], "cow": []})),
+        ("l.json", json.dumps({file: [label] for file, label in PAIRS.items()})),
+        ("l.json", json.dumps({"train": PAIRS})),
+        ("l.json", json.dumps({"train": {label: [file] for file, label in PAIRS.items()}, "val": {}})),
+    ],
+)
+def test_a_list_may_have_comments_other_headers_and_files_by_class(tmp_path: Path, name: str, text: str):
+    found = labels(write(tmp_path, name, text))
+    assert {file.removesuffix(".png") if file == "d.png" else file: label for file, label in found.items()} == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("l.txt", "0.png 3 train\n1.png 4 train\n", r"any of the 3 columns of \['0.png', '3', 'train'\] could be the label"),
+        ("l.txt", "0.png cat train\n1.png big dog val\n", r"columns of \['0.png', 'cat', 'train'\] could be the label"),
+        ("l.txt", "00000 3 test\n00001 steam engine\n", r"columns of \['00000', '3', 'test'\] could be the label"),
+        ("l.txt", "path label split\n0.png big cat train\n", "has more words: separate cells by tabs or commas"),
+        ("l.csv", "path,label\n0.png,cat\n1,2.png,dog\n", r"a row has the 3 cells \['1', '2.png', 'dog'\]: name all columns"),
+        ("l.csv", "path,label,label\n0.png,cat,dog\n", "has two columns with the name label"),
+        ("l.csv", "foo,bar\n0.png,cat\n1.png,dog\n", "has the columns bar, foo, but none of labels"),
+        ("l.csv", "My pictures\npath,label\n0.png,cat\n", "has the row 'My pictures' without a label"),
+        ("l.json", '{"0.png": "cat", "0.png": "dog"}', "an object repeats the key '0.png'"),
+        ("l.json", '{"cat": ["0.png"], "cat": ["1.png"]}', "an object repeats the key 'cat'"),
+        ("l.csv", "# nothing\n", "has nothing but comments"),
+    ],
+)
+def test_what_would_be_a_wrong_label_is_refused(tmp_path: Path, name: str, text: str, sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        read_rows(write(tmp_path, name, text))
+
+
+def test_parts_of_a_json_list_are_refused_only_if_both_have_files(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.json", json.dumps({"train": {"0.png": 3}, "val": {"1.png": 4}})))
+    assert listed.find("0.png") == "3"
+    listed.check_parts()
+    listed.find("1.png")
+    with pytest.raises(UserError, match="has rows of train and val, which belong in separate data sets"):
+        listed.check_parts()
+
+
+def test_a_name_may_begin_with_a_hash_and_a_class_end_with_a_part(tmp_path: Path):
+    assert labels(write(tmp_path, "l.csv", "#1.png,cat\n#2.png,dog\n")) == {"#1.png": "cat", "#2.png": "dog"}
+    assert labels(write(tmp_path, "l.txt", "0.png steam train\n1.png cow\n")) == {"0.png": "steam train", "1.png": "cow"}
+
+
+@pytest.mark.parametrize("text", ["img_001,class_3\nimg_002,class_4\n", "image a,class b\nimage c,class d\n"])
+def test_a_first_row_like_the_second_is_no_header(tmp_path: Path, text: str):
+    assert len(labels(write(tmp_path, "l.csv", text))) == 2
+
+
+def test_files_by_class_may_lack_suffixes(tmp_path: Path):
+    assert labels(write(tmp_path, "l.json", '{"cat": ["0", "1"], "dog": ["2"]}')) == {"0": "cat", "1": "cat", "2": "dog"}
+    with pytest.raises(UserError, match="a sample has one label"):
+        read_rows(write(tmp_path, "l.json", '{"0": ["cat", "dog"], "1": ["cat"]}'))
+
+
+@pytest.mark.parametrize(("labels_of_rows", "said"), [(range(12), True), ([*range(11), 0], False), (range(5), False)])
+def test_a_label_for_every_row_is_named(tmp_path: Path, labels_of_rows: list[int], said: bool):
+    text = "path,label\n" + "".join(f"{row}.png,0.5{label}\n" for row, label in enumerate(labels_of_rows))
+    listed = read_label_list(write(tmp_path, "l.csv", text))
+    for row in range(len(labels_of_rows)):
+        listed.find(f"{row}.png")
+    assert [
+        f"each of 12 rows of {tmp_path}/l.csv is a class of its own: see that" in line for line in listed.describe_unfitted()
+    ] == ([True] if said else [])
+
+
+def test_a_flag_says_the_part_too(tmp_path: Path):
+    text = "path,label,is_training_image\n0.png,cat,1\n1.png,dog,0\n2.png,dog,\n"
+    assert [row.part for row in read_rows(write(tmp_path, "l.csv", text))] == ["train", "test", ""]
+    rows = [{"file": "0.png", "label": "cat", "is_val": True}, {"file": "1.png", "label": "cat", "is_val": False}]
+    assert [row.part for row in read_rows(write(tmp_path, "l.json", json.dumps(rows)))] == ["val", "train"]
+
+
+def test_labels_that_differ_in_case_are_named(tmp_path: Path):
+    listed = read_label_list(write(tmp_path, "l.csv", "path;label\n0.png;Cat, big\n1.png;cat, big\n2.png;dog\n"))
+    assert [listed.find(f"{row}.png") for row in range(3)] == ["Cat, big", "cat, big", "dog"]
+    assert listed.describe_unfitted() == [
+        "the classes 'Cat, big' and 'cat, big' differ in capital letters or spaces only: see that they are two"
+    ]

@@ -1,6 +1,7 @@
 """What a server does wrong is tried again, told in one sentence, and never believed."""
 
 import hashlib
+import re
 import socket
 import sys
 import time
@@ -11,11 +12,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
+from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data import remote
 from jepa_pipeline.data.manifest import MANIFEST, Shard, load_manifest, read_manifest
 from jepa_pipeline.data.shards import SampleError, Shards
+from jepa_pipeline.redaction import redact
 
 TAR = "shard-000000.tar"
 ON = "then run the same command again"
@@ -66,6 +69,7 @@ def test_a_transfer_may_take_longer_than_the_timeout(shards, server, monkeypatch
         ("cut", 4, r"in 4 tries \("),
         ("unsaid", 4, r"in 4 tries \(\d+ bytes came, the manifest says \d+\)"),
         ("stall", 4, r"in 4 tries \(the server was silent"),
+        ("endless", 4, r"in 4 tries \(more than \d+ bytes came, which the manifest says\)"),
         ("corrupt", 4, r"in 4 tries \(the SHA-256 of what came is [0-9a-f]{12}, the manifest says [0-9a-f]{12}\)"),
     ],
 )
@@ -94,6 +98,42 @@ def test_a_url_without_a_manifest_is_one_sentence(server, folder):
     (folder / MANIFEST).write_text("<html>")
     with pytest.raises(UserError, match=r"manifest.json is not readable JSON"):
         read_manifest(f"{server.url}/set 100%25")
+
+
+def test_a_manifest_without_an_end_is_one_sentence(url, server, monkeypatch):
+    monkeypatch.setattr("jepa_pipeline.data.remote.MANIFEST_BYTES", 100_000)
+    server.forever[MANIFEST] = "endless"
+    with pytest.raises(UserError, match=r"manifest.json has more than 100,000 bytes, so it is no manifest: check the URL$"):
+        read_manifest(url)
+    monkeypatch.setattr("jepa_pipeline.data.remote.MANIFEST_BYTES", 1 << 40)
+    monkeypatch.setattr("jepa_pipeline.data.remote.MANIFEST_S", 0.01)
+    with pytest.raises(UserError, match=r"manifest.json sent [\d,]+ bytes in 0.01 s and has not ended: check that its server"):
+        read_manifest(url)
+    assert server.gets[MANIFEST] == 2, "another try would not end either"
+
+
+def test_a_transfer_that_hardly_moves_is_given_up(shards, server, monkeypatch):
+    monkeypatch.setattr("jepa_pipeline.data.remote.SLOW_S", 0.0)
+    monkeypatch.setattr("jepa_pipeline.data.remote.SLOW_BYTES_PER_S", 1e9)
+    with pytest.raises(UserError, match=r"in 4 tries \(\d+ bytes came in 0 s\)"):
+        shards.read(0, 0)
+
+
+def test_check_tries_a_server_that_is_busy_again(url, server):
+    server.faults[TAR] = [503, 500]
+    assert check(url, workers=1).ok
+
+
+def test_check_reads_no_more_of_a_shard_than_it_may_have(url, server):
+    server.forever[TAR] = "endless"
+    (problem,) = check(url, workers=1).problems
+    assert re.search(r"shard-000000.tar: it has at least \d+ bytes, the manifest says \d+", problem)
+
+
+def test_a_manifest_that_is_deep_is_one_sentence(folder):
+    (folder / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"manifest.json is not readable JSON"):
+        read_manifest(folder)
 
 
 def test_the_pauses_double_up_to_a_limit(monkeypatch):
@@ -159,7 +199,7 @@ def test_a_file_is_joined_to_a_url_and_to_nothing_else():
     assert remote.join_url("s3://bucket/a/", "x.tar") == "s3://bucket/a/x.tar"
     assert remote.join_url("https://host/a?token=1", "x 1%.tar") == "https://host/a/x%201%25.tar?token=1"
     assert remote.join_url("http://host", "@evil:80?#.tar") == "http://host/%40evil%3A80%3F%23.tar"
-    assert remote.redact_urls("https://me:secret@host:1/a?token=1") == "https://host:1/a"
+    assert redact("https://me:secret@host:1/a?token=1") == "https://host:1/a"
 
 
 def rewrite(folder: Path, location: str) -> None:
@@ -237,4 +277,4 @@ def test_what_is_no_tar_is_damage(server, folder, tmp_path):
     ],
 )
 def test_what_is_printed_and_kept_has_no_secrets(text, shown):
-    assert remote.redact_urls(text) == shown
+    assert redact(text) == shown

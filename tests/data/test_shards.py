@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import webdataset
 from PIL import Image
+from tars import forget_hashes
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.image import decode_image
 from jepa_pipeline.data.index import index_path
+from jepa_pipeline.data.local_files import describe_unhashed, require_files
 from jepa_pipeline.data.manifest import Manifest, Skipped, load_manifest
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.data.writer import new_folder, png_record, write_shards
+from jepa_pipeline.data.unfinished import new_folder
+from jepa_pipeline.data.writer import png_record, write_shards
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 12, 9, 3), np.uint8)
 CLASSES = ("cat", "dog")
@@ -156,7 +159,55 @@ def test_a_wrong_index_is_one_sentence(folder: Path, text: str | None):
 
 def test_an_index_of_another_shard_is_refused(folder: Path):
     index_path(folder / "shard-000002.tar").rename(index_path(folder / "shard-000000.tar"))
+    with pytest.raises(SampleError, match=r"shard-000000.index.json is not the one that the manifest names"):
+        Shards(folder).read(0, 0)
+    forget_hashes(folder)
     with pytest.raises(SampleError, match="lists 4 samples, the manifest 8"):
+        Shards(folder).read(0, 0)
+
+
+def test_an_index_with_other_labels_is_refused(folder: Path):
+    path = index_path(folder / "shard-000000.tar")
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "labels": values["labels"][::-1]}))
+    with pytest.raises(SampleError, match=r"shard-000000.index.json is not the one that the manifest names"):
+        Shards(folder).read(0, 0)
+    assert [*describe_unhashed(str(folder), load_manifest(folder))] == []
+    forget_hashes(folder)
+    assert Shards(folder).read(0, 0).label == 1, "manifests of earlier versions are read as before"
+    (said,) = describe_unhashed(str(folder), load_manifest(folder))
+    assert "made by an earlier version and has no hash of its index files" in said and "`jepa shards check" in said
+
+
+@pytest.mark.parametrize(("more", "says"), [(-512, "truncated"), (512, "another one")])
+def test_no_sample_of_a_shard_of_another_size_is_used(folder: Path, more: int, says: str):
+    size = (folder / "shard-000001.tar").stat().st_size + more
+    os.truncate(folder / "shard-000001.tar", size)
+    sentence = rf"sample k08 of .*shard-000001.tar cannot be used \(its shard is {says}: it has {size:,} bytes, the manifest says"
+    with pytest.raises(SampleError, match=sentence):
+        Shards(folder).read(1, 0)
+    assert Shards(folder).read(0, 0).key == "k00"
+    with pytest.raises(UserError, match=rf"shard-000001.tar has {size:,} bytes, the manifest says"):
+        require_files(str(folder), load_manifest(folder))
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "shard-000002.index.json"])
+def test_a_file_of_the_same_size_is_told_by_its_hash(folder: Path, name: str):
+    manifest, read = load_manifest(folder), []
+    require_files(str(folder), manifest, hashes=True, progress=lambda: read.append(1))
+    assert len(read) == 3, "each shard is progress, so that the watchdog lets a large set be read"
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:700].swapcase() + data[700:])
+    require_files(str(folder), manifest)
+    with pytest.raises(UserError, match=rf"the SHA-256 of {name} is [0-9a-f]{{12}}, the manifest says"):
+        require_files(str(folder), manifest, hashes=True)
+
+
+@pytest.mark.parametrize("name", ["shard-000000.tar", "shard-000000.index.json"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path, name: str):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(SampleError):
         Shards(folder).read(0, 0)
 
 
@@ -194,7 +245,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from PIL import Image
-from jepa_pipeline.data.writer import new_folder, png_record, write_shards
+from jepa_pipeline.data.unfinished import new_folder
+from jepa_pipeline.data.writer import png_record, write_shards
 
 def records():
     yield png_record("a", Image.new("RGB", (4, 4)), None)
@@ -210,8 +262,28 @@ def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path: Path):
     assert subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False).returncode == -9
     assert not out.exists()
     assert not (tmp_path / "out.partial" / "manifest.json").exists()
-    with pytest.raises(UserError, match=r"out.partial was left by a build that was killed"), new_folder(out):
+    with new_folder(out) as folder:
+        assert not [path for path in folder.iterdir() if not path.name.startswith(".")], (
+            "nothing is left of what cannot be continued"
+        )
+        write(folder / "train")
+    assert [path.name for path in out.iterdir()] == ["train"]
+
+
+def test_a_folder_that_no_build_left_is_not_deleted(tmp_path: Path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").touch()
+    with pytest.raises(UserError, match=r"out.partial is not empty and was left by no build"), new_folder(tmp_path / "out"):
         pass
+    assert (tmp_path / "out.partial" / "mine").exists()
+
+
+def test_two_builds_never_write_one_folder(tmp_path: Path):
+    with new_folder(tmp_path / "out") as folder:
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .* is writing .*out.partial"), new_folder(tmp_path / "out"):
+            pass
+        write(folder)
+    assert load_manifest(tmp_path / "out").samples == 20
 
 
 @pytest.mark.parametrize(
@@ -228,6 +300,7 @@ def test_an_index_that_points_nowhere_is_a_damaged_sample(folder: Path, place: l
     values = json.loads(path.read_text())
     values["members"]["png"][0] = place
     path.write_text(json.dumps(values))
+    forget_hashes(folder)
     with pytest.raises(SampleError, match=says):
         Shards(folder).read(0, 0)
 

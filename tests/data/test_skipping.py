@@ -96,3 +96,16 @@ def test_a_mixture_reads_its_sources_at_their_shares(tmp_path: Path):
     run = config(first, train=[{"path": str(first), "weight": 3}, {"path": str(second)}])
     assert len(read(run)["keys"]) == 2 * TOTAL
     assert read(run)["keys"] == read(run, world=2)["keys"]
+
+
+def test_a_sample_beyond_the_limit_of_pixels_is_skipped_and_named(tmp_path: Path):
+    folder = write(tmp_path / "whole", set())
+    limit = {"max_megapixels": 143e-6}
+    with pytest.raises(SampleError, match=r"sample k\d\d of .*\(it has 12x12 pixels, .*raise data.damage.max_megapixels, or"):
+        read(config(folder, damage={**limit, "policy": "stop"}))
+    large = png_record("large", Image.new("RGB", (60, 40)), 0)
+    pixels = np.random.default_rng(0).integers(0, 256, (TOTAL - 1, 12, 12, 3), np.uint8)
+    small = [png_record(f"k{n:02d}", Image.fromarray(image), 1) for n, image in enumerate(pixels)]
+    write_shards([*small, large], tmp_path / "mixed", classes=("a", "b"), made={})
+    found = read(config(tmp_path / "mixed", damage={"max_megapixels": 144.5e-6}))
+    assert {damaged.sample for damaged in found["damaged"]} == {TOTAL - 1} and "large" not in found["keys"]

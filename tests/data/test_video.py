@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import DecodeError, TooLarge
 from jepa_pipeline.data.video import Video, open_video
 from jepa_pipeline.data.video_writer import encode_video, reencode_video
 
@@ -332,3 +332,16 @@ def test_memory_stays_flat(clips):
         assert resident_mb() - before < 8
     finally:
         gc.enable()
+
+
+def test_the_pixels_that_a_clip_needs_have_a_limit():
+    """All frames since the last key frame count, whichever are returned."""
+    size, last = float(WIDTH * HEIGHT), np.array([COUNT - 1])
+    data, dense = (x264(params="scenecut=0:bframes=0", gop=gop) for gop in (COUNT, 4))
+    whole = open_video(data).frames(last)
+    assert (open_video(data, 1.5 * COUNT * size).frames(last) == whole).all()
+    with pytest.raises(TooLarge, match=r"the frames decoded for it have .* megapixels, more than the limit of 0.06144 megapixels"):
+        open_video(data, COUNT // 2 * size).frames(last)
+    assert (open_video(dense, COUNT // 2 * size).frames(last)).shape == whole.shape
+    with pytest.raises(TooLarge, match=rf"^{COUNT} frames of it have {WIDTH}x{HEIGHT} pixels each, more than the limit"):
+        open_video(data, COUNT * size - 1).frames(np.arange(COUNT))

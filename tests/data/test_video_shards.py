@@ -12,11 +12,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tars import pack
+from tars import forget_hashes, pack
 from typer.testing import CliRunner
 
 from jepa_pipeline.cli.shards import shards
-from jepa_pipeline.commands.build_shards import Reencoding, build, prepare, reencoding_from_options
+from jepa_pipeline.commands.build_shards import build, reencoding_from_options
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.commands.index_shards import index
 from jepa_pipeline.commands.shard_stats import stats
@@ -25,6 +25,7 @@ from jepa_pipeline.data.channel_stats import compute_channel_stats
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import MANIFEST, Manifest, Skipped, load_manifest
 from jepa_pipeline.data.media_folder import MediaFile
+from jepa_pipeline.data.prepare import Reencoding, prepare
 from jepa_pipeline.data.sample import MEDIA_EXTENSIONS, DecodeError, VideoMetadata
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.summary import compute_video_stats, format_video_stats, metadata_table
@@ -218,7 +219,7 @@ def test_files_that_are_not_read_are_counted_and_hidden_ones_passed_over(
 
 
 def test_a_video_of_more_bytes_than_are_read_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jepa_pipeline.commands.build_shards.MAX_MEDIA_BYTES", 1000)
+    monkeypatch.setattr("jepa_pipeline.data.prepare.MAX_MEDIA_BYTES", 1000)
     skipped = prepare(folder, None, None, ("key", MediaFile(folder / "walk/deep.er/0.mp4", 0)))
     assert isinstance(skipped, Skipped) and "bytes, but a video has up to 1000: cut it into shorter ones" in skipped.reason
 
@@ -367,6 +368,7 @@ def test_a_sample_that_cannot_be_read_is_one_sentence_of_a_video(built: Path):
     for extension in CODECS:
         values["members"][extension] = [None] * 5
     path.write_text(json.dumps(values))
+    forget_hashes(built)
     with pytest.raises(SampleError, match=r"it has no mp4, mov, m4v, mkv, webm, avi, gif"):
         Shards(built).read(0, 0)
 
@@ -432,6 +434,7 @@ def test_an_index_of_images_from_before_videos_were_read_still_means_the_images(
     del values["kind"]
     (tmp_path / "set" / MANIFEST).write_text(json.dumps(values))
     save_index(load_index(tar).model_copy(update={"videos": None}), tar)
+    forget_hashes(tmp_path / "set")
     assert load_manifest(tmp_path / "set").kind == "images"
     assert Shards(tmp_path / "set").read(0, 0).media == jpeg()
     assert check(tmp_path / "set", workers=1).ok

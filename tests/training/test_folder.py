@@ -124,7 +124,7 @@ def test_leftovers_of_a_killed_run_are_removed(tiny):
 
 
 def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
-    monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("jepa_pipeline.locks.LOCK_TIMEOUT_S", 0.2)
     config = tiny()
     with (
         lock_run_folder(config.folder),
@@ -135,7 +135,7 @@ def test_two_processes_never_train_in_one_folder(tiny, monkeypatch):
 
 
 def test_a_living_owner_is_named_without_waiting(tiny, monkeypatch):
-    monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", float("inf"))
+    monkeypatch.setattr("jepa_pipeline.locks.LOCK_TIMEOUT_S", float("inf"))
     config = tiny()
     with lock_run_folder(config.folder), pytest.raises(UserError, match=rf"stop it \(process {os.getpid()} on "):
         pretrain(config, QUIET)
@@ -143,8 +143,8 @@ def test_a_living_owner_is_named_without_waiting(tiny, monkeypatch):
 
 def test_what_is_left_of_a_killed_run_is_waited_for_with_a_word(tiny, monkeypatch):
     """Data workers hold the lock until they notice that the process is gone."""
-    monkeypatch.setattr("jepa_pipeline.training.run_folder.QUIET_S", 0.0)
-    monkeypatch.setattr("jepa_pipeline.training.run_folder.LOCK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("jepa_pipeline.locks.QUIET_S", 0.0)
+    monkeypatch.setattr("jepa_pipeline.locks.LOCK_TIMEOUT_S", 0.3)
     run, said = tiny().folder, []
     run.mkdir(parents=True)
     with (run / ".lock").open("w") as file:

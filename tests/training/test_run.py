@@ -1,6 +1,7 @@
 """Complete runs: what they write, what does not change their results, and what ends them."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.methods.jepa import JEPA
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card
+from jepa_pipeline.redaction import remember_secrets
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_checkpoint, load_latest
 from jepa_pipeline.training.module import Pretraining
@@ -244,11 +246,17 @@ def test_wandb_that_fails_never_ends_a_run(tiny, monkeypatch):
         assert run(tiny("log.wandb=true"))["step"] == 6
 
 
-def test_wandb_writes_offline(tiny, monkeypatch):
+def test_wandb_writes_offline_and_is_told_no_secret(tiny, monkeypatch):
+    """It records the command line and the configuration."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    config = tiny("log.wandb=true")
+    words = ["jepa", "pretrain", "x.yaml", "data.train=https://me:Planted-Pass@host/x?token=Planted-Token"]
+    monkeypatch.setattr(sys, "argv", words)
+    remember_secrets(words)
+    config = tiny("log.wandb=true", "log.wandb_project=of Planted-Token")
     run(config)
-    assert list(config.folder.glob("wandb/offline-run-*/*.wandb"))
+    assert list(config.folder.glob("wandb/offline-run-*/*.wandb")) and sys.argv == words
+    files = [path for path in config.folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
+    assert not [path for path in files if b"Planted" in path.read_bytes()]
 
 
 def test_compiled_networks_train_the_same(tiny, monkeypatch):

@@ -304,8 +304,9 @@ def test_saying_where_one_is_costs_next_to_nothing(tmp_path):
 
 
 def test_a_beat_travels_as_text():
-    beat = Heartbeat(3, "data", 12, 4.5)
-    assert Heartbeat.decode(beat.encode()) == beat
+    for reading in ("", "data worker 1 (process 7) has been reading sample number 3 of a b.tar for 4 s"):
+        beat = Heartbeat(3, "data", 12, 4.5, reading)
+        assert Heartbeat.decode(beat.encode()) == beat
 
 
 def make_table(size=8, per_node=4, rank=0):
@@ -342,6 +343,24 @@ def test_where_all_stand_at_one_place_the_sentence_says_so():
     assert table.describe_stuck(1801.0) == (
         "no step was completed for 1801 s: ranks 0-1 on node1 are in its start (before its first step) for 1801 s"
     )
+
+
+def test_who_waits_for_data_says_for_which():
+    table = make_table(2)
+    worker = "data worker 1 (process 7) has been reading sample number 3 of a.tar for 1801 s"
+    table.update({0: Heartbeat(1, "step", 13, 1801.0), 1: Heartbeat(1, "data", 12, 1801.0, worker)}, 0.0)
+    assert table.describe_stuck(1801.0) == (
+        f"no step was completed for 1801 s: rank 1 on node1 is waiting for data since step 12 for 1801 s ({worker}); "
+        "rank 0 on node1 is in step 13 for 1801 s"
+    )
+
+
+def test_each_shard_that_is_hashed_counts_as_a_step():
+    table = make_table(1)
+    table.update({0: Heartbeat(1, "hashes", 0, 0.0)}, 0.0)
+    table.update({0: Heartbeat(2, "hashes", 0, 5.0)}, 1700.0)
+    assert table.describe_stuck(1801.0) is None
+    assert "comparing the hashes of the data" in table.describe_stuck(3500.0)
 
 
 def test_many_places_are_not_all_named():
