@@ -18,7 +18,7 @@ LOCK_TIMEOUT_S = 20.0
 QUIET_S = 1.0
 """Seconds of waiting for the lock before the user is told."""
 REQUEUED_LOCK_TIMEOUT_S = 120.0
-"""Seconds to wait in a requeued job: a shared disk keeps the locks of a lost machine for a while."""
+"""Seconds to wait in a requeued job, or after a restart in place: a shared disk keeps the locks of a lost machine for a while."""
 
 
 class LockHolder(NamedTuple):
@@ -72,15 +72,16 @@ def lock_folder(folder: Path, log: Callable[[str], object] = print) -> Iterator[
 
 def acquire_lock(file: IO[str], folder: Path, log: Callable[[str], object]) -> bool:
     """Return whether the lock was acquired, without waiting for a process that lives; also true on a file system without locks."""
-    requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if requeued else LOCK_TIMEOUT_S
+    requeued, restarted = (int(os.environ.get(f"{by}_RESTART_COUNT", "0")) > 0 for by in ("SLURM", "TORCHELASTIC"))
+    start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if requeued or restarted else LOCK_TIMEOUT_S
     reported = False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
         except BlockingIOError:
             waited = time.monotonic() - start
-            if waited > limit or read_holder(file).is_alive_here():
+            # after a restart the holder may be a process of the start before, which is just being ended
+            if waited > limit or (read_holder(file).is_alive_here() and not restarted):
                 return False
             if waited > QUIET_S and not reported:
                 log(f"{folder} is locked by {read_holder(file)}: waiting up to {limit:g} s for what is left of it")

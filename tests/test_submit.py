@@ -153,6 +153,7 @@ def test_the_script_asks_for_all_that_the_site_says():
     (started,) = [line for line in text.splitlines() if line.startswith("srun ")]
     assert (
         "--cpus-per-task=6" in started
+        and "--kill-on-bad-exit=0 --wait=600" in started  # one that is stopped is ended by nothing else
         and "pretrain-%j-rank%t.log" in started
         and "# command: jepa pretrain a.yaml 'x=[1, 2]'" in text
     )

@@ -29,7 +29,8 @@ def check_duration(config: RunConfig) -> list[CheckResult]:
     text = (
         f"the run would take about {format_duration(total_s)} on this machine ({accelerator}): {optim.total_steps:,} steps of "
         f"{format_duration(timed.step_s)}, estimated from {timed.samples:,} samples, of which each took "
-        f"{1e3 * timed.compute_s:,.3g} ms to compute and {1e3 * timed.load_s:,.3g} ms to load"
+        f"{1e3 * timed.compute_s:,.3g} ms to compute and {1e3 * timed.load_s:,.3g} ms to load, in one process; communication "
+        "between several is not counted, so that they take longer"
     )
     if total_s > LONG_DAYS * DAY_S:
         cure = "lower optim.total_samples or the size of the encoder, or use more or faster devices"

@@ -5,7 +5,6 @@ import os
 import platform
 import resource
 import shlex
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from torch.cuda import nccl
 
-from jepa_pipeline.checks.recipe import compare_cores
+from jepa_pipeline.checks.recipe import check_shared_memory, compare_cores
 from jepa_pipeline.checks.result import CheckResult, format_bytes
 from jepa_pipeline.config.data import WINDOW_SHARDS
 from jepa_pipeline.config.run import RunConfig
@@ -22,8 +21,6 @@ from jepa_pipeline.data.worker_pool import available_cores
 
 PACKAGE = "jepa_pipeline"
 SHOWN = ("torch", "lightning", "timm")
-SHARED_MEMORY = Path("/dev/shm")
-MIN_SHARED_MEMORY = 1e9
 MIN_OPEN_FILES, BASE_OPEN_FILES = 1024, 128
 """Files that any run needs, and those that Python and its libraries have open."""
 MAX_GPU_USE = 0.1
@@ -118,31 +115,6 @@ def check_no_gpu(trainer: TrainerConfig | None) -> CheckResult:
 
 def check_cores(config: RunConfig | None, local_ranks: int) -> CheckResult:
     return compare_cores(available_cores(), config, local_ranks)
-
-
-def check_shared_memory(config: RunConfig | None, ranks: int, local_ranks: int) -> CheckResult:
-    """Check the space in /dev/shm for batches on their way from the data workers to training."""
-    if not SHARED_MEMORY.is_dir():
-        return CheckResult("shared memory", "skipped", f"there is no {SHARED_MEMORY} on this system")
-    usage = shutil.disk_usage(SHARED_MEMORY)
-    text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} are free in {SHARED_MEMORY}"
-    cure = f"enlarge {SHARED_MEMORY} (docker run --shm-size=16g)"
-    needed = MIN_SHARED_MEMORY
-    if config is not None:
-        batches = config.data.workers * (config.data.prefetch_batches + 1) * local_ranks
-        needed = batches * estimate_micro_batch_bytes(config, ranks)
-        text += f"; waiting batches take up to about {format_bytes(needed)}"
-        cure += ", or lower data.workers or data.prefetch_batches"
-    if usage.free >= needed:
-        return CheckResult("shared memory", "ok", text)
-    return CheckResult("shared memory", "warn", text, cure)
-
-
-def estimate_micro_batch_bytes(config: RunConfig, ranks: int) -> int:
-    """Return the bytes of a micro-batch's uint8 views; whole images, for crops on the device, take about as many."""
-    encoder, optim = config.method.encoder, config.optim
-    pixels = sum(side * side for side in config.views.sizes(encoder.image_size))
-    return 3 * encoder.frames * pixels * optim.batch_size_global // (optim.accumulate_steps * ranks)
 
 
 def check_open_files(config: RunConfig | None) -> CheckResult:

@@ -4,6 +4,7 @@ Only a run that is initialized from another one waits for torch.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,11 @@ MIN_BATCHES_PER_WINDOW = 2
 MANY_EPOCHS = 2000
 """Passes over the data that no published recipe comes near: the longest take 1,000."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+SHARED_MEMORY = Path("/dev/shm")
+MIN_SHARED_MEMORY = 1e9
+"""Free bytes below which a machine is worth a warning, whatever runs on it."""
+TRAINING_HOLDS = 2
+"""Batches that training holds: this step's, and the next one's, which Lightning fetches ahead."""
 FLOAT_COPY = 5
 """Bytes per value of a batch on CPUs: one of the decoded views, four of the normalized ones."""
 
@@ -129,6 +135,46 @@ def check_memory(config: RunConfig, node: Node) -> list[CheckResult]:
         f"the pixels of {pluralize(samples, 'sample')} take {format_bytes(needed)}, but {node.name} has {format_bytes(node.memory)}"
     )
     return [CheckResult("memory", "fail", text, "lower optim.batch_size_global, or raise optim.accumulate_steps")]
+
+
+def check_shared_memory(config: RunConfig | None, ranks: int, local_ranks: int) -> CheckResult:
+    """Check the space in /dev/shm for batches on their way from the data workers to training.
+
+    Args:
+        config: the run; None: no run.
+        ranks: processes of the run.
+        local_ranks: those on this machine.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return CheckResult("shared memory", "skipped", f"there is no {SHARED_MEMORY} on this system")
+    usage = shutil.disk_usage(SHARED_MEMORY)
+    text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} are free in {SHARED_MEMORY}"
+    cure = f"enlarge {SHARED_MEMORY} (docker run --shm-size=16g)"
+    if config is None:
+        enough = usage.free >= MIN_SHARED_MEMORY
+        return CheckResult("shared memory", "ok", text) if enough else CheckResult("shared memory", "warn", text, cure)
+    needed = local_ranks * count_shared_batches(config) * estimate_micro_batch_bytes(config, ranks)
+    text += f"; waiting batches take up to about {format_bytes(needed)}"
+    if usage.free >= needed:
+        return CheckResult("shared memory", "ok", text)
+    return CheckResult("shared memory", "fail", text, f"{cure}, or lower data.workers or data.prefetch_batches")
+
+
+def count_shared_batches(config: RunConfig) -> int:
+    """Return how many micro-batches of a process may be in shared memory at the same time.
+
+    On CPUs all that are loaded ahead, besides the next two of training; for a GPU each is copied to pinned memory as it comes.
+    """
+    workers, has_gpu = config.data.workers, this_machine(config, 1).has_gpu
+    ahead = workers if has_gpu else workers * config.data.prefetch_batches
+    return ahead + TRAINING_HOLDS if workers else 0
+
+
+def estimate_micro_batch_bytes(config: RunConfig, ranks: int) -> int:
+    """Return the bytes of a micro-batch's uint8 views; whole images, for crops on the device, take about as many."""
+    encoder, optim = config.method.encoder, config.optim
+    pixels = sum(side * side for side in config.views.sizes(encoder.image_size))
+    return 3 * encoder.frames * pixels * optim.batch_size_global // (optim.accumulate_steps * ranks)
 
 
 def memory_limit() -> int:

@@ -22,6 +22,8 @@ from jepa_pipeline.version import PACKAGE
 
 RESTARTS_AFTER_TIMEOUT = 3
 """Times that submitit restarts a command that does not resume from a checkpoint after its time limit."""
+OUTLIVE_S = 600
+"""Seconds after the end of the first process of a run after which srun kills the others: more than a watchdog takes."""
 
 
 class JobSpec(NamedTuple):
@@ -191,6 +193,8 @@ def srun_python(specs: Sequence[JobSpec], site: SiteConfig, folder: Path) -> str
         "--open-mode=append",
         # the other ranks agree on a checkpoint, or notice the missing one, by themselves
         "--kill-on-bad-exit=0",
+        # but a stopped one ends by nothing else
+        f"--wait={OUTLIVE_S}",
         # srun does not inherit it from sbatch since Slurm 22.05
         f"--cpus-per-task={site.cpus_per_task}",
         # not --unbuffered, which attaches a terminal and fills the log with progress bars; Python gets -u instead

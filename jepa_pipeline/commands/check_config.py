@@ -1,6 +1,13 @@
 """`jepa config check`: what is wrong with a recipe, and what would keep it from running here."""
 
-from jepa_pipeline.checks.recipe import check_manifests, check_memory, check_recipe, compare_cores, this_machine
+from jepa_pipeline.checks.recipe import (
+    check_manifests,
+    check_memory,
+    check_recipe,
+    check_shared_memory,
+    compare_cores,
+    this_machine,
+)
 from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.worker_pool import available_cores
@@ -21,7 +28,10 @@ def check_config(config: RunConfig, timed: bool = False) -> None:
         *check_memory(config, this_machine(config, local_ranks)),
         *check_manifests(config, may_be_missing=True),
     ]
-    require([*results, compare_cores(available_cores(), config, local_ranks)])
+    shared_memory = check_shared_memory(config, config.trainer.processes, local_ranks)
+    if shared_memory.level == "fail":
+        shared_memory = shared_memory._replace(level="warn")  # like the cores, it may be that of another machine
+    require([*results, compare_cores(available_cores(), config, local_ranks), shared_memory])
     if timed:
         from jepa_pipeline.checks.duration import check_duration  # imports torch, which takes seconds
 

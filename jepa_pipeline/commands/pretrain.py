@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jepa_pipeline.checks.recipe import check_memory, check_packages, this_machine
+from jepa_pipeline.checks.recipe import check_memory, check_packages, check_shared_memory, this_machine
 from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.errors import Interrupted, UserError, disk_error, first_line, is_disk_error, is_out_of_memory
 from jepa_pipeline.config.run import RunConfig
@@ -56,6 +56,7 @@ from jepa_pipeline.training.processes import (
     watch_processes,
 )
 from jepa_pipeline.training.requeue import requeue_after_stop
+from jepa_pipeline.training.restarts import report_restart
 from jepa_pipeline.training.run_folder import check_same_run, lock_run_folder, write_run_files
 from jepa_pipeline.training.setup import (
     build_card,
@@ -66,7 +67,7 @@ from jepa_pipeline.training.setup import (
     describe_start,
     hash_data,
 )
-from jepa_pipeline.training.signals import StopRequested, StopSignals
+from jepa_pipeline.training.signals import InterruptedAlone, StopRequested, StopSignals
 from jepa_pipeline.training.skipped_samples import SkippedSamples, describe_restart
 from jepa_pipeline.training.trainer import build_trainer
 from jepa_pipeline.training.watchdog import Watchdog
@@ -91,20 +92,20 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             config.check_processes(info.world_size)
         except ValueError as error:
             raise UserError(str(error)) from None
-        require([*check_packages(config), *check_memory(config, this_machine(config, info.local_world_size))])
+        memory = check_memory(config, this_machine(config, info.local_world_size))
+        require([*check_packages(config), *memory, check_shared_memory(config, info.world_size, info.local_world_size)])
     accelerator = choose_accelerator(config.trainer.accelerator)
-    if info.launcher is None and info.world_size > 1:
+    if info.launcher is None and (info.world_size > 1 or config.trainer.restarts):
         hash_data(config.data.train, config.method)  # so that an error is printed once, before processes are started
         if code := launch_processes(config, info):
             raise SystemExit(code)
         return config.folder
     sharded = config.trainer.strategy in SHARDED  # which needs a process group even for a single process
-    stuck_s = config.trainer.stuck_s
     with lasting_streams():
         console = console or Console(quiet=info.rank > 0)
         with (
-            process_group(info, accelerator, sharded, stuck_s) as processes,
-            watch_processes(processes, config.folder, stuck_s) as watchdog,
+            process_group(info, accelerator, sharded, config.trainer.stuck_s) as processes,
+            watch_processes(processes, config) as watchdog,
         ):
             train(config, processes, watchdog, accelerator, console)
         if info.rank == 0:
@@ -134,7 +135,8 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
             log(finished)
             return
-        stop = stack.enter_context(StopSignals(partial(describe_restart, config.folder / "checkpoints")))
+        restart = partial(describe_restart, config.folder / "checkpoints")
+        stop = stack.enter_context(StopSignals(restart, watchdog.report_error))
         stack.enter_context(stop.end_before_first_step())
         with raise_on_all_ranks():
             torch.manual_seed(config.seed)
@@ -143,6 +145,8 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
             parallelize(method, config.trainer, accelerator, processes.info.local_world_size)
         module = Pretraining(method, config.optim, config.views, config.seed)
         optimizer_state = resume(config, module, log)
+        if is_first:
+            report_restart(config.folder, module.step, log)
         run_on_rank_zero(lambda: write_run_files(config, data_hash))
         card = build_card(config, method, data_hash)
         restore_encoder(run, module, card, log)
@@ -154,6 +158,8 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         checkpoints = CheckpointCallback(checkpoint_writer, card, run_info, optimizer_state, stop, watchdog)
         try:
             fit(config, module, checkpoints, processes.info, accelerator, console)
+        except InterruptedAlone:
+            raise
         except Interrupted:
             if is_first and stop.received is not None:
                 requeue_after_stop(config.folder, stop.received.name, checkpoints.resume_step(module), log)

@@ -1,15 +1,19 @@
 """A DataLoader whose worker processes end with the run, and never change what it yields."""
 
 import multiprocessing
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.context import ForkContext, ForkProcess
+from multiprocessing.queues import Queue
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
@@ -19,6 +23,9 @@ from jepa_pipeline.data.reading import Current, Reading, name_slow
 from jepa_pipeline.data.sampler import DistributedBatchSampler
 from jepa_pipeline.data.summary import print_lines
 from jepa_pipeline.data.worker_pool import die_with_parent
+
+SHARED_MEMORY = Path("/dev/shm")
+"""The file system in which workers put the tensors of batches."""
 
 
 def build_loader(
@@ -125,7 +132,40 @@ class Worker(ForkProcess):
         self._popen.terminate = self._popen.kill  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class BatchQueue(Queue):
+    """A queue from a worker to training. A batch that cannot be sent becomes an error there, so that nobody waits for it for ever.
+
+    multiprocessing prints a traceback in the worker and drops the batch.
+    """
+
+    # the hook is private, but made to be overridden, as concurrent.futures does
+    def _on_queue_feeder_error(self, e: Exception, obj: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not isinstance(obj, tuple) or isinstance(obj[1], ExceptionWrapper):  # sending failed, and so would sending an error
+            super()._on_queue_feeder_error(e, obj)  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        error = unsendable(e)
+        self.put((obj[0], ExceptionWrapper((type(error), error, e.__traceback__), "in a data worker")))
+
+
+def unsendable(error: Exception) -> Exception:
+    """Return a sentence for a batch that could not be shared with the training process, if the reason is known."""
+    text, fewer = str(error), "use fewer workers or prefetched batches (data.workers, data.prefetch_batches)"
+    if "No space left" in text or "Cannot allocate memory" in text:  # torch has no exception of its own for this
+        usage = shutil.disk_usage(SHARED_MEMORY)
+        return UserError(
+            f"{SHARED_MEMORY} is too small for the batches of the data workers ({usage.free / 1e6:,.3g} MB of "
+            f"{usage.total / 1e6:,.3g} MB are free): enlarge it (docker run --shm-size=16g), or {fewer}"
+        )
+    if "Too many open files" in text:
+        return UserError(f"a data worker may open no more files, of which each batch takes some: raise `ulimit -n`, or {fewer}")
+    return error
+
+
 class WorkerContext(ForkContext):
     """A multiprocessing context that starts such workers; for fork only, where init_forked_worker ignores SIGTERM."""
 
     Process = Worker
+
+    def Queue(self, maxsize: int = 0) -> BatchQueue:
+        """Return the queue of a worker's batches, and of the numbers that it is sent."""
+        return BatchQueue(maxsize, ctx=self)

@@ -139,4 +139,6 @@ def describe_start(config: RunConfig, module: Pretraining, processes: Rendezvous
             f"\nwarning: with optim.accumulate_steps {optim.accumulate_steps}, {config.method.name} and batch norm compare "
             f"{micro_batch} images instead of {optim.batch_size_global}, which is another loss"
         )
+    if config.trainer.restarts and processes.info.launcher == "Slurm":
+        text += "\nwarning: trainer.restarts has no effect under srun, which restarts no process: a job that loses one is requeued"
     return text

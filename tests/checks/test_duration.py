@@ -55,7 +55,8 @@ def test_a_run_of_weeks_is_a_warning_with_the_estimate(tiny, monkeypatch, capsys
     assert "warning: the run would take about 6 weeks" in capsys.readouterr().err
     monkeypatch.setattr(duration, "time_step", lambda *_: StepTime(16, 0.3, 0.01, 60.0))
     check_config(tiny(), timed=True)
-    assert "the run would take about 6 minutes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the run would take about 6 minutes" in said and "communication between several is not counted" in said
 
 
 def test_data_that_cannot_be_read_cannot_be_timed(tiny):

@@ -7,9 +7,11 @@ from collections import namedtuple
 import pytest
 import torch
 
-from jepa_pipeline.checks import machine
+from jepa_pipeline.checks import machine, recipe
 from jepa_pipeline.checks.machine import check_machine
 from jepa_pipeline.checks.result import CheckResult, format_bytes, from_error, merge_ranks
+from jepa_pipeline.commands.check_config import check_config
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
@@ -87,15 +89,23 @@ def test_too_few_cores_are_a_warning(tiny, monkeypatch):
     assert "data.workers=3" in result.cure and "--cpus-per-task=16" in result.cure
 
 
-def test_little_shared_memory_is_a_warning(tiny, monkeypatch):
-    monkeypatch.setattr(machine.Path, "is_dir", lambda _: True)
+def test_too_little_shared_memory_is_said_before_a_run_begins(tiny, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
     assert run()["shared memory"].level == "warn" and "67.1 MB" in run()["shared memory"].text
     assert run(tiny("data.workers=2"))["shared memory"].level == "ok"
     config = tiny("data.workers=2", "optim.batch_size_global=80000", "optim.total_samples=160000")
     result = run(config)["shared memory"]
-    assert result.level == "warn" and "614 MB" in result.text and "--shm-size" in result.cure  # 2 x 5 x 80000 x 3 x 16 x 16
+    # two workers load four batches ahead each, and training holds two: 10 x 80000 x 3 x 16 x 16
+    assert result.level == "fail" and "614 MB" in result.text and "--shm-size" in result.cure
     assert "307 MB" in run(config, ranks=4, local_ranks=2)["shared memory"].text
+    with pytest.raises(
+        UserError, match=r"67.1 MB of 67.1 MB are free in /dev/shm; waiting batches take up to about 614 MB: enlarge"
+    ):
+        pretrain(config)
+    check_config(config)
+    assert "warning: 67.1 MB of 67.1 MB are free in /dev/shm" in capsys.readouterr().err
+    monkeypatch.setattr(recipe, "this_machine", lambda *_: recipe.Node("here", 1, 1, 1e12, has_gpu=True))
+    assert "246 MB" in run(config)["shared memory"].text  # a GPU's batches are copied as they come: 2 + 2 of them
 
 
 def test_few_open_files_are_a_warning(tiny, monkeypatch):

@@ -10,14 +10,17 @@ import pytest
 import torch
 from PIL import Image
 from streams import load_stream
+from torch.utils.data import Dataset
 
 from jepa_pipeline.batch import Batch, Masks
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.dataset import EvalImages, TrainDataset
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.sampler import ShardSampler
 from jepa_pipeline.data.shards import SampleError, Shards
+from jepa_pipeline.data.workers import build_loader
 from jepa_pipeline.data.writer import Record, compute_channel_stats, png_record, write_shards
 from jepa_pipeline.probes.eval_loader import EvalLoader
 
@@ -191,11 +194,42 @@ def test_workers_outlive_signals_that_are_not_the_parents(folder: Path, name: st
 
 
 def test_a_users_mistake_in_a_worker_stays_one_sentence():
-    from jepa_pipeline.config.errors import UserError
-
     printed = 'Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File "x"\njepa_pipeline.config.errors.UserError: a.tar is gone: copy it again\n'
     assert str(UserError(printed)) == "a.tar is gone: copy it again"
     assert str(UserError("a: UserError: b")) == "a: UserError: b"
+
+
+class Unsendable(Dataset):
+    """Batches that cannot be pickled: the error is what torch raises where a tensor finds no room."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __getitems__(self, samples: list[int]):
+        return self
+
+    def __reduce__(self):
+        raise RuntimeError(self.text)
+
+
+FULL = "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"
+FILES = "unable to open shared memory object </torch_1_2> in read-write mode: Too many open files (24)"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        (FULL, UserError, r"^/dev/shm is too small for the batches of the data workers \(.* of .* MB are free\): enlarge it"),
+        (FILES, UserError, r"^a data worker may open no more files, of which each batch takes some: raise `ulimit -n`"),
+        ("something else", RuntimeError, "something else"),
+    ],
+)
+def test_a_batch_that_cannot_be_sent_is_an_error_and_no_wait(capfd, text: str, kind: type[Exception], said: str):
+    """multiprocessing would print a traceback in the worker, drop the batch, and leave training waiting for it."""
+    with pytest.raises(kind, match=said) as raised:
+        list(build_loader(Unsendable(text), [[0]], workers=1))
+    assert kind is not UserError or "\n" not in str(raised.value)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("world", [2, 4])

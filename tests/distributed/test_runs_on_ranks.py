@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import time
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from jepa_pipeline.training.checkpoint import load_info, load_latest
 from jepa_pipeline.training.checkpoint_callback import CheckpointCallback
 from jepa_pipeline.training.hashes import HASHES, flatten
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.requeue import read_job_ends
+from jepa_pipeline.training.restarts import COUNT, LIMIT
 
 SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
 """Under AdamW the last bits of a gradient near zero decide the whole of a step."""
@@ -126,7 +130,7 @@ def test_a_sharded_run_goes_on_anywhere(configure, on_processes):
 @pytest.mark.parametrize(
     ("method", "strategy"), [("ijepa", "ddp"), ("ijepa", "fsdp2"), pytest.param("hjepa", "fsdp2", marks=pytest.mark.slow)]
 )
-def test_killed_and_continued_it_is_the_run_left_alone(method, strategy, configure, on_processes):
+def test_killed_and_continued_it_is_the_run_left_alone(method, strategy, configure, on_processes, monkeypatch):
     """Bit for bit, in all that is saved and logged."""
 
     def make(name):
@@ -148,13 +152,37 @@ def test_killed_and_continued_it_is_the_run_left_alone(method, strategy, configu
     straight, killed = make("straight"), make("killed")
     assert on_processes(straight, 2) == [0, 0]
     assert on_processes(killed, 2, kill_after_five) == [9, 9]
+    monkeypatch.setenv(COUNT, "1")  # as torchrun and our own launcher start them again
+    monkeypatch.setenv(LIMIT, "1")
     assert on_processes(killed, 2) == [0, 0]
+    assert [(end.in_place, end.saved) for end in read_job_ends(killed.folder)] == [(1, 4)]
     expected = read_json_lines(straight.folder / HASHES)
     assert len(expected) == 8 and read_json_lines(killed.folder / HASHES) == expected
     assert len({load_info(run.folder / "checkpoints/last").sha256 for run in (straight, killed)}) == 1
     timings = {"seconds", "samples_per_s", "data_wait_share"}
     for one, other in zip(*(read_json_lines(run.folder / "metrics.jsonl") for run in (straight, killed)), strict=True):
         assert {**one, **dict.fromkeys(timings, 0)} == {**other, **dict.fromkeys(timings, 0)}
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_ctrl_c_in_the_first_step_ends_all_processes_at_once(configure, run_ranks, capfd, slow):
+    """One of them computes for long, and the other waits for it in a collective, where no signal handler has its turn."""
+    config = configure("ijepa")
+
+    def work(rank):
+        def training_step(self, *arguments):
+            if rank == slow:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1000)
+            return original(self, *arguments)
+
+        original, Pretraining.training_step = Pretraining.training_step, training_step
+        pretrain(config)
+
+    assert run_ranks(work, 2) == [75, 75]
+    said = capfd.readouterr().err
+    assert said.count("SIGINT: stopped cleanly before the first step; run the same command to resume") == 1, said
+    assert not (config.folder / "checkpoints").exists()
 
 
 def test_the_target_is_dealt_out_like_the_encoder(configure, on_processes):

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import socket
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.training.checkpoint import latest_info
+from jepa_pipeline.training.restarts import COUNT
 from jepa_pipeline.training.run_folder import compare, lock_run_folder
 
 QUIET = Console(quiet=True)
@@ -153,6 +156,19 @@ def test_what_is_left_of_a_killed_run_is_waited_for_with_a_word(tiny, monkeypatc
     assert said == [f"{run} is locked by process {2**22 + 1} on {socket.gethostname()}: waiting up to 0.3 s for what is left of it"]
     with lock_run_folder(run, pytest.fail):
         assert (run / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}\n"
+
+
+def test_after_a_restart_in_place_the_process_before_is_waited_for(tiny, monkeypatch):
+    """torchrun may start rank 0 on one machine while it ends the former one on another, or beside it."""
+    monkeypatch.setenv(COUNT, "1")
+    run, said = tiny().folder, []
+    with ExitStack() as before:
+        before.enter_context(lock_run_folder(run))
+        (run / "config.yaml").touch()
+        Timer(1.2, before.pop_all().close).start()
+        with lock_run_folder(run, said.append):
+            pass
+    assert len(said) == 1 and "waiting up to 120 s" in said[0]
 
 
 def edit_about(config, **values):

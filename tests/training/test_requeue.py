@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.trainer import TrainerConfig
+from jepa_pipeline.training.processes import read_rank_info
 from jepa_pipeline.training.requeue import REQUEUES, read_job_ends, requeue_after_failure, requeue_after_stop
+from jepa_pipeline.training.restarts import COUNT, LIMIT, REASON, report_restart
 
 JOB = (
     "JobId=77 JobName=a JobState={state} Reason={reason} Dependency=(null) Requeue={may} Restarts={restarts} BatchFlag={batch} "
@@ -166,3 +170,68 @@ def test_a_broken_line_hides_no_other_and_is_kept(stop, tmp_path, capsys):
     assert [end.step for end in read_job_ends(tmp_path)] == [5, 9]
     assert (tmp_path / f"{REQUEUES}.damaged").read_bytes() == b"{broken\n" + before
     assert "1 of 2 lines cannot be read and are passed over; the file as it was is kept as" in capsys.readouterr().err
+
+
+@pytest.fixture
+def restarted(tmp_path, monkeypatch):
+    """Report a restart in place that the launcher announces by these variables; what was said."""
+
+    def report(saved, **variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        said = []
+        report_restart(tmp_path, saved, said.append)
+        return said
+
+    return report
+
+
+def test_a_restart_in_place_is_a_line_with_its_number_reason_and_steps(restarted, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 160}\n{"step": 170}\n')
+    ours = {COUNT: "1", LIMIT: "2", REASON: "rank 1 was killed by SIGKILL"}
+    assert restarted(150, **ours) == ["restart 1 of 2 (rank 1 was killed by SIGKILL): the run resumes after step 150"]
+    assert restarted(0, **ours | {COUNT: "2", REASON: ""}) == [
+        "restart 2 of 2 (torchrun started the processes again): the run starts over, since there is no checkpoint yet"
+    ]
+    ends = [(end.in_place, end.reason, end.step, end.saved, end.requeued, end.job) for end in read_job_ends(tmp_path)]
+    assert ends == [
+        (1, "rank 1 was killed by SIGKILL", 170, 150, False, ""),
+        (2, "torchrun started the processes again", 170, 0, False, ""),
+    ]
+
+
+def test_the_first_start_is_no_restart(restarted, tmp_path):
+    assert restarted(5) == restarted(5, **{COUNT: "0", LIMIT: "3"}) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_restarts_in_place_are_no_ends_of_a_job_without_progress(stop, restarted, tmp_path):
+    assert stop(step=100)[0]
+    for count in "123":
+        restarted(100, **{COUNT: count, LIMIT: "3"})
+    assert stop(step=100)[0], "a second end at the same step is the first without progress"
+    assert not stop(step=100)[0]
+    assert [end.in_place for end in read_job_ends(tmp_path)] == [0, 1, 2, 3, 0, 0]
+
+
+def test_lines_of_an_earlier_version_are_read(stop, tmp_path):
+    assert stop(step=100)[0]
+    path = tmp_path / REQUEUES
+    line = json.loads(path.read_text())
+    del line["in_place"]
+    path.write_text(json.dumps(line) + "\n")
+    assert [end.in_place for end in read_job_ends(tmp_path)] == [0]
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(("wanted", "given", "fits"), [(None, "3", True), (3, "3", True), (2, None, False), (0, "3", False)])
+def test_torchrun_restarts_as_often_as_the_recipe_says(wanted, given, fits):
+    environment = TORCHRUN | ({} if given is None else {LIMIT: given})
+    config = TrainerConfig(restarts=wanted)
+    if fits:
+        assert read_rank_info(config, environment).launcher == "torchrun"
+        return
+    with pytest.raises(UserError, match=rf"torchrun restarts up to {given or 0} times: start it with --max-restarts={wanted}, or"):
+        read_rank_info(config, environment)
