@@ -48,6 +48,7 @@ from jepa_pipeline.training.processes import (
     watch_processes,
 )
 from jepa_pipeline.training.requeue import requeue_after_stop
+from jepa_pipeline.training.restarts import report_restart
 from jepa_pipeline.training.run_folder import check_same_run, lock_run_folder, write_run_files
 from jepa_pipeline.training.setup import (
     build_card,
@@ -57,7 +58,7 @@ from jepa_pipeline.training.setup import (
     describe_start,
     hash_data,
 )
-from jepa_pipeline.training.signals import StopRequested, StopSignals
+from jepa_pipeline.training.signals import InterruptedAlone, StopRequested, StopSignals
 from jepa_pipeline.training.skipped_samples import SkippedSamples, describe_restart
 from jepa_pipeline.training.trainer import build_trainer
 from jepa_pipeline.training.watchdog import Watchdog
@@ -84,17 +85,16 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             raise UserError(str(error)) from None
         require([*check_packages(config), *check_memory(config, this_machine(config, info.local_world_size))])
     accelerator = choose_accelerator(config.trainer.accelerator)
-    if info.launcher is None and info.world_size > 1:
+    if info.launcher is None and (info.world_size > 1 or config.trainer.restarts):
         hash_data(config.data.train, config.method)  # so that an error is printed once, before processes are started
         if code := launch_processes(config, info):
             raise SystemExit(code)
         return config.folder
     console = console or Console(quiet=info.rank > 0)
     sharded = config.trainer.strategy in SHARDED  # which needs a process group even for a single process
-    stuck_s = config.trainer.stuck_s
     with (
-        process_group(info, accelerator, sharded, stuck_s) as processes,
-        watch_processes(processes, config.folder, stuck_s) as watchdog,
+        process_group(info, accelerator, sharded, config.trainer.stuck_s) as processes,
+        watch_processes(processes, config) as watchdog,
     ):
         train(config, processes, watchdog, accelerator, console)
     if info.rank == 0:
@@ -119,7 +119,8 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
             run_on_rank_zero(lambda: write_run_files(config, data_hash))
             log(f"{config.folder} is already finished at step {config.optim.total_steps}; nothing to do")
             return
-        stop = stack.enter_context(StopSignals(partial(describe_restart, config.folder / "checkpoints")))
+        restart = partial(describe_restart, config.folder / "checkpoints")
+        stop = stack.enter_context(StopSignals(restart, watchdog.report_error))
         stack.enter_context(stop.end_before_first_step())
         with raise_on_all_ranks():
             torch.manual_seed(config.seed)
@@ -128,6 +129,8 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
             parallelize(method, config.trainer, accelerator, processes.info.local_world_size)
         module = Pretraining(method, config.optim, config.views, config.seed)
         optimizer_state = resume(config, module, log)
+        if is_first:
+            report_restart(config.folder, module.step, log)
         run_on_rank_zero(lambda: write_run_files(config, data_hash))
         log(describe_start(config, module, processes, accelerator))
         checkpoint_writer = AsyncCheckpointWriter(config.folder / "checkpoints", config.checkpoint, log)
@@ -135,6 +138,8 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         checkpoints = CheckpointCallback(checkpoint_writer, card, run_info, optimizer_state, stop, watchdog)
         try:
             fit(config, module, checkpoints, processes.info, accelerator, console)
+        except InterruptedAlone:
+            raise
         except Interrupted:
             if is_first and stop.received is not None:
                 requeue_after_stop(config.folder, stop.received.name, checkpoints.resume_step(module), log)

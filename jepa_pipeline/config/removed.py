@@ -22,7 +22,6 @@ REMOVED_KEYS: dict[str, tuple[object, str]] = {
     r"checkpoint\.leave_within_s": (120, "a run that does not stop within 120 s of a stop signal is ended: remove it"),
     r"health\.vectors": (2048, "health is always measured on 2048 vectors: remove it"),
     r"health\.vectors_per_step": (64, "64 vectors are always taken per step: remove it"),
-    r"trainer\.silent_s": (60, "a process is always taken for dead after 60 s without a heartbeat: remove it"),
     r"optim\.trust_coefficient": (0.001, "LARS always uses 0.001, as published: remove it"),
     r"views\.largest_side": (640, "images are always shrunk to 640 pixels before the device crops them: remove it"),
     r"method\.(levels\.\d+\.task\.)?masks\.\d+\.edges": (

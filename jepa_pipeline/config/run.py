@@ -29,6 +29,8 @@ RESULT_NEUTRAL_KEYS = (
     "trainer.strategy",
     "trainer.checkpoint_activations",
     "trainer.stuck_s",
+    "trainer.silent_s",
+    "trainer.restarts",
     "log.",
     "health.every_steps",
     "checkpoint.",

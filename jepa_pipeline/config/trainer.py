@@ -47,6 +47,18 @@ class TrainerConfig(Section):
         description="Seconds without a step, on any process, after which the run ends and reports where each process is; "
         "null: never.",
     )
+    silent_s: float = Field(
+        default=60.0,
+        ge=1,
+        description="Seconds without a sign of life after which a process of several is taken for dead, and the run ends.",
+    )
+    restarts: int | None = Field(
+        default=None,
+        ge=0,
+        description="Times that all processes are started again in place, from the last checkpoint, when one has died, hung or "
+        "failed by itself; not after a stop signal or a mistake in the recipe or the data. Null: as many as torchrun's "
+        "--max-restarts, else 0.",
+    )
 
     @property
     def processes(self) -> int:

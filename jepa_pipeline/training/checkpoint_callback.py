@@ -181,12 +181,12 @@ class CheckpointCallback(StepCallback):
             self.stop.between_steps = False
             self.save(module, wait=True)
         self.stop.between_steps = self.stop.before_first_step = False
-        return self.interrupted(module, int(self.stop.received or 0))
+        return self.interrupted(module, int(self.stop.received or 0), alone=True)
 
-    def interrupted(self, module: Pretraining, requested: int) -> Interrupted:
+    def interrupted(self, module: Pretraining, requested: int, alone: bool = False) -> Interrupted:
         """Return the exception that ends a stopped run, with the signal that one of the processes received."""
         self.stop.received = signal.Signals(requested) if requested else None
-        return interruption(self.stop.received, self.resume_step(module))
+        return interruption(self.stop.received, self.resume_step(module), alone)
 
     def resume_step(self, module: Pretraining) -> int:
         """Return the step from which a run that ends now resumes."""

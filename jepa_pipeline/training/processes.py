@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,14 +23,15 @@ from jepa_pipeline.distributed import (
     init_process_group,
     is_connection_error,
 )
+from jepa_pipeline.training.meeting import RENDEZVOUS_S, agree_on_start, check_devices
 from jepa_pipeline.training.requeue import requeue_after_failure
-from jepa_pipeline.training.watchdog import SILENT_S, Watchdog
+from jepa_pipeline.training.restarts import read_restarts
+from jepa_pipeline.training.signals import InterruptedAlone, write_stderr
+from jepa_pipeline.training.watchdog import ABORTED, Watchdog
 from jepa_pipeline.version import PACKAGE, __version__
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-RENDEZVOUS_S = 600.0
-"""Seconds that processes wait for each other at the start."""
 NEVER_S = 30 * 24 * 3600.0
 
 
@@ -87,6 +87,12 @@ def read_rank_info(config: TrainerConfig, environment: Mapping[str, str] | None 
                 f"trainer.{name} is {wanted}, but {info.launcher} started {started} {what}: make them equal, or "
                 f"remove trainer.{name}"
             )
+    limit = read_restarts(environment).limit
+    if info.launcher == "torchrun" and config.restarts not in (None, limit):
+        raise UserError(
+            f"trainer.restarts is {config.restarts}, but torchrun restarts up to {limit} times: start it with "
+            f"--max-restarts={config.restarts}, or remove trainer.restarts"
+        )
     return info
 
 
@@ -146,10 +152,11 @@ def process_group(info: RankInfo, device: str, always: bool = False, stuck_s: fl
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(info.rank), "WORLD_SIZE": str(info.world_size)}
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=RENDEZVOUS_S))))
+        name = agree_on_start(store, rank, size)
         with report_on_rank_zero():
-            check_devices(store, rank, size, device)
+            hosts = check_devices(PrefixStore(name, store), rank, size, device)
         timeout_s = NEVER_S if stuck_s is None else max(RENDEZVOUS_S, 2 * stuck_s)
-        init_process_group(PrefixStore("ranks", store), rank, size, device, timeout_s)
+        init_process_group(PrefixStore(f"{name}/ranks", store), rank, size, device, timeout_s)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"process {info.rank} of {info.world_size} could not meet the others at {address}:{port} "
@@ -158,8 +165,7 @@ def process_group(info: RankInfo, device: str, always: bool = False, stuck_s: fl
     try:
         # A client of its own, since a call that waits blocks all others of its client.
         client = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=RENDEZVOUS_S))
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store keeps the keys of earlier starts
-        yield Rendezvous(info, all_gather_object(socket.gethostname()), PrefixStore(f"watch{restart}", client))
+        yield Rendezvous(info, hosts, PrefixStore(f"{name}/watch", client))
     except BaseException:
         if info.world_size == 1:
             destroy_process_group()
@@ -182,21 +188,6 @@ def set_cuda_device(info: RankInfo) -> None:
             "for each device"
         )
     torch.cuda.set_device(info.local_rank % available)
-
-
-def check_devices(store: Store, rank: int, size: int, device: str) -> None:
-    """Check that all processes compute on the same kind of device; otherwise init_process_group would wait until its timeout.
-
-    Raises:
-        UserError: some have no GPU.
-    """
-    keys = [f"device{other}" for other in range(size)]
-    store.set(keys[rank], f"{device} on {socket.gethostname()}")
-    store.wait(keys, timedelta(seconds=RENDEZVOUS_S))
-    devices = [text.decode() for text in store.multi_get(keys)]
-    without = [f"rank {other} on {text.removeprefix('cpu on ')}" for other, text in enumerate(devices) if text.startswith("cpu")]
-    if 0 < len(without) < size:
-        raise UserError(f"torch finds no CUDA device for {', '.join(without)}: fix or exclude the machine")
 
 
 def free_port() -> int:
@@ -245,34 +236,36 @@ def code_hash() -> str:
 
 
 @contextmanager
-def watch_processes(processes: Rendezvous, folder: Path, stuck_s: float | None) -> Iterator[Watchdog]:
+def watch_processes(processes: Rendezvous, config: RunConfig) -> Iterator[Watchdog]:
     """End this process when another one fails, is gone or is stuck, and end the others when this one fails.
 
     An error that all processes raise is printed by one of them.
-
-    Args:
-        processes: the processes of the run.
-        folder: the run folder.
-        stuck_s: seconds without a step after which the run is stuck; None: never.
     """
-    rank = processes.info.rank
+    rank, folder, stuck_s = processes.info.rank, config.folder, config.trainer.stuck_s
+    restarts_left = read_restarts().left > 0
 
     def requeue(reason: str) -> None:
-        requeue_after_failure(folder, reason, watchdog.stage[1], print)
+        if not restarts_left:  # else the launcher starts the processes again
+            requeue_after_failure(folder, reason, watchdog.stage[1], print)
 
-    with Watchdog(processes.store, rank, processes.hosts, folder, SILENT_S, stuck_s, requeue) as watchdog:
+    with Watchdog(processes.store, rank, processes.hosts, folder, config.trainer.silent_s, stuck_s, requeue) as watchdog:
         try:
             yield watchdog
             watchdog.set_stage("end", watchdog.stage[1])
         except Interrupted as error:
-            if rank > 0:  # all are interrupted at the same step, and one prints it
+            alone = isinstance(error, InterruptedAlone)
+            # else all are interrupted at the same step, and one prints it
+            if not (watchdog.report_error(str(error), error.exit_code) if alone else rank == 0):
                 raise SystemExit(error.exit_code) from None
             raise
         except Exception as error:
             if processes.info.world_size == 1:
                 raise
             if is_connection_error(error):
-                watchdog.wait_for_verdict()
+                watchdog.wait_for_verdict(restarts_left)
+                if restarts_left:  # the launcher knows who died, and waits for this process to start all again
+                    write_stderr(f"rank {rank} cannot reach another process of the run ({first_line(error)})")
+                    os._exit(ABORTED)
             code = error.exit_code if isinstance(error, UserError) else 1
             if not watchdog.report_error(str(error), code):
                 raise SystemExit(code) from None

@@ -1,6 +1,7 @@
-"""Requeue of a Slurm job that ends before its run does."""
+"""Ends of a run before its last step: the requeue of its Slurm job, and the record of these ends and of restarts in place."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from jepa_pipeline.files import atomic_write, read_json_lines
 from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
 
 REQUEUES = "requeues.jsonl"
-"""File in a run folder with a line for each job that ended before the run."""
+"""File in a run folder with a line for each job that ended before the run, and for each restart in place."""
 ANNOUNCED = ("SIGUSR1", "SIGUSR2")
 """Signals that Slurm sends before the time limit because of sbatch --signal."""
 Log = Callable[[str], object]
@@ -28,6 +29,8 @@ class JobEnd(NamedTuple):
     saved: int
     """Step of the checkpoint from which the run resumes."""
     requeued: bool
+    in_place: int = 0
+    """Which restart of the processes within the job this was; 0: the job ended. See restarts.py."""
 
 
 def requeue_after_stop(folder: Path, signal_name: str, step: int, log: Log) -> bool:
@@ -44,6 +47,13 @@ def requeue_after_failure(folder: Path, reason: str, step: int, log: Log) -> boo
     """Requeue the job of a run that lost a process or hangs; return whether it is requeued. One living process calls it."""
     saved = max((step_of(path) for path in list_checkpoints(folder / "checkpoints")), default=0)
     return record_and_requeue(folder, reason, step, saved, log)
+
+
+def record_restart(folder: Path, reason: str, count: int, step: int, saved: int) -> None:
+    """Write the line of requeues.jsonl for the restart in place of this number. One process calls it."""
+    now, requeues = time.strftime("%Y-%m-%dT%H:%M:%S%z"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    end = JobEnd(now, current_job_id() or "", requeues, reason, step, saved, requeued=False, in_place=count)
+    write_job_ends(folder, [*read_job_ends(folder), end])
 
 
 def record_and_requeue(folder: Path, reason: str, step: int, saved: int, log: Log) -> bool:
@@ -96,6 +106,7 @@ def find_objection(allocation: Allocation, reason: str) -> str | None:
 
 def find_lack_of_progress(before: list[JobEnd], end: JobEnd) -> str | None:
     """Return why the job would be requeued without end: it was after an end without progress, and this is the next; else None."""
+    before = [earlier for earlier in before if not earlier.in_place]
     if not before or before[-1].job != end.job or not before[-1].requeued:
         return None
     reached = [0, *(earlier.saved for earlier in before), end.saved]

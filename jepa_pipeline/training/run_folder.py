@@ -19,13 +19,14 @@ from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
 from jepa_pipeline.files import atomic_write
 from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
 from jepa_pipeline.training.environment import describe_environment
+from jepa_pipeline.training.restarts import read_restarts
 
 LOCK_TIMEOUT_S = 20.0
 """Seconds to wait for the lock: the workers of a run that was killed hold it until they notice."""
 QUIET_S = 1.0
 """Seconds of waiting for the lock before the user is told."""
 REQUEUED_LOCK_TIMEOUT_S = 120.0
-"""Seconds to wait in a requeued job: a shared disk keeps the locks of a lost machine for a while."""
+"""Seconds to wait in a requeued job, or after a restart in place: a shared disk keeps the locks of a lost machine for a while."""
 
 Difference = tuple[str, str, str]
 """A key, its value in the run folder and its value now."""
@@ -61,15 +62,16 @@ def lock_run_folder(run: Path, log: Callable[[str], object] = print) -> Iterator
 
 def acquire_lock(file: IO[str], run: Path, log: Callable[[str], object]) -> bool:
     """Return whether the lock was acquired, without waiting for a process that lives; also true on a file system without locks."""
-    requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if requeued else LOCK_TIMEOUT_S
+    restarted, requeued = read_restarts().count > 0, int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if restarted or requeued else LOCK_TIMEOUT_S
     reported = False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
         except BlockingIOError:
             waited = time.monotonic() - start
-            if waited > limit or read_holder(file).is_alive_here():
+            # after a restart the holder may be a process of the start before, which is just being ended
+            if waited > limit or (read_holder(file).is_alive_here() and not restarted):
                 return False
             if waited > QUIET_S and not reported:
                 log(f"{run} is locked by {read_holder(file)}: waiting up to {limit:g} s for what is left of it")

@@ -30,23 +30,30 @@ class StopRequested(BaseException):
     """Raised by a signal handler in a run that waits between two steps, or has not taken its first one."""
 
 
+class InterruptedAlone(Interrupted):
+    """Interrupted in one of several processes, at another place than the others, which have to be told."""
+
+
 class StopSignals:
     """Receives requests to stop while it is entered, and ends the process if stopping takes longer than STOP_WITHIN_S.
 
     Args:
         describe_restart: returns what the same command will do after the process was ended.
+        tell_others: ends all other processes of the run, with an error's text and exit code.
 
     Attributes:
         received: the first stop signal.
         between_steps: whether the run waits for data between two steps, where everything up to now can be saved.
-        before_first_step: whether there is nothing to save, since this process, which is the only one, has not ended a step.
+        before_first_step: whether there is nothing to save, since this process has not ended a step.
     """
 
-    def __init__(self, describe_restart: Callable[[], str]) -> None:
-        self.describe_restart = describe_restart
+    def __init__(
+        self, describe_restart: Callable[[], str], tell_others: Callable[[str, int], object] = lambda text, code: None
+    ) -> None:
+        self.describe_restart, self.tell_others = describe_restart, tell_others
         self.received: signal.Signals | None = None
         self.between_steps = False
-        self.before_first_step = world_size() == 1  # of several processes none may leave by itself
+        self.before_first_step = True
         self.timers: list[threading.Timer] = []
         self.pid, self.thread = os.getpid(), threading.get_ident()
 
@@ -84,8 +91,9 @@ class StopSignals:
             for timer in self.timers:
                 timer.daemon = True
                 timer.start()
-            if self.before_first_step:
-                write_stderr(f"{self.received.name}: stopping; there is nothing to save before the first step")
+            if self.may_leave():
+                if rank() == 0:
+                    write_stderr(f"{self.received.name}: stopping; there is nothing to save before the first step")
                 raise StopRequested
             if rank() == 0:
                 write_stderr(f"{self.received.name}: stopping after this step with a checkpoint; Ctrl-C again stops at once")
@@ -94,8 +102,12 @@ class StopSignals:
                 if rank() == 0:
                     write_stderr("stopped at once")
                 os._exit(SECOND_CTRL_C)  # data workers end with their parent
-        elif self.between_steps or self.before_first_step:
+        elif self.between_steps or self.may_leave():
             raise StopRequested
+
+    def may_leave(self) -> bool:
+        """Return whether to leave at once: there is nothing to save, and of several processes none has a job to requeue."""
+        return self.before_first_step and (world_size() == 1 or self.received == signal.SIGINT)
 
     @contextmanager
     def end_before_first_step(self) -> Iterator[None]:
@@ -104,7 +116,7 @@ class StopSignals:
             yield
         except StopRequested:
             self.before_first_step = False
-            raise interruption(self.received, 0) from None
+            raise interruption(self.received, 0, alone=True) from None
 
     def signal_main_thread(self) -> None:
         """Interrupt the main thread if it waits for data that does not come: only a handler can raise there."""
@@ -113,7 +125,10 @@ class StopSignals:
     def exit_before_first_step(self) -> None:
         """End the process if its main thread is still in a computation that no handler can interrupt."""
         if self.before_first_step and self.received is not None:
-            write_stderr(str(interruption(self.received, 0)))
+            text = str(interruption(self.received, 0))
+            if rank() == 0:
+                write_stderr(text)
+            self.tell_others(text, Interrupted.exit_code)
             os._exit(Interrupted.exit_code)
 
     def force_exit(self) -> None:
@@ -124,10 +139,17 @@ class StopSignals:
         os._exit(FORCED)
 
 
-def interruption(received: signal.Signals | None, step: int) -> Interrupted:
-    """Return the exception that ends a stopped run, with the signal that one of its processes received."""
+def interruption(received: signal.Signals | None, step: int, alone: bool = False) -> Interrupted:
+    """Return the exception that ends a stopped run.
+
+    Args:
+        received: the signal that one of its processes received.
+        step: the step that was saved; 0: none.
+        alone: whether the processes have not agreed to stop here.
+    """
     where = f"after step {step} and saved a checkpoint" if step else "before the first step"
-    return Interrupted(f"{received.name if received else 'stop'}: stopped cleanly {where}; run the same command to resume")
+    text = f"{received.name if received else 'stop'}: stopped cleanly {where}; run the same command to resume"
+    return InterruptedAlone(text) if alone and world_size() > 1 else Interrupted(text)
 
 
 def write_stderr(text: str) -> None:

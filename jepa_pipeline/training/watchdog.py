@@ -22,8 +22,6 @@ from jepa_pipeline.training.signals import write_stderr
 
 ABORTED = 71
 """Exit code of every process of a run that the watchdog ended."""
-SILENT_S = 60.0
-"""Seconds without a heartbeat after which a process is dead."""
 VERDICT, STACKS = "verdict", "stacks"
 """Key of the store, and file, of the verdict; folder in the run's for that file and the stacks of every process."""
 ON_ABORT_S, SHUTDOWN_S, EXIT_S = 90.0, 10.0, 150.0
@@ -116,12 +114,14 @@ class Watchdog:
         self.shut_down(SHUTDOWN_S)
         return first
 
-    def wait_for_verdict(self) -> None:
+    def wait_for_verdict(self, only_there: bool = False) -> None:
         """Wait, after a collective lost a process, for the verdict that names it and ends this process.
 
-        Returns after twice silent_s and a little if all processes live.
+        Returns after twice silent_s and a little if all processes live, or at once if only a verdict counts that is there, such as
+        the error of a process that has left.
         """
-        self.closing.wait(2 * self.silent_s + SHUTDOWN_S)  # twice, since the clock of monitor() may be slower
+        # twice, since the clock of monitor() may be slower
+        self.closing.wait(2 * self.period if only_there else 2 * self.silent_s + SHUTDOWN_S)
 
     # The thread that talks to the store.
 

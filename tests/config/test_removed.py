@@ -45,7 +45,6 @@ REMOVED = [
     (IMAGES, "checkpoint.leave_within_s=60", "within 120 s"),
     (IMAGES, "health.vectors=64", "2048 vectors"),
     (IMAGES, "health.vectors_per_step=16", "64 vectors"),
-    (IMAGES, "trainer.silent_s=8", "60 s"),
     (IMAGES, "optim.trust_coefficient=0.01", "LARS always uses 0.001"),
     (IMAGES, "views.largest_side=320", "640 pixels"),
     (IMAGES, "views.crops.0.grey=0.2", "spelled gray now"),
@@ -74,7 +73,7 @@ def test_removed_key_names_its_cure(tmp_path, text, override, cure):
 
 
 def test_removed_key_in_a_file_is_reported_at_its_line(tmp_path):
-    assert refusal(tmp_path, IMAGES + "trainer:\n  silent_s: 8\n")[0].startswith("FILE:7: key 'trainer.silent_s' no longer exists")
+    assert refusal(tmp_path, IMAGES + "health:\n  vectors: 64\n")[0].startswith("FILE:7: key 'health.vectors' no longer exists")
 
 
 def test_removed_value_names_its_cure(tmp_path):
@@ -104,7 +103,6 @@ SAVED = [
     ("checkpoint.leave_within_s", 120.0, 60.0),
     ("health.vectors", 2048, 64),
     ("health.vectors_per_step", 64, 16),
-    ("trainer.silent_s", 60.0, 8.0),
     ("optim.trust_coefficient", 0.001, 0.01),
     ("views.largest_side", 640, 320),
     ("method.masks.0.edges", "wrap", "within"),
