@@ -10,11 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
@@ -43,14 +41,16 @@ class ProcessGroup:
         self.stop: int | None = None
         self.failure: tuple[str, int] | None = None
 
-    def start(self, commands: list[tuple[list[str], dict[str, str]]]) -> None:
-        """Start a process for each command and its environment, in order of rank."""
+    def start(self, commands: list[tuple[list[str], dict[str, str]]], descriptors: tuple[int, ...] = ()) -> None:
+        """Start a process for each command and its environment, in order of rank, with some open files of this one."""
         self.processes, self.failure = [], None
         for command, environment in commands:
             if self.stop is not None:
                 break
             # in a session of its own, so that Ctrl-C reaches it once, through this process
-            process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_parent)
+            process = subprocess.Popen(
+                command, env=environment, start_new_session=True, preexec_fn=die_with_parent, pass_fds=descriptors
+            )
             self.processes.append(process)
             if self.stop is not None:  # it came just before the process was in the list
                 process.send_signal(self.stop)
@@ -135,9 +135,7 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
         The exit code: 0 if all succeeded, else that of the first rank that ended by itself with another.
     """
     limit, group, reason = config.trainer.restarts or 0, ProcessGroup(), ""
-    with tempfile.TemporaryDirectory(prefix="jepa-") as folder, group.pass_signals_on():
-        recipe = Path(folder) / "config.yaml"
-        recipe.write_text(to_yaml(config))
+    with memory_file(to_yaml(config)) as recipe, group.pass_signals_on():
         for count in itertools.count():
             start_processes(group, recipe, info, {COUNT: str(count), LIMIT: str(limit), REASON: reason})
             code = group.wait(config.trainer.silent_s, restarted=count < limit)
@@ -151,7 +149,18 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
     raise AssertionError("unreachable")
 
 
-def start_processes(group: ProcessGroup, recipe: Path, info: RankInfo, variables: dict[str, str]) -> None:
+@contextmanager
+def memory_file(text: str) -> Iterator[int]:
+    """Yield the descriptor of a file that is nowhere on a disk: a killed process leaves none behind, nor the secrets in it."""
+    descriptor = os.memfd_create("recipe")
+    try:
+        os.write(descriptor, text.encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def start_processes(group: ProcessGroup, recipe: int, info: RankInfo, variables: dict[str, str]) -> None:
     """Start a process for each device, with the variables of torchrun and others."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // info.local_world_size))
     environment = {
@@ -163,9 +172,9 @@ def start_processes(group: ProcessGroup, recipe: Path, info: RankInfo, variables
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
         **variables,
     }
-    command = [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)]
+    command = [sys.executable, "-m", "jepa_pipeline", "pretrain", f"/proc/self/fd/{recipe}"]
     ranks = map(str, range(info.world_size))
-    group.start([(command, {**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks])
+    group.start([(command, {**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks], (recipe,))
 
 
 def is_abrupt(code: int) -> bool:

@@ -1,6 +1,7 @@
 """Complete runs: what they write, what does not change their results, and what ends them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -295,3 +296,13 @@ def test_a_want_of_memory_is_one_sentence(tiny, monkeypatch, error):
     monkeypatch.setattr(Pretraining, "training_step", training_step)
     with pytest.raises(UserError, match=r"not enough for micro-batches of 4 samples \(in step 1\): raise optim.accumulate_steps"):
         run(tiny("optim.accumulate_steps=2"))
+
+
+def test_the_recipe_of_several_processes_is_on_no_disk():
+    """A launcher that is killed leaves nothing behind, nor the secrets of a recipe."""
+    from jepa_pipeline.training.launch import memory_file
+
+    with memory_file("name: a\n") as descriptor:
+        path = Path(f"/proc/self/fd/{descriptor}")
+        assert path.read_text() == path.read_text() == "name: a\n", "each reader begins at its start"
+        assert "memfd" in str(path.readlink())
