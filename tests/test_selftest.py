@@ -1,4 +1,4 @@
-"""The proof of exact resume proves it, and fails where there is something to find."""
+"""The proofs of exact resume and of surviving faults prove it, and fail where there is something to find."""
 
 import os
 import subprocess
@@ -24,11 +24,11 @@ MultiBlock.__call__ = broken
 """
 
 
-def selftest(*arguments, path=None):
+def selftest(*arguments, path=None, verb="resume"):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (
         {"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"} if path else {}
     )
-    command = [*JEPA, "selftest", "resume", *map(str, arguments)]
+    command = [*JEPA, "selftest", verb, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -123,4 +123,57 @@ def test_kills_with_any_number_of_workers(tiny, tmp_path, workers):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny(f"data.workers={workers}", "optim.accumulate_steps=2")))
     result = selftest(recipe, "--steps", 30, "--kills", 8, "--seed", workers)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_runs_survive_faults_on_this_machine(tmp_path, capsys):
+    """Two of them, since each costs a start; `.ci/run` gives them two minutes."""
+    from jepa_pipeline.commands.faults import faults
+
+    survived = faults(None, count=2, only=["kill", "full-disk"], total_steps=12, out=tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert survived, printed
+    assert "2 faults in 1 run" in printed and "every run ended as the one without faults, and nothing is left behind" in printed
+
+
+LEAVES_A_FILE = """
+import os
+from jepa_pipeline.training import run_folder
+
+original = run_folder.write_run_files
+
+
+def leave(config, data_hash):
+    original(config, data_hash)
+    if config.name != "quiet":
+        (config.folder / f".tmp{os.getpid()}").touch()
+
+
+import jepa_pipeline.commands.pretrain
+jepa_pipeline.commands.pretrain.write_run_files = leave
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (GLOBAL_MASKS, "differs first at step"),
+        (FORGETFUL, "differs first at step"),
+        (LEAVES_A_FILE, "files are left behind, such as .tmp"),
+    ],
+)
+def test_what_a_fault_does_to_a_run_is_found(tmp_path, broken, says):
+    (tmp_path / "sitecustomize.py").write_text(broken)
+    faults = ["--faults", 2, "--only", "kill", "--out", tmp_path / "runs"]
+    result = selftest(*faults, path=tmp_path, verb="faults")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "NOT survived" in result.stdout and says in result.stdout
+    assert "again: jepa selftest faults --seed 0 --faults 2 --steps 24 --only=kill" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_fault_for_ten_minutes():
+    result = selftest("--minutes", 10, verb="faults")
     assert result.returncode == 0, result.stdout + result.stderr
