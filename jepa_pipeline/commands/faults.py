@@ -90,6 +90,7 @@ def disturb(
     total_steps: int,
     seed: int = 0,
     arguments: Sequence[str] = (),
+    kind: type[Chaos] = Chaos,
 ) -> list[Round]:
     """Run a configuration undisturbed, then with faults as often as is planned; print each fault and each result.
 
@@ -101,6 +102,7 @@ def disturb(
         total_steps: length of each run.
         seed: of the first run.
         arguments: the words of the command line that give the configuration.
+        kind: class of what runs the configuration with faults.
 
     Raises:
         UserError: the run without faults failed, or runs end before a fault meets them.
@@ -109,7 +111,7 @@ def disturb(
     config = link_data(shorten(config, folder / "runs", total_steps), data).model_copy(update={"name": "quiet"})
     with console.status("running without faults"):
         rhythm = run_quietly(config)
-    chaos = Chaos(config, data, rhythm, partial(compare_results, config.folder), partial(print_plain, console))
+    chaos = kind(config, data, rhythm, partial(compare_results, config.folder), partial(print_plain, console))
     while planned := plan(rounds):
         number = seed + len(rounds)
         print_plain(console, f"run {len(rounds) + 1} with {planned} faults, seed {number}:")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jepa_pipeline.config.data import CacheConfig, DamageConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.selftest.faults import DATA_FAULTS, NOTHING, SURVIVED, Rhythm, Strike, judge, strike, wait_for_moment
+from jepa_pipeline.selftest.faults import DATA_FAULTS, MOMENTS, NOTHING, SURVIVED, Rhythm, Strike, judge, strike, wait_for_moment
 from jepa_pipeline.selftest.places import damaged, serve, with_sources
 from jepa_pipeline.selftest.process import LiveRun, checkpointed_step, last_line, log_path
 
@@ -114,15 +114,17 @@ class Chaos:
             outcome: to which the faults and problems are added.
         """
         total = config.optim.total_steps
-        with self.data_fault(config, names, random) as (config, target), LiveRun(config) as run:
+        ordered = sorted(names, key=lambda name: name not in DATA_FAULTS)
+        moments = [random.choice(MOMENTS) for _ in ordered]
+        with self.data_fault(config, names, random) as (config, target), self.new_run(config, moments) as run:
             struck = list[Strike]()
-            for name in sorted(names, key=lambda name: name not in DATA_FAULTS):
+            for name, where in zip(ordered, moments, strict=True):
                 if name in DATA_FAULTS:
                     struck.append(Strike(name, target, "imports", run.steps()))
                     continue
                 done = min(run.steps(), total - 1)
                 steps = (done, min(total - 1, done + 2 * (total - 1 - done) // starts))
-                if not wait_for_moment(run, name, steps, random, self.rhythm, self.limit_s):
+                if not wait_for_moment(run, name, where, steps, random, self.rhythm, self.limit_s):
                     break
                 struck.append(strike(run, name, random, self.rhythm))
             code, checkpoint = run.wait_for_end(self.limit_s), checkpointed_step(config)
@@ -137,6 +139,10 @@ class Chaos:
         outcome.strikes.extend(struck)
         outcome.problems.extend(f"{last.fault} ({last.target}) in {last.phase} after step {last.step}: {text}" for text in problems)
         return last
+
+    def new_run(self, config: RunConfig, moments: Sequence[str]) -> LiveRun:
+        """Return the run, started; `moments` are those of its faults."""
+        return LiveRun(config)
 
     @contextmanager
     def data_fault(self, config: RunConfig, names: Sequence[str], random: Random) -> Iterator[tuple[RunConfig, str]]:

@@ -23,6 +23,8 @@ SURVIVED = ("stop", "slow-server")
 """Faults that must not end a run."""
 NOTHING = "nothing"
 """The fault of a start without one."""
+MOMENTS = ("imports", "steps", "checkpoint")
+"""Phases of a run in which faults are to meet it; what is imported in the first one is followed by its setup."""
 LONGEST_STOP_S = 2.0
 SIGNALED = {*(-number for number in SIGNALS.values()), *(128 + number for number in SIGNALS.values())}
 """Exit codes of a process that a signal has ended before it handled it, and what a shell makes of them."""
@@ -61,18 +63,20 @@ class Strike(NamedTuple):
         return f"{self.fault} ({self.target}) in {self.phase} after step {self.step}: {self.problem or ended}"
 
 
-def wait_for_moment(run: LiveRun, fault: str, steps: tuple[int, int], random: Random, rhythm: Rhythm, limit_s: float) -> bool:
-    """Wait for a random moment: in the imports, in a step or in a checkpoint; return whether the run still lives then.
+def wait_for_moment(
+    run: LiveRun, fault: str, where: str, steps: tuple[int, int], random: Random, rhythm: Rhythm, limit_s: float
+) -> bool:
+    """Wait for a random moment; return whether the run still lives then.
 
     Args:
         run: the run.
         fault: its name.
+        where: one of MOMENTS.
         steps: first and last step after which the fault may strike.
         random: chooses the moment.
         rhythm: of the quiet run.
         limit_s: longest time to wait.
     """
-    where = random.choice(("imports", "steps", "checkpoint"))
     if where == "imports" and not run.begun:
         # Data workers inherit a limit of file sizes, and their shared memory are files too, so it comes before they do.
         delay = 0.0 if fault == "full-disk" else random.uniform(0, rhythm.start_s)

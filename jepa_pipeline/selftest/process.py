@@ -46,17 +46,21 @@ class LiveRun:
         environment = {**os.environ, name: value, "TMPDIR": self.temporary.name, "no_proxy": direct, "NO_PROXY": direct}
         command = [sys.executable, "-m", "jepa_pipeline", "pretrain", str(write_recipe(config))]
         self.started, self.started_at = time.monotonic(), time.time()
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
         # through a pipe, since a limit of file sizes must not meet the log
-        Thread(target=self._copy_output, daemon=True).start()
+        reader, writer = os.pipe()
+        self.process = self.start(command, environment, writer)
+        os.close(writer)
+        Thread(target=self._copy_output, args=(reader,), daemon=True).start()
 
-    def _copy_output(self) -> None:
-        assert self.process.stdout is not None
-        with log_path(self.config).open("ab", buffering=0) as log:
-            while printed := os.read(self.process.stdout.fileno(), 1 << 16):
+    def start(self, command: list[str], environment: dict[str, str], output: int) -> subprocess.Popen[bytes]:
+        """Start the first process, in a session of its own, with an open file for what it prints."""
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+
+    def _copy_output(self, reader: int) -> None:
+        with os.fdopen(reader, "rb", buffering=0) as output, log_path(self.config).open("ab", buffering=0) as log:
+            while printed := output.read(1 << 16):
                 log.write(printed)
 
     def _hashes_size(self) -> int:
@@ -79,7 +83,7 @@ class LiveRun:
 
     def _is_mine(self, folder: Path) -> bool:
         try:
-            return self.mark.encode() in (folder / "environ").read_bytes().split(b"\0")  # empty in one that is not yet reaped
+            return self.mark.encode() in (folder / "environ").read_bytes().split(b"\0")  # empty in one that has ended
         except OSError:  # it has ended, or is another user's
             return False
 
