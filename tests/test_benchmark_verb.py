@@ -132,8 +132,8 @@ def test_any_error_costs_one_pair(suite, make, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(evaluate, "probe_pooled", fail)
     assert not benchmark(load_suite(suite), [make("a")], tmp_path / "out")
-    out = capsys.readouterr().out
-    assert "missing: a on few: RuntimeError: out of memory" in out and "Traceback" in out
+    out, err = capsys.readouterr()
+    assert "missing: a on few: RuntimeError: out of memory" in out and "Traceback" in err
 
 
 def test_a_report_without_all_protocols_is_probed_again(suite, make, tmp_path, monkeypatch):

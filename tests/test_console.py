@@ -114,7 +114,7 @@ def test_a_hang_up_ends_no_run_and_nohup_stays_as_it_is(capfd):
     with StopSignals(str):
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-    assert f"the run continues without it; kill {os.getpid()} stops it cleanly" in capfd.readouterr().err
+    assert f"the run continues without it; kill {os.getpid()} stops it with a checkpoint" in capfd.readouterr().err
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals(str):

@@ -12,7 +12,8 @@ from jepa_pipeline import cli
 from jepa_pipeline.commands.export import export
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import CURES, OUT_OF_MEMORY, UserError
-from jepa_pipeline.data.writer import new_folder, png_record, write_shards
+from jepa_pipeline.data.unfinished import new_folder
+from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.training.loggers import MetricsWriter, append_row
 
 QUIET = Console(quiet=True)
@@ -65,11 +66,9 @@ def test_a_limit_of_memory_is_one_sentence_in_every_command(monkeypatch, capsys,
     assert main_with(monkeypatch, capsys, error) == (2, f"{OUT_OF_MEMORY}\n")
 
 
-def test_other_errors_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "app", lambda args: 1 / 0)
-    monkeypatch.setattr(cli, "was_distributed", lambda: False)
-    with pytest.raises(ZeroDivisionError):
-        cli.main()
+def test_other_errors_keep_their_traceback(monkeypatch, capsys):
+    code, text = main_with(monkeypatch, capsys, ZeroDivisionError("by zero"))
+    assert code == 1 and text.startswith("Traceback") and text.endswith("ZeroDivisionError: by zero\n")
 
 
 def test_a_run_names_the_log_and_where_it_resumes(tiny, monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from jepa_pipeline.data.channel_stats import DeepRange
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Shard, Skipped
 from jepa_pipeline.data.summary import print_lines
-from jepa_pipeline.files import PARTIAL, atomic_write, fsync, read_json_lines, sha256_of
+from jepa_pipeline.files import PARTIAL, atomic_write, fsync, name_errors, read_json_lines, sha256_of
 from jepa_pipeline.locks import LOCK, Locked, lock_folder
 
 PLAN, PROGRESS = ".plan.json", ".progress.jsonl"
@@ -141,7 +141,7 @@ def new_folder(out: Path, plan: Mapping[str, object] | None = None) -> Iterator[
     if partial.exists() and not is_new(partial) and not (partial / PLAN).exists():
         raise UserError(f"{partial} is not empty and was left by no build of this version: delete it or name another folder")
     try:
-        with lock_folder(partial, say):
+        with name_errors(out), lock_folder(partial, say):
             check_new(out)  # which the last holder of the lock may have written
             take_over(partial, plan)
             try:

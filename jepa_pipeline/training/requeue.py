@@ -119,8 +119,9 @@ def find_lack_of_progress(before: list[JobEnd], end: JobEnd) -> str | None:
 
 def read_job_ends(folder: Path) -> list[JobEnd]:
     """Return the ends of this run's jobs so far."""
-    rows = read_to_rewrite(folder / REQUEUES, JobEnd.__annotations__)
-    return [JobEnd(*(row[key] for key in JobEnd._fields)) for row in rows]
+    needed = {key: kind for key, kind in JobEnd.__annotations__.items() if key not in JobEnd._field_defaults}
+    rows = read_to_rewrite(folder / REQUEUES, needed)  # lines of earlier versions lack the newest keys
+    return [JobEnd(**{key: row[key] for key in JobEnd._fields if key in row}) for row in rows]
 
 
 def write_job_ends(folder: Path, ends: list[JobEnd]) -> None:

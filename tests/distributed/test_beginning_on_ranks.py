@@ -58,5 +58,5 @@ def test_no_room_for_the_encoder_is_said_in_a_sentence(tiny, on_processes, capfd
     (config.folder / "encoder").write_text("in the way")
     assert on_processes(config, 2) == [2, 2]
     said = capfd.readouterr().err
-    assert said.count("cannot write encoder") == 1 and "runs/full/encoder" in said and "Traceback" not in said
+    assert said.count("encoder could not be written") == 1 and "runs/full/encoder" in said and "Traceback" not in said
     assert not list((config.folder / "checkpoints").glob("step-*"))
