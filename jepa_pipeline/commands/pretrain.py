@@ -1,6 +1,6 @@
 """`jepa pretrain`: from shards to an encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -228,7 +228,8 @@ def fit(
             trainer.fit(module, loader)
         except StopRequested:  # raised by a signal while the loop waited for data between two steps
             raise checkpoints.save_and_interrupt(module) from None
-        except (RuntimeError, OSError, EOFError, MemoryError) as error:
+        except (RuntimeError, OSError, EOFError, MemoryError) as last:
+            error = next(filter(worker_died, chain_of(last)), last)
             if is_out_of_memory(error):
                 raise out_of_memory(config, f"in step {module.step + 1}") from error
             if not worker_died(error) and not is_disk_error(error):
@@ -244,7 +245,15 @@ def fit(
             ) from error
 
 
-def worker_died(error: Exception) -> bool:
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that were being handled when it was raised: Lightning's teardown may fail after a first error."""
+    yield error
+    while error.__context__ is not None:
+        error = error.__context__
+        yield error
+
+
+def worker_died(error: BaseException) -> bool:
     """Return whether an error of torch's DataLoader means that a worker process died, for which it has no class of its own."""
     text = str(error)
     if text.startswith("Caught "):  # an exception that a worker or the pinning thread raised and survived

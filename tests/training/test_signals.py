@@ -210,6 +210,20 @@ def test_a_worker_that_dies_while_it_sends_a_batch_is_one_sentence_too(tiny, mon
         pretrain(tiny("data.workers=1"), QUIET)
 
 
+def test_a_worker_that_dies_before_the_loop_has_begun_is_one_sentence_too(tiny, monkeypatch):
+    """torch raises from a signal handler, wherever that is; Lightning's teardown of a loop that has not begun then fails too."""
+
+    def fit(*_):
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        finally:
+            raise RuntimeError("Please call `iter(combined_loader)` first.")
+
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", fit)
+    with pytest.raises(UserError, match=r"a data worker died after step 0 \(DataLoader worker \(pid 7\) is killed"):
+        pretrain(tiny(), QUIET)
+
+
 STALLED = """
 import time
 from jepa_pipeline.data.shards import Shards
