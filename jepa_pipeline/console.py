@@ -1,6 +1,7 @@
 """Printing to the terminal, which may go away at any time: a pipe whose reader left, a lost connection, a full disk under a log."""
 
 import io
+import json
 import os
 import select
 import sys
@@ -10,6 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+COMMAND = "JEPA_COMMAND"
+"""Variable with the command line that the user typed, as JSON, in processes that our launcher has started."""
+
+
+def typed_command() -> list[str]:
+    """Return the command line that the user typed."""
+    words = os.environ.get(COMMAND)
+    return json.loads(words) if words else sys.argv
 
 
 def print_plain(console: "Console | None", text: str) -> None:

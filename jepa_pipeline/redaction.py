@@ -26,8 +26,10 @@ URLS = re.compile(rf"{URL}(?:(?!,{URL})[^\s\"'<>])*")
 USER = re.compile(rf"({URL})(?:[^\s/?#@:\[\"']*:(?!\d+[/,\s])[^\s@\"']+|[^\s/?#@\"']*)@")
 """A user and a password, which may hold a slash or a question mark, though it should be quoted; but no port of a host."""
 QUERY = re.compile(rf"({URL}[^\s?#,}}\]\"']*)[?#](?:[^\s,}}\]\"']|,(?=[^\s,{{]+[&=]))*")
+TOKENS_OF_NETWORKS = r"(?:mask|cls|class|reg|dist|query|patch)_token"
+"""Names of weights and settings of networks, which say token and mean no secret."""
 NAME = (
-    r"(?:[A-Za-z][\w.-]{0,99}[_.-])?"
+    rf"(?!(?:[\w.-]{{0,99}}[_.-])?{TOKENS_OF_NETWORKS})(?:[A-Za-z][\w.-]{{0,99}}[_.-])?"
     r"(?:(?:api|access|account|private|secret)_?key|passphrase|passw(?:or)?d|secret|token|credentials?)"
 )
 WORTH = r"(?!(?:true|false|none|null|[\d.]{1,6})\b)"
@@ -72,7 +74,8 @@ def redact_values(value: Any) -> Any:
 
 def says_secret(name: str) -> bool:
     """Return whether a name, of a key, a variable or a parameter, says that its value is a secret."""
-    return SECRET_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) is not None
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return SECRET_NAME.search(plain) is not None and re.search(TOKENS_OF_NETWORKS, plain) is None
 
 
 def find_secrets(value: Any) -> Iterator[str]:

@@ -232,7 +232,9 @@ def run_command(words: list[str]) -> None:
         refuse_dashes(words)
         app(args=rewrite_submit(words) or words)
     except SystemExit as exit:
-        if exit.code == INTERRUPTED:  # what was being written is deleted by now
+        from jepa_pipeline.console import COMMAND
+
+        if exit.code == INTERRUPTED and COMMAND not in os.environ:  # else the launcher says it; what was being written is deleted
             print("interrupted", file=sys.stderr)
         leave(exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1)
     except BaseException as error:

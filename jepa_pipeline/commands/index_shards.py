@@ -17,7 +17,7 @@ from jepa_pipeline.data.class_names import read_classes
 from jepa_pipeline.data.index import index_path, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
 from jepa_pipeline.data.label_list import read_label_list
-from jepa_pipeline.data.manifest import INDEXED, MANIFEST, Manifest, Skipped, read_manifest, save_manifest
+from jepa_pipeline.data.manifest import INDEXED, MANIFEST, Manifest, Skipped, check_finished, read_manifest, save_manifest
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
 from jepa_pipeline.data.sample import LABEL
 from jepa_pipeline.data.summary import abridge, compute_video_stats, format_video_stats, metadata_table, print_lines
@@ -169,6 +169,8 @@ def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path
     """Return the folder for the manifest and the indexes. Refuse to replace a manifest of another origin or of more tars."""
     if out is None and is_remote(location):
         raise UserError(f"{redact(location)} is a URL: give a folder for the manifest and the indexes with --out")
+    if not is_remote(location):
+        check_finished(Path(location))
     folder = out or Path(location)
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written: give another folder for the manifest and the indexes with --out")

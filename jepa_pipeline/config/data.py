@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jepa_pipeline.config.section import MAX_COUNT, Section, Share
 
+MAX_SOURCES = 1_000
+"""A run's config.yaml has every key of each source, and is read within the limits of any recipe."""
 MIN_SOURCE_SHARE = 1 / 4000
 """Smallest share of a data set in a mixture, which interleaves blocks of 4,096 samples that must contain every data set."""
 
@@ -73,6 +75,7 @@ class DataConfig(Section):
     """Training data. The number of workers never changes which samples are read."""
 
     train: Annotated[tuple[SourceConfig, ...], BeforeValidator(parse_sources)] = Field(
+        max_length=MAX_SOURCES,
         description="Folder or URL of shards with a manifest.json, as written by `jepa shards build`; "
         "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}].",
     )

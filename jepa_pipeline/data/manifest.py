@@ -15,10 +15,12 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import RGB, Section
 from jepa_pipeline.data.remote import MANIFEST_BYTES, is_remote, join_url, read_bytes
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from jepa_pipeline.files import atomic_write
+from jepa_pipeline.files import PARTIAL, atomic_write
 from jepa_pipeline.redaction import find_secrets, redact
 
 MANIFEST = "manifest.json"
+PLAN = ".plan.json"
+"""File of a data set that is being built; an interrupted build leaves it behind. See unfinished.py."""
 INDEXED = "jepa shards index"
 """The command that makes a manifest of tars of other writers, under made.by."""
 VERSION = 1
@@ -186,8 +188,21 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
     return str(path), path.read_bytes()
 
 
+def check_finished(folder: Path) -> None:
+    """Check that a folder holds no part of an interrupted build, which lacks samples, and that none is beside it in its place.
+
+    Raises:
+        UserError: it does; with the cure.
+    """
+    places = (folder, folder.parent, folder.with_name(folder.name + PARTIAL))
+    left = next((place for place in places if (place / PLAN).is_file()), None)
+    if left is not None:
+        raise UserError(f"{left} is an interrupted build, which lacks samples: run the command that began it again, to continue it")
+
+
 def describe_missing(folder: Path) -> str:
     """Return why a folder is no data set, and the command that makes one."""
+    check_finished(folder)
     if not folder.is_dir():
         moved = "if it moved, name its new place (for a run: data.train=NEW)"
         return f"{folder} is not a folder: {moved}, else make it with `{command_that_makes(folder)}`"

@@ -15,13 +15,13 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import DeepRange
 from jepa_pipeline.data.index import index_path
-from jepa_pipeline.data.manifest import Shard, Skipped
+from jepa_pipeline.data.manifest import PLAN, Shard, Skipped
 from jepa_pipeline.data.summary import print_lines
 from jepa_pipeline.files import PARTIAL, atomic_write, fsync, name_errors, read_json_lines, sha256_of
 from jepa_pipeline.locks import LOCK, Locked, lock_folder
 
-PLAN, PROGRESS = ".plan.json", ".progress.jsonl"
-"""Files of an unfinished folder: what it is to hold; and of each part, what is in its finished shards."""
+PROGRESS = ".progress.jsonl"
+"""File of each part of an unfinished folder: what is in its finished shards."""
 
 
 class FinishedShard(Section):

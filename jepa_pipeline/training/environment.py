@@ -4,10 +4,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 
 import torch
 
+from jepa_pipeline.console import typed_command
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.version import PACKAGE, __version__
 
@@ -23,7 +23,7 @@ def describe_environment() -> dict[str, object]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command": list(map(redact, sys.argv)),
+        "command": list(map(redact, typed_command())),
         "git": git_state(),
     }
 

@@ -5,6 +5,7 @@ on, while a run may take STOP_WITHIN_S to save its last checkpoint; it ends the 
 needs a while to say which one and why; and it restarts a run that the user has stopped or must correct.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from contextlib import contextmanager, suppress
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.trainer import STOP_WITHIN_S
+from jepa_pipeline.console import COMMAND
 from jepa_pipeline.data.worker_pool import die_with_parent
+from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.processes import RankInfo, free_port
 from jepa_pipeline.training.restarts import COUNT, DELIBERATE, LIMIT, REASON
 from jepa_pipeline.training.signals import SECOND_CTRL_C, STOP_SIGNALS, outlive_terminal, write_stderr
@@ -170,6 +173,7 @@ def start_processes(group: ProcessGroup, recipe: int, info: RankInfo, variables:
     threads = str(max(1, len(os.sched_getaffinity(0)) // info.local_world_size))
     environment = {
         **os.environ,
+        COMMAND: json.dumps(list(map(redact, sys.argv))),
         "MASTER_ADDR": info.master_addr,
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(info.world_size),

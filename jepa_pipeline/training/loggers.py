@@ -9,6 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from jepa_pipeline.console import typed_command
 from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import STEP, atomic_write, name_errors, read_to_rewrite, write_json_lines
 from jepa_pipeline.redaction import redact, redact_values
@@ -91,7 +92,7 @@ class WandbRun:
         if not id_file.exists():
             atomic_write(id_file, token_hex(8))
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-        words, sys.argv = sys.argv, list(map(redact, sys.argv))  # which wandb records
+        words, sys.argv = sys.argv, list(map(redact, typed_command()))  # which wandb records
         try:
             self.run = wandb.init(
                 project=redact(project),

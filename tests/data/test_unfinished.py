@@ -16,6 +16,7 @@ from PIL import Image
 from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.index_shards import STAGED, index
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.data.manifest import read_manifest
 from jepa_pipeline.data.unfinished import Progress
 from jepa_pipeline.data.worker_pool import process_pool
 from jepa_pipeline.files import read_json_lines
@@ -178,3 +179,16 @@ def test_builds_that_are_killed_at_random_end_as_the_quiet_one(tmp_path: Path):
             build.wait()
             kills += 1
     assert kills >= 1 and contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("split", [0.0, 0.25])
+def test_an_interrupted_build_is_no_data_set(images: Path, tmp_path: Path, monkeypatch, split: float):
+    interrupt(monkeypatch, 2, images, tmp_path / "out", KeyboardInterrupt, split=split)
+    left = tmp_path / "out.partial"
+    tars = {path.parent for path in left.rglob("*.tar")}
+    for folder in (left, tmp_path / "out", *tars):
+        with pytest.raises(UserError, match=r"out\.partial is an interrupted build, which lacks samples: run the command"):
+            read_manifest(folder)
+    for folder in tars:
+        with pytest.raises(UserError, match="is an interrupted build"):
+            index([str(folder)], workers=1)

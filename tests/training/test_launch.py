@@ -18,11 +18,13 @@ import pytest
 from torch.distributed import PrefixStore, TCPStore
 
 from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.console import COMMAND
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training import launch
 from jepa_pipeline.training.checkpoint import list_checkpoints
+from jepa_pipeline.training.environment import describe_environment
 from jepa_pipeline.training.hashes import HASHES
-from jepa_pipeline.training.launch import GRACE_S, ProcessGroup, launch_processes
+from jepa_pipeline.training.launch import GRACE_S, ProcessGroup, launch_processes, start_processes
 from jepa_pipeline.training.processes import RankInfo
 from jepa_pipeline.training.requeue import read_job_ends
 from jepa_pipeline.training.restarts import COUNT, REASON
@@ -342,3 +344,13 @@ def test_a_dead_rank_is_replaced_in_place_and_the_run_is_the_run_left_alone(tiny
     ends = read_job_ends(killed.folder)
     assert [(end.in_place, end.requeued) for end in ends] == [(1, False), (2, False)], json.dumps(ends)
     assert all(end.saved >= 5 and end.step >= end.saved and end.reason for end in ends)
+
+
+def test_a_run_knows_the_command_that_began_it_and_no_secret_of_it(monkeypatch):
+    given = []
+    monkeypatch.setattr("sys.argv", ["jepa", "pretrain", "recipe.yaml", "data.train=https://me:hunter2secret@host/x"])
+    monkeypatch.setattr(ProcessGroup, "start", lambda group, commands, descriptors=(): given.extend(commands))
+    start_processes(ProcessGroup(), 7, RankInfo(0, 2, 0, 2, "127.0.0.1", 0, None), {})
+    monkeypatch.setenv(COMMAND, given[0][1][COMMAND])
+    monkeypatch.setattr("sys.argv", given[0][0])
+    assert describe_environment()["command"] == ["jepa", "pretrain", "recipe.yaml", "data.train=https://host/x"]
