@@ -35,7 +35,7 @@ def parse_sources(value: object) -> object:
 
 
 MAX_MEGAPIXELS = 10_000.0
-"""Pixels that decoding one sample may take by default, in millions: a clip of 1080p that is 5,000 frames behind a key frame."""
+"""Pixels that decoding one sample may take by default, in millions: a clip of 1080p that is 4,800 frames behind a key frame."""
 
 
 SLOW_S = 60.0
