@@ -26,14 +26,16 @@ URLS = re.compile(rf"{URL}(?:(?!,{URL})[^\s\"'<>])*")
 USER = re.compile(rf"({URL})(?:[^\s/?#@:\[\"']*:(?!\d+[/,\s])[^\s@\"']+|[^\s/?#@\"']*)@")
 """A user and a password, which may hold a slash or a question mark, though it should be quoted; but no port of a host."""
 QUERY = re.compile(rf"({URL}[^\s?#,}}\]\"']*)[?#](?:[^\s,}}\]\"']|,(?=[^\s,{{]+[&=]))*")
-TOKENS_OF_NETWORKS = r"(?:mask|cls|class|reg|dist|query|patch)_token"
-"""Names of weights and settings of networks, which say token and mean no secret."""
+TOKENS = ("mask", "cls", "class", "reg", "dist", "query", "patch")
+"""Tokens of networks, whose weights and settings mean no secret."""
+TOKENS_OF_NETWORKS = rf"(?:{'|'.join(TOKENS)})_token"
+OF_NO_NETWORK = "".join(f"(?<!{token}_)" for token in TOKENS)
 NAME = (
     rf"(?!(?:[\w.-]{{0,99}}[_.-])?{TOKENS_OF_NETWORKS})(?:[A-Za-z][\w.-]{{0,99}}[_.-])?"
     r"(?:(?:api|access|account|private|secret)_?key|passphrase|passw(?:or)?d|secret|token|credentials?)"
 )
 WORTH = r"(?!(?:true|false|none|null|[\d.]{1,6})\b)"
-ASSIGNED = re.compile(rf"(?i)(?<![A-Za-z0-9])({NAME}(?:[_-]id)?=)([\"']?){WORTH}([^\s&\"',;}}\])]+)\2")
+ASSIGNED = re.compile(rf"(?i)(?<![A-Za-z0-9]){OF_NO_NETWORK}({NAME}(?:[_-]id)?=)([\"']?){WORTH}([^\s&\"',;}}\])]+)\2")
 ENTRY = re.compile(
     rf"(?im)(\"{NAME}\":\s*|'{NAME}':\s*|(?:^\s*(?:- )?|[{{,]\s*){NAME}:\s+)([\"']?){WORTH}([^\s\"',}}\]]+)\2(?=\s*$|[,}}\]])"
 )
@@ -70,6 +72,11 @@ def redact_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact_values(entry) for entry in value]
     return redact(value) if isinstance(value, str) else value
+
+
+def redact_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a log with its texts redacted. Its keys are names of tensors and metrics, whatever words are in them."""
+    return {key: redact(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
 def says_secret(name: str) -> bool:

@@ -12,6 +12,7 @@ from jepa_pipeline.redaction import (
     KnownSecrets,
     find_secrets,
     redact,
+    redact_row,
     redact_values,
     redacted_streams,
     remember_environment,
@@ -105,6 +106,12 @@ def test_a_configuration_with_a_secret_is_for_its_owner_alone(tiny, tmp_path):
     "name", ["mask_token", "module.method.predictor.mask_token", "cls_token", "method.predictor.mask_token_std"]
 )
 def test_tokens_of_networks_are_no_secrets(name):
+    assert redact(f"{name}=learned_vector") == f"{name}=learned_vector" and not list(find_secrets(f"{name}=learned_vector"))
     row = {name: "5f70bf18a086007016e948b04aed3b82"}
     assert redact_values(row) == row
     assert redact(json.dumps(row)) == json.dumps(row) and redact(f"{name}=0.0200000001") == f"{name}=0.0200000001"
+
+
+def test_the_keys_of_a_log_hide_none_of_its_hashes():
+    row = {"method.encoder.attn.key.proj.weight": "5f70bf18a086007016e948b04aed3b82", "step": 3, "reason": "http://a:b@c/d?token=e"}
+    assert redact_row(row) == row | {"reason": "http://c/d"}

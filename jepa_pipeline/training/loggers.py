@@ -12,7 +12,7 @@ from typing import Any
 from jepa_pipeline.console import typed_command
 from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import STEP, atomic_write, name_errors, read_to_rewrite, write_json_lines
-from jepa_pipeline.redaction import redact, redact_values
+from jepa_pipeline.redaction import redact, redact_row, redact_values
 
 HASHES = "hashes.jsonl"
 """The file of a run with the SHA-256 of all its values; see training/hashes.py."""
@@ -67,7 +67,7 @@ def truncate_rows(path: Path, last_step: int, keys: Mapping[str, type] = STEP) -
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     with name_errors(path), path.open("a") as file:
-        file.write(json.dumps(redact_values(row)) + "\n")
+        file.write(json.dumps(redact_row(row)) + "\n")
 
 
 class WandbRun:

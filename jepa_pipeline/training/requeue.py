@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jepa_pipeline.cluster.allocation import Allocation, ScontrolError, current_job_id, read_allocation, requeue
 from jepa_pipeline.files import read_to_rewrite, write_json_lines
-from jepa_pipeline.redaction import redact_values
+from jepa_pipeline.redaction import redact_row
 from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
 
 REQUEUES = "requeues.jsonl"
@@ -126,4 +126,4 @@ def read_job_ends(folder: Path) -> list[JobEnd]:
 
 
 def write_job_ends(folder: Path, ends: list[JobEnd]) -> None:
-    write_json_lines(folder / REQUEUES, [redact_values(end._asdict()) for end in ends])
+    write_json_lines(folder / REQUEUES, [redact_row(end._asdict()) for end in ends])
