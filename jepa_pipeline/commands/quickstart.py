@@ -1,6 +1,5 @@
 """`jepa quickstart`: all steps on synthetic images. It is the one command that calls the others."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -35,7 +34,6 @@ def quickstart(out: Path, seed: int = 0, total_samples: int = TOTAL_SAMPLES, ima
     rows = probe(run, out / "shards")
     exported = run / "export" / "timm"
     if not exported.exists():
-        shutil.rmtree(exported.with_name("timm.partial"), ignore_errors=True)  # left by a killed quickstart
         export(run, to="timm")
     print_plain(console, format_summary(out, run, exported, time.perf_counter() - start))
     return rows
@@ -52,7 +50,6 @@ def prepare_shards(out: Path, images: int, seed: int, console: Console) -> None:
         if previous_seed != seed:
             raise UserError(f"{out} holds the quickstart of seed {previous_seed}, not {seed}: give another folder with --out")
         return
-    shutil.rmtree(out / "shards.partial", ignore_errors=True)  # left by a killed quickstart
     write_images(out / "images", images, seed, console)
     build(out / "images", out / "shards", split=TEST_SHARE, seed=seed)
 

@@ -194,7 +194,8 @@ def check_finished(folder: Path) -> None:
     Raises:
         UserError: it does; with the cure.
     """
-    places = (folder, folder.parent, folder.with_name(folder.name + PARTIAL))
+    place = folder.absolute()
+    places = (place, place.parent, place.parent / f"{place.name}{PARTIAL}")
     left = next((place for place in places if (place / PLAN).is_file()), None)
     if left is not None:
         raise UserError(f"{left} is an interrupted build, which lacks samples: run the command that began it again, to continue it")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
@@ -87,8 +87,13 @@ class Progress:
         """Return what a folder holds of an interrupted build, after deleting from it what is not finished."""
         progress, rows = cls(folder), []
         for values in read_json_lines(folder / PROGRESS):
-            row = FinishedShard.model_validate(values)
-            if not is_whole(folder, row.shard):
+            try:
+                row = FinishedShard.model_validate(values)
+            except ValidationError:
+                break
+            # A row that cannot be read is passed over, and the sums of the next ones then do not follow.
+            follows = row.samples == progress.samples + row.shard.samples
+            if not follows or not is_whole(folder, row.shard):
                 break  # the machine crashed, or somebody deleted it
             rows.append(row)
             progress.shards.append(row.shard)
@@ -149,9 +154,10 @@ def new_folder(out: Path, plan: Mapping[str, object] | None = None) -> Iterator[
             except BaseException:
                 give_up(partial, plan is not None)
                 raise
-            for path in (*partial.rglob(PROGRESS), partial / PLAN, partial / LOCK):
+            for path in (*partial.rglob(PROGRESS), partial / PLAN):
                 path.unlink()
             partial.rename(out)
+            (out / LOCK).unlink()  # not before, when another could lock the folder anew and clear it
     except Locked as error:
         raise UserError(f"{error} is writing {partial}: wait for it or stop it, or name another folder") from None
 

@@ -192,3 +192,21 @@ def test_an_interrupted_build_is_no_data_set(images: Path, tmp_path: Path, monke
     for folder in tars:
         with pytest.raises(UserError, match="is an interrupted build"):
             index([str(folder)], workers=1)
+
+
+def test_a_row_that_cannot_be_read_ends_what_is_continued(images: Path, tmp_path: Path, monkeypatch):
+    build(images, tmp_path / "whole", workers=1)
+    for damaged in (b"\0" * 40, b'{"shard": 3}'):
+        out = tmp_path / f"out-{len(damaged)}"
+        interrupt(monkeypatch, 3, images, out, KeyboardInterrupt)
+        progress = out.with_name(f"{out.name}.partial") / ".progress.jsonl"
+        first, _, third = progress.read_bytes().splitlines()
+        progress.write_bytes(b"\n".join([first, damaged, third, b""]))
+        build(images, out, workers=1)
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_the_folder_one_stands_in_may_hold_nothing(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^\. has no manifest.json"):
+        read_manifest(".")
