@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 from rich.console import Console
 
+from jepa_pipeline.cli.end import exit_code
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.console import LastingFile, keep_streams, lasting_streams, output_failure
 from jepa_pipeline.training.signals import StopSignals, outlive_terminal, write_stderr
@@ -137,3 +138,10 @@ def test_the_exit_code_stays_right(arguments, redirect, code, error):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == code and error in done.stderr and bool(error) == bool(done.stderr)
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("submit probe runs/x --dry-run", 1), ("table runs/x", 1), ("probe runs/x", 0)])
+def test_a_result_that_is_only_printed_and_lost_is_no_success(monkeypatch, arguments, code):
+    monkeypatch.setattr("jepa_pipeline.console.output_failure", lambda: OSError(28, "No space left on device"))
+    monkeypatch.setattr("sys.argv", ["jepa", *arguments.split()])
+    assert exit_code(0) == code

@@ -48,4 +48,4 @@ def exit_code(code: int) -> int:
     if failure is None or failure.errno == errno.EPIPE:
         return code
     print(f"standard output cannot be written ({failure.strerror}): part of what was printed is lost", file=sys.stderr)
-    return code or int(" ".join(sys.argv[1:3]).startswith(PRINTED))
+    return code or int("--dry-run" in sys.argv or " ".join(sys.argv[1:3]).startswith(PRINTED))

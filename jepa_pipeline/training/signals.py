@@ -40,7 +40,7 @@ class StopSignals:
 
     Args:
         describe_restart: returns what the same command will do after the process was ended.
-        tell_others: ends all other processes of the run, with an error's text and exit code.
+        tell_others: ends all other processes of the run, with an error's text and exit code; returns whether this was the first.
 
     Attributes:
         received: the first stop signal.
@@ -49,7 +49,7 @@ class StopSignals:
     """
 
     def __init__(
-        self, describe_restart: Callable[[], str], tell_others: Callable[[str, int], object] = lambda text, code: None
+        self, describe_restart: Callable[[], str], tell_others: Callable[[str, int], bool] = lambda text, code: True
     ) -> None:
         self.describe_restart, self.tell_others = describe_restart, tell_others
         self.received: signal.Signals | None = None
@@ -131,9 +131,8 @@ class StopSignals:
         """End the process if its main thread is still in a computation that no handler can interrupt."""
         if self.before_first_step and self.received is not None:
             text = str(interruption(self.received, 0))
-            if rank() == 0:
+            if self.tell_others(text, Interrupted.exit_code):
                 write_stderr(text)
-            self.tell_others(text, Interrupted.exit_code)
             os._exit(Interrupted.exit_code)
 
     def force_exit(self) -> None:
