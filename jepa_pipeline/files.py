@@ -133,7 +133,6 @@ def atomic_write(path: Path, text: str, *, exact: bool = False, private: bool = 
     """
     with atomic_path(path) as temporary:
         if private:
-            temporary.unlink(missing_ok=True)
             temporary.touch(0o600)
         temporary.write_text(text if exact else redact(text))
 

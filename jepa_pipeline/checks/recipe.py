@@ -118,10 +118,14 @@ class Node(NamedTuple):
     has_gpu: bool
 
 
-def this_machine(config: RunConfig, local_ranks: int) -> Node:
-    """Return the machine that this process runs on."""
-    has_gpu = config.trainer.accelerator != "cpu" and Path("/dev/nvidia0").exists()
-    return Node("this machine", config.trainer.processes, local_ranks, memory_limit(), has_gpu)
+def this_machine(config: RunConfig, ranks: int, local_ranks: int) -> Node:
+    """Return the machine that this process runs on, for a run of this many processes, and this many on the machine."""
+    return Node("this machine", ranks, local_ranks, memory_limit(), has_gpu(config))
+
+
+def has_gpu(config: RunConfig) -> bool:
+    """Return whether the run computes on a GPU of this machine."""
+    return config.trainer.accelerator != "cpu" and Path("/dev/nvidia0").exists()
 
 
 def check_memory(config: RunConfig, node: Node) -> list[CheckResult]:
@@ -165,8 +169,8 @@ def count_shared_batches(config: RunConfig) -> int:
 
     On CPUs all that are loaded ahead, besides the next two of training; for a GPU each is copied to pinned memory as it comes.
     """
-    workers, has_gpu = config.data.workers, this_machine(config, 1).has_gpu
-    ahead = workers if has_gpu else workers * config.data.prefetch_batches
+    workers = config.data.workers
+    ahead = workers if has_gpu(config) else workers * config.data.prefetch_batches
     return ahead + TRAINING_HOLDS if workers else 0
 
 

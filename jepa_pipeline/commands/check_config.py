@@ -25,7 +25,7 @@ def check_config(config: RunConfig, timed: bool = False) -> None:
     local_ranks = config.trainer.devices or 1
     results = [
         *check_recipe(config),
-        *check_memory(config, this_machine(config, local_ranks)),
+        *check_memory(config, this_machine(config, config.trainer.processes, local_ranks)),
         *check_manifests(config, may_be_missing=True),
     ]
     shared_memory = check_shared_memory(config, config.trainer.processes, local_ranks)

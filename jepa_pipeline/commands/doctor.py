@@ -68,7 +68,7 @@ def doctor(
         runs_here = site is None or "SLURM_JOB_ID" in os.environ
         machine = check_machine(config if runs_here else None, ranks, local_ranks)
         results = merge_ranks(all_gather_object(machine), processes.hosts)
-        results += check_memory(config, this_machine(config, local_ranks)) if config and runs_here else []
+        results += check_memory(config, this_machine(config, ranks, local_ranks)) if config and runs_here else []
         results += all_gather_object(check_once(config, site, folder, ranks, quick) if rank() == 0 else None)[0]
         if timed and config is not None and world_size() == 1 and not failed(results):
             results += check_duration(config)

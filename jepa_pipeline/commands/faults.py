@@ -61,11 +61,16 @@ def faults(
     """
     if sys.platform != "linux":
         raise UserError("jepa selftest faults needs Linux, by whose /proc it finds the processes of a run: try it there")
-    start, folder = time.monotonic(), (out or Path(mkdtemp(prefix="jepa-selftest-"))).resolve()
     if out and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not an empty folder: give another one with --out")
-    config = config or build_small_config(folder)
-    names = choose_faults(config, only)
+    start, folder = time.monotonic(), (out or Path(mkdtemp(prefix="jepa-selftest-"))).resolve()
+    try:
+        config = config or build_small_config(folder)
+        names = choose_faults(config, only)
+    except UserError:
+        if out is None:
+            shutil.rmtree(folder)
+        raise
 
     def plan(rounds: Sequence[Round]) -> int:
         if count is not None:

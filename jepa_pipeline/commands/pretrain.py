@@ -38,10 +38,11 @@ from jepa_pipeline.training.checkpoint_callback import (
     sharded_targets,
 )
 from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero
-from jepa_pipeline.training.hashes import HASHES, HashLogger
+from jepa_pipeline.training.hashes import HashLogger
+from jepa_pipeline.training.heartbeat import HASHING
 from jepa_pipeline.training.init_from import init_from_run
 from jepa_pipeline.training.launch import launch_processes
-from jepa_pipeline.training.loggers import MetricsWriter, WandbRun
+from jepa_pipeline.training.loggers import HASHES, MetricsWriter, WandbRun
 from jepa_pipeline.training.memory import out_of_memory
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.online_eval import OnlineEval, check_online_eval
@@ -92,7 +93,7 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             config.check_processes(info.world_size)
         except ValueError as error:
             raise UserError(str(error)) from None
-        memory = check_memory(config, this_machine(config, info.local_world_size))
+        memory = check_memory(config, this_machine(config, info.world_size, info.local_world_size))
         require([*check_packages(config), *memory, check_shared_memory(config, info.world_size, info.local_world_size)])
     accelerator = choose_accelerator(config.trainer.accelerator)
     if info.launcher is None and (info.world_size > 1 or config.trainer.restarts):
@@ -121,7 +122,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     check_same_setup(processes, config, data_hash)
     with raise_on_all_ranks():
         if processes.info.local_rank == 0:  # once on each machine
-            compare_data(config.data, log, partial(watchdog.set_stage, "hashes", 0))
+            compare_data(config.data, log, partial(watchdog.set_stage, HASHING, 0))
     run_info = build_checkpoint_info(config, data_hash, accelerator)
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):

@@ -57,9 +57,9 @@ def parse_bounded(text: str) -> Any:
         raise BadYaml(str(error.problem).split(" with value")[0], line_of(error)) from None
     except MarkedYAMLError as error:
         raise BadYaml(f"not YAML: {error.problem or error.context}", line_of(error)) from None
+    except BadYaml:
+        raise
     except (YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, BadYaml):
-            raise
         # ruamel has no error of its own for values that it cannot make
         raise BadYaml(f"not YAML: {first_line(error)}") from None
 

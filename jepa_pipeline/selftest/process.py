@@ -15,6 +15,7 @@ from typing import Literal
 
 from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.worker_pool import die_with_parent
 from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
 from jepa_pipeline.training.loggers import HASHES
 
@@ -55,7 +56,13 @@ class LiveRun:
     def start(self, command: list[str], environment: dict[str, str], output: int) -> subprocess.Popen[bytes]:
         """Start the first process, in a session of its own, with an open file for what it prints."""
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
         )
 
     def _copy_output(self, reader: int) -> None:

@@ -13,7 +13,6 @@ from jepa_pipeline.batch import Batch
 from jepa_pipeline.distributed import full_tensor, rank
 from jepa_pipeline.training.callbacks import StepCallback, is_due
 from jepa_pipeline.training.checkpoint_callback import run_state
-from jepa_pipeline.training.loggers import HASHES as HASHES
 from jepa_pipeline.training.loggers import append_row, truncate_rows
 from jepa_pipeline.training.module import Pretraining
 from lightning import Trainer

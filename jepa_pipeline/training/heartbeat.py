@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 GONE = "gone"
 """The stage of a process that has left the run."""
-HASHES = "hashes"
+HASHING = "hashes"
 """The stage of a process that reads all data before the first step; it begins anew with each shard."""
 STAGES = {
     "start": "in its start (before its first step)",
-    HASHES: "comparing the hashes of the data",
+    HASHING: "comparing the hashes of the data",
     "data": "waiting for data since step {step}",
     "step": "in step {step}",
     "checkpoint": "writing the checkpoint of step {step}",
@@ -80,7 +80,7 @@ class HeartbeatTable:
             self.heartbeats[rank] = heartbeat
             if heartbeat.step > self.step:
                 self.step, self.step_time = heartbeat.step, now
-            if heartbeat.stage == HASHES:  # each shard counts as a step
+            if heartbeat.stage == HASHING:  # each shard counts as a step
                 self.step_time = max(self.step_time, now - heartbeat.seconds)
 
     def seconds_silent(self, rank: int, now: float) -> float:

@@ -15,6 +15,7 @@ from jepa_pipeline.cluster.records import read_records
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.site import load_site
 from jepa_pipeline.config.trainer import ProbingConfig
+from jepa_pipeline.console import COMMAND
 from jepa_pipeline.distributed import rank
 from jepa_pipeline.files import atomic_path
 from jepa_pipeline.models.weights import EncoderCard, Weights, gather_weights, read_card, save_weights
@@ -22,13 +23,25 @@ from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, find_secrets
 from jepa_pipeline.results.run_folders import SNAPSHOTS, run_of
 from jepa_pipeline.training.callbacks import StepCallback
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.restarts import REASON
 from lightning import Trainer
 
 STARTED = "asked"
 """File in a snapshot whose probe was started as a process; a submitted probe is known by its job's record instead."""
 SUBMIT_TIMEOUT_S = 60.0
 """Seconds that the end of a run waits for submissions that have not returned."""
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_")
+RANK_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_",
+    "GROUP_",
+    "ROLE_",
+    "TORCHELASTIC_",
+    COMMAND,
+    REASON,
+)
 JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_", "PMI_", "PMIX_")
 DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 

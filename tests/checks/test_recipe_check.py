@@ -142,11 +142,11 @@ def test_the_packages_that_are_proposed_are_those_of_the_project():
 
 def test_a_batch_that_memory_cannot_hold_is_refused_at_once(tiny):
     config = tiny("optim.batch_size_global=1000000000", "optim.total_samples=4000000000")
-    (result,) = check_memory(config, this_machine(config, 1))
+    (result,) = check_memory(config, this_machine(config, 1, 1))
     assert result.level == "fail" and "1,000,000,000 samples" in result.text
     with pytest.raises(UserError, match=r"the pixels of 1,000,000,000 samples take .*: lower optim.batch_size_global"):
         pretrain(config, QUIET)
-    assert check_memory(tiny(), this_machine(tiny(), 1)) == [] and not config.folder.exists()
+    assert check_memory(tiny(), this_machine(tiny(), 1, 1)) == [] and not config.folder.exists()
 
 
 def test_memory_is_that_of_the_container(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jepa_pipeline.files import read_json_lines
-from jepa_pipeline.training.hashes import HASHES
+from jepa_pipeline.training.loggers import HASHES
 from jepa_pipeline.training.watchdog import ABORTED
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from jepa_pipeline.data.writer import png_record, write_shards
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_latest
-from jepa_pipeline.training.hashes import HASHES
+from jepa_pipeline.training.loggers import HASHES
 from jepa_pipeline.training.skipped_samples import DAMAGED
 
 QUIET = Console(quiet=True)

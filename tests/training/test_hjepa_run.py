@@ -14,7 +14,7 @@ from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.weights import load_encoder
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import load_latest
-from jepa_pipeline.training.hashes import HASHES
+from jepa_pipeline.training.loggers import HASHES
 
 RECIPE = Path(__file__).parents[2] / "configs" / "debug" / "hjepa.yaml"
 QUIET = Console(quiet=True)

@@ -17,7 +17,7 @@ from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.training import callbacks
 from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest, step_of
-from jepa_pipeline.training.hashes import HASHES
+from jepa_pipeline.training.loggers import HASHES
 
 QUIET = Console(quiet=True)
 HASHED = ["log.hashes_every_steps=1", "optim.accumulate_steps=2", "checkpoint.every_steps=100"]
