@@ -1,5 +1,6 @@
 """Files that a reader finds as they were or in full, never half written."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,7 @@ PARTIAL, DAMAGED = ".partial", ".damaged"
 STEP: Mapping[str, type] = MappingProxyType({"step": int})
 """Key of every row of a run's logs, and the type of its value; see read_json_lines."""
 LOCK = ".lock"
-"""File in a partial folder that is locked while its writer lives."""
+"""File in a folder that is locked while the process that writes there lives."""
 LEFT_BY_EARLIER_VERSIONS = re.compile(r"\.tmp\w{6}|\.step-\d{8}|\..+-[0-9a-f]{12}\.json")
 """Names of half-written weights, snapshots and reports."""
 
@@ -78,17 +79,19 @@ def lock_new_folder(path: Path) -> tuple[Path, IO[str]]:
         except FileNotFoundError:
             pass  # a sweep came between, which deletes only what it has locked itself
         except OSError:
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
 def acquire(lock: IO[str]) -> bool | None:
     """Lock a file until it is closed or this process ends; return False if another has it, None if there are no locks here."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
     except BlockingIOError:
         return False
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
         return None
     return True
 

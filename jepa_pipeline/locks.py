@@ -1,7 +1,5 @@
 """Locks of folders, so that two processes never write to one. A lock ends with its process, and names it while it lasts."""
 
-import errno
-import fcntl
 import os
 import socket
 import time
@@ -10,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from jepa_pipeline.files import name_errors
+from jepa_pipeline.files import LOCK, acquire, name_errors
 
-LOCK = ".lock"
 LOCK_TIMEOUT_S = 20.0
 """Seconds to wait for the lock: the workers of a process that was killed hold it until they notice."""
 QUIET_S = 1.0
@@ -61,7 +58,7 @@ def lock_folder(folder: Path, log: Callable[[str], object] = print) -> Iterator[
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+", errors="replace") as file:  # not "w", which would delete the name of its holder
-        if not acquire_lock(file, folder, log) or not is_in(folder, file):
+        if not wait_for_lock(file, folder, log) or not is_in(folder, file):
             raise Locked(f"{read_holder(file)}")
         with name_errors(folder / LOCK):
             file.truncate(0)
@@ -70,29 +67,21 @@ def lock_folder(folder: Path, log: Callable[[str], object] = print) -> Iterator[
         yield
 
 
-def acquire_lock(file: IO[str], folder: Path, log: Callable[[str], object]) -> bool:
+def wait_for_lock(file: IO[str], folder: Path, log: Callable[[str], object]) -> bool:
     """Return whether the lock was acquired, without waiting for a process that lives; also true on a file system without locks."""
     requeued, restarted = (int(os.environ.get(f"{by}_RESTART_COUNT", "0")) > 0 for by in ("SLURM", "TORCHELASTIC"))
     start, limit = time.monotonic(), REQUEUED_LOCK_TIMEOUT_S if requeued or restarted else LOCK_TIMEOUT_S
     reported = False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock, since the kernel releases it even after SIGKILL
-        except BlockingIOError:
-            waited = time.monotonic() - start
-            # after a restart the holder may be a process of the start before, which is just being ended
-            if waited > limit or (read_holder(file).is_alive_here() and not restarted):
-                return False
-            if waited > QUIET_S and not reported:
-                log(f"{folder} is locked by {read_holder(file)}: waiting up to {limit:g} s for what is left of it")
-                reported = True
-            time.sleep(0.2)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-            return True
-        else:
-            return True
+    while acquire(file) is False:
+        waited = time.monotonic() - start
+        # after a restart the holder may be a process of the start before, which is just being ended
+        if waited > limit or (read_holder(file).is_alive_here() and not restarted):
+            return False
+        if waited > QUIET_S and not reported:
+            log(f"{folder} is locked by {read_holder(file)}: waiting up to {limit:g} s for what is left of it")
+            reported = True
+        time.sleep(0.2)
+    return True
 
 
 def is_in(folder: Path, file: IO[str]) -> bool:

@@ -26,8 +26,8 @@ from jepa_pipeline.data.tar_list import check_tar_parts, list_tars
 from jepa_pipeline.data.tar_reader import ShardError, printable
 from jepa_pipeline.data.unfinished import clear
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
-from jepa_pipeline.files import sha256_of
-from jepa_pipeline.locks import LOCK, Locked, lock_folder
+from jepa_pipeline.files import LOCK, sha256_of
+from jepa_pipeline.locks import Locked, lock_folder
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.version import __version__
 

@@ -17,8 +17,8 @@ from jepa_pipeline.data.channel_stats import DeepRange
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import PLAN, Shard, Skipped
 from jepa_pipeline.data.summary import print_lines
-from jepa_pipeline.files import PARTIAL, atomic_write, fsync, name_errors, read_json_lines, sha256_of
-from jepa_pipeline.locks import LOCK, Locked, lock_folder
+from jepa_pipeline.files import LOCK, PARTIAL, atomic_write, fsync, name_errors, read_json_lines, sha256_of
+from jepa_pipeline.locks import Locked, lock_folder
 
 PROGRESS = ".progress.jsonl"
 """File of each part of an unfinished folder: what is in its finished shards."""

@@ -10,8 +10,8 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.removed import result_value, upgrade_saved
 from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS, RunConfig
-from jepa_pipeline.files import atomic_write, sweep
-from jepa_pipeline.locks import LOCK, Locked, lock_folder
+from jepa_pipeline.files import LOCK, atomic_write, sweep
+from jepa_pipeline.locks import Locked, lock_folder
 from jepa_pipeline.training.checkpoint import CheckpointInfo, delete_leftovers, latest_info
 from jepa_pipeline.training.environment import describe_environment
 
