@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from jaxtyping import install_import_hook
@@ -118,12 +119,17 @@ TINY = [
 ]
 
 
-@pytest.fixture
-def tiny(shards, tmp_path):
-    """A function that makes the configuration of a run of seconds, with dotted overrides."""
+@pytest.fixture(scope="session")
+def tiny_below(shards):
+    """A function that makes the configuration of a run of seconds below a folder, with dotted overrides."""
 
-    def make(*overrides: str) -> RunConfig:
-        places = [f"data.train={shards / 'train'}", f"output={tmp_path / 'runs'}"]
-        return load_overrides(RunConfig, [*TINY, *places, *overrides])
+    def make(output, *overrides: str) -> RunConfig:
+        return load_overrides(RunConfig, [*TINY, f"data.train={shards / 'train'}", f"output={output}", *overrides])
 
     return make
+
+
+@pytest.fixture
+def tiny(tiny_below, tmp_path):
+    """A function that makes the configuration of a run of seconds, with dotted overrides."""
+    return partial(tiny_below, tmp_path / "runs")

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import NamedTuple
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -14,6 +13,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import Shard
 from jepa_pipeline.data.remote import download
+from jepa_pipeline.files import PARTIAL, atomic_path, sweep
 from jepa_pipeline.redaction import redact
 
 EVICTION_SHARE = 0.02
@@ -102,21 +102,14 @@ class Cache:
     def _fetch(self, url: str, shard: Shard) -> CachedShard:
         """Fetch a shard whose lock this process holds."""
         tar = self.tar_path(shard)
-        for abandoned in tar.parent.glob(f"{shard.sha256}*.partial"):  # by a killed process, for this one holds the lock
-            abandoned.unlink(missing_ok=True)
-        partial = tar.with_name(f"{shard.sha256}.{token_hex(4)}.partial")
+        sweep(tar.parent)
         self._keep_limit(tar, shard.bytes)
-        try:
+        with atomic_path(tar, sync=True) as partial:
             download(url, partial, shard.bytes, shard.sha256)
             index = self.build_index(partial, shard) if self.build_index else None
             if index:
                 save_index(index, self._index_base(shard))
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-                partial.rename(tar)
-                fd = os.dup(file.fileno())  # open before another process can evict it
-        finally:
-            partial.unlink(missing_ok=True)
+        fd = os.open(tar, os.O_RDONLY)  # nobody evicts it before its lock is released
         self.unchecked_bytes += shard.bytes
         if self._keep_limit(tar):
             self.unchecked_bytes = 0
@@ -132,10 +125,10 @@ class Cache:
     def _evict(self, keep: Path, coming: int) -> None:
         """Delete unfinished files of killed processes and, beyond the limit, the least recently used shards."""
         with FileLock(self.folder / "tidy.lock"):
-            for partial in self.folder.glob("??/*.partial"):
-                delete(partial.with_name(f"{partial.name[:64]}.tar"), partial)
+            for folder in self.folder.glob("??"):
+                sweep(folder)
             tars = sorted(self._list_files("??/*.tar"), reverse=True)
-            fetched = (*tars, *self._list_files("??/*.partial"))  # by other processes now
+            fetched = (*tars, *self._list_files(f"??/*{PARTIAL}/*"))  # by other processes now
             excess = sum(size for _, size, _ in fetched) + coming - self.limit
             while tars and excess > 0:
                 _, size, tar = tars.pop()

@@ -18,6 +18,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data import cache as cache_module
 from jepa_pipeline.data.manifest import Shard, read_manifest
 from jepa_pipeline.data.shards import SampleError, Shards
+from jepa_pipeline.files import partial_folder
 
 TARS = [f"shard-00000{n}.tar" for n in range(3)]
 KEYS = [f"k{n:02d}" for n in range(20)]
@@ -30,7 +31,8 @@ def config(tmp_path):
 
 def kept(config: CacheConfig) -> list[Path]:
     assert config.folder
-    return sorted(path for path in config.folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    found = [Path(folder, name) for folder, _, names in os.walk(config.folder) for name in names]  # rglob fails where one goes
+    return sorted(path for path in found if path.suffix != ".lock" and path.parent.suffix != ".partial")
 
 
 def read_all(shards: Shards, first: int) -> list[str]:
@@ -135,7 +137,7 @@ def test_a_process_does_not_wait_for_what_it_fetches(server, url, config):
     server.forever = dict.fromkeys(TARS, "stall")
     run = subprocess.run([sys.executable, "-c", ENDS, url, str(config.folder)], capture_output=True, text=True, check=True)
     assert time.time() - float(run.stdout) < server.stall_s / 2 and run.stderr == ""
-    left = [path for path in kept(config) if path.suffix == ".partial"]
+    left = [*config.folder.rglob("*.partial")]
     assert len(left) == 2
     server.forever = {}
     assert Shards(url, cache=config).read(0, 0).key == "k00"
@@ -185,6 +187,19 @@ def test_room_is_made_before_a_shard_comes(url, config, folder, monkeypatch):
         Shards(url, cache=config).read(shard, 0)
         time.sleep(0.02)
     assert all(before + coming <= sizes[0] + sizes[1] for before, coming in zip(seen, sizes, strict=True))
+
+
+def test_what_is_being_written_stays_when_another_process_makes_room(url, config, folder, monkeypatch):
+    original = cache_module.save_index
+
+    def save_index(index, tar):
+        cache_module.Cache(config)._evict(Path(), coming=int(1e9))
+        with partial_folder(tar):  # as while the index is being written
+            cache_module.Cache(config)._evict(Path(), coming=int(1e9))
+        return original(index, tar)
+
+    monkeypatch.setattr(cache_module, "save_index", save_index)
+    assert read_all(Shards(url, cache=config.model_copy(update={"limit_gb": 1e-9})), 0) == KEYS
 
 
 def test_a_limit_below_one_shard_still_reads(url, config, folder):

@@ -25,15 +25,10 @@ TOTAL = 24
 
 
 @pytest.fixture(scope="module")
-def finished(shards, tmp_path_factory):
+def finished(tiny_below, tmp_path_factory):
     """A finished run with hashes of every step."""
-    from jepa_pipeline.config.parse import load_overrides
-    from jepa_pipeline.config.run import RunConfig
-    from tests.conftest import TINY
-
-    output = tmp_path_factory.mktemp("runs")
-    more = [f"data.train={shards / 'train'}", f"output={output}", "log.hashes_every_steps=1", "checkpoint.every_steps=2"]
-    return pretrain(load_overrides(RunConfig, [*TINY, *more]), Console(quiet=True))
+    config = tiny_below(tmp_path_factory.mktemp("runs"), "log.hashes_every_steps=1", "checkpoint.every_steps=2")
+    return pretrain(config, Console(quiet=True))
 
 
 def change_a_weight(run):
