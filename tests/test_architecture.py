@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "distributed": set(),
     "losses": set(),
     "models": FOUNDATION,
+    "interop": FOUNDATION | {"models"},
     "masks": {"config", "batch"},
     "data": {"config", "batch", "console", "files", "locks", "redaction", "version"},
     "synthetic": {"config", "batch", "version", "data"},
@@ -37,6 +38,9 @@ ON_TOP = {"commands", "cli"}
 COMMANDS = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__"}
 DOORS = {
     "av": {"data"},
+    "huggingface_hub": {"interop"},
+    "onnxruntime": {"interop"},
+    "transformers": {"interop"},
     "lightning": {"training"},
     "timm": {"models", "training", "_torchvision"},
     "submitit": {"cluster"},

@@ -35,6 +35,21 @@ AnyEncoderConfig = Annotated[
 ]
 
 
+class Source(Section):
+    """The published weights that an encoder was imported from."""
+
+    path: str = Field(
+        description="File or folder, without the folders above it, or name on a hub, such as hf:facebook/ijepa_vith14_1k."
+    )
+    revision: str | None = Field(default=None, description="Revision on the hub; null: a file or folder of this machine.")
+    sha256: str = Field(description="SHA-256 of the file of weights, in hex; of several, of their names and hashes.")
+    family: str = Field(description="Layout of the weights: the value of --as.")
+    network: str = Field(description="Which network of the file it is, such as target_encoder; model, if there is only one.")
+    dtype: str = Field(description="Type of the weights in the file, such as float16; here they are float32.")
+    license: str = Field(default="unknown", description="License of the weights, as the user said.")
+    notes: tuple[str, ...] = Field(default=(), description="What its user must know, such as which tokens are pooled.")
+
+
 class EncoderCard(Section):
     """The sizes, the preprocessing and the origin of a saved encoder."""
 
@@ -52,6 +67,7 @@ class EncoderCard(Section):
         description="Checkpoint or published weights that its training started from, whose steps and samples are not counted here; "
         "null: none known.",
     )
+    source: Source | None = Field(default=None, description="What it was imported from; null: it was trained here.")
     name: str = Field(description="Name of the run.")
     method: str = Field(description="Method that trained it.")
     step: int = Field(description="Optimizer steps of training.")
