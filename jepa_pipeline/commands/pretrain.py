@@ -37,7 +37,7 @@ from jepa_pipeline.training.checkpoint_callback import (
     restore_encoder,
     sharded_targets,
 )
-from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero
+from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero, run_while_others_wait
 from jepa_pipeline.training.hashes import HashLogger
 from jepa_pipeline.training.heartbeat import HASHING
 from jepa_pipeline.training.init_from import init_from_run
@@ -121,8 +121,8 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         data_hash = hash_data(config.data.train, config.method)
     check_same_setup(processes, config, data_hash)
     with raise_on_all_ranks():
-        if processes.info.local_rank == 0:  # once on each machine
-            compare_data(config.data, log, partial(watchdog.set_stage, HASHING, 0))
+        compare = partial(compare_data, config.data, log, partial(watchdog.set_stage, HASHING, 0))
+        run_while_others_wait(compare if processes.info.local_rank == 0 else None)  # once on each machine
     run_info = build_checkpoint_info(config, data_hash, accelerator)
     with ExitStack() as stack:
         with raise_on_all_ranks(name_ranks=False):

@@ -2,7 +2,9 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -14,6 +16,9 @@ from jepa_pipeline.files import DamagedFile
 
 PICKLABLE = (UserError, Interrupted, DamagedFile, RuntimeError, torch.OutOfMemoryError, MemoryError)
 """Errors that are raised on other processes as they are, as are all OSErrors."""
+
+BUSY_S = 5.0
+"""Seconds after which a process that works tells the others again that it lives."""
 
 T = TypeVar("T")
 
@@ -37,6 +42,34 @@ def run_on_all_ranks(function: Callable[[], T], group: ProcessGroup | None = Non
         if first is not None:
             raise first from None if first is error else error
     return result  # pyright: ignore[reportReturnType]
+
+
+def run_while_others_wait(function: Callable[[], object] | None) -> None:
+    """Run a function that may take longer than a collective waits for. All processes must call it, and return when all are done.
+
+    Args:
+        function: what this process does meanwhile; None: it waits.
+    """
+    if world_size() == 1:
+        if function is not None:
+            function()
+        return
+    done: Future[object] = Future()
+    if function is None:
+        done.set_result(None)
+    else:
+        Thread(target=fulfill, args=(done, function), daemon=True).start()  # no executor: Python would wait for it after Ctrl-C
+    while not all(all_gather_object(bool(wait([done], BUSY_S).done))):
+        pass
+    done.result()
+
+
+def fulfill(future: "Future[object]", function: Callable[[], object]) -> None:
+    """Give a future the result or the error of a function."""
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)
 
 
 def picklable(error: Exception | None) -> Exception | None:
