@@ -1,13 +1,9 @@
 """`jepa selftest resume`: a test that a run that is killed and resumed equals one that was never killed."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
@@ -18,9 +14,8 @@ from rich.console import Console
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
-from jepa_pipeline.data.worker_pool import die_with_parent
 from jepa_pipeline.files import read_json_lines
-from jepa_pipeline.selftest.process import checkpointed_step, count_steps, last_line, log_path, write_recipe
+from jepa_pipeline.selftest.process import LiveRun, checkpointed_step, count_steps, last_line, log_path
 from jepa_pipeline.selftest.runs import CHECKPOINT_STEPS, Difference, build_small_config, find_difference, shorten
 from jepa_pipeline.training.loggers import HASHES
 
@@ -84,34 +79,16 @@ def resume(
     return difference is None
 
 
-@contextmanager
-def start(config: RunConfig) -> Iterator[subprocess.Popen[bytes]]:
-    """Start `jepa pretrain`; at the end kill it with its workers, which a session of its own makes possible."""
-    recipe = write_recipe(config)
-    with log_path(config).open("ab") as log:
-        command = [sys.executable, "-m", "jepa_pipeline", "pretrain", str(recipe)]
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
-        )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def run_to_end(config: RunConfig) -> None:
-    with start(config) as process:
-        check_exit(process, config)
+    with LiveRun(config) as run:
+        check_exit(run)
 
 
-def check_exit(process: subprocess.Popen[bytes], config: RunConfig) -> None:
+def check_exit(run: LiveRun) -> None:
     """Wait for a run to end, and raise UserError if it failed."""
-    if process.wait():
-        raise UserError(
-            f"the run {config.name} failed with exit code {process.returncode}: {last_line(config)} (full log: {log_path(config)})"
-        )
+    if code := run.process.wait():
+        config = run.config
+        raise UserError(f"the run {config.name} failed with exit code {code}: {last_line(config)} (full log: {log_path(config)})")
 
 
 def kill_repeatedly(config: RunConfig, random: Random, kills: int, step_s: float) -> Iterator[Kill]:
@@ -120,23 +97,19 @@ def kill_repeatedly(config: RunConfig, random: Random, kills: int, step_s: float
     step_s: seconds per step, within which the moment of a kill is random.
     """
     for number in range(kills):
-        with start(config) as process:
+        with LiveRun(config) as run:
             done, is_last = count_steps(config), number == kills - 1
             left = config.optim.total_steps - 1 - done
             low = max(done, CHECKPOINT_STEPS + 1) if is_last else done
             # twice the mean distance that leaves room for the kills to come
             high = max(low, done + min(left, 2 * left // (kills - number)))
-            wait_for_step(process, config, random.randint(low, high))
+            step = random.randint(low, high)
+            run.wait(lambda step=step: run.steps() >= step, limit_s=inf)
             time.sleep(random.uniform(0, step_s))
-            if process.poll() is not None:
-                check_exit(process, config)
+            if run.process.poll() is not None:
+                check_exit(run)
                 return
         yield Kill(count_steps(config), checkpointed_step(config))
-
-
-def wait_for_step(process: subprocess.Popen[bytes], config: RunConfig, step: int) -> None:
-    while count_steps(config) < step and process.poll() is None:
-        time.sleep(0.005)
 
 
 def describe(config: RunConfig, kills: list[Kill], difference: Difference | None, folder: Path) -> str:
