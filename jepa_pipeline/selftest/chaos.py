@@ -11,6 +11,7 @@ from typing import NamedTuple
 from jepa_pipeline.config.data import CacheConfig, DamageConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.files import PARTIAL
 from jepa_pipeline.selftest.faults import DATA_FAULTS, MOMENTS, NOTHING, SURVIVED, Rhythm, Strike, judge, strike, wait_for_moment
 from jepa_pipeline.selftest.places import damaged, serve, with_sources
 from jepa_pipeline.selftest.process import LiveRun, checkpointed_step, last_line, log_path
@@ -99,7 +100,7 @@ class Chaos:
             if last.code == 0:
                 break
         outcome.problems.extend(self.compare(config.folder))
-        if partial := sorted(cache_folder(config).rglob("*.partial")):
+        if partial := sorted(cache_folder(config).rglob(f"*{PARTIAL}")):
             outcome.problems.append(f"{len(partial)} unfinished files are left in the cache, such as {partial[0].name}")
         return outcome
 

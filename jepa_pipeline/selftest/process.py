@@ -16,7 +16,8 @@ from typing import Literal
 from jepa_pipeline.config.render import save_config
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.worker_pool import die_with_parent
-from jepa_pipeline.training.checkpoint import list_checkpoints, step_of
+from jepa_pipeline.files import LOCK, PARTIAL
+from jepa_pipeline.training.checkpoint import DROPPED, list_checkpoints, step_of
 from jepa_pipeline.training.loggers import HASHES
 
 Phase = Literal["imports", "setup", "steps", "checkpoint", "end"]
@@ -24,7 +25,7 @@ Phase = Literal["imports", "setup", "steps", "checkpoint", "end"]
 
 MARK = "JEPA_SELFTEST_RUN"
 """Environment variable by which the processes of a run are found, whatever session or parent they have."""
-UNFINISHED = (".partial", ".dropped")
+UNFINISHED = (PARTIAL, DROPPED)
 """Suffixes of checkpoints that are being written or deleted."""
 LEFT_S = 20.0
 """Seconds after the end of a run's first process within which all others must have ended."""
@@ -117,7 +118,7 @@ class LiveRun:
     def phase(self) -> Phase:
         """Return the phase in which the run is, as its folder shows it."""
         if not self.begun:
-            lock = self.config.folder / ".lock"
+            lock = self.config.folder / LOCK
             return "setup" if lock.exists() and lock.stat().st_mtime >= self.started_at else "imports"
         folder = self.config.folder / "checkpoints"
         if folder.exists() and any(name.endswith(UNFINISHED) for name in os.listdir(folder)):  # noqa: PTH208  # fast

@@ -11,7 +11,16 @@ from jepa_pipeline.config.errors import disk_error
 from jepa_pipeline.config.trainer import CheckpointConfig
 from jepa_pipeline.distributed import all_gather_object, new_gloo_group, rank, world_size
 from jepa_pipeline.files import PARTIAL
-from jepa_pipeline.training.checkpoint import INFO, STATE, CheckpointInfo, State, commit, delete_old, rank_file
+from jepa_pipeline.training.checkpoint import (
+    INFO,
+    STATE,
+    CheckpointInfo,
+    State,
+    commit,
+    delete_old,
+    list_checkpoints,
+    rank_file,
+)
 from jepa_pipeline.training.collectives import run_on_all_ranks
 from jepa_pipeline.training.dcp_storage import Shard, plan_shards, stage, write_shards
 from jepa_pipeline.training.hashed_files import HashedFiles
@@ -126,7 +135,8 @@ class AsyncCheckpointWriter:
                 raise
             if error.filename is None or partial_folder.name in f"{error.filename}":
                 error.filename = f"checkpoint {final}"
-            raise disk_error(error, "the ones before it are complete") from None
+            before = "the ones before it are complete" if list_checkpoints(self.folder) else "there is no earlier one"
+            raise disk_error(error, before) from None
 
     def write_own_files(self, folder: Path, shards: dict[str, Shard], rank_state: State) -> HashedFiles:
         """Write this process's files."""

@@ -305,12 +305,15 @@ def test_an_index_is_no_program(tmp_path):
 
 
 def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch):
-    save(tmp_path, 1)
-
     def full(state, file):
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(UserError, match=r"No space left on device\); there is no earlier one"):
+            save(tmp_path, 1)
+    save(tmp_path, 1)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
         with pytest.raises(UserError, match=r"No space left on device\); the ones before it are complete"):
