@@ -15,7 +15,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
 from jepa_pipeline.config.render import to_yaml
-from jepa_pipeline.data.index import load_index
+from jepa_pipeline.data.index import index_path, load_index
 from jepa_pipeline.data.manifest import INDEXED, load_manifest, save_manifest
 from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.data.writer import png_record, video_record, write_shards
@@ -210,6 +210,16 @@ def test_a_damaged_sample_is_named_with_the_cure(tmp_path, run, data, protocols,
     damage(tmp_path / "ramps" / "train")
     with pytest.raises(UserError, match=cure.format("videos") + r" anew \(with --reencode such are left out\)$"):
         probe(make_run(tmp_path / "clips", CLIPS, clip=CLIP), tmp_path / "ramps", config=config.model_copy(update={"k": (1,)}))
+
+
+def test_an_index_with_other_labels_is_no_test_of_an_encoder(run, data, undecoded):
+    (tar,) = (data / "test").glob("*.tar")
+    path = index_path(tar)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "labels": values["labels"][::-1]}))
+    with pytest.raises(UserError, match=rf"{path.name} is not the one that the manifest names") as refused:
+        probe(run, data, config=CONFIG)
+    assert len(str(refused.value).splitlines()) == 1 and not (run / "probes").exists()
 
 
 def damage(folder):

@@ -15,6 +15,12 @@ MIN_SOURCE_SHARE = 1 / 4000
 WINDOW_SHARDS = 16
 """Shards whose samples are shuffled together in training: more would shuffle better, but read from more files at a time."""
 
+MAX_MEGAPIXELS = 10_000.0
+"""Pixels that decoding one sample may take by default, in millions: a clip of 1080p that is 4,800 frames behind a key frame."""
+
+SLOW_S = 60.0
+"""Seconds after which a sample that is still being read is named, by default and in probes."""
+
 
 class SourceConfig(Section):
     """One data set of a mixture."""
@@ -32,14 +38,6 @@ def parse_sources(value: object) -> object:
         if not isinstance(entry, str | Path | dict | SourceConfig):
             raise ValueError(f"it is {value!r}, but data is a folder or URL of shards, or a list of {{path: ..., weight: ...}}")
     return [{"path": str(entry)} if isinstance(entry, str | Path) else entry for entry in entries]
-
-
-MAX_MEGAPIXELS = 10_000.0
-"""Pixels that decoding one sample may take by default, in millions: a clip of 1080p that is 4,800 frames behind a key frame."""
-
-
-SLOW_S = 60.0
-"""Seconds after which a sample that is still being read is named, by default and in probes."""
 
 
 class DamageConfig(Section):

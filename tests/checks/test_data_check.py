@@ -72,6 +72,15 @@ def test_a_missing_index_is_a_failure(tiny, copied):
     assert result.level == "fail" and "index.json is missing" in result.text and "jepa shards check" in result.cure
 
 
+@pytest.mark.parametrize("suffix", [".tar", ".index.json"])
+def test_other_bytes_of_the_same_size_are_a_failure(tiny, copied, suffix):
+    path = min(copied.glob(f"*{suffix}"))
+    path.write_bytes(path.read_bytes().swapcase())
+    result = run(tiny(f"data.train={copied}"))["shards"]
+    assert result.level == "fail" and f"the SHA-256 of {path.name} is" in result.text and "copy these files again" in result.cure
+    assert run(tiny(f"data.train={copied}"), quick=True)["shards"].level == "ok", "a quick check reads no shard"
+
+
 def test_few_bad_samples_are_a_warning_unless_they_stop_the_run(tiny, copied):
     index = json.loads(min(copied.glob("*.index.json")).read_text())
     offset, _ = index["members"]["png"][0]
