@@ -24,11 +24,22 @@ MultiBlock.__call__ = broken
 """
 
 
-def selftest(*arguments, path=None, verb="resume"):
+WARM = f"""
+import sys
+sys.path.append({str(Path(__file__).parents[1] / "tools")!r})
+from kill_campaign import WarmRun, jepa
+from jepa_pipeline.commands import selftest
+selftest.LiveRun = WarmRun
+jepa()
+"""
+"""`jepa` whose runs are forks of it, so that torch is imported once and not four times."""
+
+
+def selftest(*arguments, path=None, verb="resume", jepa=JEPA):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (
         {"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"} if path else {}
     )
-    command = [*JEPA, "selftest", verb, *map(str, arguments)]
+    command = [*jepa, "selftest", verb, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -42,7 +53,7 @@ def test_a_killed_run_is_the_run_that_was_never_killed():
 
 def test_a_mask_from_the_global_generator_is_found_and_named(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(GLOBAL_MASKS)
-    result = selftest("--out", tmp_path / "runs", path=tmp_path)
+    result = selftest("--out", tmp_path / "runs", path=tmp_path, jepa=[sys.executable, "-c", WARM])
     assert result.returncode == 1, result.stdout + result.stderr
     assert "NOT equal, first at step" in result.stdout and "batch.0.masks.0.context (hashes.jsonl)" in result.stdout
     assert (tmp_path / "runs/killed/hashes.jsonl").exists(), "the runs are kept where there is something to see"
@@ -76,7 +87,7 @@ def test_any_recipe_can_be_tested(tiny, tmp_path):
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("optim.warmup_samples=40")))
-    result = selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 9, "--out", tmp_path / "out")
+    result = selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 9, "--out", tmp_path / "out", jepa=[sys.executable, "-c", WARM])
     assert result.returncode == 0, result.stdout + result.stderr
     assert "9 steps of" in result.stdout
 
