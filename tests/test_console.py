@@ -111,17 +111,22 @@ def test_streams_that_others_have_replaced_stay(monkeypatch):
         assert sys.stdout is stream and output_failure() is None
 
 
-def test_a_hang_up_ends_no_run_and_nohup_stays_as_it_is(capfd):
+@pytest.fixture
+def hang_up():
+    """SIGHUP as in a shell; this process may have been started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hang_up_ends_no_run_and_nohup_stays_as_it_is(capfd, hang_up):
     with StopSignals(str):
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     assert f"the run continues without it; kill {os.getpid()} stops it with a checkpoint" in capfd.readouterr().err
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopSignals(str):
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with StopSignals(str):
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     assert outlive_terminal() is None
 
 
