@@ -87,8 +87,8 @@ def test_every_command_runs(place):
                     arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word
                 )
                 arguments[first:first] = SHRINK
-            code, text = run_jepa(arguments, place, {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {})
-            assert code == 0, f"{command}: {text}"
+            done = run_jepa(arguments, place, {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {})
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
             ran.append(arguments[0])
         else:
             assert (

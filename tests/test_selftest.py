@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_process import run_jepa
 
 JEPA = [sys.executable, "-m", "jepa_pipeline"]
 
@@ -113,7 +114,7 @@ def test_a_run_that_fails_by_itself_is_said(tiny, tmp_path):
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("data.train=/nowhere")))
-    result = selftest(recipe)
+    result = run_jepa(["selftest", "resume", recipe])
     assert result.returncode == 2 and "/nowhere is not a folder" in result.stderr and "Traceback" not in result.stderr
 
 

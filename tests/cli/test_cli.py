@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from warm_process import WarmJepa, run_jepa
 
 JEPA = [sys.executable, "-c", "from jepa_pipeline.cli import main; main()"]
 RECIPE = Path(__file__).parents[2] / "configs/ijepa_fashion_mnist.yaml"
@@ -114,7 +115,7 @@ def test_three_mistakes_are_reported_with_their_lines(tmp_path):
     ],
 )
 def test_missing_file_or_folder_is_one_sentence(arguments, text, tmp_path):
-    result = jepa(*arguments, cwd=tmp_path)
+    result = run_jepa(arguments, tmp_path)
     assert result.returncode == 2
     assert text in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
@@ -199,7 +200,7 @@ def test_interrupted_run_says_how_to_resume(shards, tmp_path):
         "trainer.precision=fp32",
         "log.every_steps=1",
     ]
-    process = subprocess.Popen([*JEPA, "pretrain", *map(str, recipe)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = WarmJepa(["pretrain", *recipe])
     metrics = tmp_path / "ijepa_fashion_mnist/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
@@ -218,7 +219,7 @@ def test_full_disk_is_one_sentence(tiny, tmp_path, limit_kb):
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("log.hashes_every_steps=1", "optim.total_samples=80", "checkpoint.every_steps=5")))
-    command = f"ulimit -f {limit_kb}; exec {sys.executable} -m jepa_pipeline pretrain {recipe}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    ulimit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_kb << 10}, {limit_kb << 10}))"
+    result = run_jepa(["pretrain", recipe], before=ulimit)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr and "File too large" in result.stderr

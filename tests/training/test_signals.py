@@ -3,13 +3,12 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from warm_process import WarmJepa
 
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import Interrupted, UserError
@@ -109,11 +108,9 @@ def training_step(self, batch, batch_idx):
             pass
 Pretraining.training_step = training_step
 """
-    config = tiny(*LONG)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(to_yaml(config))
-    code = f"{stuck}\nfrom jepa_pipeline.cli import main\nimport sys\nsys.argv = ['jepa', 'pretrain', {str(recipe)!r}]\nmain()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    recipe.write_text(to_yaml(tiny(*LONG)))
+    process = WarmJepa(["pretrain", recipe], before=stuck)
     while not (tmp_path / "begun").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -126,10 +123,7 @@ def launch(config, tmp_path, before="", steps=2):
     """Return the process of a run that has taken `steps` steps, or has ended."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(config))
-    code = f"{before}\nfrom jepa_pipeline.cli import main\nimport sys\nsys.argv = ['jepa', 'pretrain', {str(recipe)!r}]\nmain()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = WarmJepa(["pretrain", recipe], before=before)
     while len(read_json_lines(config.folder / HASHES)) < steps and process.poll() is None:
         time.sleep(0.05)
     return process
