@@ -86,7 +86,7 @@ def run_to_end(config: RunConfig) -> None:
 
 def check_exit(run: LiveRun) -> None:
     """Wait for a run to end, and raise UserError if it failed."""
-    if code := run.process.wait():
+    if code := run.wait_for_end(None):
         config = run.config
         raise UserError(f"the run {config.name} failed with exit code {code}: {last_line(config)} (full log: {log_path(config)})")
 

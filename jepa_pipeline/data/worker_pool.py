@@ -64,14 +64,20 @@ def init_pool_process() -> None:
     die_with_parent()
 
 
-def die_with_parent() -> None:
-    """Have this process killed as soon as its parent is gone, even by SIGKILL."""
-    parent = multiprocessing.parent_process()  # None in one that was not started by multiprocessing
+def die_with_parent(starter: int | None = None) -> None:
+    """Have this process killed as soon as its parent is gone, even by SIGKILL.
+
+    Args:
+        starter: process that is starting this one by subprocess.Popen, whose preexec_fn this is; None: multiprocessing started it.
+    """
+    parent = multiprocessing.parent_process() if starter is None else None
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        forked = multiprocessing.get_start_method() == "fork"
-        if parent is not None and (os.getppid() != parent.pid if forked else not parent.is_alive()):
-            os._exit(1)  # it was gone before the call
+        if starter is None and parent is not None:
+            starter = parent.pid if multiprocessing.get_start_method() == "fork" else None  # else a forkserver's child
+        gone = os.getppid() != starter if starter is not None else parent is not None and not parent.is_alive()
+        if gone:  # before the call
+            os._exit(1)
     elif parent is not None:
         Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), name="parent", daemon=True).start()
 

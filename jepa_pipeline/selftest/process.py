@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
@@ -31,6 +32,10 @@ LEFT_S = 20.0
 """Seconds after the end of a run's first process within which all others must have ended."""
 
 
+COPIED_S = 1.0
+"""Seconds for what a run printed last to reach its log."""
+
+
 class LiveRun:
     """`jepa pretrain` as a user starts it. Used as a context, which ends with every process of it killed.
 
@@ -52,7 +57,8 @@ class LiveRun:
         reader, writer = os.pipe()
         self.process = self.start(command, environment, writer)
         os.close(writer)
-        Thread(target=self._copy_output, args=(reader,), daemon=True).start()
+        self.copying = Thread(target=self._copy_output, args=(reader,), daemon=True)
+        self.copying.start()
 
     def start(self, command: list[str], environment: dict[str, str], output: int) -> subprocess.Popen[bytes]:
         """Start the first process, in a session of its own, with an open file for what it prints."""
@@ -63,7 +69,7 @@ class LiveRun:
             stderr=output,
             env=environment,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
 
     def _copy_output(self, reader: int) -> None:
@@ -134,12 +140,14 @@ class LiveRun:
             time.sleep(pause_s)
         return False
 
-    def wait_for_end(self, limit_s: float) -> int | None:
-        """Return the exit code; None if the run has not ended in time."""
+    def wait_for_end(self, limit_s: float | None) -> int | None:
+        """Return the exit code, after what was printed is in the log; None if the run has not ended in time."""
         try:
-            return self.process.wait(limit_s)
+            code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return None
+        self.copying.join(COPIED_S)  # a process that outlives the first one may keep the pipe open
+        return code
 
     def leavings(self) -> list[str]:
         """Return a sentence on processes that live LEFT_S after the first one has ended, and one on temporary files.

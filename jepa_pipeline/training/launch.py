@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
@@ -52,7 +53,11 @@ class ProcessGroup:
                 break
             # in a session of its own, so that Ctrl-C reaches it once, through this process
             process = subprocess.Popen(
-                command, env=environment, start_new_session=True, preexec_fn=die_with_parent, pass_fds=descriptors
+                command,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=partial(die_with_parent, os.getpid()),
+                pass_fds=descriptors,
             )
             self.processes.append(process)
             if self.stop is not None:  # it came just before the process was in the list

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from jepa_pipeline.commands.index_shards import STAGED, index
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.manifest import read_manifest
 from jepa_pipeline.data.unfinished import Progress
-from jepa_pipeline.data.worker_pool import process_pool
+from jepa_pipeline.data.worker_pool import die_with_parent, process_pool
 from jepa_pipeline.files import read_json_lines
 
 
@@ -139,6 +140,20 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def start_and_wait(code: int):
+    preexec = partial(die_with_parent, os.getpid())
+    os._exit(subprocess.run([sys.executable, "-c", f"raise SystemExit({code})"], preexec_fn=preexec).returncode)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_of_multiprocessing_starts_others(method: str):
+    """As a notebook's pool of processes that trains on several devices: its own parent is not theirs."""
+    process = multiprocessing.get_context(method).Process(target=start_and_wait, args=[7])
+    process.start()
+    process.join()
+    assert process.exitcode == 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_of_a_pool_outlasts_its_parent(number: int):
     context = multiprocessing.get_context("fork")
