@@ -94,8 +94,10 @@ def test_a_vit_b_has_the_flops_of_its_papers(tool):
     assert tool.blocks_flops(196, dim, depth, ratio) + patches == pytest.approx(2 * 17.5e9, rel=0.01)
 
 
-def test_every_way_is_in_the_table(tool, environment, monkeypatch):
-    """With the real compiler in place of a backend that runs what it is given; it takes minutes."""
+@pytest.mark.parametrize("ways", [["plain", "compiled, checkpointed, fsdp2"], pytest.param(None, marks=pytest.mark.slow)])
+def test_every_way_is_in_the_table(tool, environment, monkeypatch, ways):
+    """With a backend that runs what it is given; the real compiler would take minutes."""
+    ways = ways or list(tool.MODES)
     graphs, compile = [], torch.nn.Module.compile
 
     def backend(graph, _):
@@ -105,12 +107,12 @@ def test_every_way_is_in_the_table(tool, environment, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend=backend))
     jaxtyping.config.update("jaxtyping_disable", True)  # the checks of shapes cannot be compiled
     try:
-        found = tool.compare(ijepa(), list(tool.MODES), "cpu", steps=1, rounds=1)
+        found = tool.compare(ijepa(), ways, "cpu", steps=1, rounds=1)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
     assert graphs and not torch.distributed.is_initialized()
     rows = tool.table_rows("tiny", found, flops=1e6, peak=1e12)
-    assert [row.split(" | ")[1] for row in rows] == list(tool.MODES)
+    assert [row.split(" | ")[1] for row in rows] == ways
     assert rows[0].split(" | ")[3] == "1.00 (1.00 to 1.00)"
     assert all(row.endswith(" | - |") and "%" in row for row in rows), "the memory of a CPU is not measured"
 

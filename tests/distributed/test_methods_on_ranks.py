@@ -110,7 +110,9 @@ STRATEGIES = {
 ON_MANY = ("ijepa", "vjepa", "hjepa", "vicreg", "swav", "byol")
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(name, marks=pytest.mark.slow if name == "4 x ddp" else ()) for name in STRATEGIES]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_several_ranks_train_as_one_process(name, strategy, on_ranks):
     (recipe, overrides), (world, wrap) = CASES[name], STRATEGIES[strategy]
