@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.image_video import ImageVideoConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.run_path import give_run
@@ -16,7 +17,7 @@ from jepa_pipeline.config.stack import StackConfig
 WEIGHTS, CARD = "model.safetensors", "config.json"
 
 
-CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig"}
+CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig", "rope_side": "ImageVideoConfig"}
 """Class of an encoder's configuration, by the key that only this class has; EncoderConfig has no such key."""
 
 
@@ -30,6 +31,7 @@ def encoder_config_type(encoder: Any) -> str:
 AnyEncoderConfig = Annotated[
     Annotated[EncoderConfig, Tag("EncoderConfig")]
     | Annotated[StackConfig, Tag("StackConfig")]
+    | Annotated[ImageVideoConfig, Tag("ImageVideoConfig")]
     | Annotated[BackboneConfig, Tag("BackboneConfig")],
     Discriminator(encoder_config_type),
 ]

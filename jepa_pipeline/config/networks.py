@@ -148,6 +148,11 @@ class EncoderConfig(Section):
         return CLIP if self.frames > 1 or self.tubelet_size > 1 else IMAGE
 
     @property
+    def still_frames(self) -> int:
+        """Return the frames of a clip by which an image is encoded."""
+        return self.frames
+
+    @property
     def levels(self) -> "tuple[EncoderConfig, ...]":
         """Return the encoders of a stack, from the pixels up; for a single encoder, itself."""
         return (self,)

@@ -212,11 +212,12 @@ def build_eval_loader(shards: Shards, card: EncoderCard, config: ProbeConfig, se
     encoder, samples = card.encoder, shards.manifest.samples
     if not encoder.modality.has_time:
         return EvalLoader(EvalImages(shards, encoder.image_size), samples, 1, config.batch_size, config.workers, first)
+    frames = encoder.frames
     if shards.manifest.kind == "images":
-        segments, views = 1, 1
+        segments, views, frames = 1, 1, encoder.still_frames
     clip = card.clip or ClipConfig.model_validate({})  # images only: all frames are the same
-    dataset = EvalClips(shards, encoder.frames, clip, segments, views, encoder.image_size)
-    return EvalLoader(dataset, samples, views, max(1, config.batch_size // encoder.frames), config.workers, first)
+    dataset = EvalClips(shards, frames, clip, segments, views, encoder.image_size)
+    return EvalLoader(dataset, samples, views, max(1, config.batch_size // frames), config.workers, first)
 
 
 def extract_set(
