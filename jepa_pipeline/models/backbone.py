@@ -128,6 +128,11 @@ class Backbone(BaseEncoder):
         """Return the reason for small stems; see BaseEncoder."""
         return f"has a small_stem, which no argument of timm's {self.config.timm} creates" if self.config.small_stem else None
 
+    def registered_by(self) -> str | None:
+        """Return the module of a network that is not timm's own; see BaseEncoder."""
+        module = timm.models.model_entrypoint(self.config.timm).__module__
+        return None if module.startswith("timm.") else module
+
     def timm_config(self) -> dict[str, Any]:
         """Return timm's configuration of this network; see BaseEncoder."""
         published = self.network.pretrained_cfg
