@@ -115,13 +115,17 @@ def rules(table: Table, prefixes: Sequence[str]) -> list[tuple[str, str]]:
         table: ours and theirs.
         prefixes: names that theirs may begin with: that of the encoder in a network with a head.
     """
-    optional = f"(?:{'|'.join(re.escape(prefix) for prefix in prefixes)})?"
-    found = []
+    optional, found = optional_prefix(prefixes), []
     for ours, theirs in table:
         pattern = re.escape(theirs).replace("N", r"(?P<block>\d+)")
         target = ours.replace("N", r"\g<block>")
         found.append((rf"{optional}{pattern}(?P<kind>\.weight|\.bias|)", rf"{target}\g<kind>"))
     return found
+
+
+def optional_prefix(prefixes: Sequence[str]) -> str:
+    """Return a regular expression of any of the prefixes, several or none."""
+    return f"(?:{'|'.join(re.escape(prefix) for prefix in prefixes)})*"
 
 
 def fuse(tensors: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ class Published(NamedTuple):
         network: its name in the file, such as target_encoder; model, where there is only one.
         predictor: the tensors of the predictor beside it; empty where there is none.
         argument: what follows the colon in --as, such as the name of a network of timm.
+        preprocessor: the folder's preprocessor_config.json, or that of videos; empty where there is none.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Published(NamedTuple):
     network: str = "model"
     predictor: Mapping[str, Tensor] = MappingProxyType({})
     argument: str | None = None
+    preprocessor: Mapping[str, Any] = MappingProxyType({})
 
 
 class Imported(NamedTuple):

@@ -24,6 +24,7 @@ from jepa_pipeline.interop.published import Published
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a folder; where they are several files, of their index with `.index.json` at the end."""
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 PREFIXES = re.compile(r"(?:_orig_mod\.|module\.|backbone\.)+")
 """What torch.compile, DistributedDataParallel and wrappers of masks put in front of every name, in any order."""
 TARGETS = ("ema_encoder", "target_encoder")
@@ -72,7 +73,8 @@ def read_weights(source: Path, which: str | None, given: GivenConfig, progress: 
     network = choose_network(source, [*networks], which)
     tensors, dtype = checked(source, strip_prefixes(source, networks[network]))
     predictor = strip_prefixes(source, networks.get(PREDICTOR, {})) if network != PREDICTOR else {}
-    return Weights(Published(str(source), tensors, config, given, network, predictor), dtype, digest)
+    published = Published(str(source), tensors, config, given, network, predictor, preprocessor=read_preprocessor(source))
+    return Weights(published, dtype, digest)
 
 
 def find_files(source: Path) -> tuple[list[Path], dict[str, Any]]:
@@ -134,6 +136,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object: copy it again")
     return values
+
+
+def read_preprocessor(source: Path) -> dict[str, Any]:
+    """Return what transformers wrote beside weights of how images or videos are prepared; empty where there is nothing."""
+    return next((found for name in PREPROCESSORS if (found := read_json(source / name))), {})
 
 
 def hash_files(files: Sequence[Path], progress: Progress) -> str:
