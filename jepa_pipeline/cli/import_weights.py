@@ -18,7 +18,7 @@ def import_weights(
         typer.Option(
             "--as",
             metavar="NAME",
-            help="Layout of the weights, such as ijepa, vjepa, vjepa2 or vjepa2.1; default: recognized, or asked for.",
+            help="Layout of the weights: ijepa, vjepa, vjepa2 or vjepa2.1; default: recognized where there is no doubt.",
         ),
     ] = None,
     which: Annotated[
@@ -26,7 +26,7 @@ def import_weights(
         typer.Option(metavar="NETWORK", help="Network of a checkpoint: target_encoder (default: the average, EMA) or encoder."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder; default: imported/NAME.")] = None,
-    license: Annotated[str | None, typer.Option(help="License of the weights, for the card; default: as the hub says.")] = None,
+    license: Annotated[str | None, typer.Option(help="License of the weights, for the card; default: as the hub says, else unknown.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="What the file does not say, such as num_heads=16, image_size=384, frames=64 or fps=4."),
