@@ -19,6 +19,7 @@ from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
 from jepa_pipeline.cli.energy import energy
+from jepa_pipeline.cli.import_weights import import_weights
 from jepa_pipeline.cli.selftest import selftest
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
@@ -212,6 +213,7 @@ app.command()(benchmark)
 app.command()(table)
 app.command()(doctor)
 app.command()(energy)
+app.command("import")(import_weights)
 
 
 def main() -> None:

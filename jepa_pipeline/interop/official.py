@@ -1,5 +1,6 @@
 """The encoders of I-JEPA, V-JEPA, V-JEPA 2 and V-JEPA 2.1 in the layouts in which their authors published them."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -113,7 +114,8 @@ def read_sizes(published: Published, heads: Mapping[int, int], video: bool) -> S
             f"of {wanted}: name with --as what it is"
         )
     dim, hidden = len(kernel), len(find(published, "blocks.0.mlp.fc1.weight"))
-    depth = 1 + max(int(name.split(".")[1]) for name in published.tensors if name.startswith("blocks."))
+    # of a file that skips a number, the last blocks are refused by name
+    depth = len({match[1] for match in map(re.compile(r"blocks\.(\d+)\.").match, published.tensors) if match})
     num_heads, notes = published.given.num_heads, ()
     if num_heads is None:
         num_heads = heads.get(dim)

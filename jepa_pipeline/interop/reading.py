@@ -4,8 +4,9 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +37,8 @@ DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "
 DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, zipfile.BadZipFile)
 """What torch and safetensors raise for files that are not what they have written."""
 BUFFER = 1 << 22
-Progress = Callable[[int, int], object]
-"""Called with the bytes read so far and those of all files."""
+Progress = Callable[[Iterator[bytes], int], Iterable[bytes]]
+"""Passes the blocks of a file on, given their number, and may show how far it is."""
 Tensors = Mapping[str, Tensor]
 
 
@@ -56,7 +57,7 @@ def read_weights(source: Path, which: str | None, given: GivenConfig, progress: 
         source: the file or folder.
         which: name of the network in a checkpoint of several; None: the target encoder, or the only one.
         given: what the user says of it.
-        progress: called as the files are hashed.
+        progress: passes on the blocks of a file that are hashed.
 
     Raises:
         UserError: there are no weights, a file is damaged or would run code, or there is no such network.
@@ -145,14 +146,12 @@ def read_preprocessor(source: Path) -> dict[str, Any]:
 
 def hash_files(files: Sequence[Path], progress: Progress) -> str:
     """Return the SHA-256 of a file; of several, that of their names and hashes."""
-    total, done, hashes = sum(path.stat().st_size for path in files), 0, list[str]()
+    hashes = list[str]()
     for path in files:
         digest = sha256()
         with path.open("rb") as file:
-            while block := file.read(BUFFER):
+            for block in progress(iter(lambda file=file: file.read(BUFFER), b""), ceil(path.stat().st_size / BUFFER)):
                 digest.update(block)
-                done += len(block)
-                progress(done, total)
         hashes.append(digest.hexdigest())
     if len(files) == 1:
         return hashes[0]

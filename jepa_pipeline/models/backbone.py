@@ -194,6 +194,20 @@ def check_name(name: str) -> None:
         raise UserError(f"timm has no network '{name}': {hint}")
 
 
+def hub_repository(name: str) -> str:
+    """Return the repository in which timm publishes weights, given their name, such as vit_tiny_patch16_224.augreg_in21k.
+
+    Raises:
+        UserError: timm has no such weights.
+    """
+    published = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if published is None or not published.hf_hub_id:
+        near = get_close_matches(name, timm.list_pretrained(), 3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_pretrained()` lists them all"
+        raise UserError(f"timm has no published weights '{name}': {hint}")
+    return published.hf_hub_id
+
+
 def summarize_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
