@@ -10,6 +10,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.data.unfinished import new_folder
 from jepa_pipeline.interop.format import PARITY, TOLERANCE, Format, Request
+from jepa_pipeline.interop.hf_format import HF
 from jepa_pipeline.interop.jepa_format import JEPA
 from jepa_pipeline.interop.read_back import largest_difference, read_back
 from jepa_pipeline.interop.timm_format import TIMM
@@ -19,7 +20,7 @@ from jepa_pipeline.redaction import redact, remember_secrets
 from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.results.probe_report import load_reports
 
-FORMATS: dict[str, Format] = {"timm": TIMM, "jepa": JEPA}
+FORMATS: dict[str, Format] = {"timm": TIMM, "hf": HF, "jepa": JEPA}
 IMAGES, CLIPS = 4, 2
 """Size of the parity batch."""
 

@@ -15,7 +15,6 @@ Table = Sequence[tuple[str, str]]
 
 EMBEDDINGS: Table = (
     ("cls_token", "embeddings.cls_token"),
-    ("reg_token", "embeddings.register_tokens"),
     ("pos_embed", "embeddings.position_embeddings"),
     ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
 )
@@ -44,6 +43,7 @@ VIT_NEWER: Table = (
 )
 DINOV2: Table = (
     *EMBEDDINGS,
+    ("reg_token", "embeddings.register_tokens"),
     ("blocks.N.norm1", "encoder.layer.N.norm1"),
     ("blocks.N.attn.q", "encoder.layer.N.attention.attention.query"),
     ("blocks.N.attn.k", "encoder.layer.N.attention.attention.key"),
