@@ -9,18 +9,20 @@ from torch import Tensor
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.data.unfinished import new_folder
-from jepa_pipeline.interop.format import PARITY, TOLERANCE, Format, Request
+from jepa_pipeline.interop.format import PARITY, ROUNDED, TOLERANCE, Format, Request
 from jepa_pipeline.interop.hf_format import HF
 from jepa_pipeline.interop.jepa_format import JEPA
-from jepa_pipeline.interop.read_back import largest_difference, read_back
+from jepa_pipeline.interop.onnx_format import ONNX
+from jepa_pipeline.interop.read_back import largest_difference, largest_value, read_back
 from jepa_pipeline.interop.timm_format import TIMM
+from jepa_pipeline.interop.torch_format import TORCH
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_tensors
 from jepa_pipeline.probes.model_card import Origin, model_card
 from jepa_pipeline.redaction import redact, remember_secrets
 from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.results.probe_report import load_reports
 
-FORMATS: dict[str, Format] = {"timm": TIMM, "hf": HF, "jepa": JEPA}
+FORMATS: dict[str, Format] = {"timm": TIMM, "hf": HF, "onnx": ONNX, "torch": TORCH, "jepa": JEPA}
 IMAGES, CLIPS = 4, 2
 """Size of the parity batch."""
 
@@ -67,7 +69,7 @@ def export(
         (partial / PARITY).parent.mkdir()
         save_tensors(partial / PARITY, parity_batch(request, format))
         registered_by = encoder.registered_by()
-        difference = check_parity(partial, to, here=registered_by is not None)
+        difference = check_parity(partial, to, dtype, here=registered_by is not None)
         (partial / "README.md").write_text(model_card(request, format, difference, origin))
         refuse_secrets(partial)
     print(f"exported to {out}: the features that {format.library} gives differ from the encoder's by {difference:.1e} at most")
@@ -82,7 +84,8 @@ def refuse_secrets(folder: Path) -> None:
     Raises:
         UserError: a file holds one.
     """
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    # The texts in graphs and programs are names of weights, and the preprocessing, which is in README.md too.
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".onnx", ".data", ".pt2")):
         with path.open("rb") as file:
             if path.suffix == ".safetensors":  # its texts are in the header, after the length of it
                 text = file.read(int.from_bytes(file.read(8), "little")).decode()
@@ -105,22 +108,28 @@ def parity_batch(request: Request, format: Format) -> dict[str, Tensor]:
     return {"pixels": pixels, **{name: output.contiguous() for name, output in outputs.items()}}
 
 
-def check_parity(folder: Path, to: str = "timm", here: bool = False) -> float:
+def check_parity(folder: Path, to: str = "timm", dtype: str = "fp32", here: bool = False) -> float:
     """Return the largest difference between the outputs of the encoder loaded from a folder and those stored there.
 
     Args:
         folder: the export.
         to: its format.
+        dtype: type of its weights.
         here: load it in this process, not in one of its own.
 
     Raises:
-        UserError: the weights do not fit the network one to one, or the difference exceeds TOLERANCE.
+        UserError: the weights do not fit the network one to one, or the difference exceeds the tolerance of the dtype.
     """
-    format = FORMATS[to]
-    difference = largest_difference(read_back(folder, format, here), load_file(folder / PARITY))
-    if not difference <= TOLERANCE:
+    format, stored = FORMATS[to], load_file(folder / PARITY)
+    outputs = read_back(folder, format, here)
+    difference = largest_difference(outputs, stored)
+    if dtype == "fp32":
+        limit, cure = TOLERANCE, "check the run's encoder/ folder, or continue the run to write it again"
+    else:
+        limit, cure = ROUNDED * largest_value(outputs, stored), "its features need --dtype fp32"
+    if not difference <= limit:
         raise UserError(
             f"nothing is exported, because {format.library} gives features that differ from the encoder's by {difference:.1e}, "
-            f"more than {TOLERANCE:.0e}: check the run's encoder/ folder, or continue the run to write it again"
+            f"more than {limit:.0e}: {cure}"
         )
     return difference

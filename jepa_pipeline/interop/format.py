@@ -18,6 +18,9 @@ files of weights."""
 TOLERANCE = 1e-5
 """Largest difference of fp32 outputs from the encoder's own."""
 
+ROUNDED = 1e-2
+"""That of outputs in fp16, as a share of the encoder's largest value."""
+
 
 class Request(NamedTuple):
     """An encoder that is to be exported.

@@ -57,6 +57,11 @@ def last_line(text: str) -> str:
     return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
 
 
+def largest_value(outputs: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> float:
+    """Return the largest absolute value of what is stored for the outputs."""
+    return max(float(stored[name.removeprefix(ONE)].abs().max()) for name in outputs)
+
+
 def load_and_compute(load: Callable[[Path], Network], folder: Path) -> dict[str, Tensor]:
     return compute(load(folder), load_file(folder / PARITY)["pixels"])
 
