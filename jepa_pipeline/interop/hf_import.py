@@ -74,10 +74,11 @@ def encoder(network: Network, image_size: int, positions: str, tubelet: int = 1,
     activation = network.settings["hidden_act"]
     if activation != "gelu":
         raise UserError(f"the MLPs of {network.published.path} have the activation {activation}, but I-JEPA and V-JEPA 2 have gelu")
-    patch, *size = network.sizes
+    sizes = network.sizes
+    size = Size(sizes.embed_dim, sizes.depth, sizes.num_heads, sizes.mlp_ratio)
     return encoder_config(
         network.published,
-        Sizes(tubelet, patch, Size(*size), ()),
+        Sizes(tubelet, sizes.patch_size, size, ()),
         image_size=image_size,
         positions=positions,
         norm_eps=None if network.settings["layer_norm_eps"] == 1e-6 else network.settings["layer_norm_eps"],

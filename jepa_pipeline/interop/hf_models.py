@@ -39,11 +39,12 @@ def translated(encoder: BaseEncoder, table: hf_names.Table) -> dict[str, Tensor]
     Raises:
         KeyError: transformers has no such tensor.
     """
-    tensors = hf_names.split({name: tensor.detach().cpu() for name, tensor in encoder.timm_module().state_dict().items()})
-    names = {name: hf_names.theirs(name, table) for name in tensors}
-    if missing := next((name for name, theirs in names.items() if theirs is None), None):
-        raise KeyError(missing)
-    return {str(names[name]): tensor.contiguous() for name, tensor in tensors.items()}
+    return hf_names.translate({name: tensor.detach().cpu() for name, tensor in encoder.timm_module().state_dict().items()}, table)
+
+
+def channels(encoder: BaseEncoder) -> int:
+    """Return the channels of the pixels."""
+    return encoder.timm_module().state_dict()["patch_embed.proj.weight"].shape[1]
 
 
 def blocks_config(encoder: Encoder) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def why_not_ijepa(encoder: Encoder) -> str | None:
 def ijepa_config(encoder: Encoder) -> dict[str, Any]:
     """Return the content of config.json for IJepaModel."""
     dim, _, _, ratio = encoder.config.size
-    image = {"image_size": encoder.config.image_size, "num_channels": encoder.patch_embed.proj.weight.shape[1]}  # pyright: ignore[reportAttributeAccessIssue]
+    image = {"image_size": encoder.config.image_size, "num_channels": channels(encoder)}
     return {"model_type": "ijepa", **blocks_config(encoder), "intermediate_size": int(dim * ratio), **image}
 
 
@@ -84,8 +85,8 @@ def why_not_vjepa2(encoder: Encoder) -> str | None:
         )
     if config.positions == "rope":
         return (
-            "has positions rope, but VJEPA2Model has the form of V-JEPA 2's release only, which rotates other pairs of angles and would "
-            "load these weights and give wrong features: train with method.encoder.positions=rope_tiled"
+            "has positions rope, but VJEPA2Model has those of V-JEPA 2's release only, and would load these weights and give wrong "
+            "features: train with method.encoder.positions=rope_tiled"
         )
     if config.positions != "rope_tiled":
         return (
@@ -96,7 +97,7 @@ def why_not_vjepa2(encoder: Encoder) -> str | None:
 
 
 def vjepa2_config(encoder: Encoder) -> dict[str, Any]:
-    """Return the content of config.json for VJEPA2Model without a predictor, whose remaining tensors are zeros."""
+    """Return the content of config.json for VJEPA2Model, but for its predictor."""
     config = encoder.config
     return {
         "model_type": "vjepa2",
@@ -105,28 +106,12 @@ def vjepa2_config(encoder: Encoder) -> dict[str, Any]:
         "crop_size": config.image_size,
         "frames_per_clip": config.frames,
         "tubelet_size": config.tubelet_size,
-        "in_chans": encoder.patch_embed.proj.weight.shape[1],  # pyright: ignore[reportAttributeAccessIssue]
-        "pred_hidden_size": 1,
-        "pred_num_attention_heads": 1,
-        "pred_num_hidden_layers": 0,
-        "pred_num_mask_tokens": 1,
+        "in_chans": channels(encoder),
     }
 
 
-def vjepa2_weights(encoder: Encoder) -> dict[str, Tensor]:
-    """Return the tensors of VJEPA2Model: transformers would fill a predictor that is missing with random numbers."""
-    dim = encoder.width
-    predictor = {
-        "embeddings.predictor_embeddings.weight": (1, dim),
-        "embeddings.predictor_embeddings.bias": (1,),
-        "embeddings.mask_tokens": (1, 1, 1, 1),
-        "layernorm.weight": (1,),
-        "layernorm.bias": (1,),
-        "proj.weight": (dim, 1),
-        "proj.bias": (dim,),
-    }
-    zeros = {f"predictor.{name}": torch.zeros(shape) for name, shape in predictor.items()}
-    return translated(encoder, hf_names.VJEPA2) | zeros
+def blocks_of(network: VisionTransformer) -> list[Any]:
+    return list(network.blocks.children())
 
 
 def why_not_vit(encoder: Backbone) -> str | None:
@@ -142,7 +127,7 @@ def why_not_vit(encoder: Backbone) -> str | None:
         translated(encoder, hf_names.VIT)
     except KeyError as error:
         return f"is timm's {name}, whose {error.args[0]} ViTModel does not have: {way_out}"
-    kinds = {type(block.mlp.act).__name__ for block in network.blocks}  # pyright: ignore[reportAttributeAccessIssue]
+    kinds = {type(block.mlp.act).__name__ for block in blocks_of(network)}
     if len(kinds) > 1 or not kinds <= ACTIVATIONS.keys():
         return f"is timm's {name} with the activation {', '.join(sorted(kinds))}, which ViTModel does not have: {way_out}"
     if len({module.eps for module in network.modules() if isinstance(module, nn.LayerNorm)}) > 1:
@@ -154,19 +139,19 @@ def vit_config(encoder: Backbone) -> dict[str, Any]:
     """Return the content of config.json for ViTModel, with a pooler that gives the class token as it is."""
     network = encoder.network
     assert isinstance(network, VisionTransformer)
-    first = network.blocks[0]
+    blocks = blocks_of(network)
     weights = network.state_dict()
     return {
         "model_type": "vit",
         "hidden_size": network.embed_dim,
-        "num_hidden_layers": len(network.blocks),
-        "num_attention_heads": first.attn.num_heads,  # pyright: ignore[reportAttributeAccessIssue]
+        "num_hidden_layers": len(blocks),
+        "num_attention_heads": blocks[0].attn.num_heads,
         "intermediate_size": len(weights["blocks.0.mlp.fc1.weight"]),
         "image_size": encoder.config.image_size,
         "patch_size": weights["patch_embed.proj.weight"].shape[-1],
-        "num_channels": weights["patch_embed.proj.weight"].shape[1],
-        "layer_norm_eps": network.norm.eps,  # pyright: ignore[reportAttributeAccessIssue]
-        "hidden_act": ACTIVATIONS[type(first.mlp.act).__name__],  # pyright: ignore[reportAttributeAccessIssue]
+        "num_channels": channels(encoder),
+        "layer_norm_eps": network.norm.eps,
+        "hidden_act": ACTIVATIONS[type(blocks[0].mlp.act).__name__],
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
         "pooler_act": "linear",
         "pooler_output_size": network.embed_dim,
@@ -180,12 +165,23 @@ def vit_weights(encoder: Backbone) -> dict[str, Tensor]:
 
 
 IJEPA = Model("IJepaModel", why_not_ijepa, ijepa_config, lambda encoder: translated(encoder, hf_names.VIT))
-VJEPA2 = Model("VJEPA2Model", why_not_vjepa2, vjepa2_config, vjepa2_weights)
+VJEPA2 = Model("VJEPA2Model", why_not_vjepa2, vjepa2_config, lambda encoder: translated(encoder, hf_names.VJEPA2))
 VIT = Model("ViTModel", why_not_vit, vit_config, vit_weights)
 
 
-def model_of(encoder: BaseEncoder) -> Model | None:
-    """Return the class that may have such a network."""
+def check_model(encoder: BaseEncoder) -> tuple[Model | None, str | None]:
+    """Return the class that may have such a network, and why it does not, with the way out; None: it has it."""
     if type(encoder) is Encoder:
-        return VJEPA2 if encoder.config.modality.has_time else IJEPA
-    return VIT if isinstance(encoder, Backbone) else None
+        model = VJEPA2 if encoder.config.modality.has_time else IJEPA
+    elif isinstance(encoder, Backbone):
+        model = VIT
+    else:
+        return None, f"is {encoder.describe()[:1].lower()}{encoder.describe()[1:]}, of which transformers has no class"
+    return model, model.why_not(encoder)
+
+
+def find_model(encoder: BaseEncoder) -> Model:
+    """Return the class of an encoder that one has."""
+    model, _ = check_model(encoder)
+    assert model is not None
+    return model

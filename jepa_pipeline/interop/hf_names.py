@@ -157,6 +157,19 @@ def split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def translate(tensors: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """Return tensors by the names of transformers.
+
+    Raises:
+        KeyError: transformers has no such tensor.
+    """
+    parts = split(tensors)
+    names = {name: theirs(name, table) for name in parts}
+    if missing := next((name for name, other in names.items() if other is None), None):
+        raise KeyError(missing)
+    return {str(names[name]): tensor.contiguous() for name, tensor in parts.items()}
+
+
 def theirs(name: str, table: Table) -> str | None:
     """Return the name of one of our tensors in a folder of transformers; None: it has no such tensor."""
     number = re.search(r"(?<=^blocks\.)\d+", name)
