@@ -45,7 +45,13 @@ def code(request: Request) -> str:
     config = request.encoder.config
     if takes_photos(request):
         return f"size, mean, std = {config.image_size}, {mean}, {std}\n{IMAGE_CODE}"
-    shape = (1, len(request.card.mean), *([config.frames] if config.modality.has_time else []), config.image_size, config.image_size)
+    shape = (
+        1,
+        len(request.card.mean),
+        *([config.frames] if config.modality.has_time else []),
+        config.image_size,
+        config.image_size,
+    )
     axes = (-1, *[1] * (len(shape) - 2))
     return (
         f"mean, std = {mean}.reshape{axes}, {std}.reshape{axes}\n"
@@ -76,4 +82,6 @@ def words(request: Request) -> str:
 
 def rate(clip: ClipConfig) -> str:
     """Return which frames of a video are a clip."""
-    return f"{clip.fps:g} per second" if clip.fps else f"every {clip.stride}. of them" if clip.stride != 1 else "one after the other"
+    return (
+        f"{clip.fps:g} per second" if clip.fps else f"every {clip.stride}. of them" if clip.stride != 1 else "one after the other"
+    )

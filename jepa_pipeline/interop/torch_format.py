@@ -39,9 +39,7 @@ def trace(request: Request) -> ExportedProgram:
     frames = [config.frames] if config.modality.has_time else []
     example = torch.zeros(EXAMPLES, len(request.card.mean), *frames, config.image_size, config.image_size)
     encoder = request.encoder if dtype is torch.float32 else deepcopy(request.encoder).to(dtype)
-    program = torch.export.export(
-        Outputs(encoder, dtype).eval(), (example,), dynamic_shapes={"pixels": {0: Dim("batch", min=1)}}
-    )
+    program = torch.export.export(Outputs(encoder, dtype).eval(), (example,), dynamic_shapes={"pixels": {0: Dim("batch", min=1)}})
     for node in program.graph.nodes:  # with the paths of this machine
         node.meta.pop("stack_trace", None)
     return program
