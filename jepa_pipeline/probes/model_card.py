@@ -1,10 +1,8 @@
 """README.md of an exported encoder: its sizes, its origin, its probes and how to load it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jepa_pipeline.config.encoder_card import Source
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.interop.format import Format, Request
 from jepa_pipeline.models.weights import EncoderCard, hash_weights
@@ -41,10 +39,8 @@ def model_card(request: Request, format: Format, difference: float, origin: Orig
     """
     encoder, card = request.encoder, request.card
     tags = ["video-feature-extraction" if encoder.config.modality.has_time else "image-feature-extraction", format.library]
-    known = card.source.license if card.source else "unknown"
-    license = "" if known == "unknown" else f"license: {json.dumps(known)}\n"
     parts = [
-        f"---\nlibrary_name: {format.library}\n{license}tags:\n" + "\n".join(f"- {tag}" for tag in tags) + "\n---",
+        f"---\nlibrary_name: {format.library}\ntags:\n" + "\n".join(f"- {tag}" for tag in tags) + "\n---",
         f"# {card.name}",
         f"{encoder.describe()}. {describe_training(card, origin.recipe is not None)}",
         "## Load\n\n" + format.usage(request, difference),
@@ -58,9 +54,6 @@ def model_card(request: Request, format: Format, difference: float, origin: Orig
 
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:
     """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
-    if card.source:
-        revision = f", revision {card.source.revision}" if card.source.revision else ""
-        return f"Imported from {cell(card.source.path)}{revision}: jepa_pipeline did not train these weights."
     if card.step == 0:
         source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"
         return f"jepa_pipeline did not train these weights: {source}."
@@ -72,41 +65,16 @@ def describe_training(card: EncoderCard, has_recipe: bool) -> str:
 
 def origin_table(card: EncoderCard, weights_hash: str) -> str:
     rows = {
-        **(source_rows(card.source) if card.source else training_rows(card)),
-        "SHA-256 of the weights": weights_hash,
-        "exported by": f"jepa_pipeline {__version__}",
-    }
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {cell(value)} |" for name, value in rows.items())
-
-
-def cell(text: str) -> str:
-    """Return a text as one cell of a table."""
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def source_rows(source: Source) -> dict[str, str]:
-    """Return where imported weights are from, what was taken, and what their user must know."""
-    return {
-        "imported from": source.path,
-        **({"revision": source.revision} if source.revision else {}),
-        "license": source.license,
-        "layout": source.family,
-        "network": f"{source.network}, in {source.dtype}",
-        "SHA-256 of the source": source.sha256,
-        **({"notes": "; ".join(source.notes)} if source.notes else {}),
-    }
-
-
-def training_rows(card: EncoderCard) -> dict[str, str]:
-    """Return how weights were trained."""
-    return {
         "method": f"{card.method}, its {card.kept} network",
         "optimizer steps": f"{card.step:,}",
         "samples seen": f"{card.samples:,}",
         **({"starting from": card.begun_from} if card.begun_from else {}),
         "config hash": card.config_hash,
         "data hash": card.data_hash,
+        "SHA-256 of the weights": weights_hash,
+        "exported by": f"jepa_pipeline {__version__}",
     }
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
 def probe_table(origin: Origin) -> str:
