@@ -130,7 +130,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Format: timm, for images; hf, of transformers; onnx; torch, a program of torch.export; or jepa, this package's own."
+            help="Format: timm, for images; hf, of transformers; onnx; torch, a program of torch.export; or jepa, its own."
         ),
     ] = "timm",
     out: Annotated[

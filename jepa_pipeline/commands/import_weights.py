@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jepa_pipeline.config.encoder_card import EncoderCard
+from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.config.published import GivenConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.unfinished import check_new, new_folder
@@ -94,5 +95,7 @@ def summary(out: Path, card: EncoderCard, imported: Imported, predictor: list[st
 def next_commands(out: Path, card: EncoderCard) -> list[str]:
     """Return commands that take the encoder."""
     folder = shlex.quote(str(out))
-    to = "timm" if not card.encoder.modality.has_time and card.encoder.timm else "jepa"
+    encoder = card.encoder
+    images = not encoder.modality.has_time
+    to = "timm" if images and (isinstance(encoder, BackboneConfig) or not encoder.rotary) else "jepa"
     return [f"next: jepa probe {folder} --data FOLDER_OF_SHARDS, or jepa export {folder} --to {to}"]

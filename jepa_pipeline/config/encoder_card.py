@@ -85,6 +85,11 @@ class EncoderCard(Section):
         return upgrade_saved(clip, "views.clip.") if isinstance(clip, dict) else clip
 
 
+def is_encoder(folder: Path) -> bool:
+    """Return whether a folder holds an encoder itself, not in a folder of its own as a run does."""
+    return (folder / CARD).is_file() and (folder / WEIGHTS).is_file()
+
+
 def encoder_folder(folder: str | Path) -> Path:
     """Return the folder of an encoder, given that folder or the run folder around it.
 
@@ -93,12 +98,14 @@ def encoder_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     for candidate in (folder, folder / "encoder"):
-        if (candidate / CARD).is_file() and (candidate / WEIGHTS).is_file():
+        if is_encoder(candidate):
             return candidate
     if not folder.exists():
         raise UserError(f"no folder {folder}: {give_run(folder)}")
     if folder.is_file():
-        raise UserError(f"{folder} is a file and no encoder: {give_run(folder)}")
+        raise UserError(
+            f"{folder} is a file and no encoder: {give_run(folder)}; of published weights, `jepa import` makes an encoder"
+        )
     raise UserError(
         f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint, and anew when the command of a "
         "run that has lost it is run again"
@@ -116,4 +123,7 @@ def read_card(folder: str | Path) -> EncoderCard:
         return EncoderCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path} is not an encoder's card: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(
+            f"{path} is not an encoder's card ({'.'.join(map(str, first['loc']))}: {first['msg']}): if the weights were published by "
+            "others, `jepa import` makes an encoder of them"
+        ) from None

@@ -60,11 +60,11 @@ def clips_usage(request: Request) -> str:
     side, card = request.encoder.config.image_size, request.card
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (card.mean, card.std))
     return (
-        'Clips are "B T C H W". **The processor does not prepare them as the probes below did**: VJEPA2VideoProcessor resizes the '
-        f"shorter side to {int(side * VJEPA2_RESIZE)} pixels, whatever its file says, and cuts out {side}. For the same features resize "
-        f"the shorter side to {side}, cut out the center, scale to 0..1, subtract ({mean}) and divide by ({std}). **Clips of another "
-        f"size than {side}x{side}** must be squares and need `AutoModel.from_pretrained(..., crop_size=SIDE)`: VJEPA2Model takes the "
-        "rows and columns of patches from `crop_size` and not from the clip, without a word."
+        'Clips are "B T C H W". **The processor does not prepare them as the probes below did**: VJEPA2VideoProcessor resizes '
+        f"the shorter side to {int(side * VJEPA2_RESIZE)} pixels, whatever its file says, and cuts out {side}. For the same "
+        f"features resize the shorter side to {side}, cut out the center, scale to 0..1, subtract ({mean}) and divide by ({std}). "
+        f"**Clips of another size than {side}x{side}** must be squares and need `AutoModel.from_pretrained(..., crop_size=SIDE)`: "
+        "VJEPA2Model takes the rows and columns of patches from `crop_size` and not from the clip, without a word."
     )
 
 
@@ -76,6 +76,6 @@ def predictor_usage(request: Request) -> str:
     token = f"the first of those of its {sets} mask sets; the others are left out" if sets > 1 else "its only one"
     return (
         f"The folder holds the predictor with one mask token, {token}: "
-        "`model(**inputs, context_mask=[...], target_mask=[...]).predictor_output.last_hidden_state`. VJEPA2Model encodes the whole "
-        "clip and gives the predictor the tokens of the context, but it was trained on contexts that were encoded alone."
+        "`model(**inputs, context_mask=[...], target_mask=[...]).predictor_output.last_hidden_state`. VJEPA2Model encodes the "
+        "whole clip and gives the predictor the tokens of the context; it was trained on contexts that were encoded alone."
     )

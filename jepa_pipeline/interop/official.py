@@ -67,7 +67,7 @@ def convert_vjepa2(published: Published) -> Imported:
     sizes = read_sizes(published, HEADS_2, video=True)
     # Released files still hold a table that the network does not use.
     weights = rename(published, (SAME,), drop=(r"pos_embed",))
-    config = encoder_config(published, sizes, image_size=256, frames=64, positions="rope_tiled")
+    config = encoder_config(published, sizes, image_size=16 * sizes.patch, frames=64, positions="rope_tiled")
     notes = (*sizes.notes, *defaults_note(published, config))
     clip = ClipConfig(stride=None, fps=4, spacing="window", short="hold")
     return build(config, weights, notes, clip)._replace(dropped=tuple(name for name in published.tensors if name == "pos_embed"))
@@ -89,7 +89,14 @@ def convert_vjepa21(published: Published) -> Imported:
         raise UserError(f"{published.path} holds norm.weight, which V-JEPA 2.1 does not have: name with --as what it is")
     side = PUBLISHED_SIDE.get(sizes.patch, 256 // sizes.patch)
     config = encoder_config(
-        published, sizes, image_size=384, frames=64, positions="rope", kind=ImageVideoConfig, rope_side=side, norms=norms
+        published,
+        sizes,
+        image_size=24 * sizes.patch,
+        frames=64,
+        positions="rope",
+        kind=ImageVideoConfig,
+        rope_side=side,
+        norms=norms,
     )
     notes = (*sizes.notes, *defaults_note(published, config), "a single image has a patch embedding of its own, of one frame")
     return build(config, rename(published, rules), notes, ClipConfig(stride=None, fps=4, spacing="window", short="hold"))

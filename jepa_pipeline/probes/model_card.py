@@ -1,5 +1,6 @@
 """README.md of an exported encoder: its sizes, its origin, its probes and how to load it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -39,8 +40,9 @@ def model_card(request: Request, format: Format, difference: float, origin: Orig
     """
     encoder, card = request.encoder, request.card
     tags = ["video-feature-extraction" if encoder.config.modality.has_time else "image-feature-extraction", format.library]
+    license = f"license: {json.dumps(card.source.license)}\n" if card.source and card.source.license != "unknown" else ""
     parts = [
-        f"---\nlibrary_name: {format.library}\ntags:\n" + "\n".join(f"- {tag}" for tag in tags) + "\n---",
+        f"---\n{license}library_name: {format.library}\ntags:\n" + "\n".join(f"- {tag}" for tag in tags) + "\n---",
         f"# {card.name}",
         f"{encoder.describe()}. {describe_training(card, origin.recipe is not None)}",
         "## Load\n\n" + format.usage(request, difference),
@@ -54,6 +56,12 @@ def model_card(request: Request, format: Format, difference: float, origin: Orig
 
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:
     """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
+    if card.source is not None:
+        revision = f" at revision {card.source.revision}" if card.source.revision else ""
+        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in card.source.notes)
+        return (
+            f"jepa_pipeline did not train these weights: they are the {card.source.network} of {card.source.path}{revision}.{notes}"
+        )
     if card.step == 0:
         source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"
         return f"jepa_pipeline did not train these weights: {source}."
@@ -64,13 +72,27 @@ def describe_training(card: EncoderCard, has_recipe: bool) -> str:
 
 
 def origin_table(card: EncoderCard, weights_hash: str) -> str:
-    rows = {
+    source = card.source
+    published = (
+        {}
+        if source is None
+        else {
+            "source": f"{source.path}{f', revision {source.revision}' if source.revision else ''}, SHA-256 {source.sha256}",
+            "network": f"{source.network}, {source.dtype} in the source, float32 here",
+            "layout": source.family,
+            "license": source.license,
+        }
+    )
+    trained = {
         "method": f"{card.method}, its {card.kept} network",
         "optimizer steps": f"{card.step:,}",
         "samples seen": f"{card.samples:,}",
         **({"starting from": card.begun_from} if card.begun_from else {}),
         "config hash": card.config_hash,
         "data hash": card.data_hash,
+    }
+    rows = {
+        **(trained if source is None else published),
         "SHA-256 of the weights": weights_hash,
         "exported by": f"jepa_pipeline {__version__}",
     }

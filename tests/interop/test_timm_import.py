@@ -40,7 +40,6 @@ def read(source, name=None, **given):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_folders_of_timm_are_the_same_network(tmp_path, name, classes):
     network = make(name, num_classes=classes)
-    args = {key: value for key, value in NETWORKS[name][1].items() if key != "img_size"}
     timm.models.save_for_hf(network, tmp_path / "folder", model_args=NETWORKS[name][1])
     imported = read(tmp_path / "folder")
     encoder = build_encoder(imported.config)
