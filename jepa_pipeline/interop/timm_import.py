@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pydantic import ValidationError
+from torch import nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import BackboneConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, Size
+from jepa_pipeline.interop.official import Sizes, encoder_config, find, is_vit, mlp_ratio
 from jepa_pipeline.interop.published import Family, Imported, Published
 from jepa_pipeline.models.backbone import check_name
+from timm.models.vision_transformer import Block, VisionTransformer
 
 SET_ELSEWHERE = ("img_size", "num_classes", "in_chans", "pretrained")
 """Arguments of timm that an encoder's configuration holds under other keys, or not at all."""
@@ -77,13 +81,32 @@ def convert(published: Published, architecture: str, model_args: Mapping[str, An
     dropped = tuple(f"{name}.{kind}" for name in names for kind in ("weight", "bias") if f"{name}.{kind}" in published.tensors)
     weights = {name: tensor for name, tensor in published.tensors.items() if name not in dropped}
     return Imported(
-        config,
+        as_encoder(published._replace(tensors=weights), config) or config,
         weights,
         tuple(pretrained["mean"]),
         tuple(pretrained["std"]),
         notes=notes(pretrained),
         dropped=dropped,
     )
+
+
+def as_encoder(published: Published, config: BackboneConfig) -> EncoderConfig | None:
+    """Return a network as an encoder of this package, which a JEPA can train: a ViT of patches alone, as of I-JEPA; else None."""
+    if not is_vit(published, 4):
+        return None
+    with torch.device("meta"):  # only to read its sizes
+        network: Any = timm.create_model(config.timm, num_classes=0, img_size=config.image_size, **dict[str, Any](config.args))
+    if not isinstance(network, VisionTransformer) or network.global_pool != "avg":
+        return None
+    blocks: Any = network.blocks
+    eps = {norm.eps for norm in network.modules() if isinstance(norm, nn.LayerNorm)}
+    kinds = {(type(block), type(block.mlp.act).__name__, block.attn.num_heads) for block in blocks}
+    if len(kinds) > 1 or eps != {1e-6} or (kind := kinds.pop())[:2] != (Block, "GELU"):
+        return None
+    dim, hidden = network.embed_dim, len(find(published, "blocks.0.mlp.fc1.weight"))
+    size = Size(dim, len(blocks), kind[2], mlp_ratio(dim, hidden))
+    patch = find(published, "patch_embed.proj.weight").shape[-1]
+    return encoder_config(published, Sizes(1, patch, size, ()), image_size=config.image_size, positions="sincos")
 
 
 def notes(pretrained: Mapping[str, Any]) -> tuple[str, ...]:
