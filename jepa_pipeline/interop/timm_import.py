@@ -21,8 +21,17 @@ SET_ELSEWHERE = ("img_size", "num_classes", "in_chans", "pretrained")
 
 
 def convert_folder(published: Published) -> Imported:
-    """Return the network that config.json of a timm folder describes, without its classifier."""
+    """Return the network that config.json of a timm folder describes, without its classifier.
+
+    Raises:
+        UserError: there is no such config.json, or it is incomplete.
+    """
     config = published.config
+    if not isinstance(config.get("architecture"), str):
+        raise UserError(
+            f"{published.path} does not say which network of timm it holds: give the folder with the config.json that timm wrote, or "
+            "--as timm:NAME"
+        )
     # Earlier versions of timm wrote one level, later ones the preprocessing in a level of its own.
     pretrained = config.get("pretrained_cfg") or config
     return convert(published, config["architecture"], config.get("model_args") or {}, pretrained)
