@@ -88,16 +88,8 @@ def convert_vjepa21(published: Published) -> Imported:
     if "norm.weight" in published.tensors:
         raise UserError(f"{published.path} holds norm.weight, which V-JEPA 2.1 does not have: name with --as what it is")
     side = PUBLISHED_SIDE.get(sizes.patch, 256 // sizes.patch)
-    config = encoder_config(
-        published,
-        sizes,
-        image_size=24 * sizes.patch,
-        frames=64,
-        positions="rope",
-        kind=ImageVideoConfig,
-        rope_side=side,
-        norms=norms,
-    )
+    clips = {"image_size": 24 * sizes.patch, "frames": 64}
+    config = encoder_config(published, sizes, **clips, positions="rope", kind=ImageVideoConfig, rope_side=side, norms=norms)
     notes = (*sizes.notes, *defaults_note(published, config), "a single image has a patch embedding of its own, of one frame")
     return build(config, rename(published, rules), notes, ClipConfig(stride=None, fps=4, spacing="window", short="hold"))
 
@@ -184,7 +176,7 @@ def encoder_config(
         return kind(
             image_size=given.image_size or image_size,
             patch_size=sizes.patch,
-            frames=given.frames or frames,
+            frames=(given.frames or frames) if sizes.tubelet > 1 or frames > 1 else 1,
             tubelet_size=sizes.tubelet,
             **({"arch": arch} if arch else sizes.size._asdict()),
             **values,

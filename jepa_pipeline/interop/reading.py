@@ -1,9 +1,9 @@
 """Files and folders of published weights, without running code that is in them."""
 
+import errno
 import json
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from math import ceil
@@ -33,7 +33,9 @@ ALONE = ("state_dict", "model", "model_state_dict")
 """Entries of a checkpoint that hold its only network."""
 PREDICTOR = "predictor"
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
-DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, zipfile.BadZipFile)
+DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
+"""What torch and safetensors raise for files that are not what they have written."""
+DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
 """What torch and safetensors raise for files that are not what they have written."""
 BUFFER = 1 << 22
 Progress = Callable[[Iterator[bytes], int], Iterable[bytes]]
@@ -163,20 +165,15 @@ def load_safely(path: Path) -> Any:
         if start[8:] == b"{":  # safetensors: the length of the header, and the header, a JSON object
             return load_file(path)
         with torch.serialization.safe_globals(allowed_names()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK\x03\x04"))
     except pickle.UnpicklingError as error:
         raise refused(path, error) from None
-    except (
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-    ) as error:
+    except DAMAGE as error:
         raise damaged(path, first_line(error)) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which the search for the end of a truncated file leads to
+            raise
+        raise damaged(path, "it ends too early") from None
 
 
 def damaged(path: Path, reason: str) -> UserError:
@@ -194,7 +191,7 @@ def refused(path: Path, error: pickle.UnpicklingError) -> UserError:
     """Return the sentence for a file that torch does not read without running code."""
     found = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
     if found is None:
-        return damaged(path, str(error).strip().rpartition("error: ")[2] or type(error).__name__)
+        return damaged(path, first_line(Exception(str(error).rpartition("error: ")[2])))
     return UserError(
         f"{path} is not read, because it names {found[1]}, which is no tensor or number, and could run code: ask its publisher for "
         "safetensors, or save its tensors alone where you trust it"
