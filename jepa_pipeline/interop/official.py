@@ -26,14 +26,14 @@ ROUNDING = 2e-2
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 """Attention heads of the published networks by width: no tensor's shape shows them."""
 HEADS_2 = {**HEADS, 1408: 22, 1664: 26}
-"""Those of V-JEPA 2 and 2.1."""
+"""The same for V-JEPA 2 and 2.1."""
 PUBLISHED_SIDE = {14: 18}
 """Rows and columns of V-JEPA 2.1's grid of positions by patch size; else as many as 256 pixels have."""
 OFFICIAL_NETWORKS = ("target_encoder", "ema_encoder", "encoder")
 
 
 class Sizes(NamedTuple):
-    """What the shapes of the tensors show, and the heads."""
+    """The sizes that the shapes of the tensors show, and the heads."""
 
     tubelet: int
     patch: int

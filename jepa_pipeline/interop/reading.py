@@ -4,6 +4,7 @@ import errno
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from math import ceil
@@ -26,7 +27,7 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a folder; where they are several files, of their index with `.index.json` at the end."""
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
 PREFIXES = re.compile(r"(?:_orig_mod\.|module\.|backbone\.)+")
-"""What torch.compile, DistributedDataParallel and wrappers of masks put in front of every name, in any order."""
+"""Put in front of every name by torch.compile, DistributedDataParallel and wrappers of masks, in any order."""
 TARGETS = ("ema_encoder", "target_encoder")
 """The average of the weights over the training, in official checkpoints; a distilled one has its teacher as target_encoder."""
 ALONE = ("state_dict", "model", "model_state_dict")
@@ -34,7 +35,7 @@ ALONE = ("state_dict", "model", "model_state_dict")
 PREDICTOR = "predictor"
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
-"""What torch and safetensors raise for files that are not what they have written."""
+"""Raised by torch and safetensors for files that are not what they have written."""
 DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
 """What torch and safetensors raise for files that are not what they have written."""
 BUFFER = 1 << 22
@@ -44,7 +45,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class Weights(NamedTuple):
-    """What a source holds: a network, the type of its weights and the hash of its files."""
+    """A network of a source, the type of its weights and the hash of its files."""
 
     published: Published
     dtype: str
@@ -164,7 +165,8 @@ def load_safely(path: Path) -> Any:
     try:
         if start[8:] == b"{":  # safetensors: the length of the header, and the header, a JSON object
             return load_file(path)
-        with torch.serialization.safe_globals(allowed_names()):
+        with torch.serialization.safe_globals(allowed_names()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles that another library has written: what follows is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK\x03\x04"))
     except pickle.UnpicklingError as error:
         raise refused(path, error) from None
