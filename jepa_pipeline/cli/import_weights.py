@@ -26,9 +26,7 @@ def import_weights(
         typer.Option(metavar="NETWORK", help="Network of a checkpoint: target_encoder (default: the average, EMA) or encoder."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder; default: imported/NAME.")] = None,
-    license: Annotated[
-        str | None, typer.Option(help="License of the weights, for the card; default: as the hub says, else unknown.")
-    ] = None,
+    license: Annotated[str | None, typer.Option(help="License of the weights; default: as the hub says, else unknown.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="What the file does not say, such as num_heads=16, image_size=384, frames=64 or fps=4."),

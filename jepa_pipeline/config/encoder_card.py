@@ -104,7 +104,7 @@ def encoder_folder(folder: str | Path) -> Path:
         raise UserError(f"no folder {folder}: {give_run(folder)}")
     if folder.is_file():
         raise UserError(
-            f"{folder} is a file and no encoder: {give_run(folder)}; of published weights, `jepa import` makes an encoder"
+            f"{folder} is a file and no encoder: {give_run(folder)}, or make an encoder of published weights with `jepa import`"
         )
     raise UserError(
         f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint, and anew when the command of a "
@@ -124,6 +124,6 @@ def read_card(folder: str | Path) -> EncoderCard:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            f"{path} is not an encoder's card ({'.'.join(map(str, first['loc']))}: {first['msg']}): if the weights were published by "
-            "others, `jepa import` makes an encoder of them"
+            f"{path} is not an encoder's card ({'.'.join(map(str, first['loc']))}: {first['msg']}): if others "
+            "published the weights, `jepa import` makes an encoder of them"
         ) from None

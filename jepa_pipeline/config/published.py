@@ -1,4 +1,4 @@
-"""What a user says of published weights, because their file does not: the settings of `jepa import`."""
+"""The settings of `jepa import`, by which a user says of published weights what their file does not."""
 
 from pydantic import Field
 
@@ -7,7 +7,7 @@ from jepa_pipeline.config.section import RGB, Section
 
 
 class GivenConfig(Section):
-    """What published weights were trained with; null: as their file says, else as their family was published."""
+    """The sizes and the preprocessing of published weights; null: as their file says, else as their family was published."""
 
     num_heads: int | None = Field(default=None, ge=1, description="Attention heads per block, which no shape of a tensor shows.")
     image_size: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="Height and width of the input, in pixels.")

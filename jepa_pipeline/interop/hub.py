@@ -14,7 +14,7 @@ PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
 class Downloaded(NamedTuple):
-    """What was fetched from a hub.
+    """Files that were fetched from a hub.
 
     Attributes:
         folder: in the cache of huggingface_hub.

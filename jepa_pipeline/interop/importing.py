@@ -24,6 +24,11 @@ def convert(family: Family, published: Published) -> Imported:
     with torch.device("meta"):  # names and shapes only
         network = build_encoder(imported.config).timm_module()
     expected, found = network.state_dict(), imported.weights
+    if left := next((name for name in found if name not in expected), None):
+        raise UserError(
+            f"{published.path} holds {left} of shape {list(found[left].shape)}, which {imported.config.describe()} does not have: "
+            "name with --as what it is"
+        )
     for name, tensor in expected.items():
         if name not in found:
             raise UserError(
@@ -35,11 +40,6 @@ def convert(family: Family, published: Published) -> Imported:
                 f"{name} in {published.path} has the shape {list(found[name].shape)}, but in {imported.config.describe()} it is "
                 f"{list(tensor.shape)}: name with --as what it is, or another of its sizes"
             )
-    if left := next((name for name in found if name not in expected), None):
-        raise UserError(
-            f"{published.path} holds {left} of shape {list(found[left].shape)}, which {imported.config.describe()} does not have: "
-            "name with --as what it is"
-        )
     # not views of a larger tensor, and each of its own memory, as safetensors writes them
     contiguous = {name: found[name].to(tensor.dtype).contiguous().clone() for name, tensor in expected.items()}
     return imported._replace(weights=contiguous)

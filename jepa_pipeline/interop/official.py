@@ -26,14 +26,14 @@ ROUNDING = 2e-2
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 """Attention heads of the published networks by width: no tensor's shape shows them."""
 HEADS_2 = {**HEADS, 1408: 22, 1664: 26}
-"""Those of V-JEPA 2 and 2.1."""
+"""The same for V-JEPA 2 and 2.1."""
 PUBLISHED_SIDE = {14: 18}
 """Rows and columns of V-JEPA 2.1's grid of positions by patch size; else as many as 256 pixels have."""
 OFFICIAL_NETWORKS = ("target_encoder", "ema_encoder", "encoder")
 
 
 class Sizes(NamedTuple):
-    """What the shapes of the tensors show, and the heads."""
+    """The sizes that the shapes of the tensors show, and the heads."""
 
     tubelet: int
     patch: int
@@ -88,16 +88,8 @@ def convert_vjepa21(published: Published) -> Imported:
     if "norm.weight" in published.tensors:
         raise UserError(f"{published.path} holds norm.weight, which V-JEPA 2.1 does not have: name with --as what it is")
     side = PUBLISHED_SIDE.get(sizes.patch, 256 // sizes.patch)
-    config = encoder_config(
-        published,
-        sizes,
-        image_size=24 * sizes.patch,
-        frames=64,
-        positions="rope",
-        kind=ImageVideoConfig,
-        rope_side=side,
-        norms=norms,
-    )
+    clips = {"image_size": 24 * sizes.patch, "frames": 64}
+    config = encoder_config(published, sizes, **clips, positions="rope", kind=ImageVideoConfig, rope_side=side, norms=norms)
     notes = (*sizes.notes, *defaults_note(published, config), "a single image has a patch embedding of its own, of one frame")
     return build(config, rename(published, rules), notes, ClipConfig(stride=None, fps=4, spacing="window", short="hold"))
 
@@ -184,7 +176,7 @@ def encoder_config(
         return kind(
             image_size=given.image_size or image_size,
             patch_size=sizes.patch,
-            frames=given.frames or frames,
+            frames=(given.frames or frames) if sizes.tubelet > 1 or frames > 1 else 1,
             tubelet_size=sizes.tubelet,
             **({"arch": arch} if arch else sizes.size._asdict()),
             **values,

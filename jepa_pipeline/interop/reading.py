@@ -1,9 +1,10 @@
 """Files and folders of published weights, without running code that is in them."""
 
+import errno
 import json
 import pickle
 import re
-import zipfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from math import ceil
@@ -27,14 +28,16 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 PREFIXES = re.compile(r"(?:_orig_mod\.|module\.|backbone\.)+")
-"""What torch.compile, DistributedDataParallel and wrappers of masks put in front of every name, in any order."""
+"""Put in front of every name by torch.compile, DistributedDataParallel and wrappers of masks, in any order."""
 TARGETS = ("ema_encoder", "target_encoder")
 """The average of the weights over the training, in official checkpoints; a distilled one has its teacher as target_encoder."""
 ALONE = ("state_dict", "model", "model_state_dict")
 """Entries of a checkpoint that hold its only network."""
 PREDICTOR = "predictor"
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
-DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, zipfile.BadZipFile)
+DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
+"""Raised by torch and safetensors for files that are not what they have written."""
+DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
 """What torch and safetensors raise for files that are not what they have written."""
 BUFFER = 1 << 22
 Progress = Callable[[Iterator[bytes], int], Iterable[bytes]]
@@ -43,7 +46,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class Weights(NamedTuple):
-    """What a source holds: a network, the type of its weights and the hash of its files."""
+    """A network of a source, the type of its weights and the hash of its files."""
 
     published: Published
     dtype: str
@@ -169,21 +172,17 @@ def load_safely(path: Path) -> Any:
     try:
         if start[8:] == b"{":  # safetensors: the length of the header, and the header, a JSON object
             return load_file(path)
-        with torch.serialization.safe_globals(allowed_names()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(allowed_names()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles that another library has written: what follows is an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK\x03\x04"))
     except pickle.UnpicklingError as error:
         raise refused(path, error) from None
-    except (
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-    ) as error:
+    except DAMAGE as error:
         raise damaged(path, first_line(error)) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which the search for the end of a truncated file leads to
+            raise
+        raise damaged(path, "it ends too early") from None
 
 
 def damaged(path: Path, reason: str) -> UserError:
@@ -201,7 +200,7 @@ def refused(path: Path, error: pickle.UnpicklingError) -> UserError:
     """Return the sentence for a file that torch does not read without running code."""
     found = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
     if found is None:
-        return damaged(path, str(error).strip().rpartition("error: ")[2] or type(error).__name__)
+        return damaged(path, first_line(Exception(str(error).rpartition("error: ")[2])))
     return UserError(
         f"{path} is not read, because it names {found[1]}, which is no tensor or number, and could run code: ask its publisher for "
         "safetensors, or save its tensors alone where you trust it"

@@ -57,11 +57,9 @@ def model_card(request: Request, format: Format, difference: float, origin: Orig
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:
     """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
     if card.source is not None:
-        revision = f" at revision {card.source.revision}" if card.source.revision else ""
+        where = f"{card.source.path}{f' at revision {card.source.revision}' if card.source.revision else ''}"
         notes = "".join(f" {note[0].upper()}{note[1:]}." for note in card.source.notes)
-        return (
-            f"jepa_pipeline did not train these weights: they are the {card.source.network} of {card.source.path}{revision}.{notes}"
-        )
+        return f"jepa_pipeline did not train these weights: they are the {card.source.network} of {where}.{notes}"
     if card.step == 0:
         source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"
         return f"jepa_pipeline did not train these weights: {source}."

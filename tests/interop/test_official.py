@@ -114,7 +114,7 @@ def test_the_type_of_the_weights_is_recorded(tmp_path, dtype):
 def test_the_table_of_vjepa2_is_dropped_there_and_only_there(tmp_path, capsys):
     content, target, _ = checkpoint("vjepa2", table=True)
     torch.save(content, tmp_path / "vitl.pt")
-    with pytest.raises(UserError, match="do not show beyond doubt whose they are: name it with --as, one of ijepa .*, vjepa"):
+    with pytest.raises(UserError, match=r"do not show beyond doubt whose they are: name it with --as, one of ijepa .*, vjepa"):
         import_weights(tmp_path / "vitl.pt", out=tmp_path / "out", given=GIVEN["vjepa2"])
     out = import_weights(tmp_path / "vitl.pt", "vjepa2", out=tmp_path / "out", given=GIVEN["vjepa2"])
     x = pixels("vjepa2")
@@ -140,7 +140,7 @@ def test_vjepa2_is_imported_in_the_released_rotary_form(tmp_path):
 def test_what_no_tensor_shows_is_asked_for_or_said(tmp_path, capsys):
     content, *_ = checkpoint("vjepa2")
     torch.save(content, tmp_path / "vitl.pt")
-    with pytest.raises(UserError, match="width of 24.*num_heads=N"):
+    with pytest.raises(UserError, match=r"width of 24.*num_heads=N"):
         import_weights(tmp_path / "vitl.pt", "vjepa2", out=tmp_path / "out")
     source = read_card(import_weights(tmp_path / "vitl.pt", out=tmp_path / "out", given=GivenConfig(num_heads=2))).source
     assert source is not None and "frames=64 and image_size=64 are as published, for the file does not say" in source.notes[0]
@@ -185,7 +185,7 @@ def test_a_folder_of_several_files_is_one_network(tmp_path, name):
     out = import_weights(folder, out=tmp_path / "out", given=GIVEN["ijepa"])
     assert torch.equal(load_encoder(out)(pixels("ijepa")), target(pixels("ijepa")))
     (folder / min(parts)).unlink()
-    with pytest.raises(UserError, match="names model-0-of-2|names pytorch_model-0-of-2"):
+    with pytest.raises(UserError, match=r"names model-0-of-2|names pytorch_model-0-of-2"):
         import_weights(folder, out=tmp_path / "none", given=GIVEN["ijepa"])
     assert not (tmp_path / "none").exists()
 
