@@ -85,26 +85,25 @@ def run(session: "InferenceSession", pixels: Tensor) -> dict[str, Tensor]:
 def usage(request: Request, difference: float) -> str:
     """Return how to load it; see Format."""
     photo = "from PIL import Image\n" if preprocessing.takes_photos(request) else ""
-    large = weighs(request) > LARGEST_FILE
-    files = f" Its weights are in `{WEIGHTS}`, which must lie beside it." if large else ""
-    half = " Its weights and computations are fp16; inputs and outputs stay fp32." if request.dtype == "fp16" else ""
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", *NEEDED))
-    return f"""```python
-import numpy as np
+    code = f"""import numpy as np
 import onnxruntime
 {photo}
 session = onnxruntime.InferenceSession("{GRAPH}", providers=["CPUExecutionProvider"])
 
 {preprocessing.code(request)}
-tokens, pooled = session.run(["tokens", "pooled"], {{"pixels": pixels}})  # "B N D" and "B D"
-```
-
-The graph has opset {OPSET} and was written with {versions}.{files}{half} It takes batches of any size, and images or clips of
-{request.encoder.config.input_shape} pixels. {preprocessing.words(request)} The same values are in the graph's metadata
-(`session.get_modelmeta().custom_metadata_map`). `pooled` is {request.encoder.pooling}.
-
-`{PARITY}` holds pixels and both outputs of the pretrained encoder in fp32. Before this folder was written, onnx.checker accepted the
-graph, and onnxruntime computed them in a process of its own, for two sizes of batches: they differ by {difference:.1e} at most."""
+tokens, pooled = session.run(["tokens", "pooled"], {{"pixels": pixels}})  # "B N D" and "B D\""""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *NEEDED))
+    files = f" Its weights are in `{WEIGHTS}`, which must lie beside it." if weighs(request) > LARGEST_FILE else ""
+    half = " Weights and computations are fp16, inputs and outputs fp32." if request.dtype == "fp16" else ""
+    return (
+        f"```python\n{code}\n```\n\n"
+        f"The graph has opset {OPSET} and was written with {versions}. It takes batches of any size.{files}{half} "
+        f"{preprocessing.words(request)} The graph's metadata (`session.get_modelmeta().custom_metadata_map`) holds these values "
+        f"too. `pooled` is {request.encoder.pooling}.\n\n"
+        f"`{PARITY}` holds pixels and both outputs of the pretrained encoder in fp32. Before this folder was published, "
+        "onnx.checker accepted the graph, and onnxruntime computed them in a process of its own, for two sizes of batches: they "
+        f"differ by {difference:.1e} at most."
+    )
 
 
 ONNX = Format("a graph for onnxruntime", "onnxruntime", check, write, encoder_outputs, load, usage, dtypes=("fp32", "fp16"))

@@ -67,21 +67,18 @@ def layout(request: Request) -> str:
 
 def words(request: Request) -> str:
     """Return the preprocessing in sentences."""
-    card, side = request.card, request.encoder.config.image_size
+    card, config = request.card, request.encoder.config
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (card.mean, card.std))
-    resized = f"whose shorter side is resized to {side} pixels (bicubic with antialiasing), then the center is cut out"
-    if card.clip and request.encoder.config.modality.has_time:
-        resized = f"{request.encoder.config.frames} frames of a video, {rate(card.clip)}, {resized}"
-    else:
-        resized = f"images {resized}"
+    what = "images"
+    if config.modality.has_time:
+        what = f"{config.frames} frames of a video" + (f", {rate(card.clip)}," if card.clip else "")
     return (
-        f"The input is {layout(request)}: {resized}; values in 0..1, minus the mean ({mean}), over the deviation ({std}), per "
-        "channel. This is the preprocessing of the probes below."
+        f"The input is {layout(request)}, {config.input_shape} pixels: {what} whose shorter side is resized to {config.image_size} "
+        "pixels (bicubic with antialiasing), from which the center is cut out, as for the probes below; values in 0..1, minus the "
+        f"mean ({mean}), over the deviation ({std}), per channel."
     )
 
 
 def rate(clip: ClipConfig) -> str:
     """Return which frames of a video are a clip."""
-    return (
-        f"{clip.fps:g} per second" if clip.fps else f"every {clip.stride}. of them" if clip.stride != 1 else "one after the other"
-    )
+    return f"{clip.fps:g} per second" if clip.fps else f"{clip.stride} frames from one to the next"

@@ -5,23 +5,55 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.interop.format import PARITY, TOLERANCE, Format, Network, Request
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.interop.format import PARITY, Format, Network, Request
+from jepa_pipeline.interop.preprocessing import takes_photos
+from jepa_pipeline.models.backbone import TIMM_ERRORS
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.weights import EncoderCard, save_tensors
 from jepa_pipeline.redaction import redact
 
 LEAST_TIMM = "1.0.16"
 """The first version of timm that loads local folders."""
-LOAD = """import timm
+DEFAULT_MAPS = 3
+"""Blocks of a transformer whose maps timm returns by default."""
+LOAD = """
+folder = "."  # the path of this folder
+model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+"""
+PHOTO = """
+config = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**config)
+image = Image.open("photo.jpg").convert("RGB")
+pixels = transform(image)[None]
+"""
+NO_PHOTO = """
+pixels = torch.rand(1, {channels}, {side}, {side})  # yours: in 0..1, minus the mean, over the deviation of each channel
+"""
+FEATURES = """
+with torch.inference_mode():
+    tokens = model.forward_features(pixels)
+    features = model(pixels)  # "B D\""""
+LARGER = """larger = timm.create_model(f"local-dir:{{folder}}", pretrained=True, img_size={size}).eval()
+"""
+TOLD = """larger_transform = timm.data.create_transform(**config | {{"input_size": (3, {size}, {size})}})
+features = {model}(larger_transform(image)[None])"""
+UNTOLD = "features = {model}(torch.rand(1, {channels}, {size}, {size}))"
+ANY_SIZE = """flexible = timm.create_model(f"local-dir:{{folder}}", pretrained=True, dynamic_img_size=True).eval()
+features = flexible(torch.rand(1, {channels}, {height}, {width}))"""
+MAPS = """pyramid = timm.create_model(f"local-dir:{{folder}}", pretrained=True, features_only=True{fewer}).eval()
+maps = pyramid(pixels)"""
+TRANSFORMERS = """from transformers import AutoImageProcessor, AutoModel
 
-model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-features = model(transform(image)[None])"""
+wrapped = AutoModel.from_pretrained(folder).eval()
+processor = AutoImageProcessor.from_pretrained(folder)
+features = wrapped(**processor(image, return_tensors="pt")).pooler_output"""
 
 
 def check(request: Request) -> None:
@@ -82,14 +114,60 @@ def load(folder: Path) -> Network:
 
 
 def usage(request: Request, difference: float) -> str:
-    """Return how to load it; see Format."""
-    return (
-        f"```python\n{LOAD}\n```\n\n"
-        f"It was written with timm {version('timm')} and loads with {LEAST_TIMM} or newer; before 1.0.29 that takes a torch whose "
-        f"torch.load reads safetensors, such as 2.13. `model(...)` is {request.encoder.pooling} of `model.forward_features(...)`. "
-        f"`{PARITY}` holds pixels and the outputs of the pretrained encoder for them. Before this folder was written, timm gave "
-        f"the same outputs to {TOLERANCE:.0e}."
-    )
+    """Return how to load it, as it is, for other sizes and as a pyramid of maps, and what reads it; see Format."""
+    encoder, config = request.encoder, request.encoder.timm_config()
+    photos = takes_photos(request)
+    pixels = PHOTO if photos else NO_PHOTO.format(channels=len(request.card.mean), side=encoder.config.image_size)
+    parts = [
+        python("import timm\nimport torch\n" + ("from PIL import Image\n" if photos else "") + LOAD + pixels + FEATURES),
+        f"It was written with timm {version('timm')} and loads with {LEAST_TIMM} or newer, if that has `{config['architecture']}`; "
+        "before 1.0.29 that takes a torch whose torch.load reads safetensors, such as 2.13. `features` are "
+        f"`model.forward_head(tokens, pre_logits=True)`: {encoder.pooling}. `{PARITY}` holds pixels and the outputs of the "
+        "pretrained encoder for them, as `forward_features` and `forward`. A process of its own computed them from this folder "
+        f"before it was published, for two sizes of batches: they differ by {difference:.1e} at most."
+        + (" The transform gives the pixels of the probes below, to the digit." if photos else ""),
+        *other_sizes(request, config["model_args"]),
+        *feature_maps(request, config),
+        *(["transformers reads this folder too, if timm is installed:\n\n" + python(TRANSFORMERS)] if photos else []),
+    ]
+    return "\n\n".join(parts)
+
+
+def python(code: str) -> str:
+    return f"```python\n{code.rstrip()}\n```"
+
+
+def other_sizes(request: Request, arguments: dict[str, Any]) -> list[str]:
+    """Return how the network takes images of another size; `arguments` are those that timm creates it with."""
+    encoder, channels = request.encoder.config, len(request.card.mean)
+    side, size, by_name, photos = encoder.image_size, 2 * encoder.image_size, "img_size" in arguments, takes_photos(request)
+    code = (TOLD if photos else UNTOLD).format(model="larger" if by_name else "model", size=size, channels=channels)
+    where = "its position embeddings are interpolated" if by_name else "the network takes them as it is"
+    told = f" timm's transform must be told the size, since the configuration says {side} all the same." if photos else ""
+    parts = [
+        f"For images of another size, such as {size} pixels, {where}.{told}\n\n"
+        + python((LARGER.format(size=size) if by_name else "") + code)
+    ]
+    patch = getattr(encoder, "patch_size", None) or arguments.get("patch_size")
+    if patch and (isinstance(encoder, EncoderConfig) or "dynamic_img_size" in arguments):
+        any_size = ANY_SIZE.format(channels=channels, height=side, width=side + 2 * patch)
+        parts.append(f"With `dynamic_img_size` it takes any multiple of {patch} pixels in each call:\n\n" + python(any_size))
+    return parts
+
+
+def feature_maps(request: Request, config: dict[str, Any]) -> list[str]:
+    """Return how timm gives maps of several blocks or stages, if it can: without weights, since they are not needed to find out."""
+    fewer: dict[str, Any] = {"out_indices": request.encoder.depth} if request.encoder.depth < DEFAULT_MAPS else {}
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(config["architecture"], features_only=True, **config["model_args"], **fewer)
+    except TIMM_ERRORS:
+        return []
+    info: Any = network.feature_info
+    strides, widths = (", ".join(map(str, values)) for values in (info.reduction(), info.channels()))
+    code, depth = MAPS.format(fewer=f", out_indices={request.encoder.depth}" if fewer else ""), request.encoder.depth
+    why = f" `out_indices` is needed, since timm asks for the last {DEFAULT_MAPS} blocks otherwise, of which it has {depth}."
+    return [f"`features_only` gives maps of strides {strides} and widths {widths}.{why if fewer else ''}\n\n" + python(code)]
 
 
 TIMM = Format("for images, as timm reads it", "timm", check, write, outputs, load, usage)

@@ -64,8 +64,7 @@ def load(folder: Path) -> Network:
 def usage(request: Request, difference: float) -> str:
     """Return how to load it; see Format."""
     photo = "from PIL import Image\n" if preprocessing.takes_photos(request) else ""
-    return f"""```python
-import numpy as np
+    code = f"""import numpy as np
 import torch
 {photo}
 encoder = torch.export.load("{PROGRAM}").module()
@@ -73,15 +72,15 @@ encoder = torch.export.load("{PROGRAM}").module()
 {preprocessing.code(request)}
 with torch.inference_mode():
     outputs = encoder(torch.from_numpy(pixels))
-tokens, pooled = outputs["tokens"], outputs["pooled"]  # "B N D" and "B D"
-```
-
-The program was written with torch {torch.__version__} and needs that version or a newer one, but not jepa_pipeline. It takes batches of
-any size, and images or clips of {request.encoder.config.input_shape} pixels. {preprocessing.words(request)} The same values are in the
-file `{PREPROCESSING}` of the program (`extra_files` of `torch.export.load`). `pooled` is {request.encoder.pooling}.
-
-`{PARITY}` holds pixels and both outputs of the pretrained encoder. A process of its own computed them from the program before this
-folder was written, for two sizes of batches: they differ by {difference:.1e} at most."""
+tokens, pooled = outputs["tokens"], outputs["pooled"]  # "B N D" and "B D\""""
+    return (
+        f"```python\n{code}\n```\n\n"
+        f"It was written with torch {torch.__version__}, the version that is known to read it, and takes batches of any size. "
+        f"{preprocessing.words(request)} The file `{PREPROCESSING}` of the program (`extra_files` of `torch.export.load`) holds "
+        f"these values too. `pooled` is {request.encoder.pooling}.\n\n"
+        f"`{PARITY}` holds pixels and both outputs of the pretrained encoder. A process of its own computed them from the program "
+        f"before this folder was published, for two sizes of batches: they differ by {difference:.1e} at most."
+    )
 
 
 TORCH = Format("a torch.export program", "torch", check, write, encoder_outputs, load, usage)

@@ -19,6 +19,15 @@ from timm.models.resnet import ResNet
 # timm has no exception of its own: its networks raise all of these for unsuitable arguments and image sizes.
 TIMM_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError)
 
+POOLINGS = {
+    "token": "the class token",
+    "avg": "the mean over all patches or positions",
+    "max": "the maximum over all patches or positions",
+    "avgmax": "half the sum of the mean and the maximum over all patches or positions",
+    "map": "attention over all tokens by a learned query",
+}
+"""timm's names of poolings, in words. Some networks normalize what was pooled."""
+
 
 class Backbone(BaseEncoder):
     """An untrained timm network without its classifier; its forward pass returns the features of timm's own pooling.
@@ -32,7 +41,6 @@ class Backbone(BaseEncoder):
     """
 
     config: BackboneConfig
-    pooling = "timm's own pooling"
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -45,6 +53,7 @@ class Backbone(BaseEncoder):
         self.width = self.measure_width(config.image_size)
         if not hasattr(self.network, "forward_intermediates"):
             raise UserError(f"timm's {config.timm} returns no feature maps or tokens, which probes need: choose another")
+        self.pooling = describe_pooling(self.network)
         self.depth = len(self.network.feature_info)  # pyright: ignore[reportArgumentType]
 
     def forward(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
@@ -206,6 +215,13 @@ def hub_repository(name: str) -> str:
         hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_pretrained()` lists them all"
         raise UserError(f"timm has no published weights '{name}': {hint}")
     return published.hf_hub_id
+
+
+def describe_pooling(network: nn.Module) -> str:
+    """Return how a network of timm pools, by timm's name and in words."""
+    pool = getattr(network, "global_pool", None) or getattr(getattr(network, "head", None), "global_pool", None)
+    name = pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
+    return f"timm's own pooling, {name}: {POOLINGS[name]}" if name in POOLINGS else "timm's own pooling"
 
 
 def summarize_error(error: Exception) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from jepa_pipeline.config.encoder_card import Source
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.interop.format import Format, Request
 from jepa_pipeline.models.weights import EncoderCard, hash_weights
@@ -40,9 +41,8 @@ def model_card(request: Request, format: Format, difference: float, origin: Orig
     """
     encoder, card = request.encoder, request.card
     tags = ["video-feature-extraction" if encoder.config.modality.has_time else "image-feature-extraction", format.library]
-    license = f"license: {json.dumps(card.source.license)}\n" if card.source and card.source.license != "unknown" else ""
     parts = [
-        f"---\n{license}library_name: {format.library}\ntags:\n" + "\n".join(f"- {tag}" for tag in tags) + "\n---",
+        front_matter(card, format.library, tags),
         f"# {card.name}",
         f"{encoder.describe()}. {describe_training(card, origin.recipe is not None)}",
         "## Load\n\n" + format.usage(request, difference),
@@ -54,12 +54,17 @@ def model_card(request: Request, format: Format, difference: float, origin: Orig
     return redact("\n\n".join(parts)) + "\n"
 
 
+def front_matter(card: EncoderCard, library: str, tags: Sequence[str]) -> str:
+    """Return what a hub reads of a card."""
+    license = [f"license: {json.dumps(card.source.license)}"] if card.source and card.source.license != "unknown" else []
+    return "\n".join(["---", f"library_name: {library}", *license, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:
     """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
-    if card.source is not None:
-        where = f"{card.source.path}{f' at revision {card.source.revision}' if card.source.revision else ''}"
-        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in card.source.notes)
-        return f"jepa_pipeline did not train these weights: they are the {card.source.network} of {where}.{notes}"
+    if card.source and card.step == 0:
+        notes = "".join(f" {note.rstrip('.')}." for note in card.source.notes)
+        return f"jepa_pipeline did not train these weights: they are the {card.source.network} of {card.source.path}.{notes}"
     if card.step == 0:
         source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"
         return f"jepa_pipeline did not train these weights: {source}."
@@ -70,18 +75,16 @@ def describe_training(card: EncoderCard, has_recipe: bool) -> str:
 
 
 def origin_table(card: EncoderCard, weights_hash: str) -> str:
-    source = card.source
-    published = (
-        {}
-        if source is None
-        else {
-            "source": f"{source.path}{f', revision {source.revision}' if source.revision else ''}, SHA-256 {source.sha256}",
-            "network": f"{source.network}, {source.dtype} in the source, float32 here",
-            "layout": source.family,
-            "license": source.license,
-        }
-    )
-    trained = {
+    rows = {**source_rows(card.source), **training_rows(card)} if card.source else training_rows(card)
+    rows |= {"SHA-256 of the encoder's weights": weights_hash, "exported by": f"jepa_pipeline {__version__}"}
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def training_rows(card: EncoderCard) -> dict[str, str]:
+    """Return the training with this package; for an imported encoder none."""
+    if card.source and card.step == 0:
+        return {}
+    return {
         "method": f"{card.method}, its {card.kept} network",
         "optimizer steps": f"{card.step:,}",
         "samples seen": f"{card.samples:,}",
@@ -89,12 +92,18 @@ def origin_table(card: EncoderCard, weights_hash: str) -> str:
         "config hash": card.config_hash,
         "data hash": card.data_hash,
     }
-    rows = {
-        **(trained if source is None else published),
-        "SHA-256 of the weights": weights_hash,
-        "exported by": f"jepa_pipeline {__version__}",
+
+
+def source_rows(source: Source) -> dict[str, str]:
+    """Return where imported weights are from."""
+    return {
+        "imported from": source.path,
+        **({"revision": source.revision} if source.revision else {}),
+        "license of the weights": source.license,
+        "layout": source.family,
+        "network": f"{source.network}, {source.dtype} in its file",
+        "SHA-256 of the source": source.sha256,
     }
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
 def probe_table(origin: Origin) -> str:
