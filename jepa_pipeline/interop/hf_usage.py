@@ -47,10 +47,10 @@ def images_usage(request: Request, model: Model) -> str:
     pooled = "`pooler_output` is the class token after the last norm" if model is VIT else f"{model.name} itself pools nothing"
     side = request.encoder.config.image_size
     return (
-        f"{pooled}. The processor resizes the shorter side to {side} pixels and cuts out the center. With Pillow "
-        '(`AutoImageProcessor.from_pretrained(..., backend="pil")` in transformers 5, `use_fast=False` before) it gives '
-        "exactly the pixels of the probes below, but one pixel further up or left where the longer side is then 3, 7, 11, ... pixels longer "
-        f"than {side}: transformers rounds halves down, timm and the probes to even numbers. torchvision, the default of "
+        f"{pooled}. The processor resizes the shorter side to {side} pixels and cuts out the center. With Pillow, "
+        '`AutoImageProcessor.from_pretrained(..., backend="pil")` in transformers 5 and `use_fast=False` before, it gives exactly '
+        "the pixels of the probes below, but one pixel further up or left where the longer side is then 3, 7, 11, ... pixels "
+        f"longer than {side}: transformers rounds halves down, timm and the probes to even numbers. torchvision, the default of "
         "transformers 5, also rounds some pixels to the next of the 256 levels. For images of another size pass "
         "`interpolate_pos_encoding=True`; positions are then interpolated without antialiasing, and features differ from those of "
         "jepa_pipeline and timm at that size."

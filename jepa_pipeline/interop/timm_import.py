@@ -29,8 +29,8 @@ def convert_folder(published: Published) -> Imported:
     config = published.config
     if not isinstance(config.get("architecture"), str):
         raise UserError(
-            f"{published.path} does not say which network of timm it holds: give the folder with the config.json that timm wrote, or "
-            "--as timm:NAME"
+            f"{published.path} does not say which network of timm it holds: give the folder with the config.json that timm wrote, "
+            "or --as timm:NAME"
         )
     # Earlier versions of timm wrote one level, later ones the preprocessing in a level of its own.
     pretrained = config.get("pretrained_cfg") or config
