@@ -27,6 +27,10 @@ def import_weights(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder; default: imported/NAME.")] = None,
     license: Annotated[str | None, typer.Option(help="License of the weights; default: as the hub says, else unknown.")] = None,
+    predictor: Annotated[
+        bool,
+        typer.Option("--predictor", help="Also write the context encoder and the predictor of a checkpoint, for `jepa energy`."),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="What the file does not say, such as num_heads=16, image_size=384, frames=64 or fps=4."),
@@ -45,4 +49,4 @@ def import_weights(
 
     from jepa_pipeline.commands.import_weights import import_weights
 
-    import_weights(source, family, which=which, out=out, license=license, given=given)
+    import_weights(source, family, which=which, out=out, license=license, given=given, predictor=predictor)
