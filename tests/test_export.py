@@ -11,16 +11,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import jepa_pipeline.models.timm_format as timm_format
+import jepa_pipeline.interop.timm_format as timm_format
 import timm
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.interop.timm_format import load_timm
 from jepa_pipeline.models.build import build_encoder
-from jepa_pipeline.models.timm_format import load_timm
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder, save_tensors
 from jepa_pipeline.results.probe_report import ProbeReport, ProbeRow, save_report
+
+pytestmark = pytest.mark.usefixtures("exports_read_here")
 
 SPELLED = EncoderConfig(image_size=24, patch_size=6, embed_dim=32, depth=3, num_heads=4, mlp_ratio=3.0)
 NAMED = EncoderConfig(image_size=32, patch_size=8, arch="vit_tiny")
@@ -191,8 +193,10 @@ def test_an_export_spoilt_later_is_noticed(run):
 
 
 def test_other_formats_and_taken_folders_are_refused(run, tmp_path):
-    with pytest.raises(UserError, match="cannot export to 'onnx': choose timm"):
-        export(run, to="onnx")
+    with pytest.raises(UserError, match=r"cannot export to 'coreml': choose timm \(for images, as timm reads it\), jepa"):
+        export(run, to="coreml")
+    with pytest.raises(UserError, match="cannot export to timm as fp16: choose --dtype fp32"):
+        export(run, dtype="fp16")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").touch()
     with pytest.raises(UserError, match="not an empty folder"):

@@ -17,11 +17,13 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.stack import StackConfig
+from jepa_pipeline.interop.timm_format import load_timm
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.timm_format import load_timm
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder, save_weights
+
+pytestmark = pytest.mark.usefixtures("exports_read_here")
 
 FLAT = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 TIME = {"frames": 4, "tubelet_size": 2}
@@ -129,17 +131,17 @@ def test_the_first_level_of_images_is_a_network_of_timm(tmp_path):
         (
             "stack of images",
             None,
-            r"is a stack of 3 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa, or load",
+            r"is a stack of 3 levels \(its first level alone can be exported to timm: --level 1\): export it with --to onnx, torch or jepa, or load",
         ),
         (
             "stack of images",
             2,
-            r"is a stack of 2 levels \(its first level alone can be exported to timm: --level 1\): export it with --to jepa",
+            r"is a stack of 2 levels \(its first level alone can be exported to timm: --level 1\): export it with --to onnx, torch or jepa",
         ),
-        ("stack of clips", "all", "is a stack of 3 levels: export it with --to jepa"),
-        ("stack of clips", 1, "which takes clips: export it with --to jepa, or load"),
-        ("rotary", 1, "has rotary positions .*: export it with --to jepa, or load"),
-        ("backbone", None, "has a small_stem, .*: export it with --to jepa, or load"),
+        ("stack of clips", "all", "is a stack of 3 levels: export it with --to onnx, torch or jepa"),
+        ("stack of clips", 1, "which takes clips: export it with --to onnx, torch or jepa, or load"),
+        ("rotary", 1, "has rotary positions .*: export it with --to onnx, torch or jepa, or load"),
+        ("backbone", None, "has a small_stem, .*: export it with --to onnx, torch or jepa, or load"),
     ],
 )
 def test_what_timm_has_not_is_refused_with_the_other_format(tmp_path, name, level, sentence):
@@ -156,7 +158,7 @@ def test_a_spoilt_export_is_noticed(tmp_path):
     save_weights(out, weights, read_card(out))
     with pytest.raises(
         UserError,
-        match=r"nothing is exported, because load_encoder gives features that differ from the encoder's by .*, more than 1e-05:",
+        match=r"nothing is exported, because jepa_pipeline gives features that differ from the encoder's by .*, more than 1e-05:",
     ):
         check_parity(out, "jepa")
     del weights["encoders.1.norm.bias"]

@@ -3,11 +3,13 @@
 from difflib import get_close_matches
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.interop.hf_import import HUGGING_FACE
 from jepa_pipeline.interop.official import OFFICIAL
 from jepa_pipeline.interop.published import Family, Published
+from jepa_pipeline.interop.timm_import import TIMM
 
-FAMILIES: tuple[Family, ...] = OFFICIAL
-"""By the value of --as."""
+FAMILIES: tuple[Family, ...] = (*OFFICIAL, *HUGGING_FACE, *TIMM)
+"""Those with one name are layouts of one network, of which the weights show which they are."""
 
 
 def choose_family(published: Published, name: str | None) -> tuple[Family, Published]:
@@ -23,10 +25,13 @@ def choose_family(published: Published, name: str | None) -> tuple[Family, Publi
     if name is None:
         return recognize(published), published
     name, colon, argument = name.partition(":")
-    family = next((family for family in FAMILIES if family.name == name), None)
-    if family is None:
+    named = [family for family in FAMILIES if family.name == name]
+    if not named:
         near = get_close_matches(name, [family.name for family in FAMILIES], 1, cutoff=0.5)
         raise UserError(f"--as {name} is no layout of weights{f' (did you mean {near[0]}?)' if near else ''}: choose {listed()}")
+    fitting = [family for family in named if (family.argument is not None) == bool(argument)] or named
+    written = [family for family in fitting if (family in HUGGING_FACE) == ("model_type" in published.config)]
+    family = next((family for family in fitting if family.recognize(published)), (written or fitting)[0])
     if family.argument is None and colon:
         raise UserError(f"--as {name}:{argument}: {name} takes no argument: give --as {name}")
     if family.argument is not None and not argument:

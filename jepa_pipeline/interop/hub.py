@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.models.backbone import hub_repository
 
-CARDS = ("config.json", "preprocessor_config.json", "README.md")
+CARDS = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "README.md")
 SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Files of weights, which are fetched where there are none in safetensors."""

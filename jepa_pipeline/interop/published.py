@@ -25,6 +25,7 @@ class Published(NamedTuple):
         predictor: the tensors of the predictor beside it, as they are in the file; empty where there is none.
         online: those of the encoder that was trained, beside its average.
         argument: what follows the colon in --as, such as the name of a network of timm.
+        preprocessor: the folder's preprocessor_config.json, or that of videos; empty where there is none.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Published(NamedTuple):
     predictor: Mapping[str, Tensor] = MappingProxyType({})
     online: Mapping[str, Tensor] = MappingProxyType({})
     argument: str | None = None
+    preprocessor: Mapping[str, Any] = MappingProxyType({})
 
 
 class Imported(NamedTuple):

@@ -26,6 +26,7 @@ from jepa_pipeline.interop.published import Published
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a folder; where they are several files, of their index with `.index.json` at the end."""
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 PREFIXES = re.compile(r"(?:_orig_mod\.|module\.|backbone\.)+")
 """Put in front of every name by torch.compile, DistributedDataParallel and wrappers of masks, in any order."""
 TARGETS = ("ema_encoder", "target_encoder")
@@ -75,7 +76,7 @@ def read_weights(source: Path, which: str | None, given: GivenConfig, progress: 
     tensors, dtype = checked(source, strip_prefixes(source, networks[network]))
     beside = {name: strip_prefixes(source, networks[name]) for name in (PREDICTOR, ONLINE) if name in networks and name != network}
     found = Published(str(source), tensors, config, given, network, beside.get(PREDICTOR, {}), beside.get(ONLINE, {}))
-    return Weights(found, dtype, digest)
+    return Weights(found._replace(preprocessor=read_preprocessor(source)), dtype, digest)
 
 
 def find_files(source: Path) -> tuple[list[Path], dict[str, Any]]:
@@ -137,6 +138,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object: copy it again")
     return values
+
+
+def read_preprocessor(source: Path) -> dict[str, Any]:
+    """Return what transformers wrote beside weights of how images or videos are prepared; empty where there is nothing."""
+    return next((found for name in PREPROCESSORS if (found := read_json(source / name))), {})
 
 
 def hash_files(files: Sequence[Path], progress: Progress) -> str:

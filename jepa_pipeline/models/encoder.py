@@ -16,7 +16,7 @@ from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed
 from jepa_pipeline.models.positions import is_prefix, resize_pos_embed, sincos
 from jepa_pipeline.models.rotary import gather_rope, rope_table
 from jepa_pipeline.models.tokens import apply_masks
-from jepa_pipeline.models.transformer import LayerNorm, Transformer, causal_mask, init_weights
+from jepa_pipeline.models.transformer import LayerNorm, Transformer, causal_mask, init_weights, set_norm_eps, why_not_eps
 from timm.layers import resample_abs_pos_embed
 
 # timm's architecture to start from. All sizes are in model_args, so explicit sizes can start from any of them.
@@ -60,6 +60,8 @@ class Encoder(BaseEncoder):
         self.blocks = Transformer(dim, self.depth, heads, ratio, config.rotary)
         self.norm = LayerNorm(dim)
         init_weights(self, config.init_std, config.init_depth_scaling)
+        if config.norm_eps is not None:
+            set_norm_eps(self, config.norm_eps)
 
     @overload
     def forward(self, pixels: Float[Tensor, "B C *T H W"], masks: None = None) -> Float[Tensor, "B N D"]: ...
@@ -171,7 +173,9 @@ class Encoder(BaseEncoder):
         """Return the reason for clips and rotary positions; see BaseEncoder."""
         if self.config.modality.has_time:
             return "takes clips"
-        return f"has rotary positions ({self.config.positions})" if self.config.rotary else None
+        if self.config.rotary:
+            return f"has rotary positions ({self.config.positions})"
+        return None if self.config.norm_eps is None else why_not_eps(self.config.norm_eps)
 
     def timm_config(self) -> dict[str, Any]:
         """Return timm's configuration of this network; see BaseEncoder."""

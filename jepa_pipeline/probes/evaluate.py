@@ -33,6 +33,7 @@ from jepa_pipeline.probes.labeled_data import (
     read_labels,
     set_name,
 )
+from jepa_pipeline.probes.layer_scale import layer_scale
 from jepa_pipeline.probes.pooled_probes import make_row, measure_ranks, probe_features
 from jepa_pipeline.probes.tokens import ComputedTokens, cache_tokens
 from jepa_pipeline.results.levels import UNTRAINED, choose_level, level_name, level_of, levels_to_probe, untrained_name
@@ -175,6 +176,12 @@ def build_extractors(
     frames extract only the last of these levels, which is all levels concatenated if there are several.
     """
     untrained = build_untrained(card.encoder, seed)
+    if scale := layer_scale(untrained):
+        print_plain(
+            None,
+            f"{UNTRAINED} is no fair baseline of {card.encoder.describe()}: before training, it adds its blocks times {scale:g} "
+            "(LayerScale), so that its features hardly depend on the image: compare with pixels",
+        )
     trained_levels: dict[str, Level] | None = None
     untrained_levels: dict[str, Level] | None = None
     levels = levels_to_probe(card.encoder, level) if card.encoder.is_stack else ()
