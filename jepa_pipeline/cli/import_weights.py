@@ -18,7 +18,8 @@ def import_weights(
         typer.Option(
             "--as",
             metavar="NAME",
-            help="Layout of the weights: ijepa, vjepa, vjepa2 or vjepa2.1; default: recognized where there is no doubt.",
+            help="Layout of the weights: ijepa, vjepa, vjepa2, vjepa2.1, vit, dinov2, dinov3, timm or timm:NAME; default: "
+            "recognized where there is no doubt.",
         ),
     ] = None,
     which: Annotated[
@@ -33,7 +34,9 @@ def import_weights(
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="What the file does not say, such as num_heads=16, image_size=384, frames=64 or fps=4."),
+        typer.Argument(
+            help="Say what no file does, such as frames=64: num_heads, predictor_heads, image_size, frames, fps, stride, mean, std."
+        ),
     ] = None,
 ) -> None:
     """Write published weights as an encoder folder, which probe, benchmark and export take like a run's.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jepa_pipeline.config.encoder_card import EncoderCard
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.config.published import GivenConfig
 from jepa_pipeline.config.saved_method import METHOD, METHOD_WEIGHTS, SavedMethod
@@ -48,7 +49,9 @@ def import_weights(
     Raises:
         UserError: there are no weights, a file is damaged or would run code, no layout fits them one to one, or `out` is not empty.
     """
-    source = str(source)
+    source, given = str(source), given or GivenConfig()
+    if given.predictor_heads and not predictor:
+        raise UserError(f"predictor_heads={given.predictor_heads} is given, but no predictor is imported: add --predictor")
     downloaded = hub.download(source) if hub.is_hub_name(source) else None
     path = downloaded.folder if downloaded else Path(source)
     name = source if downloaded else path.resolve().name
@@ -58,7 +61,7 @@ def import_weights(
     def progress(blocks: Iterator[bytes], count: int) -> Iterable[bytes]:
         return track_progress(blocks, f"reading {name}", count) if count > LONG else blocks
 
-    weights = read_weights(path, which, given or GivenConfig(), progress)
+    weights = read_weights(path, which, given, progress)
     chosen, published = choose_family(weights.published, family)
     imported = convert(chosen, published)
     method = convert_method(chosen, published, imported) if predictor else None

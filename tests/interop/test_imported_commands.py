@@ -37,7 +37,7 @@ METHODS = {
         }
     ),
 }
-GIVEN = GivenConfig(num_heads=2, predictor_heads=2, frames=4, image_size=16)
+GIVEN = GivenConfig(num_heads=2, frames=4, image_size=16)
 GIVEN_IMAGES = GivenConfig(num_heads=2, image_size=16)
 PROBE = {"workers": 0, "protocols": ["linear", "knn"], "weight_decay": [0.01], "iterations": 5, "k": [5]}
 
@@ -76,7 +76,7 @@ def checkpoints(tmp_path_factory):
 @pytest.fixture(scope="module")
 def imported(checkpoints, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported")
-    given = {"ijepa": GIVEN_IMAGES, "vjepa": GIVEN, "vjepa2": GIVEN}
+    given = {"ijepa": GIVEN_IMAGES, "vjepa": GIVEN, "vjepa2": GIVEN.model_copy(update={"predictor_heads": 2})}
     return {
         name: import_weights(path, name, out=folder / name, license="cc-by-nc-4.0", given=given[name], predictor=True)
         for name, (path, _) in checkpoints.items()
