@@ -9,57 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_encoders import CONFIGS, make_run
 
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.commands.probe import probe
-from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.interop.timm_format import load_timm
-from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder, save_weights
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_weights
 
 pytestmark = pytest.mark.usefixtures("exports_read_here")
 
-FLAT = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
-TIME = {"frames": 4, "tubelet_size": 2}
-ABOVE = [
-    {"stride": {"space": 2}, "coarsening": "conv", "embed_dim": 16, "depth": 1, "num_heads": 2},
-    {"stride": {"space": 2}, "embed_dim": 8, "depth": 2, "num_heads": 1},
-]
-CONFIGS = {
-    "images": EncoderConfig.model_validate(FLAT),
-    "clips": EncoderConfig.model_validate({**FLAT, **TIME, "attention": "causal"}),
-    "rotary": EncoderConfig.model_validate({**FLAT, "positions": "rope"}),
-    "backbone": BackboneConfig(timm="resnet18", image_size=32, small_stem=True, args={"channels": (8, 8, 8, 8)}),
-    "stack of images": StackConfig.model_validate({**FLAT, "above": ABOVE}),
-    "stack of clips": StackConfig.model_validate({**FLAT, **TIME, "above": ABOVE}),
-}
 STACKS = ["stack of images", "stack of clips"]
 PROBE = {"workers": 0, "protocols": ["linear"], "weight_decay": [0.01], "iterations": 5}
-
-
-def make_run(folder: Path, config) -> Path:
-    torch.manual_seed(3)
-    encoder = build_encoder(config)
-    for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
-        parameter.data.add_(0.02 * torch.randn_like(parameter))
-    card = EncoderCard(
-        encoder=config,
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-        clip=ClipConfig.model_validate({"stride": 2}) if config.modality.has_time else None,
-        **{"name": "tiny", "method": "hjepa", "step": 3, "samples": 48, "version": "0"},
-        config_hash="c" * 12,
-        data_hash="d" * 12,
-    )
-    save_encoder(folder / "encoder", encoder, card)
-    (folder / "config.yaml").write_text("name: tiny\nseed: 5\n")
-    return folder
 
 
 def pixels_of(config):
