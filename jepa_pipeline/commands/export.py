@@ -10,24 +10,32 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.data.unfinished import new_folder
 from jepa_pipeline.interop.format import PARITY, ROUNDED, TOLERANCE, Format, Request
+from jepa_pipeline.interop.hf_format import HF
 from jepa_pipeline.interop.jepa_format import JEPA
 from jepa_pipeline.interop.onnx_format import ONNX
 from jepa_pipeline.interop.read_back import largest_difference, largest_value, read_back
 from jepa_pipeline.interop.timm_format import TIMM
 from jepa_pipeline.interop.torch_format import TORCH
+from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_tensors
 from jepa_pipeline.probes.model_card import Origin, model_card
 from jepa_pipeline.redaction import redact, remember_secrets
 from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.results.probe_report import load_reports
+from jepa_pipeline.training.trained_method import load_method
 
-FORMATS: dict[str, Format] = {"timm": TIMM, "onnx": ONNX, "torch": TORCH, "jepa": JEPA}
+FORMATS: dict[str, Format] = {"timm": TIMM, "hf": HF, "onnx": ONNX, "torch": TORCH, "jepa": JEPA}
 IMAGES, CLIPS = 4, 2
 """Size of the parity batch."""
 
 
 def export(
-    run: str | Path, to: str = "timm", out: str | Path | None = None, level: Level | None = None, dtype: str | None = None
+    run: str | Path,
+    to: str = "timm",
+    out: str | Path | None = None,
+    level: Level | None = None,
+    dtype: str | None = None,
+    predictor: bool = False,
 ) -> Path:
     """Write the encoder with its preprocessing, its origin and a parity batch; return the folder.
 
@@ -38,6 +46,7 @@ def export(
         level: the level of a stack that is read, which is written without the levels above it; default: as the encoder's card
             says. A single encoder is its own level 1.
         dtype: type of the weights; default: the format's first.
+        predictor: export the run's predictor too, which needs its newest checkpoint.
 
     Raises:
         UserError: the format, its dtype or the level does not exist, there is no encoder or one that the format cannot hold, a
@@ -55,6 +64,8 @@ def export(
     trained = load_encoder(run)
     encoder = trained if level is None else trained.truncate(level)
     request = Request(run, encoder, card.model_copy(update={"encoder": encoder.config}), dtype)
+    if predictor:
+        request = request._replace(predictor=load_predictor(request, to))
     format.check(request)
     path = run / "config.yaml"
     recipe = path.read_text() if path.is_file() else None
@@ -75,6 +86,27 @@ def export(
     if registered_by:
         print(f"it was read back in this process, since only {registered_by} registers its network: import that before loading it")
     return out
+
+
+def load_predictor(request: Request, to: str) -> Predictor:
+    """Return the predictor of a run.
+
+    Raises:
+        UserError: the format holds none, or the run has none beside this encoder.
+    """
+    holding = [name for name, format in FORMATS.items() if format.predicted]
+    if to not in holding:
+        raise UserError(f"--predictor is for --to {' or '.join(holding)}: {to} holds the encoder alone; leave it out")
+    method = load_method(request.run)
+    predictor = getattr(method, "predictor", None)
+    if not isinstance(predictor, Predictor):
+        raise UserError(f"{request.run} has no predictor of masked tokens: leave --predictor out")
+    if hash_weights(method.encoder_to_export) != hash_weights(request.encoder):
+        raise UserError(
+            f"the newest checkpoint of {request.run} is of another step than its encoder/: run the command of the run again, which "
+            "writes the encoder anew, or leave --predictor out"
+        )
+    return predictor
 
 
 def refuse_secrets(folder: Path) -> None:
@@ -104,6 +136,8 @@ def parity_batch(request: Request, format: Format) -> dict[str, Tensor]:
     shape = (CLIPS, channels, config.frames) if config.modality.has_time else (IMAGES, channels)
     pixels = torch.randn(*shape, config.image_size, config.image_size, generator=torch.Generator().manual_seed(0))
     outputs = format.outputs(request.encoder, pixels)
+    if format.predicted and request.predictor is not None:
+        outputs |= format.predicted(request, pixels)
     return {"pixels": pixels, **{name: output.contiguous() for name, output in outputs.items()}}
 
 

@@ -35,7 +35,8 @@ def table(runs: Sequence[Path], out: Path | None = None) -> None:
     metrics of the whole run are in the first row.
 
     Args:
-        runs: run folders, also of runs that failed or that were submitted and have not started; other folders are skipped.
+        runs: run folders, also of runs that failed or that were submitted and have not started, and encoder folders, such as
+            imported ones; other folders are skipped.
         out: prefix of OUT.md, OUT.csv and OUT.json. The console shows the first of the keys that all runs have and that differ,
             the Markdown all of these, CSV and JSON also those that only some runs have.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.weights import EncoderCard
 
 Network = Callable[[Tensor], Mapping[str, Tensor]]
@@ -30,12 +31,14 @@ class Request(NamedTuple):
         encoder: the encoder, in eval mode.
         card: the encoder's.
         dtype: type of the exported weights: fp32, or another of the format's `dtypes`.
+        predictor: exported beside the encoder; None: the encoder alone.
     """
 
     run: Path
     encoder: BaseEncoder
     card: EncoderCard
     dtype: str = "fp32"
+    predictor: Predictor | None = None
 
 
 class Format(NamedTuple):
@@ -52,6 +55,7 @@ class Format(NamedTuple):
         usage: returns the section "Load" of the card in Markdown, for a measured difference. Its Python blocks are run in the
             folder by tests, one after the other, where photo.jpg is an image.
         dtypes: types of weights that it is written with; the first is the default.
+        predicted: returns what is stored of the request's predictor beside `outputs`; None: the format holds no predictor.
     """
 
     description: str
@@ -62,6 +66,7 @@ class Format(NamedTuple):
     load: Callable[[Path], Network]
     usage: Callable[[Request, float], str]
     dtypes: tuple[str, ...] = ("fp32",)
+    predicted: Callable[[Request, Tensor], dict[str, Tensor]] | None = None
 
 
 def encoder_outputs(encoder: BaseEncoder, pixels: Tensor) -> dict[str, Tensor]:

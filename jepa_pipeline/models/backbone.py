@@ -13,6 +13,7 @@ import timm
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.models.transformer import set_norm_eps, why_not_eps
 from timm.models.resnet import ResNet
 
 # timm has no exception of its own: its networks raise all of these for unsuitable arguments and image sizes.
@@ -47,6 +48,8 @@ class Backbone(BaseEncoder):
         self.network, self.model_args = create_network(config)
         if config.small_stem:
             replace_stem(self.network, config.timm)
+        if config.norm_eps is not None and not set_norm_eps(self.network, config.norm_eps):
+            raise UserError(f"norm_eps is for layer norms, but {config.timm} has none: remove it")
         self.width = self.measure_width(config.image_size)
         if not hasattr(self.network, "forward_intermediates"):
             raise UserError(f"timm's {config.timm} returns no feature maps or tokens, which probes need: choose another")
@@ -134,8 +137,10 @@ class Backbone(BaseEncoder):
         return self.network
 
     def why_not_timm(self) -> str | None:
-        """Return the reason for small stems; see BaseEncoder."""
-        return f"has a small_stem, which no argument of timm's {self.config.timm} creates" if self.config.small_stem else None
+        """Return the reason for small stems and for layer norms with another epsilon; see BaseEncoder."""
+        if self.config.small_stem:
+            return f"has a small_stem, which no argument of timm's {self.config.timm} creates"
+        return None if self.config.norm_eps is None else why_not_eps(self.config.norm_eps)
 
     def registered_by(self) -> str | None:
         """Return the module of a network that is not timm's own; see BaseEncoder."""
@@ -196,6 +201,20 @@ def check_name(name: str) -> None:
         near = get_close_matches(name.rpartition("/")[2].partition(".")[0], known, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_models()` lists them all"
         raise UserError(f"timm has no network '{name}': {hint}")
+
+
+def hub_repository(name: str) -> str:
+    """Return the repository in which timm publishes weights, given their name, such as vit_tiny_patch16_224.augreg_in21k.
+
+    Raises:
+        UserError: timm has no such weights.
+    """
+    published = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if published is None or not published.hf_hub_id:
+        near = get_close_matches(name, timm.list_pretrained(), 3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_pretrained()` lists them all"
+        raise UserError(f"timm has no published weights '{name}': {hint}")
+    return published.hf_hub_id
 
 
 def describe_pooling(network: nn.Module) -> str:

@@ -28,6 +28,7 @@ def jepa(*arguments, cwd=None):
         "pretrain",
         "probe",
         "export",
+        "import",
         "submit",
         "jobs",
         "logs",
