@@ -1,6 +1,9 @@
 """Encoders as ONNX graphs, which onnxruntime and others run without torch."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,8 +49,7 @@ def write(folder: Path, request: Request) -> None:
     """
     import onnx
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # torch 2.13 about its own code
+    with without_remarks():
         program = torch.onnx.export(
             trace(request),
             output_names=OUTPUTS,
@@ -61,6 +63,20 @@ def write(folder: Path, request: Request) -> None:
         program.model.metadata_props[name] = redact(text)
     program.save(folder / GRAPH, external_data=weighs(request) > LARGEST_FILE)
     onnx.checker.check_model(folder / GRAPH, full_check=True)
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Keep from the console what the exporter says of its own code and of what it leaves as it is; errors are raised."""
+    optimizer = logging.getLogger("onnxscript.optimizer")
+    level = optimizer.level
+    optimizer.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # torch 2.13
+            yield
+    finally:
+        optimizer.setLevel(level)
 
 
 def weighs(request: Request) -> int:
