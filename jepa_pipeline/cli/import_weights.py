@@ -18,7 +18,8 @@ def import_weights(
         typer.Option(
             "--as",
             metavar="NAME",
-            help="Layout of the weights: ijepa, vjepa, vjepa2 or vjepa2.1; default: recognized where there is no doubt.",
+            help="Layout of the weights: ijepa, vjepa, vjepa2, vjepa2.1, vit, dinov2, dinov3, timm or timm:NAME; default: "
+            "recognized where there is no doubt.",
         ),
     ] = None,
     which: Annotated[
@@ -27,9 +28,15 @@ def import_weights(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder; default: imported/NAME.")] = None,
     license: Annotated[str | None, typer.Option(help="License of the weights; default: as the hub says, else unknown.")] = None,
+    predictor: Annotated[
+        bool,
+        typer.Option("--predictor", help="Also write the context encoder and the predictor of a checkpoint, for `jepa energy`."),
+    ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="What the file does not say, such as num_heads=16, image_size=384, frames=64 or fps=4."),
+        typer.Argument(
+            help="Say what no file does, such as frames=64: num_heads, predictor_heads, image_size, frames, fps, stride, mean, std."
+        ),
     ] = None,
 ) -> None:
     """Write published weights as an encoder folder, which probe, benchmark and export take like a run's.
@@ -45,4 +52,4 @@ def import_weights(
 
     from jepa_pipeline.commands.import_weights import import_weights
 
-    import_weights(source, family, which=which, out=out, license=license, given=given)
+    import_weights(source, family, which=which, out=out, license=license, given=given, predictor=predictor)

@@ -10,6 +10,7 @@ class GivenConfig(Section):
     """The sizes and the preprocessing of published weights; null: as their file says, else as their family was published."""
 
     num_heads: int | None = Field(default=None, ge=1, description="Attention heads per block, which no shape of a tensor shows.")
+    predictor_heads: int | None = Field(default=None, ge=1, description="Attention heads per block of the predictor.")
     image_size: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="Height and width of the input, in pixels.")
     frames: int | None = Field(default=None, ge=1, le=MAX_FRAMES, description="Frames per clip.")
     fps: float | None = Field(default=None, gt=0, description="Frames per second of a clip.")

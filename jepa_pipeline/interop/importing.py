@@ -1,8 +1,10 @@
 """Published weights as an encoder: converted by their family, checked against the network, and described on a card."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.encoder_card import EncoderCard, Source
@@ -23,26 +25,37 @@ def convert(family: Family, published: Published) -> Imported:
     imported = apply_given(published, family.convert(published))
     with torch.device("meta"):  # names and shapes only
         network = build_encoder(imported.config).timm_module()
-    expected, found = network.state_dict(), imported.weights
+    check_fits(published.path, imported.config.describe(), network.state_dict(), imported.weights)
+    return imported._replace(weights={name: own(tensor) for name, tensor in imported.weights.items()})
+
+
+def check_fits(path: str, network: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Compare the tensors of a file with those of a network one to one.
+
+    Raises:
+        UserError: one is left over, missing or of another shape.
+    """
     if left := next((name for name in found if name not in expected), None):
         raise UserError(
-            f"{published.path} holds {left} of shape {list(found[left].shape)}, which {imported.config.describe()} does not have: "
-            "name with --as what it is"
+            f"{path} holds {left} of shape {list(found[left].shape)}, which {network} does not have: name with --as what it is"
         )
     for name, tensor in expected.items():
         if name not in found:
             raise UserError(
-                f"{published.path} lacks {name} of shape {list(tensor.shape)}, which {family.name} has: copy it again, or name "
-                "with --as what it is"
+                f"{path} lacks {name} of shape {list(tensor.shape)}, which {network} has: copy it again, or name with --as what "
+                "it is"
             )
         if found[name].shape != tensor.shape:
             raise UserError(
-                f"{name} in {published.path} has the shape {list(found[name].shape)}, but in {imported.config.describe()} it is "
-                f"{list(tensor.shape)}: name with --as what it is, or another of its sizes"
+                f"{name} in {path} has the shape {list(found[name].shape)}, but in {network} it is {list(tensor.shape)}: name with "
+                "--as what it is, or another of its sizes"
             )
-    # not views of a larger tensor, and each of its own memory, as safetensors writes them
-    contiguous = {name: found[name].to(tensor.dtype).contiguous().clone() for name, tensor in expected.items()}
-    return imported._replace(weights=contiguous)
+
+
+def own(tensor: Tensor) -> Tensor:
+    """Return a copy that shares memory with no other tensor, as safetensors writes them; floating ones in fp32."""
+    tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def apply_given(published: Published, imported: Imported) -> Imported:

@@ -22,7 +22,8 @@ class Published(NamedTuple):
         config: the folder's config.json; empty where there is none.
         given: what the user says of it that the file does not.
         network: its name in the file, such as target_encoder; model, where there is only one.
-        predictor: the tensors of the predictor beside it; empty where there is none.
+        predictor: the tensors of the predictor beside it, as they are in the file; empty where there is none.
+        online: those of the encoder that was trained, beside its average.
         argument: what follows the colon in --as, such as the name of a network of timm.
         preprocessor: the folder's preprocessor_config.json, or that of videos; empty where there is none.
     """
@@ -33,6 +34,7 @@ class Published(NamedTuple):
     given: GivenConfig = GivenConfig()
     network: str = "model"
     predictor: Mapping[str, Tensor] = MappingProxyType({})
+    online: Mapping[str, Tensor] = MappingProxyType({})
     argument: str | None = None
     preprocessor: Mapping[str, Any] = MappingProxyType({})
 

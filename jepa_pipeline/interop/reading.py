@@ -33,12 +33,10 @@ TARGETS = ("ema_encoder", "target_encoder")
 """The average of the weights over the training, in official checkpoints; a distilled one has its teacher as target_encoder."""
 ALONE = ("state_dict", "model", "model_state_dict")
 """Entries of a checkpoint that hold its only network."""
-PREDICTOR = "predictor"
+PREDICTOR, ONLINE = "predictor", "encoder"
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
 """Raised by torch and safetensors for files that are not what they have written."""
-DAMAGE = (SafetensorError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError)
-"""What torch and safetensors raise for files that are not what they have written."""
 BUFFER = 1 << 22
 Progress = Callable[[Iterator[bytes], int], Iterable[bytes]]
 """Passes the blocks of a file on, given their number, and may show how far it is."""
@@ -76,9 +74,9 @@ def read_weights(source: Path, which: str | None, given: GivenConfig, progress: 
             networks[name] = {**known, **tensors}
     network = choose_network(source, [*networks], which)
     tensors, dtype = checked(source, strip_prefixes(source, networks[network]))
-    predictor = strip_prefixes(source, networks.get(PREDICTOR, {})) if network != PREDICTOR else {}
-    published = Published(str(source), tensors, config, given, network, predictor, preprocessor=read_preprocessor(source))
-    return Weights(published, dtype, digest)
+    beside = {name: strip_prefixes(source, networks[name]) for name in (PREDICTOR, ONLINE) if name in networks and name != network}
+    found = Published(str(source), tensors, config, given, network, beside.get(PREDICTOR, {}), beside.get(ONLINE, {}))
+    return Weights(found._replace(preprocessor=read_preprocessor(source)), dtype, digest)
 
 
 def find_files(source: Path) -> tuple[list[Path], dict[str, Any]]:
@@ -268,7 +266,7 @@ def strip_prefixes(source: Path, tensors: Tensors) -> Tensors:
     return stripped
 
 
-def checked(source: Path, tensors: Tensors) -> tuple[Tensors, str]:
+def checked(source: Path | str, tensors: Tensors) -> tuple[Tensors, str]:
     """Return tensors in fp32, those of integers as they are, and the types in which they were.
 
     Raises:

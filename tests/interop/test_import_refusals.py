@@ -8,8 +8,10 @@ import sys
 
 import pytest
 import torch
+import typer
 from safetensors.torch import save_file
 
+from jepa_pipeline.cli import app
 from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
@@ -201,6 +203,14 @@ def test_a_folder_of_this_package_is_used_as_it_is(tmp_path, state):
     with pytest.raises(UserError, match="is not an empty folder"):
         import_weights(tmp_path / "x.pth.tar", out=full, given=GIVEN)
     assert [path.name for path in full.iterdir()] == ["notes.txt"]
+
+
+def test_help_names_every_layout_and_every_setting():
+    text = " ".join(
+        option.help or "" for option in typer.main.get_command(app).commands["import"].params if hasattr(option, "help")
+    )
+    words = {word.strip(".,;:") for word in text.split()}
+    assert {family.name for family in FAMILIES} <= words and {*GivenConfig.model_fields} <= words
 
 
 def test_the_command_line_says_it_in_one_sentence(tmp_path, state):
