@@ -39,6 +39,7 @@ COMMANDS = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__ini
 DOORS = {
     "av": {"data"},
     "huggingface_hub": {"interop"},
+    "onnx": {"interop"},
     "onnxruntime": {"interop"},
     "transformers": {"interop"},
     "lightning": {"training"},

@@ -97,6 +97,8 @@ def load_predictor(request: Request, to: str) -> Predictor:
     holding = [name for name, format in FORMATS.items() if format.predicted]
     if to not in holding:
         raise UserError(f"--predictor is for --to {' or '.join(holding)}: {to} holds the encoder alone; leave it out")
+    if not (request.run / "config.yaml").is_file():
+        raise UserError(f"{request.run} is an encoder without the run that holds its predictor: leave --predictor out")
     method = load_method(request.run)
     predictor = getattr(method, "predictor", None)
     if not isinstance(predictor, Predictor):

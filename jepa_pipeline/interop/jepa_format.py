@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-from jepa_pipeline.interop.format import PARITY, TOLERANCE, Format, Network, Request, encoder_outputs
+from jepa_pipeline.interop import preprocessing
+from jepa_pipeline.interop.format import PARITY, Format, Network, Request, encoder_outputs
 from jepa_pipeline.models.weights import load_encoder, save_encoder
-
-LOAD = """from jepa_pipeline.models.weights import load_encoder
-
-encoder = load_encoder("THIS_FOLDER")
-features = encoder.pooled(pixels)"""
 
 
 def check(request: Request) -> None:
@@ -32,15 +28,23 @@ def load(folder: Path) -> Network:
 
 def usage(request: Request, difference: float) -> str:
     """Return how to load it; see Format."""
-    encoder, card = request.encoder, request.card
-    shape = "B 3 T H W" if encoder.config.modality.has_time else "B 3 H W"
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (card.mean, card.std))
+    photo = "from PIL import Image\n" if preprocessing.takes_photos(request) else ""
+    code = f"""import numpy as np
+import torch
+{photo}
+from jepa_pipeline import load_encoder
+
+encoder = load_encoder(".")  # the path of this folder
+
+{preprocessing.code(request)}
+with torch.inference_mode():
+    features = encoder.pooled(torch.from_numpy(pixels))"""
     return (
-        f"```python\n{LOAD}\n```\n\n"
-        f'`pixels` are "{shape}" in 0..1 ({encoder.config.input_shape}), minus the mean ({mean}), over the deviation ({std}), per '
-        f'channel. `encoder.pooled` gives vectors "B D" of width {encoder.width}, `encoder.intermediates(pixels, 1)[-1]` tokens '
-        f'"B N D". `{PARITY}` holds pixels and these two outputs of the pretrained encoder, as `pooled` and `tokens`. Before '
-        f"this folder was written, the encoder loaded from it gave the same outputs to {TOLERANCE:.0e}."
+        f"```python\n{code}\n```\n\n"
+        f'{preprocessing.words(request)} `encoder.pooled` gives vectors "B D" of width {request.encoder.width}, '
+        f'`encoder.intermediates(pixels, 1)[-1]` tokens "B N D". `{PARITY}` holds pixels and these two outputs of the pretrained '
+        "encoder, as `pooled` and `tokens`. A process of its own computed them from this folder before it was published, for two "
+        f"sizes of batches: they differ by {difference:.1e} at most."
     )
 
 

@@ -1,6 +1,9 @@
 """Encoders as ONNX graphs, which onnxruntime and others run without torch."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.interop import preprocessing
 from jepa_pipeline.interop.format import PARITY, Format, Network, Request, encoder_outputs
 from jepa_pipeline.interop.torch_format import trace
@@ -42,25 +45,45 @@ def write(folder: Path, request: Request) -> None:
     """Write model.onnx, with the preprocessing in its metadata, and the weights in a second file if they are large.
 
     Raises:
+        UserError: an operation has no form in ONNX.
         onnx.checker.ValidationError: it is no valid graph.
     """
     import onnx
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # torch 2.13 about its own code
-        program = torch.onnx.export(
-            trace(request),
-            output_names=OUTPUTS,
-            dynamic_shapes={"pixels": {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+    traced = trace(request)
+    try:
+        with without_remarks():
+            program = torch.onnx.export(
+                traced,
+                output_names=OUTPUTS,
+                dynamic_shapes={"pixels": {0: "batch"}},
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(
+            f"torch.onnx cannot express the encoder of {request.run} ({first_line(error)}): export it with --to torch, timm or jepa"
+        ) from error
     assert program is not None
     for name, text in preprocessing.metadata(request).items():
         program.model.metadata_props[name] = redact(text)
     program.save(folder / GRAPH, external_data=weighs(request) > LARGEST_FILE)
     onnx.checker.check_model(folder / GRAPH, full_check=True)
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Keep from the console what the exporter says of its own code and of what it leaves as it is; errors are raised."""
+    optimizer = logging.getLogger("onnxscript.optimizer")
+    level = optimizer.level
+    optimizer.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # torch 2.13
+            yield
+    finally:
+        optimizer.setLevel(level)
 
 
 def weighs(request: Request) -> int:

@@ -56,6 +56,7 @@ def make_run(folder: Path, config: EncoderConfig | BackboneConfig, **card) -> Pa
     hashes = {"config_hash": "c" * 12, "data_hash": "d" * 12, "version": "0"}
     card = EncoderCard(encoder=config, name="tiny", method="ijepa", step=3, samples=48, **values, **hashes)
     save_encoder(folder / "encoder", encoder, card)
+    (folder / "config.yaml").write_text("name: tiny\n")
     return folder
 
 
@@ -297,6 +298,10 @@ def test_a_predictor_is_for_clips_and_for_transformers(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "load_method", lambda folder: method)
     with pytest.raises(UserError, match="--predictor is for clips"):
         export(run, to="hf", predictor=True)
+    (run / "config.yaml").unlink()
+    with pytest.raises(UserError, match="is an encoder without the run that holds its predictor"):
+        export(run, to="hf", predictor=True)
+    (run / "config.yaml").touch()
     method.predictor = None
     with pytest.raises(UserError, match="has no predictor of masked tokens"):
         export(run, to="hf", predictor=True)
