@@ -48,8 +48,9 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of all random numbers: weights, order, crops, masks.")
     init_from: Path | None = Field(
         default=None,
-        description="Run folder whose newest checkpoint initializes this run: networks, target and optimizer state, at step 0 "
-        "of schedules and data. Image sizes and clip lengths may differ. Null: random initialization.",
+        description="What initializes this run, at step 0 of schedules and data: a run folder (networks, target and optimizer "
+        "state of its newest checkpoint), or an encoder folder such as RUN/encoder or what `jepa import` writes (encoder and "
+        "target; all else is new). Image sizes, clip lengths, patch sizes and channels may differ. Null: random initialization.",
     )
     data: DataConfig = Field(description="Shards and how they are read.")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="Crops and augmentations.")

@@ -42,7 +42,7 @@ def refusals(config):
     [
         ("vitl.pt", [], "which is a file: give a run folder, such as runs/NAME"),
         ("nowhere", [], "but there is no such folder: give a run folder"),
-        ("first/encoder", [], "which holds no checkpoint: give the run folder around it"),
+        ("first/checkpoints", [], "which holds no checkpoint and no encoder .*: give the run folder around it"),
         ("first", ["method.encoder.depth=3"], "where method.encoder.depth is 2, but here it is 3: make it the same"),
         (
             "first",

@@ -3,9 +3,9 @@
 import pytest
 
 from jepa_pipeline.commands.pretrain import pretrain
-from jepa_pipeline.training import init_from as beginning
+from jepa_pipeline.training import begun_from as beginning
+from jepa_pipeline.training.begun_from import read_initial_checkpoint
 from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest
-from jepa_pipeline.training.init_from import read_initial_checkpoint
 
 SHORT = "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 0}"
 
