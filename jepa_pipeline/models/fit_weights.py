@@ -71,7 +71,7 @@ def fit_channels(fitted: Fitted, shapes: Shapes, names: list[str]) -> None:
     """Give the first layer another number of input channels by timm's rule.
 
     For one channel its kernels are summed, as for an image whose channels are equal. For n they are repeated in turn, or the
-    first n taken, and scaled by (channels there) / n, so that the response to equal channels stays the same.
+    first n kept, and scaled by (channels there) / n, so that the response to a channel more or less stays of the same size.
     """
     for name in names:
         kernel, shape = fitted.weights.get(name), shapes.get(name)
@@ -80,8 +80,9 @@ def fit_channels(fitted: Fitted, shapes: Shapes, names: list[str]) -> None:
         there, here = kernel.shape[1], shape[1]
         adapted = adapt_input_conv(here, kernel.flatten(2, -2), base_chans=there)  # time steps are rows to timm
         fitted.weights[name] = adapted.unflatten(2, kernel.shape[2:-1]).to(kernel.dtype)
-        rule = "summed" if here == 1 else f"repeated in turn and scaled by {there}/{here}"
-        fitted.notes.append(f"the first layer takes {here} channels in place of {there}: its kernels are {rule}")
+        kept = "its kernels are repeated in turn" if here > there else f"its first {here} kernels are kept"
+        rule = "its kernels are summed" if here == 1 else f"{kept} and scaled by {there}/{here}"
+        fitted.notes.append(f"the first layer takes {here} channel{'s' * (here > 1)} in place of {there}: {rule}")
 
 
 def fit_patches(fitted: Fitted, shapes: Shapes) -> None:
