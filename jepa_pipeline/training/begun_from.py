@@ -1,4 +1,4 @@
-"""What a run was initialized with, as its folder says it: begun_from.json."""
+"""Record in a run folder of the networks that the run was initialized with: begun_from.json."""
 
 from pathlib import Path
 
