@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +11,7 @@ from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.removed import added_default
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import Section, flatten
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, ProbingConfig, TrainerConfig
 from jepa_pipeline.config.views import ViewsConfig
 
@@ -113,14 +112,3 @@ class RunConfig(Section):
         """Return the first 12 hex digits of the SHA-256 of `results`."""
         text = json.dumps(self.results(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the values of nested sections, and of lists of sections, with their dotted keys."""
-    for key, value in tree.items():
-        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-            value = {str(number): entry for number, entry in enumerate(value)}
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -12,7 +12,8 @@ from jepa_pipeline.cluster.states import UNKNOWN, query_states
 from jepa_pipeline.config.encoder_card import EncoderCard, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.run import RunConfig, flatten
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.section import flatten
 from jepa_pipeline.files import STEP, read_json_lines
 from jepa_pipeline.redaction import redact_values
 from jepa_pipeline.results.levels import is_baseline, level_name, level_of

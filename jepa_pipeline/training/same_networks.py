@@ -10,7 +10,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.removed import result_value
-from jepa_pipeline.config.run import flatten
+from jepa_pipeline.config.section import flatten
 from jepa_pipeline.config.stack import CoarseEncoderConfig
 
 MAY_DIFFER = re.compile(
