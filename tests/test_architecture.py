@@ -40,6 +40,7 @@ DOORS = {
     "av": {"data"},
     "huggingface_hub": {"interop"},
     "onnxruntime": {"interop"},
+    "pyarrow": {"probes"},
     "transformers": {"interop"},
     "lightning": {"training"},
     "timm": {"models", "training", "_torchvision"},

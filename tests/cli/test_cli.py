@@ -48,6 +48,7 @@ def jepa(*arguments, cwd=None):
         "masks preview",
         "views preview",
         "energy",
+        "embed",
         "shards demo",
         "shards demo-video",
         "shards demo-scales",
