@@ -110,7 +110,7 @@ def sync(file: IO[bytes]) -> None:
 
 @contextmanager
 def unfinished_rows(out: Path, plan: Mapping[str, Any]) -> Iterator[FeatureRows]:
-    """Yield the rows of an unfinished file, in a locked folder beside it: deleted at the end, after an error kept for the next call.
+    """Yield the rows of an unfinished file, in a locked folder beside it: deleted at the end, but kept after an error.
 
     Args:
         out: the file.
