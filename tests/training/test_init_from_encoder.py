@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
@@ -19,7 +20,6 @@ from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.fit_weights import fit_weights
 from jepa_pipeline.models.positions import sincos
-from jepa_pipeline.models.timm_format import write_timm
 from jepa_pipeline.models.weights import load_encoder, save_encoder
 from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.init_from import check_source, initialize
@@ -78,7 +78,11 @@ def as_timm(out, folder):
     """The encoder of a folder, which is written as timm's local folder."""
     out.mkdir()
     encoder = load_encoder(folder)
-    write_timm(out, encoder, read_card(folder))
+    save_file({name: tensor.contiguous() for name, tensor in encoder.timm_module().state_dict().items()}, out / "model.safetensors")
+    config = encoder.timm_config()
+    first = {"num_classes": 0, "input_size": (3, encoder.config.image_size, encoder.config.image_size)}
+    config = {**config, "num_classes": 0, "pretrained_cfg": {**config["pretrained_cfg"], **first}}
+    (out / "config.json").write_text(json.dumps(config))
     return encoder
 
 
