@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from jepa_pipeline.version import __version__
 
 if TYPE_CHECKING:
+    from jepa_pipeline.commands.embed import embed
     from jepa_pipeline.commands.export import export
     from jepa_pipeline.commands.import_weights import import_weights
     from jepa_pipeline.commands.pretrain import pretrain
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from jepa_pipeline.models.weights import load_encoder
     from jepa_pipeline.training.trained_method import load_method
 
-__all__ = ["__version__", "export", "import_weights", "load_config", "load_encoder", "load_method", "pretrain", "probe"]
+__all__ = ["__version__", "embed", "export", "import_weights", "load_config", "load_encoder", "load_method", "pretrain", "probe"]
 
 _MODULES = {
+    "embed": "jepa_pipeline.commands.embed",
     "export": "jepa_pipeline.commands.export",
     "import_weights": "jepa_pipeline.commands.import_weights",
     "load_config": "jepa_pipeline.config.load",
