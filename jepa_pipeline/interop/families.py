@@ -9,7 +9,7 @@ from jepa_pipeline.interop.published import Family, Published
 from jepa_pipeline.interop.timm_import import TIMM
 
 FAMILIES: tuple[Family, ...] = (*OFFICIAL, *HUGGING_FACE, *TIMM)
-"""Those with one name are layouts of one network, of which the weights show which they are."""
+"""Layouts of one network share a name; the weights show which of them they are."""
 
 
 def choose_family(published: Published, name: str | None) -> tuple[Family, Published]:
