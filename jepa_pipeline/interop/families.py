@@ -9,7 +9,7 @@ from jepa_pipeline.interop.published import Family, Published
 from jepa_pipeline.interop.timm_import import TIMM
 
 FAMILIES: tuple[Family, ...] = (*OFFICIAL, *HUGGING_FACE, *TIMM)
-"""Layouts of one network share a name; the weights show which of them they are."""
+"""Families of one name are layouts of one network; the weights show which."""
 
 
 def choose_family(published: Published, name: str | None) -> tuple[Family, Published]:
