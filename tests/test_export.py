@@ -14,6 +14,7 @@ from tiny_encoders import features_of_photo, run_card
 
 import jepa_pipeline.interop.timm_format as timm_format
 import timm
+from jepa_pipeline.commands import export as exporting
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
@@ -232,6 +233,19 @@ assert timm.create_model("local-dir:{out}", pretrained=True, num_classes=7)(stor
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_network_that_only_this_process_knows_is_read_back_in_it(tmp_path, monkeypatch, capsys):
+    @timm.models.register_model
+    def known_here_only(pretrained=False, **arguments):
+        return timm.create_model("resnet10t", pretrained=pretrained, **arguments)
+
+    asked, read_back = [], exporting.read_back
+    monkeypatch.setattr(exporting, "read_back", lambda *arguments: asked.append(arguments[-1]) or read_back(*arguments))
+    export(make_run(tmp_path / "run", BackboneConfig(timm="known_here_only", image_size=32, args={"channels": (8, 8, 8, 8)})))
+    export(make_run(tmp_path / "plain", SPELLED))
+    assert asked == [True, False]
+    assert capsys.readouterr().out.count(f"since only {__name__} registers its network: import that before loading it") == 1
 
 
 def nothing_written(run: Path) -> bool:

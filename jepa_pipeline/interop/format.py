@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from jepa_pipeline.models.interface import BaseEncoder
-from jepa_pipeline.models.predictor import Predictor
-from jepa_pipeline.models.weights import EncoderCard
+from jepa_pipeline.config.encoder_card import EncoderCard
+
+if TYPE_CHECKING:  # they import timm, which reading most formats back does without
+    from jepa_pipeline.models.interface import BaseEncoder
+    from jepa_pipeline.models.predictor import Predictor
 
 Network = Callable[[Tensor], Mapping[str, Tensor]]
 """From normalized pixels to outputs by name, as the library that a format is for computes them."""
@@ -20,7 +22,7 @@ TOLERANCE = 1e-5
 """Largest difference of fp32 outputs from the encoder's own."""
 
 ROUNDED = 1e-2
-"""That of outputs in fp16, as a share of the encoder's largest value."""
+"""Tolerance of outputs in fp16, as a share of the encoder's largest value."""
 
 
 class Request(NamedTuple):
@@ -35,10 +37,10 @@ class Request(NamedTuple):
     """
 
     run: Path
-    encoder: BaseEncoder
+    encoder: "BaseEncoder"
     card: EncoderCard
     dtype: str = "fp32"
-    predictor: Predictor | None = None
+    predictor: "Predictor | None" = None
 
 
 class Format(NamedTuple):
@@ -62,13 +64,13 @@ class Format(NamedTuple):
     library: str
     check: Callable[[Request], None]
     write: Callable[[Path, Request], None]
-    outputs: Callable[[BaseEncoder, Tensor], dict[str, Tensor]]
+    outputs: Callable[["BaseEncoder", Tensor], dict[str, Tensor]]
     load: Callable[[Path], Network]
     usage: Callable[[Request, float], str]
     dtypes: tuple[str, ...] = ("fp32",)
     predicted: Callable[[Request, Tensor], dict[str, Tensor]] | None = None
 
 
-def encoder_outputs(encoder: BaseEncoder, pixels: Tensor) -> dict[str, Tensor]:
+def encoder_outputs(encoder: "BaseEncoder", pixels: Tensor) -> dict[str, Tensor]:
     """Return the tokens, or the positions of the last feature map, "B N D", and the pooled features "B D"."""
     return {"tokens": encoder.intermediates(pixels, 1)[-1], "pooled": encoder.pooled(pixels)}

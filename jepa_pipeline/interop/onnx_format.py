@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.interop import preprocessing
 from jepa_pipeline.interop.format import PARITY, Format, Network, Request, encoder_outputs
 from jepa_pipeline.interop.torch_format import trace
@@ -45,19 +45,26 @@ def write(folder: Path, request: Request) -> None:
     """Write model.onnx, with the preprocessing in its metadata, and the weights in a second file if they are large.
 
     Raises:
+        UserError: an operation has no form in ONNX.
         onnx.checker.ValidationError: it is no valid graph.
     """
     import onnx
 
-    with without_remarks():
-        program = torch.onnx.export(
-            trace(request),
-            output_names=OUTPUTS,
-            dynamic_shapes={"pixels": {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+    traced = trace(request)
+    try:
+        with without_remarks():
+            program = torch.onnx.export(
+                traced,
+                output_names=OUTPUTS,
+                dynamic_shapes={"pixels": {0: "batch"}},
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(
+            f"torch.onnx cannot express the encoder of {request.run} ({first_line(error)}): export it with --to torch, timm or jepa"
+        ) from error
     assert program is not None
     for name, text in preprocessing.metadata(request).items():
         program.model.metadata_props[name] = redact(text)

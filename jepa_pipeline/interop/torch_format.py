@@ -3,14 +3,18 @@
 import json
 from copy import deepcopy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.interop import preprocessing
 from jepa_pipeline.interop.format import PARITY, Format, Network, Request, encoder_outputs
-from jepa_pipeline.models.interface import BaseEncoder
+
+if TYPE_CHECKING:
+    from jepa_pipeline.models.interface import BaseEncoder
 
 PROGRAM = "model.pt2"
 PREPROCESSING = "preprocessing.json"
@@ -23,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 class Outputs(nn.Module):
     """An encoder as a function from fp32 pixels to fp32 outputs, computed in the encoder's own dtype."""
 
-    def __init__(self, encoder: BaseEncoder, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: "BaseEncoder", dtype: torch.dtype) -> None:
         super().__init__()
         self.encoder, self.dtype = encoder, dtype
 
@@ -34,12 +38,26 @@ class Outputs(nn.Module):
 
 
 def trace(request: Request) -> ExportedProgram:
-    """Return the encoder as a program for batches of any size, of images or clips of the encoder's own size."""
+    """Return the encoder as a program for batches of any size, of images or clips of the encoder's own size.
+
+    Raises:
+        UserError: some code of a network of timm cannot be traced.
+    """
+    # here, since loading a program takes no timm
+    from jepa_pipeline.models.backbone import TIMM_ERRORS, summarize_error
+
     config, dtype = request.encoder.config, DTYPES[request.dtype]
     frames = [config.frames] if config.modality.has_time else []
     example = torch.zeros(EXAMPLES, len(request.card.mean), *frames, config.image_size, config.image_size)
     encoder = request.encoder if dtype is torch.float32 else deepcopy(request.encoder).to(dtype)
-    program = torch.export.export(Outputs(encoder, dtype).eval(), (example,), dynamic_shapes={"pixels": {0: Dim("batch", min=1)}})
+    network = Outputs(encoder, dtype).eval()
+    try:
+        program = torch.export.export(network, (example,), dynamic_shapes={"pixels": {0: Dim("batch", min=1)}})
+    except TIMM_ERRORS as error:
+        raise UserError(
+            f"torch.export cannot trace the encoder of {request.run} for batches of any size ({summarize_error(error)}): export it "
+            "with --to timm or jepa"
+        ) from error
     for node in program.graph.nodes:  # with the paths of this machine
         node.meta.pop("stack_trace", None)
     return program
