@@ -9,7 +9,7 @@ from jepa_pipeline.interop.published import Family, Published
 from jepa_pipeline.interop.timm_import import TIMM
 
 FAMILIES: tuple[Family, ...] = (*OFFICIAL, *HUGGING_FACE, *TIMM)
-"""Those with one name are layouts of one network, of which the weights show which they are."""
+"""Families of one name are layouts of one network; the weights show which."""
 
 
 def choose_family(published: Published, name: str | None) -> tuple[Family, Published]:

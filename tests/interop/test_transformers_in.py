@@ -85,21 +85,32 @@ def import_folder(folder: Path, name: str | None = None) -> BaseEncoder:
     return load_encoder(import_weights(folder, name, out=folder.with_name("imported")))
 
 
-@torch.inference_mode()
-def difference(network: nn.Module, encoder: BaseEncoder, side: int = 32) -> float:
-    """Return the largest difference of the tokens of the patches, and of the pooled features."""
-    network = next((getattr(network, name) for name in ENCODERS if hasattr(network, name)), network)
-    frames = encoder.config.frames
+def pixels_for(frames: int, side: int = 32) -> torch.Tensor:
     shape = (2, 3, frames, side, side) if frames > 1 else (3, 3, side, side)
-    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@torch.inference_mode()
+def tokens_of(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the last tokens of a network of transformers, or of the encoder in it."""
+    network = next((getattr(network, name) for name in ENCODERS if hasattr(network, name)), network)
+    if pixels.ndim == 5:
+        return network(pixels.transpose(1, 2), skip_predictor=True).last_hidden_state
+    return network(pixels).last_hidden_state
+
+
+@torch.inference_mode()
+def difference_to(theirs: torch.Tensor, encoder: BaseEncoder, pixels: torch.Tensor) -> float:
+    """Return the largest difference of the tokens of the patches, and of the pooled features."""
     ours, pooled = encoder.intermediates(pixels, 1)[-1], encoder.pooled(pixels)
-    if frames > 1:
-        theirs = network(pixels.transpose(1, 2), skip_predictor=True).last_hidden_state
-    else:
-        theirs = network(pixels).last_hidden_state
     prefix = theirs.shape[1] - ours.shape[1]  # the class token, then registers
     expected = theirs[:, 0] if prefix else theirs.mean(1)
     return max(float((ours - theirs[:, prefix:]).abs().max()), float((pooled - expected).abs().max()))
+
+
+def difference(network: nn.Module, encoder: BaseEncoder, side: int = 32) -> float:
+    pixels = pixels_for(encoder.config.frames, side)
+    return difference_to(tokens_of(network, pixels), encoder, pixels)
 
 
 @pytest.mark.parametrize("newer", [False, True], ids=["older names", "newer names"])
