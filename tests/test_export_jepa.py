@@ -14,7 +14,7 @@ from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.interop.timm_format import load_timm
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_weights
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_encoder, save_weights
 
 pytestmark = pytest.mark.usefixtures("exports_read_here")
 
@@ -160,3 +160,18 @@ def test_a_process_of_its_own_reads_it_back(tmp_path, monkeypatch, exports_read_
         UserError, match=r"^nothing is exported, because jepa_pipeline cannot load the encoder: /.* is not what was written"
     ):
         check_parity(out, "jepa")
+
+
+def test_large_values_may_differ_by_their_own_rounding(tmp_path, exports_read_here):
+    """A batch of one is computed by other sums. What is wrong by more is refused all the same."""
+    run = make_run(tmp_path / "run", CONFIGS["images"])
+    encoder = load_encoder(run)
+    encoder.norm.weight.mul_(1e4)
+    save_encoder(run / "encoder", encoder, read_card(run))
+    out = export(run, to="jepa")
+    difference = check_parity(out, "jepa", encoder=encoder)
+    assert 1e-5 < difference < 0.1
+    encoder.norm.weight[0] += 1
+    save_encoder(out, encoder, read_card(out))
+    with pytest.raises(UserError, match=r"differ from the encoder's by .*, more than [1-9]e-0[1-4]:"):
+        check_parity(out, "jepa", encoder=load_encoder(run))

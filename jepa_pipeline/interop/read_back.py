@@ -42,6 +42,8 @@ def read_back(folder: Path, format: Format, here: bool = False) -> dict[str, Ten
         out = Path(temporary) / "outputs.safetensors"
         command = [sys.executable, "-m", __name__, format.load.__module__, format.load.__name__, str(folder), str(out)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode < 0:
+            raise cannot_load(format, f"its process was ended by signal {-done.returncode}, as where memory is short")
         if done.returncode:
             raise cannot_load(format, last_line(done.stderr) or f"its process ended with exit code {done.returncode}")
         return load_file(out)
