@@ -35,6 +35,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+@pytest.fixture
+def exports_read_here(monkeypatch):
+    """Exports are read back in this process and not in one of their own, which would take seconds each."""
+    from jepa_pipeline.commands import export
+    from jepa_pipeline.interop.read_back import read_back
+
+    monkeypatch.setattr(export, "read_back", lambda folder, format, here: read_back(folder, format, here=True))
+
+
 def write_shapes(folder, count, seed):
     """Shards of `count` labeled 20x20 images, a few dozen a shard."""
     import numpy as np

@@ -19,6 +19,23 @@ def test_every_fault_names_a_test_that_exists():
         assert all(any(f"def {test}(" in text for text in CODE.values()) for test in tests), row
 
 
+def interop_rows(document: str) -> list[list[str]]:
+    """The cells of the tables that say the largest difference of a source or target."""
+    tables = re.findall(r"^\|.*largest difference.*\n\|[-|]+\n((?:\|.*\n)+)", (ROOT / document).read_text(), re.MULTILINE)
+    return [line.strip("| ").split(" | ") for table in tables for line in table.splitlines()]
+
+
+def test_every_format_names_a_test_and_what_it_saw():
+    rows = interop_rows("docs/interop.md")
+    assert len(rows) > 15
+    for name, _, difference, command, tests in rows:
+        assert float(difference) <= 1e-5 and command.startswith("`jepa "), name
+        named = re.findall(r"`(test_\w+)`", tests)
+        assert named and all(any(f"def {test}(" in text for text in CODE.values()) for test in named), name
+    short = interop_rows("README.md")
+    assert short and [row for row in short if row not in [each[:4] for each in rows]] == []
+
+
 @pytest.mark.parametrize(
     "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 )

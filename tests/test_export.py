@@ -10,17 +10,23 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_encoders import features_of_photo, run_card
 
-import jepa_pipeline.models.timm_format as timm_format
+import jepa_pipeline.interop.timm_format as timm_format
 import timm
+from jepa_pipeline.commands import export as exporting
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.data.views import center_view, normalize
+from jepa_pipeline.interop.timm_format import LEAST_TIMM, load_timm
 from jepa_pipeline.models.build import build_encoder
-from jepa_pipeline.models.timm_format import load_timm
+from jepa_pipeline.models.encoder import TIMM_ARCHITECTURES
 from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder, save_tensors
 from jepa_pipeline.results.probe_report import ProbeReport, ProbeRow, save_report
+
+pytestmark = pytest.mark.usefixtures("exports_read_here")
 
 SPELLED = EncoderConfig(image_size=24, patch_size=6, embed_dim=32, depth=3, num_heads=4, mlp_ratio=3.0)
 NAMED = EncoderConfig(image_size=32, patch_size=8, arch="vit_tiny")
@@ -93,7 +99,82 @@ def test_timm_gives_the_same_features_of_its_own_networks(tmp_path, name):
     assert timm.data.create_transform(**data)(Image.new("RGB", (80, 70))).shape == (3, side, side)
     text = (out / "README.md").read_text()
     assert f"timm's {BACKBONES[name].timm} with " in text and f"features of width {ours.width}" in text
-    assert "timm's own pooling of" in text and "vision transformer" not in text
+    assert f"timm's own pooling, {POOLING[name]}" in text and "vision transformer" not in text
+
+
+POOLING = {
+    "resnet": "avg: the mean over all patches or positions",
+    "convnext": "avg: the mean over all patches or positions",
+    "class token": "token: the class token",
+    "mean": "avg: the mean over all patches or positions",
+}
+
+
+@pytest.mark.parametrize("name", ["sizes", *BACKBONES])
+def test_the_code_of_the_card_runs(tmp_path, name):
+    """As it is, for other sizes and as a pyramid of maps; the transform gives what a probe sees, to the digit."""
+    config = {"sizes": SPELLED, **BACKBONES}[name]
+    run = make_run(tmp_path / "run", config)
+    out = export(run)
+    found = run_card(out, without="transformers")
+    first, larger, *_ = found["all features"]
+    assert (first - features_of_photo(run, out)).abs().max() <= 1e-6
+    assert (found["model"].forward_head(found["tokens"], pre_logits=True) - first).abs().max() <= 1e-6
+    encoder, side = load_encoder(run), 2 * config.image_size
+    pixels = torch.tensor(center_view(Image.open(out / "photo.jpg").convert("RGB"), side))[None]
+    assert (larger - encoder.pooled(normalize(pixels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))).abs().max() <= 1e-5
+    assert found["maps"][-1].shape[:2] == (1, encoder.intermediates(pixels.float(), 1)[-1].shape[-1])
+    assert ("flexible" in found) == (name not in ("resnet", "convnext"))
+
+
+@pytest.mark.slow
+def test_the_code_of_the_card_for_transformers_runs(tmp_path):
+    run = make_run(tmp_path / "run", SPELLED)
+    out = export(run)
+    *_, found = run_card(out)["all features"]
+    assert (found - features_of_photo(run, out)).abs().max() <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [LEAST_TIMM, "1.0.20", "1.0.24", "1.0.28", ""], ids=lambda version: version or "newest")
+def test_every_timm_since_the_least_loads_it(tmp_path, version):
+    """With this torch, in an environment of its own; also the architectures that exports begin with are known to it."""
+    place = tmp_path / "timm"
+    requirement = f"timm=={version}" if version else "timm"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", str(place), "--no-deps", requirement], check=True)
+    (tmp_path / "read.py").write_text(READ)
+    for name, config in {"sizes": SPELLED, **BACKBONES}.items():
+        export(make_run(tmp_path / name, config))
+    folders = [str(tmp_path / name / "export/timm") for name in ("sizes", *BACKBONES)]
+    environment = {**os.environ, "PYTHONPATH": f"{place}:{Path(__file__).parents[1]}"}
+    command = [sys.executable, str(tmp_path / "read.py"), str(place), *TIMM_ARCHITECTURES.values(), *folders]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+
+
+READ = """
+import sys
+from pathlib import Path
+
+import jepa_pipeline._torchvision
+import timm, torch
+from safetensors.torch import load_file
+
+assert Path(timm.__file__).is_relative_to(sys.argv[1]), timm.__file__
+for word in sys.argv[2:]:
+    if "/" not in word:
+        assert timm.is_model(word), word
+        continue
+    stored = load_file(f"{word}/parity/outputs.safetensors")
+    model = timm.create_model(f"local-dir:{word}", pretrained=True).eval()
+    with torch.inference_mode():
+        outputs = {"forward_features": model.forward_features(stored["pixels"]), "forward": model(stored["pixels"])}
+    difference = max(float((outputs[name] - stored[name]).abs().max()) for name in outputs)
+    print(timm.__version__, word.split("/")[-3], difference)
+    assert difference <= 1e-5
+    timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+"""
 
 
 def test_a_small_stem_is_refused_with_the_other_way(tmp_path):
@@ -154,6 +235,19 @@ assert timm.create_model("local-dir:{out}", pretrained=True, num_classes=7)(stor
     assert done.returncode == 0, done.stderr
 
 
+def test_a_network_that_only_this_process_knows_is_read_back_in_it(tmp_path, monkeypatch, capsys):
+    @timm.models.register_model
+    def known_here_only(pretrained=False, **arguments):
+        return timm.create_model("resnet10t", pretrained=pretrained, **arguments)
+
+    asked, read_back = [], exporting.read_back
+    monkeypatch.setattr(exporting, "read_back", lambda *arguments: asked.append(arguments[-1]) or read_back(*arguments))
+    export(make_run(tmp_path / "run", BackboneConfig(timm="known_here_only", image_size=32, args={"channels": (8, 8, 8, 8)})))
+    export(make_run(tmp_path / "plain", SPELLED))
+    assert asked == [True, False]
+    assert capsys.readouterr().out.count(f"since only {__name__} registers its network: import that before loading it") == 1
+
+
 def nothing_written(run: Path) -> bool:
     return not any((run / "export").iterdir())
 
@@ -191,8 +285,10 @@ def test_an_export_spoilt_later_is_noticed(run):
 
 
 def test_other_formats_and_taken_folders_are_refused(run, tmp_path):
-    with pytest.raises(UserError, match="cannot export to 'onnx': choose timm"):
-        export(run, to="onnx")
+    with pytest.raises(UserError, match=r"cannot export to 'coreml': choose timm \(for images, as timm reads it\), "):
+        export(run, to="coreml")
+    with pytest.raises(UserError, match="cannot export to timm as fp16: choose --dtype fp32"):
+        export(run, dtype="fp16")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").touch()
     with pytest.raises(UserError, match="not an empty folder"):
@@ -273,6 +369,6 @@ def test_the_card_tells_the_recipe_the_origin_and_the_numbers(run):
     text = (export(run) / "README.md").read_text()
     assert "| a | target | knn | features last, k 5, selection_top1 0.4603 | 87.12 | 86.00 - 88.00 | 10000 |" in text
     assert "stale" not in text
-    for fact in ("seed: 5", "d" * 12, "| samples seen | 48 |", 'timm.create_model("local-dir:'):
+    for fact in ("seed: 5", "d" * 12, "| samples seen | 48 |", 'timm.create_model(f"local-dir:'):
         assert fact in text
     assert json.loads((run / "export" / "timm" / "config.json").read_text())["num_features"] == 32

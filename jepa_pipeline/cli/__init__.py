@@ -17,8 +17,10 @@ from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, Time, parse_leve
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
+from jepa_pipeline.cli.embed import embed
 from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
 from jepa_pipeline.cli.energy import energy
+from jepa_pipeline.cli.import_weights import import_weights
 from jepa_pipeline.cli.selftest import selftest
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
@@ -126,18 +128,27 @@ def probe(
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="Format: timm, or jepa, this package's own, for any encoder.")] = "timm",
-    out: Annotated[Path | None, typer.Option(help="Output folder; default: RUN/export/FORMAT, or FORMAT-LEVEL.")] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Format: timm, for images; hf, of transformers; onnx; torch, a program of torch.export; or jepa, its own."
+        ),
+    ] = "timm",
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder; default: RUN/export/FORMAT, with -DTYPE and -LEVEL if they are chosen.")
+    ] = None,
     level: Annotated[
         str | None, typer.Option(help="Level of a stack of encoders, such as 1, exported without those above it; or all.")
     ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Type of the weights: fp32, or for onnx fp16.")] = None,
+    predictor: Annotated[bool, typer.Option("--predictor", help="For hf: export the predictor of clips too.")] = False,
 ) -> None:
     """Export a run's encoder to a format that other code loads, and check that it computes the same."""
     chosen_level = None if level is None else parse_level(level)
 
     from jepa_pipeline.commands.export import export
 
-    export(run, to=to, out=out, level=chosen_level)
+    export(run, to=to, out=out, level=chosen_level, dtype=dtype, predictor=predictor)
 
 
 @config.command("check")
@@ -212,6 +223,8 @@ app.command()(benchmark)
 app.command()(table)
 app.command()(doctor)
 app.command()(energy)
+app.command("import")(import_weights)
+app.command()(embed)
 
 
 def main() -> None:

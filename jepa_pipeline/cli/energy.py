@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Run
-
 
 def energy(
-    run: Run,
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME, or an encoder that was imported with --predictor.")],
     data: Annotated[
         str | None,
         typer.Option(

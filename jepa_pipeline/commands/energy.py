@@ -8,12 +8,13 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.encoder_card import holds_encoder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.saved_method import read_saved_method
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
@@ -22,6 +23,7 @@ from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.files import atomic_path, atomic_write, sweep
 from jepa_pipeline.masks.build import build_future_samplers, build_samplers_by_level
+from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.weights import check_weights
 from jepa_pipeline.probes.energies import EnergyModel, Evaluation, Measurements, SampleMasks, measure_clips, measure_images
 from jepa_pipeline.probes.energy_rows import error_rows, position_sentences, separation_rows
@@ -33,7 +35,7 @@ from jepa_pipeline.probes.negatives import TimeSplit, split_time
 from jepa_pipeline.probes.rollout_error import comparison_sentences, plot_horizons
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.energy_report import EnergyReport, energy_key, print_energy_report
-from jepa_pipeline.training.trained_method import load_trained
+from jepa_pipeline.training.trained_method import load_imported, load_trained
 from jepa_pipeline.version import __version__
 
 MIN_BATCH = 3
@@ -42,6 +44,22 @@ DEFAULT_FPS = 8.0
 """Frames per second of animations of clips whose own rate is unknown."""
 
 Samplers = list[list[MaskSampler]]
+
+
+class Subject(NamedTuple):
+    """A JEPA to be evaluated, before its networks are loaded.
+
+    Attributes:
+        method: its configuration.
+        trained_on: its first training shards; None: it was imported, so they are unknown.
+        workers: data workers.
+        config_hash: hash of its run's configuration.
+    """
+
+    method: MethodConfig
+    trained_on: str | None
+    workers: int
+    config_hash: str
 
 
 class EvalSamples(NamedTuple):
@@ -67,7 +85,7 @@ def energy(
     images, the same is done with the patches that the method's own masks hide.
 
     Args:
-        run: a run folder.
+        run: a run folder, or the folder of an encoder that was imported with its predictor.
         data: a folder or URL of shards, or with shards in test/; default: test/ next to the run's training shards, or these if
             there is none.
         past: share of a clip that is context, rounded to whole time steps of the highest level with two or more.
@@ -81,15 +99,15 @@ def energy(
         UserError: the run has no energy or no checkpoint, the data does not belong to it, or masks hide nothing of an image.
     """
     folder = Path(run)
-    config = load_config(folder)
-    method = config.method
+    subject = open_subject(folder)
+    method = subject.method
     if not method.mask_sets:
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
     if not 0 < past < 1:
         raise UserError(f"--past is {past:g}, but it is the share of a clip that is context: give one between 0 and 1")
-    model, about = load_trained(folder, print_line)
+    model, checkpoint_hash, step = load_subject(folder, subject)
     assert isinstance(model, EnergyModel)
-    chosen, card = choose_samples(config, None if data is None else str(data), samples, seed), check_weights(folder)
+    chosen, card = choose_samples(subject, None if data is None else str(data), samples, seed), check_weights(folder)
     encoders, fps = cast(tuple[EncoderConfig, ...], method.encoders), card.clip.fps if card.clip else None
     split = split_time(past, encoders) if encoders[0].modality.has_time else None
     if split and abs(split.share - past) > 1e-6:
@@ -99,7 +117,7 @@ def energy(
     distances = method.distances[: len(split.steps) if split else None]
     preprocessing = Preprocessing(card.mean, card.std)
     evaluation = Evaluation(model.to(compute_device()), sample_masks, preprocessing, distances, seed, pictures)
-    loader = build_eval_loader(chosen.shards, card, ProbeConfig.model_validate({"workers": config.data.workers}), 1, 1, 0)
+    loader = build_eval_loader(chosen.shards, card, ProbeConfig.model_validate({"workers": subject.workers}), 1, 1, 0)
     batches = split_evenly(chosen.numbers, loader.batch_size)
     with explain_damage(chosen.shards.manifest.kind):
         loaded = loader.load(batches)
@@ -109,9 +127,9 @@ def energy(
         data=chosen.name,
         location=redact(chosen.shards.location),
         data_hash=chosen.shards.manifest.hash(),
-        config_hash=config.hash(),
-        checkpoint_hash=about.sha256,
-        step=about.step,
+        config_hash=subject.config_hash,
+        checkpoint_hash=checkpoint_hash,
+        step=step,
         version=__version__,
         device=compute_device().type,
         seed=seed,
@@ -124,7 +142,7 @@ def energy(
         pictures=[],
         colors=color_ranges(measured.maps) if measured.maps else [],
     )
-    path = (out or folder / "energy") / f"{chosen.name}-{about.step:08d}-{energy_key(report, len(measured.maps))}.json"
+    path = (out or folder / "energy") / f"{chosen.name}-{step:08d}-{energy_key(report, len(measured.maps))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     files = save_pictures(measured, path, report.colors, split.frames if split else 0, fps or DEFAULT_FPS)
@@ -134,19 +152,44 @@ def energy(
     return report
 
 
-def choose_samples(config: RunConfig, data: str | None, count: int, seed: int) -> EvalSamples:
+def open_subject(folder: Path) -> Subject:
+    """Return the JEPA of a run, or the one that was imported with its predictor.
+
+    Raises:
+        UserError: there is none.
+    """
+    if holds_encoder(folder):
+        return Subject(read_saved_method(folder).method, None, ProbeConfig.model_validate({}).workers, "")
+    config = load_config(folder)
+    return Subject(config.method, config.data.train[0].path, config.data.workers, config.hash())
+
+
+def load_subject(folder: Path, subject: Subject) -> tuple[Method, str, int]:
+    """Return the networks of a JEPA, the hash of the files that they are from, and the steps of their training."""
+    if subject.trained_on is None:
+        model, saved = load_imported(folder)
+        checkpoint_hash, step = saved.sha256, 0
+    else:
+        model, about = load_trained(folder, print_line)
+        checkpoint_hash, step = about.sha256, about.step
+    return model, checkpoint_hash, step
+
+
+def choose_samples(subject: Subject, data: str | None, count: int, seed: int) -> EvalSamples:
     """Return samples in random order, because neighbors in a data set are often alike.
 
     Raises:
         UserError: there are fewer than two, or the encoder cannot read them.
     """
-    trained_on, modality = config.data.train[0].path, config.method.encoder.modality
-    folder = parent_location(trained_on) if data is None else data
+    modality, given = subject.method.encoder.modality, data if data is not None else subject.trained_on
+    if given is None:
+        raise UserError("the data that an imported JEPA was trained on is not known: name shards with --data")
+    folder = parent_location(given) if data is None else given
     test = join_url(folder, "test") if is_remote(folder) else str(Path(folder) / "test")
     if holds_shards(test):
         location, name = test, set_name(folder)
     else:
-        location = trained_on if data is None else folder
+        location = given
         name = set_name(location)
     shards = Shards(location)
     if shards.manifest.kind == "videos" and not modality.has_time:

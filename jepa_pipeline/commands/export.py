@@ -1,74 +1,119 @@
 """Write a run's encoder in a format that others load, after checking that it loads as the same encoder."""
 
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.data.unfinished import new_folder
+from jepa_pipeline.interop.format import PARITY, ROUNDED, TOLERANCE, Format, Request
+from jepa_pipeline.interop.hf_format import HF
+from jepa_pipeline.interop.jepa_format import JEPA
+from jepa_pipeline.interop.onnx_format import ONNX
+from jepa_pipeline.interop.read_back import largest_difference, largest_value, read_back
+from jepa_pipeline.interop.timm_format import TIMM
+from jepa_pipeline.interop.torch_format import TORCH
 from jepa_pipeline.models.interface import BaseEncoder
-from jepa_pipeline.models.timm_format import check_exportable, load_timm, write_timm
-from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_encoder, save_tensors
-from jepa_pipeline.probes.model_card import PARITY, TOLERANCE, Origin, model_card
+from jepa_pipeline.models.predictor import Predictor
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_tensors
+from jepa_pipeline.probes.model_card import Origin, model_card
 from jepa_pipeline.redaction import redact, remember_secrets
 from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.results.probe_report import load_reports
+from jepa_pipeline.training.trained_method import load_method
 
-LOADERS = {"timm": "timm", "jepa": "load_encoder"}
-"""The formats, and what loads each."""
+FORMATS: dict[str, Format] = {"timm": TIMM, "hf": HF, "onnx": ONNX, "torch": TORCH, "jepa": JEPA}
 IMAGES, CLIPS = 4, 2
 """Size of the parity batch."""
+ROUNDINGS = 4
+"""Another order of sums may differ from the encoder's by this many times its own distance from sums without rounding."""
 
 
-def export(run: str | Path, to: str = "timm", out: str | Path | None = None, level: Level | None = None) -> Path:
+def export(
+    run: str | Path,
+    to: str = "timm",
+    out: str | Path | None = None,
+    level: Level | None = None,
+    dtype: str | None = None,
+    predictor: bool = False,
+) -> Path:
     """Write the encoder with its preprocessing, its origin and a parity batch; return the folder.
 
     Args:
         run: a run folder, or the folder of an encoder.
-        to: the format: timm, for images; or jepa, for any encoder, a folder that load_encoder reads.
+        to: the format, a key of FORMATS.
         out: a new folder; default: RUN/export/FORMAT, or RUN/export/FORMAT-LEVEL for one level of a stack.
         level: the level of a stack that is read, which is written without the levels above it; default: as the encoder's card
             says. A single encoder is its own level 1.
+        dtype: type of the weights; default: the format's first.
+        predictor: export the run's predictor too, which needs its newest checkpoint.
 
     Raises:
-        UserError: the format or the level does not exist, there is no encoder or one that timm cannot load, `out` is not
-            empty, what is loaded from it gives other features, or a file would hold a secret.
+        UserError: the format, its dtype or the level does not exist, there is no encoder or one that the format cannot hold, a
+            package is missing, `out` is not empty, what is loaded from it gives other features, or a file would hold a secret.
     """
-    if to not in LOADERS:
-        raise UserError(f"cannot export to '{to}': choose {' or '.join(LOADERS)}")
+    if to not in FORMATS:
+        choices = ", ".join(f"{name} ({each.description})" for name, each in FORMATS.items())
+        raise UserError(f"cannot export to '{to}': choose {choices}")
+    format = FORMATS[to]
+    dtype = dtype or format.dtypes[0]
+    if dtype not in format.dtypes:
+        raise UserError(f"cannot export to {to} as {dtype}: choose --dtype {' or '.join(format.dtypes)}")
     run, card = Path(run), read_card(run)
     level = choose_level(card.encoder, level, run)
     trained = load_encoder(run)
     encoder = trained if level is None else trained.truncate(level)
-    if to == "timm":
-        check_exportable(encoder, run)
-    card = card.model_copy(update={"encoder": encoder.config})
+    request = Request(run, encoder, card.model_copy(update={"encoder": encoder.config}), dtype)
+    if predictor:
+        request = request._replace(predictor=load_predictor(request, to))
+    format.check(request)
     path = run / "config.yaml"
     recipe = path.read_text() if path.is_file() else None
     remember_secrets(recipe)
-    origin = Origin(
-        card,
-        run_hash=hash_weights(trained),
-        level=level,
-        reports=load_reports(run / "probes"),
-        recipe=recipe,
-    )
-    out = Path(out or run / "export" / (f"{to}-{level_name(level)}" if isinstance(level, int) else to))
+    origin = Origin(run_hash=hash_weights(trained), level=level, reports=load_reports(run / "probes"), recipe=recipe)
+    name = "-".join([to, *([dtype] if dtype != format.dtypes[0] else []), *([level_name(level)] if isinstance(level, int) else [])])
+    out = Path(out or run / "export" / name)
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as partial:
-        write = write_timm if to == "timm" else save_encoder
-        write(partial, encoder, card)
+        format.write(partial, request)
         (partial / PARITY).parent.mkdir()
-        save_tensors(partial / PARITY, parity_batch(encoder, to))
-        (partial / "README.md").write_text(model_card(encoder, to, origin))
-        difference = check_parity(partial, to)
+        save_tensors(partial / PARITY, parity_batch(request, format))
+        registered_by = encoder.registered_by()
+        difference = check_parity(partial, to, dtype, here=registered_by is not None, encoder=encoder)
+        (partial / "README.md").write_text(model_card(request, format, difference, origin))
         refuse_secrets(partial)
-    print(f"exported to {out}: the features that {LOADERS[to]} gives differ from the encoder's by {difference:.1e} at most")
+    print(f"exported to {out}: the features that {format.library} gives differ from the encoder's by {difference:.1e} at most")
+    if registered_by:
+        print(f"it was read back in this process, since only {registered_by} registers its network: import that before loading it")
     return out
+
+
+def load_predictor(request: Request, to: str) -> Predictor:
+    """Return the predictor of a run.
+
+    Raises:
+        UserError: the format holds none, or the run has none beside this encoder.
+    """
+    holding = [name for name, format in FORMATS.items() if format.predicted]
+    if to not in holding:
+        raise UserError(f"--predictor is for --to {' or '.join(holding)}: {to} holds the encoder alone; leave it out")
+    if not (request.run / "config.yaml").is_file():
+        raise UserError(f"{request.run} is an encoder without the run that holds its predictor: leave --predictor out")
+    method = load_method(request.run)
+    predictor = getattr(method, "predictor", None)
+    if not isinstance(predictor, Predictor):
+        raise UserError(f"{request.run} has no predictor of masked tokens: leave --predictor out")
+    if hash_weights(method.encoder_to_export) != hash_weights(request.encoder):
+        raise UserError(
+            f"the newest checkpoint of {request.run} is of another step than its encoder/: run the command of the run again, which "
+            "writes the encoder anew, or leave --predictor out"
+        )
+    return predictor
 
 
 def refuse_secrets(folder: Path) -> None:
@@ -77,7 +122,8 @@ def refuse_secrets(folder: Path) -> None:
     Raises:
         UserError: a file holds one.
     """
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    # The texts in graphs and programs are names of weights, and the preprocessing, which is in README.md too.
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".onnx", ".data", ".pt2")):
         with path.open("rb") as file:
             if path.suffix == ".safetensors":  # its texts are in the header, after the length of it
                 text = file.read(int.from_bytes(file.read(8), "little")).decode()
@@ -91,44 +137,50 @@ def refuse_secrets(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def parity_batch(encoder: BaseEncoder, to: str) -> dict[str, Tensor]:
+def parity_batch(request: Request, format: Format) -> dict[str, Tensor]:
     """Return normalized noise as images or clips, and the encoder's outputs for it."""
-    config = encoder.config
-    shape = (CLIPS, 3, config.frames) if config.modality.has_time else (IMAGES, 3)
+    config, channels = request.encoder.config, len(request.card.mean)
+    shape = (CLIPS, channels, config.frames) if config.modality.has_time else (IMAGES, channels)
     pixels = torch.randn(*shape, config.image_size, config.image_size, generator=torch.Generator().manual_seed(0))
-    outputs = jepa_outputs(encoder, pixels)
-    if to == "timm":  # under the names of timm's methods; its users read both
-        outputs = {"forward_features": encoder.forward_features(pixels), "forward": outputs["pooled"]}
+    outputs = format.outputs(request.encoder, pixels)
+    if format.predicted and request.predictor is not None:
+        outputs |= format.predicted(request, pixels)
     return {"pixels": pixels, **{name: output.contiguous() for name, output in outputs.items()}}
 
 
-def jepa_outputs(encoder: BaseEncoder, pixels: Tensor) -> dict[str, Tensor]:
-    """Return the tokens, or the positions of the last feature map, "B N D", and the pooled features "B D"."""
-    return {"tokens": encoder.intermediates(pixels, 1)[-1], "pooled": encoder.pooled(pixels)}
+def check_parity(
+    folder: Path, to: str = "timm", dtype: str = "fp32", here: bool = False, encoder: BaseEncoder | None = None
+) -> float:
+    """Return the largest difference between the outputs of the encoder loaded from a folder and those stored there.
 
+    Args:
+        folder: the export.
+        to: its format.
+        dtype: type of its weights.
+        here: load it in this process, not in one of its own.
+        encoder: the encoder, whose own rounding is allowed where it exceeds TOLERANCE; None: TOLERANCE holds.
 
-def timm_outputs(network: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
-    """Return what timm's methods of these names return: tokens "B N D" or feature maps, and pooled features "B D"."""
-    return {"forward_features": network.forward_features(pixels), "forward": network(pixels)}  # pyright: ignore[reportCallIssue]
+    Raises:
+        UserError: the weights do not fit the network one to one, or the difference exceeds the tolerance of the dtype.
+    """
+    format, stored = FORMATS[to], load_file(folder / PARITY)
+    outputs = read_back(folder, format, here)
+    difference = largest_difference(outputs, stored)
+    limit, cure = TOLERANCE, "check the run's encoder/ folder, or continue the run to write it again"
+    if dtype != "fp32":
+        limit, cure = ROUNDED * largest_value(outputs, stored), "its features need --dtype fp32"
+    elif difference > limit and encoder is not None:
+        limit = max(limit, ROUNDINGS * rounding(encoder, format, stored))
+    if not difference <= limit:
+        raise UserError(
+            f"nothing is exported, because {format.library} gives features that differ from the encoder's by {difference:.1e}, "
+            f"more than {limit:.0e}: {cure}"
+        )
+    return difference
 
 
 @torch.inference_mode()
-def check_parity(folder: Path, to: str = "timm") -> float:
-    """Return the largest difference between the outputs of the encoder loaded from a folder and those stored there.
-
-    Raises:
-        UserError: the weights do not fit the network one to one, or the difference exceeds TOLERANCE.
-    """
-    try:
-        stored = load_file(folder / PARITY)
-        pixels = stored["pixels"]
-        outputs = timm_outputs(load_timm(folder), pixels) if to == "timm" else jepa_outputs(load_encoder(folder), pixels)
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"nothing is exported, because {LOADERS[to]} cannot load the encoder: {error}") from error
-    difference = max(float((outputs[name] - stored[name]).abs().max()) for name in outputs)
-    if not difference <= TOLERANCE:  # also if it is NaN
-        raise UserError(
-            f"nothing is exported, because {LOADERS[to]} gives features that differ from the encoder's by {difference:.1e}, more "
-            f"than {TOLERANCE:.0e}: check the run's encoder/ folder, or continue the run to write it again"
-        )
-    return difference
+def rounding(encoder: BaseEncoder, format: Format, stored: Mapping[str, Tensor]) -> float:
+    """Return the largest difference between the stored outputs in fp32 and those that the encoder computes in fp64."""
+    exact = format.outputs(deepcopy(encoder).double(), stored["pixels"].double())
+    return max(float((output - stored[name]).abs().max()) for name, output in exact.items())

@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.image_video import ImageVideoConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.run_path import give_run
@@ -16,7 +17,7 @@ from jepa_pipeline.config.stack import StackConfig
 WEIGHTS, CARD = "model.safetensors", "config.json"
 
 
-CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig"}
+CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig", "rope_side": "ImageVideoConfig"}
 """Class of an encoder's configuration, by the key that only this class has; EncoderConfig has no such key."""
 
 
@@ -30,6 +31,7 @@ def encoder_config_type(encoder: Any) -> str:
 AnyEncoderConfig = Annotated[
     Annotated[EncoderConfig, Tag("EncoderConfig")]
     | Annotated[StackConfig, Tag("StackConfig")]
+    | Annotated[ImageVideoConfig, Tag("ImageVideoConfig")]
     | Annotated[BackboneConfig, Tag("BackboneConfig")],
     Discriminator(encoder_config_type),
 ]
@@ -83,6 +85,11 @@ class EncoderCard(Section):
         return upgrade_saved(clip, "views.clip.") if isinstance(clip, dict) else clip
 
 
+def holds_encoder(folder: Path) -> bool:
+    """Return whether a folder holds an encoder itself, not in a folder of its own as a run does."""
+    return (folder / CARD).is_file() and (folder / WEIGHTS).is_file()
+
+
 def encoder_folder(folder: str | Path) -> Path:
     """Return the folder of an encoder, given that folder or the run folder around it.
 
@@ -91,12 +98,14 @@ def encoder_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     for candidate in (folder, folder / "encoder"):
-        if (candidate / CARD).is_file() and (candidate / WEIGHTS).is_file():
+        if holds_encoder(candidate):
             return candidate
     if not folder.exists():
         raise UserError(f"no folder {folder}: {give_run(folder)}")
     if folder.is_file():
-        raise UserError(f"{folder} is a file and no encoder: {give_run(folder)}")
+        raise UserError(
+            f"{folder} is a file and no encoder: {give_run(folder)}, or make an encoder of published weights with `jepa import`"
+        )
     raise UserError(
         f"{folder} holds no encoder (encoder/{WEIGHTS}): a run writes it with its first checkpoint, and anew when the command of a "
         "run that has lost it is run again"
@@ -114,4 +123,7 @@ def read_card(folder: str | Path) -> EncoderCard:
         return EncoderCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path} is not an encoder's card: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(
+            f"{path} is not an encoder's card ({'.'.join(map(str, first['loc']))}: {first['msg']}): if others "
+            "published the weights, `jepa import` makes an encoder of them"
+        ) from None

@@ -70,7 +70,7 @@ class EncoderConfig(Section):
         description="Position encoding. sincos: fixed and added to the tokens; for clips, half of the channels encode time "
         "and a quarter each row and column. sincos_uniform: a third of the channels each (V-JEPA). rope: rotary, in every "
         "attention layer (V-JEPA 2). rope_tiled: as in V-JEPA 2's released code, where attention does not depend on "
-        "relative positions alone; use it only to load its weights.",
+        "relative positions alone; use it to load its weights, or for VJEPA2Model of transformers (`jepa export --to hf`).",
     )
     arch: Architecture | None = Field(default=None, description="A published size by name; null: the sizes below.")
     embed_dim: int | None = Field(default=None, ge=4, description="Width of a token.")
@@ -79,6 +79,7 @@ class EncoderConfig(Section):
     mlp_ratio: float | None = Field(default=None, gt=0, description="Hidden width of the MLP over embed_dim; null: 4.")
     init_std: InitStd = None
     init_depth_scaling: InitDepthScaling = False
+    norm_eps: float | None = Field(default=None, gt=0, description="Epsilon of the layer norms; null: the papers' 1e-6.")
     attention: Literal["full", "causal"] = Field(
         default="full",
         description="full: every token attends to all others; causal: only to those of its own and of earlier time steps, so "
@@ -146,6 +147,11 @@ class EncoderConfig(Section):
     def modality(self) -> Modality:
         """Return CLIP if there are several frames, or tokens that span several; else IMAGE."""
         return CLIP if self.frames > 1 or self.tubelet_size > 1 else IMAGE
+
+    @property
+    def still_frames(self) -> int:
+        """Return the frames of a clip by which an image is encoded."""
+        return self.frames
 
     @property
     def levels(self) -> "tuple[EncoderConfig, ...]":
@@ -233,6 +239,12 @@ class BackboneConfig(Section):
         default=False,
         description="For images of about 32 pixels: a ResNet's first convolution becomes 3x3 with stride 1, without max "
         "pooling. timm has no name for such a network, so it cannot be exported to timm.",
+    )
+    norm_eps: float | None = Field(
+        default=None,
+        gt=0,
+        description="Epsilon of its layer norms; null: timm's own, usually 1e-6. timm has no argument for it, so that a "
+        "network with another cannot be exported to timm.",
     )
     args: dict[str, TimmArgument] = Field(
         default_factory=dict, description="Further arguments of timm.create_model, such as {drop_path_rate: 0.1}."

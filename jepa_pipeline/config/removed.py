@@ -42,6 +42,7 @@ ADDED_KEYS: dict[str, object] = {
     r"method\.(levels\.\d+\.)?(encoder|predictor)\.init_depth_scaling": False,
     r"method\.(levels\.\d+\.)?predictor\.mask_token_std": 0.02,
     r"method\.(levels\.\d+\.)?predictor\.shared_mask_token": False,
+    r"method\.(levels\.\d+\.)?encoder\.norm_eps": None,
     r"optim\.clip_after_warmup": False,
 }
 """Patterns of whole dotted keys that earlier versions did not have, with the value that they always used, the default."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.crop import Resampling
 from jepa_pipeline.config.views import ViewsConfig
-from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop
+from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop, square_views
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.video import Video
-from jepa_pipeline.data.views import make_box, sample_crop
+from jepa_pipeline.data.views import sample_crop
 
 Times = Float64[np.ndarray, " N"]
 FrameIndices = Int64[np.ndarray, " T"]
@@ -188,7 +188,12 @@ def paste_crop(
     """Crop and resize an image, and paste it into every frame of one or several clips that shows it."""
     if shown.any():
         view = resized_crop(image, box, clip.shape[-1], resampling)
-        clip.swapaxes(-4, -3)[shown] = view[:, :, ::-1] if flipped else view
+        paste(view[:, :, ::-1] if flipped else view, shown, clip)
+
+
+def paste(view: UInt8[np.ndarray, "C H W"], shown: Bool[np.ndarray, "*S T"], clip: UInt8[np.ndarray, "*S C T H W"]) -> None:
+    """Paste a view into every frame of one or several clips that shows it."""
+    clip.swapaxes(-4, -3)[shown] = view
 
 
 def extract_eval_clips(
@@ -196,8 +201,7 @@ def extract_eval_clips(
 ) -> UInt8[np.ndarray, "S V C T H W"]:
     """Return the clips of evaluation, evenly spaced in time and space, without randomness.
 
-    Each segment in time is cropped to `views` squares as large as the shorter side, evenly spaced along the longer one; a
-    single square is centered.
+    Each segment in time is shown in `views` squares; see square_views.
 
     Raises:
         DecodeError: the video is damaged.
@@ -208,13 +212,6 @@ def extract_eval_clips(
         indices = np.zeros((segments, frames), np.int64)
     clips = np.empty((segments, views, 3, frames, image_size, image_size), np.uint8)
     for index, image in iterate_frames(media, indices):
-        for view, box in enumerate(square_boxes(image.size, views)):
-            paste_crop(image, indices == index, box, clips[:, view])
+        for view, pixels in enumerate(square_views(image, image_size, views)):
+            paste(pixels, indices == index, clips[:, view])
     return clips
-
-
-def square_boxes(size: tuple[int, int], count: int) -> list[Box]:
-    width, height = size
-    side = min(size)
-    shares = np.linspace(0, 1, count).tolist() if count > 1 else [0.5]
-    return [make_box(int(share * (width - side)), int(share * (height - side)), side, side) for share in shares]

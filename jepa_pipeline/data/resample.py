@@ -14,6 +14,9 @@ Box = tuple[int, int, int, int]
 EVALUATION = Resampling("bicubic", antialias=True)
 """The resizing of evaluation, whatever an encoder was trained on, so that all are compared on the same pixels."""
 
+LONGEST = 100
+"""Side of an image, in its other side, up to which it is resized as a whole for evaluation; the memory for more could be any."""
+
 PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 TAPS = {"bicubic": 4, "bilinear": 2}
 """Pixels along each axis between which a kernel interpolates."""
@@ -32,6 +35,28 @@ def resized_crop(image: Image.Image, box: Box, image_size: int, resampling: Resa
     down = interpolate(pixels, rows, row_weights)  # S W C
     view = interpolate(np.ascontiguousarray(down.swapaxes(0, 1)), columns - first, column_weights)  # S S C, columns first
     return np.rint(view).clip(0, 255).astype(np.uint8).transpose(2, 1, 0)
+
+
+def square_views(image: Image.Image, image_size: int, count: int = 1) -> list[UInt8[np.ndarray, "C H W"]]:
+    """Return the views of evaluation: the shorter side of an RGB image resized to image_size, then squares along the longer one.
+
+    A single square is the center; several are evenly spaced from end to end. Resizing comes before cutting, and fractions are cut
+    off or rounded, as in timm and torchvision, so that users of an exported encoder see the pixels that its probes saw.
+    """
+    width, height = (int(image_size * side / min(image.size)) for side in image.size)
+    shares = np.linspace(0, 1, count).tolist() if count > 1 else [0.5]
+    corners = [(round(share * (width - image_size)), round(share * (height - image_size))) for share in shares]
+    if max(width, height) <= LONGEST * image_size:
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        views = [resized.crop((left, top, left + image_size, top + image_size)) for left, top in corners]
+    else:  # where squares are cut out while resizing, some values differ by rounding
+        scale, square = min(image.size) / image_size, (image_size, image_size)
+        boxes = [(left * scale, top * scale, (left + image_size) * scale, (top + image_size) * scale) for left, top in corners]
+        views = [
+            image.resize(square, Image.Resampling.BICUBIC, box=(left, top, min(right, image.width), min(bottom, image.height)))
+            for left, top, right, bottom in boxes
+        ]
+    return [np.asarray(view).transpose(2, 0, 1) for view in views]
 
 
 def interpolate(

@@ -16,7 +16,7 @@ from jepa_pipeline.config.crop import CropConfig, Resampling
 from jepa_pipeline.config.section import RGB
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, augment, derive_color_ops, pack
-from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop
+from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop, square_views
 
 TRIES = 10
 """Boxes that are tried before the fallback, as in torchvision."""
@@ -190,9 +190,8 @@ def single_thread() -> Iterator[None]:
 
 
 def center_view(image: Image.Image, image_size: int) -> UInt8[np.ndarray, "C H W"]:
-    """Return the view of evaluation: the centered square of an RGB image, as large as its shorter side, resized."""
-    side = min(image.size)
-    return resized_crop(image, make_box((image.width - side) // 2, (image.height - side) // 2, side, side), image_size)
+    """Return the view of evaluation, the center of an RGB image; see square_views."""
+    return square_views(image, image_size)[0]
 
 
 def normalize(pixels: Num[Tensor, "B C *T H W"], mean: RGB, std: RGB) -> Float[Tensor, "B C *T H W"]:

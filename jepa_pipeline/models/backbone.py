@@ -13,10 +13,20 @@ import timm
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.models.transformer import set_norm_eps, why_not_eps
 from timm.models.resnet import ResNet
 
 # timm has no exception of its own: its networks raise all of these for unsuitable arguments and image sizes.
 TIMM_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError)
+
+POOLINGS = {
+    "token": "the class token",
+    "avg": "the mean over all patches or positions",
+    "max": "the maximum over all patches or positions",
+    "avgmax": "half the sum of the mean and the maximum over all patches or positions",
+    "map": "attention over all tokens by a learned query",
+}
+"""timm's names of poolings, in words. Some networks normalize what was pooled."""
 
 
 class Backbone(BaseEncoder):
@@ -31,7 +41,6 @@ class Backbone(BaseEncoder):
     """
 
     config: BackboneConfig
-    pooling = "timm's own pooling"
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -39,9 +48,12 @@ class Backbone(BaseEncoder):
         self.network, self.model_args = create_network(config)
         if config.small_stem:
             replace_stem(self.network, config.timm)
+        if config.norm_eps is not None and not set_norm_eps(self.network, config.norm_eps):
+            raise UserError(f"norm_eps is for layer norms, but {config.timm} has none: remove it")
         self.width = self.measure_width(config.image_size)
         if not hasattr(self.network, "forward_intermediates"):
             raise UserError(f"timm's {config.timm} returns no feature maps or tokens, which probes need: choose another")
+        self.pooling = describe_pooling(self.network)
         self.depth = len(self.network.feature_info)  # pyright: ignore[reportArgumentType]
 
     def forward(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
@@ -125,8 +137,15 @@ class Backbone(BaseEncoder):
         return self.network
 
     def why_not_timm(self) -> str | None:
-        """Return the reason for small stems; see BaseEncoder."""
-        return f"has a small_stem, which no argument of timm's {self.config.timm} creates" if self.config.small_stem else None
+        """Return the reason for small stems and for layer norms with another epsilon; see BaseEncoder."""
+        if self.config.small_stem:
+            return f"has a small_stem, which no argument of timm's {self.config.timm} creates"
+        return None if self.config.norm_eps is None else why_not_eps(self.config.norm_eps)
+
+    def registered_by(self) -> str | None:
+        """Return the module of a network that is not timm's own; see BaseEncoder."""
+        module = timm.models.model_entrypoint(self.config.timm).__module__
+        return None if module.startswith("timm.") else module
 
     def timm_config(self) -> dict[str, Any]:
         """Return timm's configuration of this network; see BaseEncoder."""
@@ -182,6 +201,27 @@ def check_name(name: str) -> None:
         near = get_close_matches(name.rpartition("/")[2].partition(".")[0], known, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_models()` lists them all"
         raise UserError(f"timm has no network '{name}': {hint}")
+
+
+def hub_repository(name: str) -> str:
+    """Return the repository in which timm publishes weights, given their name, such as vit_tiny_patch16_224.augreg_in21k.
+
+    Raises:
+        UserError: timm has no such weights.
+    """
+    published = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if published is None or not published.hf_hub_id:
+        near = get_close_matches(name, timm.list_pretrained(), 3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`timm.list_pretrained()` lists them all"
+        raise UserError(f"timm has no published weights '{name}': {hint}")
+    return published.hf_hub_id
+
+
+def describe_pooling(network: nn.Module) -> str:
+    """Return how a network of timm pools, by timm's name and in words."""
+    pool = getattr(network, "global_pool", None) or getattr(getattr(network, "head", None), "global_pool", None)
+    name = pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
+    return f"timm's own pooling, {name}: {POOLINGS[name]}" if name in POOLINGS else "timm's own pooling"
 
 
 def summarize_error(error: Exception) -> str:

@@ -1,13 +1,15 @@
 """Build an encoder from its configuration."""
 
+from jepa_pipeline.config.image_video import ImageVideoConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.stack import StackConfig
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.image_video import ImageVideoEncoder
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.stack import Stack
 
-JEPA_ENCODERS: dict[type[EncoderConfig], type[Encoder]] = {EncoderConfig: Encoder}
+JEPA_ENCODERS: dict[type[EncoderConfig], type[Encoder]] = {EncoderConfig: Encoder, ImageVideoConfig: ImageVideoEncoder}
 """Encoders that a JEPA can train, by the class of their configuration."""
 
 

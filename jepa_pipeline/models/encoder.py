@@ -8,16 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import Architecture, EncoderConfig
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed
-from jepa_pipeline.models.positions import is_prefix, resize_pos_embed, sincos
+from jepa_pipeline.models.positions import is_prefix, resize_positions, sincos
 from jepa_pipeline.models.rotary import gather_rope, rope_table
 from jepa_pipeline.models.tokens import apply_masks
-from jepa_pipeline.models.transformer import LayerNorm, Transformer, causal_mask, init_weights
-from timm.layers import resample_abs_pos_embed
+from jepa_pipeline.models.transformer import LayerNorm, Transformer, causal_mask, init_weights, set_norm_eps, why_not_eps
 
 # timm's architecture to start from. All sizes are in model_args, so explicit sizes can start from any of them.
 TIMM_ARCHITECTURES: dict[Architecture | None, str] = {
@@ -56,11 +54,12 @@ class Encoder(BaseEncoder):
         self.width = dim
         self.patch_embed = patch_embed or new_patch_embed(config)
         self.register_buffer("pos_embed", None if config.rotary else sincos(config, dim)[None])
-        rope = rope_table(self.grid, dim // heads, config.positions == "rope_tiled") if config.rotary else None
-        self.register_buffer("rope", rope, persistent=False)
+        self.register_buffer("rope", self.new_rope(self.grid) if config.rotary else None, persistent=False)
         self.blocks = Transformer(dim, self.depth, heads, ratio, config.rotary)
         self.norm = LayerNorm(dim)
         init_weights(self, config.init_std, config.init_depth_scaling)
+        if config.norm_eps is not None:
+            set_norm_eps(self, config.norm_eps)
 
     @overload
     def forward(self, pixels: Float[Tensor, "B C *T H W"], masks: None = None) -> Float[Tensor, "B N D"]: ...
@@ -95,7 +94,12 @@ class Encoder(BaseEncoder):
             steps, rows, columns = self.token_grid(pixels)
             token_steps = torch.arange(steps, device=tokens.device).repeat_interleave(rows * columns)
             attn_mask = causal_mask(token_steps, self.config.window)
-        return [self.norm(block) for block in self.blocks.forward_intermediates(tokens, rope, attn_mask, last)]
+        blocks = self.blocks.forward_intermediates(tokens, rope, attn_mask, last)
+        return [self.norm_after(number)(block) for number, block in enumerate(blocks, start=self.depth - last)]
+
+    def norm_after(self, block: int) -> nn.Module:
+        """Return the norm of the tokens after a block, counted from 0."""
+        return self.norm
 
     def encode_masked(
         self, tokens: Float[Tensor, "B N D"], rope: Float[Tensor, "N E"] | None, mask: Int[Tensor, "B K"]
@@ -145,23 +149,26 @@ class Encoder(BaseEncoder):
         return frames // tubelet, height // patch, width // patch
 
     def resize_positions(self, positions: Float[Tensor, "1 _ D"], grid: Grid) -> Float[Tensor, "1 _ D"]:
-        if grid == self.grid:
-            return positions
-        if self.config.modality.has_time:
-            return resize_pos_embed(positions, self.grid, grid)
-        # timm's own resampling for images: an exported encoder gives the same tokens at every size.
-        return resample_abs_pos_embed(positions, list(grid[1:]), list(self.grid[1:]), num_prefix_tokens=0)
+        return positions if grid == self.grid else resize_positions(positions, self.grid, grid, self.config.modality.has_time)
 
     def resize_rope(self, rope: Float[Tensor, "_ E"], grid: Grid) -> Float[Tensor, "_ E"]:
         if is_prefix(grid, self.grid):
             return rope[: prod(grid)]
-        return rope_table(grid, rope.shape[1] // 2, self.config.positions == "rope_tiled", rope.device)
+        return self.new_rope(grid, rope.device)
+
+    def new_rope(self, grid: Grid, device: torch.device | None = None) -> Float[Tensor, "_ E"]:
+        """Return the rotary table of a grid."""
+        return rope_table(
+            grid, self.config.size.embed_dim // self.config.size.num_heads, self.config.positions == "rope_tiled", device
+        )
 
     def why_not_timm(self) -> str | None:
         """Return the reason for clips and rotary positions; see BaseEncoder."""
         if self.config.modality.has_time:
             return "takes clips"
-        return f"has rotary positions ({self.config.positions})" if self.config.rotary else None
+        if self.config.rotary:
+            return f"has rotary positions ({self.config.positions})"
+        return None if self.config.norm_eps is None else why_not_eps(self.config.norm_eps)
 
     def timm_config(self) -> dict[str, Any]:
         """Return timm's configuration of this network; see BaseEncoder."""

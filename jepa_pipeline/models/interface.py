@@ -77,6 +77,10 @@ class BaseEncoder(nn.Module):
         """Return why no timm architecture and arguments describe this network, such as "is a stack of 2 levels", or None."""
         return None
 
+    def registered_by(self) -> str | None:
+        """Return the module, such as a user's script, that registers this network with timm; None: no such module is needed."""
+        return None
+
     def timm_config(self) -> dict[str, Any]:
         """Return the architecture, its arguments and the names of its first and last layer, as in timm's config.json."""
         raise NotImplementedError

@@ -36,6 +36,7 @@ class Predictor(nn.Module):
     def __init__(self, config: PredictorConfig, encoder: EncoderConfig, mask_sets: int = 1) -> None:
         super().__init__()
         dim, heads, rotary = config.embed_dim, config.num_heads, encoder.rotary
+        self.num_heads, self.mlp_ratio = heads, config.mlp_ratio
         self.embed = nn.Linear(encoder.size.embed_dim, dim)
         self.mask_sets = mask_sets
         self.mask_token = nn.Parameter(torch.zeros(1 if config.shared_mask_token else mask_sets, 1, dim))

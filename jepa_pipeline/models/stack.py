@@ -79,18 +79,24 @@ class Stack(BaseEncoder):
 
     def pooled(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
         """Return the mean of all tokens of each level that is read, concatenated."""
-        # Not the mean of the concatenated tokens, which would sum the repeated tokens of coarse levels in another order.
-        levels = self.level_intermediates(pixels, 1)
-        return torch.cat([blocks[-1].mean(1) for number, blocks in enumerate(levels) if self.reads(number)], 1)
+        return self.pooled_and_intermediates(pixels, 1)[0]
 
     def intermediates(self, pixels: Float[Tensor, "B C *T H W"], last: int) -> list[Float[Tensor, "B N D"]]:
         """Return the tokens after each of the last blocks of what is read; see BaseEncoder."""
+        return self.pooled_and_intermediates(pixels, last)[1]
+
+    def pooled_and_intermediates(
+        self, pixels: Float[Tensor, "B C *T H W"], last: int
+    ) -> tuple[Float[Tensor, "B D"], list[Float[Tensor, "B _ _"]]]:
+        """Return what `pooled` and `intermediates` return, from one forward pass."""
         if not 1 <= last <= self.depth:
             raise ValueError(f"the last {last} blocks of levels of {self.depth}")
         levels = self.level_intermediates(pixels, last)
+        # Not the mean of the concatenated tokens, which would sum the repeated tokens of coarse levels in another order.
+        pooled = torch.cat([blocks[-1].mean(1) for number, blocks in enumerate(levels) if self.reads(number)], 1)
         if self.config.level != "all":
-            return levels[self.config.level - 1]
-        return [self.concat_levels([blocks[number] for blocks in levels], pixels) for number in range(-last, 0)]
+            return pooled, levels[self.config.level - 1]
+        return pooled, [self.concat_levels([blocks[number] for blocks in levels], pixels) for number in range(-last, 0)]
 
     def read_level(self, level: Level) -> "Stack":
         """Return a stack of the same networks that reads another level.

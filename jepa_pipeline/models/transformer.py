@@ -25,6 +25,19 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(input, self.normalized_shape, self.weight.to(dtype), self.bias.to(dtype), self.eps)
 
 
+def set_norm_eps(network: nn.Module, eps: float) -> int:
+    """Set the epsilon of all layer norms, and return how many there are."""
+    norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
+    for norm in norms:
+        norm.eps = eps
+    return len(norms)
+
+
+def why_not_eps(eps: float) -> str:
+    """Return why timm cannot create layer norms with an epsilon that is not its own; see BaseEncoder.why_not_timm."""
+    return f"has layer norms with an epsilon of {eps:g}, for which timm has no argument"
+
+
 class Transformer(nn.Sequential):
     """timm's pre-norm ViT blocks, or those with rotary positions; both have the same parameter names."""
 

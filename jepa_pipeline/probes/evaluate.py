@@ -33,6 +33,7 @@ from jepa_pipeline.probes.labeled_data import (
     read_labels,
     set_name,
 )
+from jepa_pipeline.probes.layer_scale import layer_scale
 from jepa_pipeline.probes.pooled_probes import make_row, measure_ranks, probe_features
 from jepa_pipeline.probes.tokens import ComputedTokens, cache_tokens
 from jepa_pipeline.results.levels import UNTRAINED, choose_level, level_name, level_of, levels_to_probe, untrained_name
@@ -175,6 +176,12 @@ def build_extractors(
     frames extract only the last of these levels, which is all levels concatenated if there are several.
     """
     untrained = build_untrained(card.encoder, seed)
+    if scale := layer_scale(untrained):
+        print_plain(
+            None,
+            f"{UNTRAINED} is no fair baseline of {card.encoder.describe()}: before training, it adds its blocks times {scale:g} "
+            "(LayerScale), so that its features hardly depend on the image: compare with pixels",
+        )
     trained_levels: dict[str, Level] | None = None
     untrained_levels: dict[str, Level] | None = None
     levels = levels_to_probe(card.encoder, level) if card.encoder.is_stack else ()
@@ -212,11 +219,12 @@ def build_eval_loader(shards: Shards, card: EncoderCard, config: ProbeConfig, se
     encoder, samples = card.encoder, shards.manifest.samples
     if not encoder.modality.has_time:
         return EvalLoader(EvalImages(shards, encoder.image_size), samples, 1, config.batch_size, config.workers, first)
+    frames = encoder.frames
     if shards.manifest.kind == "images":
-        segments, views = 1, 1
+        segments, views, frames = 1, 1, encoder.still_frames
     clip = card.clip or ClipConfig.model_validate({})  # images only: all frames are the same
-    dataset = EvalClips(shards, encoder.frames, clip, segments, views, encoder.image_size)
-    return EvalLoader(dataset, samples, views, max(1, config.batch_size // encoder.frames), config.workers, first)
+    dataset = EvalClips(shards, frames, clip, segments, views, encoder.image_size)
+    return EvalLoader(dataset, samples, views, max(1, config.batch_size // frames), config.workers, first)
 
 
 def extract_set(

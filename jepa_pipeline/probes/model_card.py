@@ -1,65 +1,51 @@
 """README.md of an exported encoder: its sizes, its origin, its probes and how to load it."""
 
+import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
+from jepa_pipeline.config.encoder_card import Source
 from jepa_pipeline.config.level import Level
-from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.interop.format import Format, Request
 from jepa_pipeline.models.weights import EncoderCard, hash_weights
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.levels import level_of
 from jepa_pipeline.results.probe_report import EncoderName, ProbeReport
 from jepa_pipeline.version import __version__
 
-PARITY = "parity/outputs.safetensors"
-"""A batch of pixels with the encoder's own outputs for it. Not beside the weights: timm before 1.0.29 fails where a folder has two
-files of weights."""
-LEAST_TIMM = "1.0.16"
-"""The first version of timm that loads local folders."""
-TOLERANCE = 1e-5
-LIBRARIES = {"timm": "timm", "jepa": "jepa_pipeline"}
-LOAD = {
-    "timm": """import timm
-
-model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-features = model(transform(image)[None])""",
-    "jepa": """from jepa_pipeline.models.weights import load_encoder
-
-encoder = load_encoder("THIS_FOLDER")
-features = encoder.pooled(pixels)""",
-}
-
 
 class Origin(NamedTuple):
     """The origin of an exported encoder.
 
     Attributes:
-        card: the exported encoder's.
         run_hash: hash of the run's weights, of which these may be some levels.
         level: the level of a stack that is read; None: all, or there is no stack.
         reports: probe reports of the run.
         recipe: config.yaml of the run.
     """
 
-    card: EncoderCard
     run_hash: str
     level: Level | None
     reports: Sequence[ProbeReport]
     recipe: str | None
 
 
-def model_card(encoder: BaseEncoder, to: str, origin: Origin) -> str:
-    """Return the text of the card for a format, timm or jepa, without secrets."""
-    card, modality = origin.card, "video" if encoder.config.modality.has_time else "image"
-    tags = [f"{modality}-feature-extraction", *(["timm"] if to == "timm" else [])]
+def model_card(request: Request, format: Format, difference: float, origin: Origin) -> str:
+    """Return the text of the card, without secrets.
+
+    Args:
+        request: what is exported.
+        format: in which format.
+        difference: between its outputs and the encoder's.
+        origin: where the encoder is from.
+    """
+    encoder, card = request.encoder, request.card
+    tags = ["video-feature-extraction" if encoder.config.modality.has_time else "image-feature-extraction", format.library]
     parts = [
-        f"---\nlibrary_name: {LIBRARIES[to]}\ntags:\n" + "\n".join(f"- {tag}" for tag in tags) + "\n---",
+        front_matter(card, format.library, tags),
         f"# {card.name}",
         f"{encoder.describe()}. {describe_training(card, origin.recipe is not None)}",
-        f"## Load\n\n```python\n{LOAD[to]}\n```",
-        timm_usage(encoder) if to == "timm" else jepa_usage(encoder, card),
+        "## Load\n\n" + format.usage(request, difference),
         "## Origin\n\n" + origin_table(card, hash_weights(encoder)),
         "## Probes\n\n" + probe_table(origin),
     ]
@@ -68,8 +54,17 @@ def model_card(encoder: BaseEncoder, to: str, origin: Origin) -> str:
     return redact("\n\n".join(parts)) + "\n"
 
 
+def front_matter(card: EncoderCard, library: str, tags: Sequence[str]) -> str:
+    """Return what a hub reads of a card."""
+    license = [f"license: {json.dumps(card.source.license)}"] if card.source and card.source.license != "unknown" else []
+    return "\n".join(["---", f"library_name: {library}", *license, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:
     """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
+    if card.source and card.step == 0:
+        notes = "".join(f" {note[0].upper()}{note[1:].rstrip('.')}." for note in card.source.notes)
+        return f"jepa_pipeline did not train these weights: they are the {card.source.network} of {card.source.path}.{notes}"
     if card.step == 0:
         source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"
         return f"jepa_pipeline did not train these weights: {source}."
@@ -79,38 +74,36 @@ def describe_training(card: EncoderCard, has_recipe: bool) -> str:
     return f"Pretrained {training}, from untrained weights." if has_recipe else f"According to its card, pretrained {training}."
 
 
-def timm_usage(encoder: BaseEncoder) -> str:
-    return (
-        f"It was written with timm {version('timm')} and loads with {LEAST_TIMM} or newer; before 1.0.29 that takes a torch whose "
-        f"torch.load reads safetensors, such as 2.13. `model(...)` is {encoder.pooling} of `model.forward_features(...)`. "
-        f"`{PARITY}` holds pixels and the outputs of the pretrained encoder for them. Before this folder was written, timm gave "
-        f"the same outputs to {TOLERANCE:.0e}."
-    )
-
-
-def jepa_usage(encoder: BaseEncoder, card: EncoderCard) -> str:
-    shape = "B 3 T H W" if encoder.config.modality.has_time else "B 3 H W"
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (card.mean, card.std))
-    return (
-        f'`pixels` are "{shape}" in 0..1 ({encoder.config.input_shape}), minus the mean ({mean}), over the deviation ({std}), per '
-        f'channel. `encoder.pooled` gives vectors "B D" of width {encoder.width}, `encoder.intermediates(pixels, 1)[-1]` tokens '
-        f'"B N D". `{PARITY}` holds pixels and these two outputs of the pretrained encoder, as `pooled` and `tokens`. Before '
-        f"this folder was written, the encoder loaded from it gave the same outputs to {TOLERANCE:.0e}."
-    )
-
-
 def origin_table(card: EncoderCard, weights_hash: str) -> str:
-    rows = {
+    rows = {**source_rows(card.source), **training_rows(card)} if card.source else training_rows(card)
+    rows |= {"SHA-256 of the encoder's weights": weights_hash, "exported by": f"jepa_pipeline {__version__}"}
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def training_rows(card: EncoderCard) -> dict[str, str]:
+    """Return the training with this package; for an imported encoder none."""
+    if card.source and card.step == 0:
+        return {}
+    return {
         "method": f"{card.method}, its {card.kept} network",
         "optimizer steps": f"{card.step:,}",
         "samples seen": f"{card.samples:,}",
         **({"starting from": card.begun_from} if card.begun_from else {}),
         "config hash": card.config_hash,
         "data hash": card.data_hash,
-        "SHA-256 of the weights": weights_hash,
-        "exported by": f"jepa_pipeline {__version__}",
     }
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def source_rows(source: Source) -> dict[str, str]:
+    """Return where imported weights are from."""
+    return {
+        "imported from": source.path,
+        **({"revision": source.revision} if source.revision else {}),
+        "license of the weights": source.license,
+        "layout": source.family,
+        "network": f"{source.network}, {source.dtype} in its file",
+        "SHA-256 of the source": source.sha256,
+    }
 
 
 def probe_table(origin: Origin) -> str:

@@ -258,10 +258,11 @@ def test_evaluation_sees_squares_along_the_longer_side(upright, noise):
     clips = extract_eval_clips(opened, 3, ClipConfig(stride=5), 2, 3, 12)
     assert clips.shape == (2, 3, 3, 3, 12, 12)
     for segment, which in enumerate([[0, 5, 10], [9, 14, 19]]):
-        for view, shift in enumerate([0, 7, 14]):
-            box = (0, shift, 30, shift + 30) if upright else (shift, 0, shift + 30, 30)
-            for frame, number in enumerate(which):
-                expected = resized_crop(Image.fromarray(np.ascontiguousarray(frames[number])), box, 12)
+        for frame, number in enumerate(which):
+            image = Image.fromarray(np.ascontiguousarray(frames[number]))  # 44 x 30 pixels, or upright
+            resized = np.asarray(image.resize((12, 17) if upright else (17, 12), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+            for view, shift in enumerate([0, 2, 5]):
+                expected = resized[:, shift : shift + 12] if upright else resized[:, :, shift : shift + 12]
                 assert (clips[segment, view, :, frame] == expected).all()
     single = extract_eval_clips(opened, 3, ClipConfig(stride=5), 1, 1, 12)
     middle = [center_view(Image.fromarray(np.ascontiguousarray(frames[number])), 12) for number in (4, 9, 14)]

@@ -6,10 +6,13 @@ import torch
 from PIL import Image
 from streams import load_stream
 
+import jepa_pipeline._torchvision  # noqa: F401  # before timm
+import timm
 from jepa_pipeline.config.crop import CropConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 from jepa_pipeline.data.gpu_crop import crop_views
+from jepa_pipeline.data.resample import square_views
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import DeferredViews, ImageViews, center_view, normalize, random_resized_crop_box, random_view
 from jepa_pipeline.data.writer import png_record, write_shards
@@ -83,6 +86,31 @@ def test_the_center_view_keeps_the_whole_shorter_side():
     view = center_view(GRADIENT, 60)
     assert (view == np.asarray(GRADIENT)[:, 15:75].transpose(2, 0, 1)).all()
     assert center_view(GRADIENT, 24).shape == (3, 24, 24)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (37, 91), (91, 37), (9, 5), (1, 30), (64, 64), (30, 33), (200, 2)])
+@pytest.mark.parametrize("side", [24, 32, 37])
+def test_evaluation_sees_what_users_of_an_export_see(size, side):
+    """To the digit; noise, since nothing differs more where squares are cut before they are resized."""
+    image, card = noise(*size), {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}  # as timm_config writes it
+    theirs = timm.data.create_transform((3, side, side), mean=(0, 0, 0), std=(1, 1, 1), **card)(image)
+    assert ((255 * theirs).round().to(torch.uint8).numpy() == center_view(image, side)).all()
+
+
+def test_an_endless_image_is_not_resized_as_a_whole(monkeypatch):
+    """That would take 1.5 GB here, and more than any machine has for one row of as many pixels as are allowed."""
+    columns = np.linspace(0, 255, 30_000, dtype=np.float32)
+    image = Image.fromarray(np.broadcast_to(columns[None, :, None], (2, 30_000, 3)).astype(np.uint8))
+    resize, asked = Image.Image.resize, []
+
+    def record(image, size, *arguments, **options):
+        asked.append(size)
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", record)
+    view, ends = center_view(image, 160), square_views(image, 160, 3)
+    assert set(asked) == {(160, 160)} and (ends[1] == view).all()
+    assert [view.min(), view.max(), ends[0].max(), ends[2].min()] == pytest.approx([127, 127, 0, 255], abs=1)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 3, 6, 5, 4)])

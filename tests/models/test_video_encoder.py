@@ -1,6 +1,7 @@
 """Encoders of clips: tubelets, positions, choices of tokens, and what of them is kept on disk."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import torch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.interop.format import Request
+from jepa_pipeline.interop.timm_format import check
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.rotary import rope_table
-from jepa_pipeline.models.timm_format import check_exportable
 from jepa_pipeline.models.transformer import set_fused_attn
 from jepa_pipeline.models.weights import EncoderCard, load_encoder, read_card, save_encoder
 
@@ -215,9 +217,13 @@ def test_a_card_without_clip_is_of_images():
     assert EncoderCard.model_validate(old) == card and card.clip is None
 
 
+def request(encoder):
+    return Request(Path("runs/x"), encoder, EncoderCard(encoder=encoder.config, **CARD, **HASHES))
+
+
 def test_timm_has_no_such_network(encoder):
     with pytest.raises(UserError, match=r"timm cannot load the encoder of runs/x, which takes clips: .*load_encoder\('runs/x'\)"):
-        check_exportable(encoder, "runs/x")
-    with pytest.raises(UserError, match=r"which has rotary positions \(rope\): export it with --to jepa"):
-        check_exportable(make(**SIZES, positions="rope"), "runs/x")
-    check_exportable(make(**SIZES, positions="sincos_uniform"), "runs/x")
+        check(request(encoder))
+    with pytest.raises(UserError, match=r"which has rotary positions \(rope\): export it with --to onnx, torch or jepa"):
+        check(request(make(**SIZES, positions="rope")))
+    check(request(make(**SIZES, positions="sincos_uniform")))

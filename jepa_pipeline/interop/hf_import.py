@@ -1,0 +1,219 @@
+"""Encoders in folders of transformers: IJepaModel, VJEPA2Model, ViTModel, Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel.
+
+Also those in networks with a head, such as ViTForImageClassification, without it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, Size, TimmArgument
+from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD
+from jepa_pipeline.interop import timm_sizes
+from jepa_pipeline.interop.hf_layouts import DINOV2, DINOV3, IJEPA, LATER, VIT, VJEPA2, Layout, Network, read
+from jepa_pipeline.interop.official import Sizes, encoder_config, find, square_side
+from jepa_pipeline.interop.published import Family, Imported, Published
+
+HALF = (0.5, 0.5, 0.5)
+ACTIVATIONS: dict[str, dict[str, TimmArgument]] = {
+    "gelu": {},
+    "gelu_new": {"act_layer": "gelu_tanh"},
+    "gelu_pytorch_tanh": {"act_layer": "gelu_tanh"},
+    "quick_gelu": {"act_layer": "quick_gelu"},
+    "relu": {"act_layer": "relu"},
+}
+"""Activations of MLPs by the names of transformers, with timm's argument."""
+TOKEN = "pooled features are the class token after the last norm; the pooler of transformers, if it has one, is left out"
+TOKEN_OF_DINOV3 = "pooled features are the class token after the last norm, as DINOv3's are; timm itself pools patches"
+MEAN = "pooled features are the mean of the patches; transformers gives none"
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation per channel."""
+IMAGENET: Statistics = (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def finish(
+    network: Network,
+    config: EncoderConfig | BackboneConfig,
+    default: Statistics,
+    *notes: str,
+    weights: dict[str, Tensor] | None = None,
+    converter: Statistics | None = None,
+) -> Imported:
+    """Return an encoder with the mean and deviation of preprocessor_config.json.
+
+    Args:
+        network: the network.
+        config: of the encoder.
+        default: mean and deviation where the folder has none, which the notes then say.
+        notes: for the card.
+        weights: those of the network if they are not as read.
+        converter: mean and deviation that the folder has from its converter, and not from its training: replaced by the default.
+    """
+    known = network.published.preprocessor
+    mean, std = (tuple(known.get(key) or ()) for key in ("image_mean", "image_std"))
+    if not mean or not std:
+        notes += (f"its folder does not say mean and deviation: {default[0]} and {default[1]} are those of the published networks",)
+        mean, std = default
+    elif (mean, std) == converter:
+        notes += (f"mean and deviation are those of the training, not the {mean} and {std} that the converter has written",)
+        mean, std = default
+    return Imported(config, weights or network.weights, mean, std, notes=notes, dropped=network.dropped)
+
+
+def encoder(network: Network, image_size: int, positions: str, tubelet: int = 1, **values: Any) -> EncoderConfig:
+    """Return the configuration of an encoder of this package.
+
+    Raises:
+        UserError: the sizes do not fit each other, or the network has another activation.
+    """
+    activation = network.settings["hidden_act"]
+    if activation != "gelu":
+        raise UserError(f"the MLPs of {network.published.path} have the activation {activation}, but I-JEPA and V-JEPA 2 have gelu")
+    sizes = network.sizes
+    size = Size(sizes.embed_dim, sizes.depth, sizes.num_heads, sizes.mlp_ratio)
+    return encoder_config(
+        network.published,
+        Sizes(tubelet, sizes.patch_size, size, ()),
+        image_size=image_size,
+        positions=positions,
+        norm_eps=None if network.settings["layer_norm_eps"] == 1e-6 else network.settings["layer_norm_eps"],
+        **values,
+    )
+
+
+def backbone(
+    network: Network, names: Mapping[str, timm_sizes.ViTSizes], image_size: int, eps: float, args: dict[str, TimmArgument]
+) -> BackboneConfig:
+    """Return the configuration of a network of timm.
+
+    Args:
+        network: the network.
+        names: those of timm, of which one is chosen.
+        image_size: height and width of the input.
+        eps: epsilon of timm's layer norms.
+        args: further arguments of timm.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    name, sizes = timm_sizes.name_sizes(names, network.sizes, network.hidden)
+    found = network.settings["layer_norm_eps"]
+    try:
+        return BackboneConfig(timm=name, image_size=image_size, norm_eps=None if found == eps else found, args=sizes | args)
+    except ValidationError as error:
+        text = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"the network in {network.published.path} cannot be built: {text}") from None
+
+
+def activation(network: Network) -> dict[str, TimmArgument]:
+    """Return timm's argument for the activation.
+
+    Raises:
+        UserError: timm has no such activation.
+    """
+    name = network.settings["hidden_act"]
+    if name not in ACTIVATIONS:
+        raise UserError(
+            f"the MLPs of {network.published.path} have the activation {name}, but only {', '.join(ACTIVATIONS)} are read"
+        )
+    return ACTIVATIONS[name]
+
+
+def image_size_of(network: Network) -> int:
+    """Return the height and width of the images for whose patches, and a class token, there are positions."""
+    positions = find(network.published, "pos_embed")[:, 1:]
+    tensors = {**network.published.tensors, "pos_embed": positions}
+    return network.sizes.patch_size * square_side(network.published._replace(tensors=tensors), 1)
+
+
+def convert_ijepa(published: Published) -> Imported:
+    """Return I-JEPA's encoder, with the mean and deviation of its training, which the converter of transformers did not write."""
+    network = read(published, IJEPA)
+    config = encoder(network, network.sizes.patch_size * square_side(network.published, 1), "sincos")
+    default_of_vit = str(published.preprocessor.get("image_processor_type")).startswith("ViTImageProcessor")
+    return finish(network, config, IMAGENET, MEAN, converter=(HALF, HALF) if default_of_vit else None)
+
+
+def convert_vit(published: Published) -> Imported:
+    """Return the encoder of ViTModel, whose pooled features are the class token."""
+    network = read(published, VIT)
+    config = backbone(network, timm_sizes.VIT, image_size_of(network), 1e-6, activation(network))
+    return finish(network, config, (HALF, HALF), TOKEN)
+
+
+def convert_dinov2(published: Published) -> Imported:
+    """Return the encoder of DINOv2, whose pooled features are the class token."""
+    network = read(published, DINOV2)
+    weights, swiglu = network.weights, bool(network.settings.get("use_swiglu_ffn"))
+    names = timm_sizes.DINOV2_SWIGLU if swiglu else timm_sizes.DINOV2
+    args = {} if swiglu else dict(activation(network))
+    if "reg_token" in weights:
+        names = {name.replace("_dinov2", "_reg4_dinov2"): sizes for name, sizes in names.items()}
+        args |= {"reg_tokens": count} if (count := weights["reg_token"].shape[1]) != 4 else {}
+        # timm has no position for the class token beside registers: it is added to the token itself.
+        positions = find(network.published, "pos_embed")
+        weights |= {"cls_token": weights["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
+    config = backbone(network, names, image_size_of(network), 1e-6, args)
+    return finish(network, config, IMAGENET, TOKEN, weights=weights)
+
+
+def convert_dinov3(published: Published) -> Imported:
+    """Return the encoder of DINOv3, whose pooled features are the class token: timm's own default is the mean of the patches."""
+    network = read(published, DINOV3)
+    weights, settings, gated = network.weights, network.settings, bool(network.settings.get("use_gated_mlp"))
+    if settings["hidden_act"] != ("silu" if gated else "gelu"):
+        raise UserError(
+            f"the {'gated ' if gated else ''}MLPs of {published.path} have the activation {settings['hidden_act']}, but DINOv3 in "
+            "timm has silu in gated MLPs and gelu in others"
+        )
+    args: dict[str, TimmArgument] = {"global_pool": "token"}
+    if gated and network.hidden % 8:
+        args["swiglu_align_to"] = 1
+    if (registers := weights["reg_token"].shape[1] if "reg_token" in weights else 0) != 4:
+        args["num_reg_tokens"] = registers
+    if settings["rope_theta"] != 100:
+        args["rope_temperature"] = settings["rope_theta"]
+    names = timm_sizes.DINOV3_GATED if gated else timm_sizes.DINOV3
+    config = backbone(network, names, settings["image_size"], 1e-5, args)
+    biased = any(name.endswith(("attn.q_bias", "attn.v_bias")) for name in weights)
+    if biased != config.timm.endswith("_qkvb"):
+        config = config.model_copy(update={"args": config.args | {"qkv_bias": biased}})
+    if biased:  # one without is as one of zeros
+        for name in [f"blocks.{block}.attn.{part}_bias" for block in range(network.sizes.depth) for part in "qv"]:
+            weights.setdefault(name, torch.zeros(network.sizes.embed_dim))
+    return finish(network, config, IMAGENET, TOKEN_OF_DINOV3, weights=weights)
+
+
+def convert_vjepa2(published: Published) -> Imported:
+    """Return V-JEPA 2's encoder. Its rotary positions are in the tiled form, whose weights load into the other form as strictly."""
+    if later := [key for key in LATER if published.config.get(key)]:
+        raise UserError(
+            f"{published.path} is V-JEPA 2.1 ({later[0]} in its config.json), which is read from its official file only: give "
+            "that, with --as vjepa2.1"
+        )
+    network = read(published, VJEPA2)
+    tubelet, settings = find(network.published, "patch_embed.proj.weight").shape[2], network.settings
+    config = encoder(network, settings["crop_size"], "rope_tiled", tubelet, frames=settings["frames_per_clip"])
+    imported = finish(network, config, IMAGENET, MEAN, "4 frames per second are those of the training; its folder has no rate")
+    return imported._replace(clip=ClipConfig(stride=None, fps=4, spacing="window", short="hold"))
+
+
+def family(name: str, layout: Layout, convert: Callable[[Published], Imported], description: str) -> Family:
+    def recognize(published: Published) -> bool:
+        return published.config.get("model_type") in layout.types
+
+    return Family(name, f"folders of transformers with {description}", recognize, convert)
+
+
+HUGGING_FACE = (
+    family("ijepa", IJEPA, convert_ijepa, "IJepaModel"),
+    family("vjepa2", VJEPA2, convert_vjepa2, "VJEPA2Model"),
+    family("vit", VIT, convert_vit, "ViTModel"),
+    family("dinov2", DINOV2, convert_dinov2, "Dinov2Model or Dinov2WithRegistersModel"),
+    family("dinov3", DINOV3, convert_dinov3, "DINOv3ViTModel"),
+)

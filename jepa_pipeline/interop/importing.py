@@ -1,0 +1,125 @@
+"""Published weights as an encoder: converted by their family, checked against the network, and described on a card."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.encoder_card import EncoderCard, Source
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.interop.published import Family, Imported, Published
+from jepa_pipeline.interop.reading import Weights
+from jepa_pipeline.models.build import build_encoder
+from jepa_pipeline.version import __version__
+
+
+def convert(family: Family, published: Published) -> Imported:
+    """Return published weights as an encoder, with what the user gave, after comparing them with the network one to one.
+
+    Raises:
+        UserError: a tensor is unknown, missing or of another shape; or a given value does not belong to the network.
+    """
+    imported = apply_given(published, family.convert(published))
+    with torch.device("meta"):  # names and shapes only
+        network = build_encoder(imported.config).timm_module()
+    check_fits(published.path, imported.config.describe(), network.state_dict(), imported.weights)
+    return imported._replace(weights={name: own(tensor) for name, tensor in imported.weights.items()})
+
+
+def check_fits(path: str, network: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Compare the tensors of a file with those of a network one to one.
+
+    Raises:
+        UserError: one is left over, missing or of another shape.
+    """
+    if left := next((name for name in found if name not in expected), None):
+        raise UserError(
+            f"{path} holds {left} of shape {list(found[left].shape)}, which {network} does not have: name with --as what it is"
+        )
+    for name, tensor in expected.items():
+        if name not in found:
+            raise UserError(
+                f"{path} lacks {name} of shape {list(tensor.shape)}, which {network} has: copy it again, or name with --as what "
+                "it is"
+            )
+        if found[name].shape != tensor.shape:
+            raise UserError(
+                f"{name} in {path} has the shape {list(found[name].shape)}, but in {network} it is {list(tensor.shape)}: name with "
+                "--as what it is, or another of its sizes"
+            )
+
+
+def own(tensor: Tensor) -> Tensor:
+    """Return a copy that shares memory with no other tensor, as safetensors writes them; floating ones in fp32."""
+    tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def apply_given(published: Published, imported: Imported) -> Imported:
+    """Return an encoder with the preprocessing that the user gave, after checking that the sizes that he gave are its own.
+
+    Raises:
+        UserError: a given value does not belong to the network.
+    """
+    given, config = published.given, imported.config
+    for name in ("num_heads", "image_size", "frames"):
+        value, here = getattr(given, name), own_size(config, name)
+        if value is not None and value != here:
+            shown = "is fixed by its name" if here is None else f"is {here}"
+            raise UserError(f"{name}={value} is not that of {published.path}, where it {shown}: leave it out")
+    if (given.fps or given.stride) and not config.modality.has_time:
+        raise UserError(f"{published.path} is an encoder of images, which has no rate of frames: leave fps and stride out")
+    if given.fps and given.stride:
+        raise UserError("fps and stride are both given: leave one of them out")
+    clip = imported.clip
+    if given.fps or given.stride:
+        other = (clip or ClipConfig.model_validate({})).model_dump(exclude={"fps", "stride"})
+        clip = ClipConfig.model_validate({**other, "fps": given.fps, "stride": given.stride})
+    return imported._replace(mean=given.mean or imported.mean, std=given.std or imported.std, clip=clip)
+
+
+def own_size(config: object, name: str) -> int | None:
+    if name == "num_heads":
+        return config.size.num_heads if isinstance(config, EncoderConfig) else None
+    return getattr(config, name)
+
+
+def describe(family: Family, source: str, revision: str | None, weights: Weights, imported: Imported, license: str) -> EncoderCard:
+    """Return the card of an imported encoder, which was not trained here: step, samples and hashes of a run are 0 and empty.
+
+    Args:
+        family: that converted it.
+        source: name of the file or folder, or on a hub.
+        revision: on the hub.
+        weights: what was read.
+        imported: what became of it.
+        license: as the user said.
+    """
+    network = weights.published.network
+    return EncoderCard(
+        encoder=imported.config,
+        kept=imported.kept or ("online" if network == "encoder" else "target"),
+        mean=imported.mean,  # pyright: ignore[reportArgumentType]
+        std=imported.std,  # pyright: ignore[reportArgumentType]
+        clip=imported.clip,
+        source=Source(
+            path=source,
+            revision=revision,
+            sha256=weights.sha256,
+            family=family.name,
+            network=network,
+            dtype=weights.dtype,
+            license=license,
+            notes=imported.notes,
+        ),
+        name=Path(source).name,
+        method=family.name,
+        step=0,
+        samples=0,
+        config_hash="",
+        data_hash="",
+        version=__version__,
+    )

@@ -1,0 +1,84 @@
+"""The preprocessing of an exported encoder: as metadata of its file, and as code and words of its card."""
+
+import json
+from typing import Any
+
+from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.interop.format import Request
+
+IMAGE_CODE = """image = Image.open("photo.jpg").convert("RGB")
+width, height = (int(size * side / min(image.size)) for side in image.size)
+left, top = round((width - size) / 2), round((height - size) / 2)
+image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+pixels = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]"""
+"""Python with PIL and numpy that equals `center_view` and `normalize`, to the digit but for the order of two operations in fp32."""
+
+
+def takes_photos(request: Request) -> bool:
+    """Return whether the encoder takes RGB images, not clips or other channels."""
+    return not request.encoder.config.modality.has_time and len(request.card.mean) == 3
+
+
+def describe(request: Request) -> dict[str, Any]:
+    """Return the preprocessing as values of JSON."""
+    card, config = request.card, request.encoder.config
+    return {
+        "name": card.name,
+        "mean": list(card.mean),
+        "std": list(card.std),
+        "scale": "0..1",
+        "size": config.image_size,
+        "resize": "shorter side to size, bicubic with antialiasing, then center crop",
+        **({"frames": config.frames} if config.modality.has_time else {}),
+        **({"clip": card.clip.model_dump(mode="json")} if card.clip else {}),
+    }
+
+
+def metadata(request: Request) -> dict[str, str]:
+    """Return the preprocessing as texts: those that are no words are JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in describe(request).items()}
+
+
+def code(request: Request) -> str:
+    """Return Python that makes a batch of one from photo.jpg, or from noise if the encoder does not take photos."""
+    mean, std = (f"np.array({list(values)}, np.float32)" for values in (request.card.mean, request.card.std))
+    config = request.encoder.config
+    if takes_photos(request):
+        return f"size, mean, std = {config.image_size}, {mean}, {std}\n{IMAGE_CODE}"
+    shape = (
+        1,
+        len(request.card.mean),
+        *([config.frames] if config.modality.has_time else []),
+        config.image_size,
+        config.image_size,
+    )
+    axes = (-1, *[1] * (len(shape) - 2))
+    return (
+        f"mean, std = {mean}.reshape{axes}, {std}.reshape{axes}\n"
+        f"values = np.random.rand{shape}.astype(np.float32)  # yours, {layout(request)} in 0..1\n"
+        "pixels = (values - mean) / std"
+    )
+
+
+def layout(request: Request) -> str:
+    """Return the axes of the input, such as "B 3 T H W"."""
+    return f'"B {len(request.card.mean)} {"T " if request.encoder.config.modality.has_time else ""}H W"'
+
+
+def words(request: Request) -> str:
+    """Return the preprocessing in sentences."""
+    card, config = request.card, request.encoder.config
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (card.mean, card.std))
+    what = "images"
+    if config.modality.has_time:
+        what = f"{config.frames} frames of a video" + (f", {rate(card.clip)}," if card.clip else "")
+    return (
+        f"The input is {layout(request)}, {config.input_shape} pixels: {what} whose shorter side is resized to {config.image_size} "
+        "pixels (bicubic with antialiasing), from which the center is cut out, as for the probes below; values in 0..1, minus the "
+        f"mean ({mean}), over the deviation ({std}), per channel."
+    )
+
+
+def rate(clip: ClipConfig) -> str:
+    """Return which frames of a video are a clip."""
+    return f"{clip.fps:g} per second" if clip.fps else f"{clip.stride} frames from one to the next"

@@ -1,0 +1,99 @@
+"""Reads an export in a process of its own: `python -m jepa_pipeline.interop.read_back MODULE FUNCTION FOLDER OUT`.
+
+So that nothing of the process that wrote it helps, such as networks that it registered or patches to a library.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from jepa_pipeline.config.errors import UserError, first_line
+from jepa_pipeline.interop.format import PARITY, Format, Network
+
+ONE = "one "
+"""Prefix of the outputs for the first sample by itself."""
+
+
+def read_back(folder: Path, format: Format, here: bool = False) -> dict[str, Tensor]:
+    """Return the outputs for the stored pixels that a new process computes with an exported network; see `compute`.
+
+    Args:
+        folder: the export.
+        format: its format.
+        here: use this process, not a new one.
+
+    Raises:
+        UserError: the network cannot be loaded or computed.
+    """
+    if here:
+        try:
+            return load_and_compute(format.load, folder)
+        except (RuntimeError, SafetensorError) as error:
+            raise cannot_load(format, first_line(error)) from error
+    with TemporaryDirectory() as temporary:
+        out = Path(temporary) / "outputs.safetensors"
+        command = [sys.executable, "-m", __name__, format.load.__module__, format.load.__name__, str(folder), str(out)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode < 0:
+            raise cannot_load(format, f"its process was ended by signal {-done.returncode}, as where memory is short")
+        if done.returncode:
+            raise cannot_load(format, last_line(done.stderr) or f"its process ended with exit code {done.returncode}")
+        return load_file(out)
+
+
+def cannot_load(format: Format, reason: str) -> UserError:
+    return UserError(f"nothing is exported, because {format.library} cannot load the encoder: {reason}")
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not empty, which tells the error of a traceback, without the name of this package's class."""
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+
+
+def largest_value(outputs: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> float:
+    """Return the largest absolute value of what is stored for the outputs."""
+    return max(float(stored[name.removeprefix(ONE)].abs().max()) for name in outputs)
+
+
+def load_and_compute(load: Callable[[Path], Network], folder: Path) -> dict[str, Tensor]:
+    return compute(load(folder), load_file(folder / PARITY)["pixels"])
+
+
+@torch.inference_mode()
+def compute(network: Network, pixels: Tensor) -> dict[str, Tensor]:
+    """Return the outputs for all samples, and those for the first by itself, whose batch has another size."""
+    whole, first = network(pixels), network(pixels[:1])
+    outputs = {**whole, **{ONE + name: output for name, output in first.items()}}
+    return {name: output.float().contiguous().clone() for name, output in outputs.items()}
+
+
+def largest_difference(outputs: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> float:
+    """Return the largest difference between what `compute` gave and what is stored; NaN counts as infinite.
+
+    Raises:
+        KeyError: an output is not stored.
+    """
+    differences = []
+    for name, output in outputs.items():
+        expected = stored[name.removeprefix(ONE)]
+        expected = expected[:1] if name.startswith(ONE) else expected
+        difference = (output - expected).abs() if output.shape == expected.shape else torch.tensor(torch.inf)
+        differences.append(float(difference.nan_to_num(nan=torch.inf).max()))
+    return max(differences)
+
+
+def main(module: str, function: str, folder: str, out: str) -> None:
+    save_file(load_and_compute(getattr(import_module(module), function), Path(folder)), out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
