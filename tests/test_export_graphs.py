@@ -18,17 +18,24 @@ from tiny_encoders import CONFIGS, features_of_photo, make_run, run_card
 
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.image_video import ImageVideoConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.interop import onnx_format
 
 VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2, "patch_size": 4}
 CLIPS = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "frames": 4, "tubelet_size": 2}
+SWIN = {"depths": (1, 1), "embed_dim": 24, "num_heads": (2, 2), "window_size": 4, "patch_size": 4}
 KINDS = {
     **CONFIGS,
     "clips, rope": EncoderConfig.model_validate({**CLIPS, "positions": "rope"}),
     "clips, rope_tiled": EncoderConfig.model_validate({**CLIPS, "positions": "rope_tiled"}),
     "vit with class token": BackboneConfig(timm="vit_tiny_patch16_224", image_size=32, args=VIT),
     "convnext": BackboneConfig(timm="convnext_atto", image_size=64, args={"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)}),
+    "swin": BackboneConfig(timm="swin_tiny_patch4_window7_224", image_size=32, args=SWIN),
+    "dinov2": BackboneConfig(timm="vit_small_patch14_reg4_dinov2", image_size=32, args={**VIT, "patch_size": 8}),
+    "dinov3": BackboneConfig(timm="vit_small_patch16_dinov3_qkvb", image_size=32, args={**VIT, "embed_dim": 32, "patch_size": 8}),
+    "efficientnet": BackboneConfig(timm="efficientnet_lite0", image_size=32),
+    "v-jepa 2.1": ImageVideoConfig.model_validate({**CLIPS, "positions": "rope", "rope_side": 16}),
 }
 
 

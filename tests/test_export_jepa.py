@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_encoders import CONFIGS, features_of_photo, make_run, run_card
 
-from jepa_pipeline.commands.export import check_parity, export
+from jepa_pipeline.commands.export import FORMATS, PARITY, check_parity, export, rounding
 from jepa_pipeline.commands.probe import probe
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.probe import ProbeConfig
@@ -163,15 +163,21 @@ def test_a_process_of_its_own_reads_it_back(tmp_path, monkeypatch, exports_read_
 
 
 def test_large_values_may_differ_by_their_own_rounding(tmp_path, exports_read_here):
-    """A batch of one is computed by other sums. What is wrong by more is refused all the same."""
+    """As sums in another order do. What is wrong by more is refused all the same."""
     run = make_run(tmp_path / "run", CONFIGS["images"])
     encoder = load_encoder(run)
     encoder.norm.weight.mul_(1e4)
     save_encoder(run / "encoder", encoder, read_card(run))
     out = export(run, to="jepa")
-    difference = check_parity(out, "jepa", encoder=encoder)
-    assert 1e-5 < difference < 0.1
-    encoder.norm.weight[0] += 1
-    save_encoder(out, encoder, read_card(out))
-    with pytest.raises(UserError, match=r"differ from the encoder's by .*, more than [1-9]e-0[1-4]:"):
-        check_parity(out, "jepa", encoder=load_encoder(run))
+    own = rounding(encoder, FORMATS["jepa"], load_file(out / PARITY))
+    assert own > 1e-4
+    other = load_encoder(run)
+    for shift, accepted in ((2 * own, True), (10 * own, False)):
+        other.norm.bias.copy_(encoder.norm.bias + shift)
+        save_encoder(out, other, read_card(out))
+        with pytest.raises(UserError, match="more than 1e-05"):
+            check_parity(out, "jepa")
+        if accepted:
+            assert check_parity(out, "jepa", encoder=encoder) == pytest.approx(shift, rel=0.5)
+    with pytest.raises(UserError, match=r"more than \de-0[1-4]: check"):
+        check_parity(out, "jepa", encoder=encoder)
