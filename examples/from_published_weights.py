@@ -33,6 +33,7 @@ NETWORKS = [
     "optim.warmup_samples=0",
 ]
 SEEDS = (0, 1, 2)
+PROBE = ProbeConfig.model_validate({"workers": 0})
 
 
 def make_domain(folder: Path, images: int, seed: int) -> None:
@@ -48,7 +49,7 @@ def make_domain(folder: Path, images: int, seed: int) -> None:
 
 
 def main(
-    work: Path, published_samples: int = 51_200, samples: int = 6_400, images: int = 4_000, domain_images: int = 1_500
+    work: Path, published_samples: int = 25_600, samples: int = 3_200, images: int = 2_000, domain_images: int = 1_000
 ) -> None:
     """Make everything in a folder, and print the table.
 
@@ -74,9 +75,8 @@ def main(
             pretrain(load_config(RECIPE, [*given, f"name=adapted-{seed}", f"init_from={work / 'published'}"])),
             pretrain(load_config(RECIPE, [*given, f"name=scratch-{seed}"])),
         ]
-    settings = ProbeConfig.model_validate({"workers": 0})
     for encoder in [*runs, work / "published"]:
-        probe(encoder, work / "domain", config=settings)
+        probe(encoder, work / "domain", config=PROBE)
     table([*sorted(runs), work / "published"], out=work / "table", over_seeds=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jepa_pipeline.config.encoder_card import read_card
+from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.results.confidence_interval import mean_interval
 from jepa_pipeline.results.probe_report import load_reports
 
@@ -28,6 +29,7 @@ def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp
         "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
         "optim={batch_size_global: 8, warmup_samples: 0}",
     ]
+    example.PROBE = ProbeConfig(workers=0, iterations=2, weight_decay=(0.01,), features=("last",), protocols=("linear",))
     example.main(tmp_path, published_samples=16, samples=8, images=50, domain_images=100)
     said = capsys.readouterr().out
     assert "initialized with the encoder of" in said and "predictor and the moments of the optimizer are new" in said
