@@ -17,17 +17,21 @@ from typing import TYPE_CHECKING
 from jepa_pipeline.version import __version__
 
 if TYPE_CHECKING:
+    from jepa_pipeline.commands.embed import embed
     from jepa_pipeline.commands.export import export
+    from jepa_pipeline.commands.import_weights import import_weights
     from jepa_pipeline.commands.pretrain import pretrain
     from jepa_pipeline.commands.probe import probe
     from jepa_pipeline.config.load import load_config
     from jepa_pipeline.models.weights import load_encoder
     from jepa_pipeline.training.trained_method import load_method
 
-__all__ = ["__version__", "export", "load_config", "load_encoder", "load_method", "pretrain", "probe"]
+__all__ = ["__version__", "embed", "export", "import_weights", "load_config", "load_encoder", "load_method", "pretrain", "probe"]
 
 _MODULES = {
+    "embed": "jepa_pipeline.commands.embed",
     "export": "jepa_pipeline.commands.export",
+    "import_weights": "jepa_pipeline.commands.import_weights",
     "load_config": "jepa_pipeline.config.load",
     "load_encoder": "jepa_pipeline.models.weights",
     "load_method": "jepa_pipeline.training.trained_method",

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup, Store
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # By default NCCL's own watchdog aborts every process some time after one of them is lost, with a stack trace that does not say
 # which one. Switched off, a collective without its peers waits, and training/watchdog.py, which knows each process's heartbeat,
@@ -113,6 +113,13 @@ def to_local(tensor: Tensor) -> Tensor:
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return all of a sharded tensor on each process. All must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this process's shard of a whole tensor, which all have, if `like` is sharded; any other tensor as it is."""
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def mean_over_ranks(values: Mapping[str, Float[Tensor, ""]]) -> dict[str, float]:

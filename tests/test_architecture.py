@@ -41,6 +41,7 @@ DOORS = {
     "huggingface_hub": {"interop"},
     "onnx": {"interop"},
     "onnxruntime": {"interop"},
+    "pyarrow": {"probes"},
     "transformers": {"interop"},
     "lightning": {"training"},
     "timm": {"models", "interop", "training", "_torchvision"},

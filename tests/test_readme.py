@@ -94,7 +94,20 @@ def test_every_command_runs(place):
             assert (
                 command in ("jepa quickstart", "jepa selftest resume", "jepa selftest faults", "pytest -n auto") or program == "pip"
             ), command
-    assert set(ran) == {"shards", "masks", "views", "pretrain", "probe", "energy", "export", "doctor", "submit", "table", "jobs"}
+    assert set(ran) == {
+        "shards",
+        "masks",
+        "views",
+        "pretrain",
+        "probe",
+        "energy",
+        "embed",
+        "export",
+        "doctor",
+        "submit",
+        "table",
+        "jobs",
+    }
     python, timm_only = (next(block for block in blocks("python") if word in block) for word in ("load_config", "import timm"))
     run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
     shrunk = python.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHRINK))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -234,3 +235,33 @@ def test_credentials_in_urls_are_redacted(make, tmp_path):
     for kind in ("md", "csv", "json"):
         text = Path(f"{tmp_path / 't'}.{kind}").read_text()
         assert "https://host/train" in text and "secret" not in text and "abc" not in text
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_row(make, tmp_path, capsys):
+    """Of several the interval is that of their mean, of one that of its test samples; a run without a probe is said."""
+    runs = [make(f"small-{seed}", 2, f"seed={seed}", top1=0.5 + seed / 100).folder for seed in range(3)]
+    runs += [make("large", 2, "optim.lr=0.5", top1=0.25).folder, make("small-3", 2, "seed=3").folder]
+    table(runs, tmp_path / "table", over_seeds=True)
+    document, lines, text = read(tmp_path / "table")
+    assert [line["run"] for line in lines] == ["small", "large"] and [line["seeds"] for line in lines] == ["4", "1"]
+    small, large = (row["probes"][0] for row in document)
+    assert small["values"] == [0.5, 0.51, 0.52] and small["mean"] == pytest.approx(0.51)
+    assert float(lines[0]["shapes linear low"]) == pytest.approx(0.51 - 4.30265 * 0.01 / 3**0.5, abs=1e-4)
+    assert large["ci95"] == [0.0, 1.0], "as in its report"
+    assert "51.00 (48.5–53.5; 3 of 4)" in "\n".join(text) and "optim.lr" in text[0] and "| seed |" not in text[0]
+    assert "of the mean over seeds (Student's t)" in capsys.readouterr().out
+
+
+def test_an_encoder_folder_is_a_row(make, tmp_path):
+    """As an import writes it, with its probes; the folder of another library is none."""
+    run = make("run", 2, top1=0.5)
+    shutil.copytree(run.folder / "encoder", tmp_path / "published")
+    shutil.copytree(run.folder / "probes", tmp_path / "published/probes")
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm/config.json").write_text('{"architecture": "resnet18"}')
+    table([run.folder, tmp_path / "published", tmp_path / "timm"], tmp_path / "table")
+    _, lines, _ = read(tmp_path / "table")
+    assert [(line["run"], line["state"], line["shapes linear"]) for line in lines] == [
+        ("run", "unfinished", "0.5"),
+        ("published", "encoder", "0.5"),
+    ]

@@ -64,7 +64,7 @@ def check_run_folder(config: RunConfig) -> list[CheckResult]:
 
 
 def check_init_from(config: RunConfig, made_later: bool = False) -> list[CheckResult]:
-    """Check that the networks of the run in init_from, if any, fit this run, without loading them."""
+    """Check that what init_from names, if anything, fits this run, as training will; a checkpoint is not loaded."""
     source = config.init_from
     if source is None or any((config.folder / "checkpoints").glob("step-*")):  # a run that resumes does not read it again
         return []
@@ -74,14 +74,17 @@ def check_init_from(config: RunConfig, made_later: bool = False) -> list[CheckRe
     import torch
 
     from jepa_pipeline.methods.build import build_method
-    from jepa_pipeline.training.init_from import find_source
+    from jepa_pipeline.methods.method import Method
+    from jepa_pipeline.training.init_from import check_source
+
+    def build() -> Method:
+        with torch.device("meta"):  # shapes without memory
+            return build_method(config.method)
 
     try:
-        with torch.device("meta"):  # shapes without memory
-            found = find_source(source, config.results(), lambda: build_method(config.method).state_dict())
+        return [CheckResult("init_from", "ok", check_source(source, config, build))]
     except UserError as error:
         return [from_error("init_from", error)]
-    return [CheckResult("init_from", "ok", f"initialized with the networks of {found}")]
 
 
 def check_packages(config: RunConfig) -> list[CheckResult]:

@@ -17,6 +17,7 @@ from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, Time, parse_leve
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.doctor import doctor
+from jepa_pipeline.cli.embed import embed
 from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
 from jepa_pipeline.cli.energy import energy
 from jepa_pipeline.cli.import_weights import import_weights
@@ -223,6 +224,7 @@ app.command()(table)
 app.command()(doctor)
 app.command()(energy)
 app.command("import")(import_weights)
+app.command()(embed)
 
 
 def main() -> None:

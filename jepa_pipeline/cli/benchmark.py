@@ -45,8 +45,11 @@ def benchmark(
 
 
 def table(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/*.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/*, and encoder folders.")],
     out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write the table to OUT.md, OUT.csv and OUT.json.")] = None,
+    over_seeds: Annotated[
+        bool, typer.Option("--over-seeds", help="One row for the runs that differ in the seed alone: means with their intervals.")
+    ] = False,
 ) -> None:
     """Compare runs: the configuration keys in which they differ, their progress, newest metrics and probe results.
 
@@ -54,4 +57,4 @@ def table(
     """
     from jepa_pipeline.commands.table import table
 
-    table(runs, out)
+    table(runs, out, over_seeds)

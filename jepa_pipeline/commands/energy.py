@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jepa_pipeline.batch import Masks
-from jepa_pipeline.config.encoder_card import is_encoder
+from jepa_pipeline.config.encoder_card import holds_encoder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.methods import MethodConfig
@@ -158,7 +158,7 @@ def open_subject(folder: Path) -> Subject:
     Raises:
         UserError: there is none.
     """
-    if is_encoder(folder):
+    if holds_encoder(folder):
         return Subject(read_saved_method(folder).method, None, ProbeConfig.model_validate({}).workers, "")
     config = load_config(folder)
     return Subject(config.method, config.data.train[0].path, config.data.workers, config.hash())

@@ -40,7 +40,7 @@ from jepa_pipeline.training.checkpoint_callback import (
 from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero
 from jepa_pipeline.training.hashes import HashLogger
 from jepa_pipeline.training.heartbeat import HASHING
-from jepa_pipeline.training.init_from import init_from_run
+from jepa_pipeline.training.init_from import initialize
 from jepa_pipeline.training.launch import launch_processes
 from jepa_pipeline.training.loggers import HASHES, MetricsWriter, WandbRun
 from jepa_pipeline.training.memory import out_of_memory
@@ -170,7 +170,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
 
 
 def resume(config: RunConfig, module: Pretraining, log: Callable[[str], None]) -> list[State]:
-    """Load the last checkpoint of the run into the module, else that of the run in init_from, if any.
+    """Load the last checkpoint of the run into the module, else what init_from names, if anything.
 
     Returns:
         The optimizer's state, in a list from which it is removed when it is loaded, so that it does not stay in memory; or an
@@ -182,7 +182,7 @@ def resume(config: RunConfig, module: Pretraining, log: Callable[[str], None]) -
         return [restore(module, loaded)]
     if config.init_from is None:
         return []
-    return [init_from_run(module, config.init_from, config.folder, config.results(), log, like)]
+    return initialize(module, config.init_from, config, log, like)
 
 
 def fit(

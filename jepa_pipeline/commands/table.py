@@ -9,6 +9,7 @@ from typing import Any
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS
 from jepa_pipeline.console import print_plain
+from jepa_pipeline.results.over_seeds import INTERVALS, config_cell, group_by_seed, seed_details, seed_table
 from jepa_pipeline.results.run_folders import commit_of
 from jepa_pipeline.results.run_summary import AccuracyKey, ProbeResult, RunSummary, SummaryRow, summarize_runs
 from jepa_pipeline.results.tables import EMPTY, Cell, Table, print_table, write_table
@@ -28,7 +29,7 @@ NAMED = 5
 """Keys, or folders that are no runs, that a sentence names at most."""
 
 
-def table(runs: Sequence[Path], out: Path | None = None) -> None:
+def table(runs: Sequence[Path], out: Path | None = None, over_seeds: bool = False) -> None:
     """Print runs side by side: where their configurations differ, how far they are, and their newest metrics and accuracies.
 
     A stack has a row per level, with that level's metrics and accuracies, and one for all levels together if they were probed;
@@ -39,6 +40,7 @@ def table(runs: Sequence[Path], out: Path | None = None) -> None:
             imported ones; other folders are skipped.
         out: prefix of OUT.md, OUT.csv and OUT.json. The console shows the first of the keys that all runs have and that differ,
             the Markdown all of these, CSV and JSON also those that only some runs have.
+        over_seeds: one row for all runs that differ in nothing but the seed, with the mean of their accuracies and its interval.
 
     Raises:
         UserError: there is no run.
@@ -50,9 +52,14 @@ def table(runs: Sequence[Path], out: Path | None = None) -> None:
         raise UserError(f"{runs[0]} is no run: it has no config.yaml and was not submitted; give run folders, such as runs/*")
     configs = [summary.values for summary in summaries if summary.values]
     keys, columns = differing_keys(configs), accuracy_columns(summaries)
+    if over_seeds:
+        keys = [key for key in keys if key != "seed" and not key.startswith(RESULT_NEUTRAL_KEYS)]
     shared = [key for key in keys if all(key in values for values in configs)]
-    runs_table = build_table(summaries, keys, columns)
+    groups = group_by_seed(summaries, keys)
+    runs_table = seed_table(groups, keys, columns) if over_seeds else build_table(summaries, keys, columns)
     print_table(hide(runs_table, keys, shared[:PRINTED_KEYS]))
+    if over_seeds:
+        print_plain(None, INTERVALS)
     if rest := [key for key in keys if key not in shared[:PRINTED_KEYS]]:
         noun = "keys" if len(rest) > 1 else "key"
         print_plain(None, f"they differ in {len(rest)} more {noun} ({first_few(rest)}), which --out PREFIX writes")
@@ -61,8 +68,8 @@ def table(runs: Sequence[Path], out: Path | None = None) -> None:
     for problem in (problem for summary in summaries for problem in summary.problems):
         print_plain(None, problem)
     if out is not None:
-        details = [run_details(summary, keys) for summary in summaries]
-        for path in write_table(out, hide(runs_table, keys, shared), details):
+        details = seed_details(groups, columns) if over_seeds else [run_details(summary, keys) for summary in summaries]
+        for path in write_table(out, hide(runs_table, keys, shared), details, [INTERVALS] if over_seeds else []):
             print_plain(None, f"written to {path}")
 
 
@@ -115,14 +122,6 @@ def build_table(summaries: Sequence[RunSummary], keys: Sequence[str], columns: M
 def hide(table: Table, keys: Sequence[str], shown: Sequence[str]) -> Table:
     """Return the table with the configuration keys that are not shown in the CSV file only."""
     return table._replace(csv_only=table.csv_only | ({*keys} - {*shown}))
-
-
-def config_cell(run: RunSummary, key: str) -> Cell:
-    if key not in run.values:
-        return Cell(record={key: ""})
-    value = run.values[key]
-    text = value if isinstance(value, str) else json.dumps(value)
-    return Cell(text, {key: text})
 
 
 def metric_cell(row: SummaryRow, key: str) -> Cell:

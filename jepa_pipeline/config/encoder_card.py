@@ -85,7 +85,7 @@ class EncoderCard(Section):
         return upgrade_saved(clip, "views.clip.") if isinstance(clip, dict) else clip
 
 
-def is_encoder(folder: Path) -> bool:
+def holds_encoder(folder: Path) -> bool:
     """Return whether a folder holds an encoder itself, not in a folder of its own as a run does."""
     return (folder / CARD).is_file() and (folder / WEIGHTS).is_file()
 
@@ -98,7 +98,7 @@ def encoder_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     for candidate in (folder, folder / "encoder"):
-        if is_encoder(candidate):
+        if holds_encoder(candidate):
             return candidate
     if not folder.exists():
         raise UserError(f"no folder {folder}: {give_run(folder)}")

@@ -70,7 +70,7 @@ class EncoderConfig(Section):
         description="Position encoding. sincos: fixed and added to the tokens; for clips, half of the channels encode time "
         "and a quarter each row and column. sincos_uniform: a third of the channels each (V-JEPA). rope: rotary, in every "
         "attention layer (V-JEPA 2). rope_tiled: as in V-JEPA 2's released code, where attention does not depend on "
-        "relative positions alone; use it only to load its weights.",
+        "relative positions alone; use it to load its weights, or for VJEPA2Model of transformers (`jepa export --to hf`).",
     )
     arch: Architecture | None = Field(default=None, description="A published size by name; null: the sizes below.")
     embed_dim: int | None = Field(default=None, ge=4, description="Width of a token.")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +11,7 @@ from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.optim import OptimConfig
 from jepa_pipeline.config.removed import added_default
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import Section, flatten
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, ProbingConfig, TrainerConfig
 from jepa_pipeline.config.views import ViewsConfig
 
@@ -48,8 +47,9 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of all random numbers: weights, order, crops, masks.")
     init_from: Path | None = Field(
         default=None,
-        description="Run folder whose newest checkpoint initializes this run: networks, target and optimizer state, at step 0 "
-        "of schedules and data. Image sizes and clip lengths may differ. Null: random initialization.",
+        description="What initializes this run, at step 0 of schedules and data: a run folder (networks, target and optimizer "
+        "state of its newest checkpoint), or an encoder folder such as RUN/encoder or what `jepa import` writes (encoder and "
+        "target; all else is new). Image sizes, clip lengths, patch sizes and channels may differ. Null: random initialization.",
     )
     data: DataConfig = Field(description="Shards and how they are read.")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="Crops and augmentations.")
@@ -112,14 +112,3 @@ class RunConfig(Section):
         """Return the first 12 hex digits of the SHA-256 of `results`."""
         text = json.dumps(self.results(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the values of nested sections, and of lists of sections, with their dotted keys."""
-    for key, value in tree.items():
-        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-            value = {str(number): entry for number, entry in enumerate(value)}
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

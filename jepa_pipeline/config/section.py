@@ -1,5 +1,6 @@
 """The base class of every section of a configuration, and the types that several sections share."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,3 +45,14 @@ def check_range(name: str, low: float, high: float) -> None:
     """Raise ValueError unless 0 < low <= high."""
     if not 0 < low <= high:
         raise ValueError(f"{name} is [{low}, {high}]: a range is [low, high] with 0 < low <= high")
+
+
+def flatten(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the values of nested sections, and of lists of sections, with their dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            value = {str(number): entry for number, entry in enumerate(value)}
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -8,8 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from jepa_pipeline.config.parse import build, read_yaml
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.run import flatten
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import Section, flatten
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 

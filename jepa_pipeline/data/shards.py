@@ -133,6 +133,18 @@ class Shards:
             path = redact(self._path(shard))
             raise UserError(f"{path} cannot be read ({error.strerror}): fix that, then run the same command again") from error
 
+    def entry(self, shard: int, member: int) -> tuple[str, int | None]:
+        """Return key and label of a sample from the index; its number and None if there is no index."""
+        try:
+            opened = self.open(shard)
+        except ValueError:
+            return f"number {member} of {self.manifest.shards[shard].file}", None
+        return opened.key(member), opened.label(member)
+
+    def fingerprint(self) -> str:
+        """Return a hash that differs where a sample has changed."""
+        return self.manifest.hash()
+
     def open(self, shard: int) -> "OpenShard":
         """Return a shard's open file and index; beyond max_open the least recently read shard is closed.
 

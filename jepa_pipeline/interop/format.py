@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 """Largest difference of fp32 outputs from the encoder's own."""
 
 ROUNDED = 1e-2
-"""Largest difference of fp16 outputs, as a share of the encoder's largest value."""
+"""Tolerance of outputs in fp16, as a share of the encoder's largest value."""
 
 
 class Request(NamedTuple):

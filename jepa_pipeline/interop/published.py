@@ -91,11 +91,13 @@ def rename(published: Published, rules: Sequence[tuple[str, str]], drop: Sequenc
         drop: regular expressions of the names of tensors that are not part of the encoder.
 
     Raises:
-        UserError: no rule or drop knows a tensor.
+        UserError: no rule or drop knows a tensor, or two get one name.
     """
     renamed = dict[str, Tensor]()
     for name, tensor in published.tensors.items():
         new = next((re.sub(pattern, target, name) for pattern, target in rules if re.fullmatch(pattern, name)), None)
+        if new in renamed:
+            raise UserError(f"{published.path} holds two tensors for {new} of this network, one of them {name}: remove one")
         if new is not None:
             renamed[new] = tensor
         elif not any(re.fullmatch(pattern, name) for pattern in drop):

@@ -13,6 +13,7 @@ from jepa_pipeline.methods.jepa import JEPA, concatenate_views
 from jepa_pipeline.methods.level_inputs import LevelInputs
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.stack import Stack
 from jepa_pipeline.models.world_model import WorldModel
 
@@ -83,6 +84,9 @@ class HJEPA(Method):
     def after_optimizer_step(self, step: int, schedule_steps: int) -> None:
         for level in self.jepas:
             level.after_optimizer_step(step, schedule_steps)
+
+    def encoders_by_level(self) -> list[list[BaseEncoder]]:
+        return [encoders for level in self.jepas for encoders in level.encoders_by_level()]
 
     @property
     def export_kind(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -38,6 +38,10 @@ class Method(nn.Module, ABC):
         """Return the encoder to save, probe and export."""
         return self.encoder
 
+    def encoders_by_level(self) -> list[list[BaseEncoder]]:
+        """Return the encoders of each level, from the pixels up: the one that is trained, then its average if there is one."""
+        return [[module for module in self.modules() if isinstance(module, BaseEncoder)]]
+
     @property
     def widths(self) -> list[tuple[int, int]]:
         """Return the width of the features, and of the targets and predictions, for each level of the output."""

@@ -8,16 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import Architecture, EncoderConfig
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed
-from jepa_pipeline.models.positions import is_prefix, resize_pos_embed, sincos
+from jepa_pipeline.models.positions import is_prefix, resize_positions, sincos
 from jepa_pipeline.models.rotary import gather_rope, rope_table
 from jepa_pipeline.models.tokens import apply_masks
 from jepa_pipeline.models.transformer import LayerNorm, Transformer, causal_mask, init_weights, set_norm_eps, why_not_eps
-from timm.layers import resample_abs_pos_embed
 
 # timm's architecture to start from. All sizes are in model_args, so explicit sizes can start from any of them.
 TIMM_ARCHITECTURES: dict[Architecture | None, str] = {
@@ -151,12 +149,7 @@ class Encoder(BaseEncoder):
         return frames // tubelet, height // patch, width // patch
 
     def resize_positions(self, positions: Float[Tensor, "1 _ D"], grid: Grid) -> Float[Tensor, "1 _ D"]:
-        if grid == self.grid:
-            return positions
-        if self.config.modality.has_time:
-            return resize_pos_embed(positions, self.grid, grid)
-        # timm's own resampling for images: an exported encoder gives the same tokens at every size.
-        return resample_abs_pos_embed(positions, list(grid[1:]), list(self.grid[1:]), num_prefix_tokens=0)
+        return positions if grid == self.grid else resize_positions(positions, self.grid, grid, self.config.modality.has_time)
 
     def resize_rope(self, rope: Float[Tensor, "_ E"], grid: Grid) -> Float[Tensor, "_ E"]:
         if is_prefix(grid, self.grid):

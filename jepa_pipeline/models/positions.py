@@ -7,9 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.models.frequencies import position_frequencies
+from timm.layers import resample_abs_pos_embed
 
 
 def sincos(config: EncoderConfig, dim: int) -> Float[Tensor, "N {dim}"]:
@@ -51,6 +53,14 @@ def sincos_axes(grid: Grid, dims: tuple[int, int, int]) -> Float[Tensor, "N _"]:
     """Return time, row and column concatenated, each in its own number of channels."""
     axes = torch.meshgrid(*(torch.arange(steps) for steps in grid), indexing="ij")
     return torch.cat([sincos_1d(axis.flatten().float(), dim) for axis, dim in zip(axes, dims, strict=True)], dim=1)
+
+
+def resize_positions(positions: Float[Tensor, "1 _ D"], old: Grid, new: Grid, has_time: bool) -> Float[Tensor, "1 _ D"]:
+    """Return the positions of another grid of an image, or of a clip if there is time."""
+    if has_time:
+        return resize_pos_embed(positions, old, new)
+    # timm's own resampling for images: an exported encoder gives the same tokens at every size.
+    return resample_abs_pos_embed(positions, list(new[1:]), list(old[1:]), num_prefix_tokens=0)
 
 
 def resize_pos_embed(positions: Float[Tensor, "1 _ D"], old: Grid, new: Grid) -> Float[Tensor, "1 _ D"]:

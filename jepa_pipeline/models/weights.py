@@ -77,8 +77,22 @@ def load_encoder(folder: str | Path) -> BaseEncoder:
         UserError: there is no encoder; or its weights are not those that were written, not finite, or not those that its card
             describes: one is missing, left over or of another shape.
     """
-    card = check_weights(folder)
+    card, weights = read_weights(folder)
     encoder, path = build_encoder(card.encoder), encoder_folder(folder) / WEIGHTS
+    try:
+        encoder.timm_module().load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"{path} is damaged or not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}") from None
+    return encoder.requires_grad_(False).eval()
+
+
+def read_weights(folder: str | Path) -> tuple[EncoderCard, Weights]:
+    """Return the card and the weights of the encoder in a run folder or encoder folder.
+
+    Raises:
+        UserError: there is no encoder, or its weights are not those that were written, or not finite.
+    """
+    card, path = check_weights(folder), encoder_folder(folder) / WEIGHTS
     if card.sha256 is None:
         print_stderr(f"{path} was written by version {card.version} without a hash, so that damage to its weights would not show")
     weights = load_file(path)
@@ -86,11 +100,7 @@ def load_encoder(folder: str | Path) -> BaseEncoder:
         raise UserError(
             f"{path} holds NaN or infinite weights (first: {broken[0]}), whose features mean nothing: {REWRITE}, or train it again"
         )
-    try:
-        encoder.timm_module().load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{path} is damaged or not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}") from None
-    return encoder.requires_grad_(False).eval()
+    return card, weights
 
 
 def check_weights(folder: str | Path) -> EncoderCard:

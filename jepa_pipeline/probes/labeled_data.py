@@ -190,8 +190,15 @@ def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
     train, test = redact(train_set.location), redact(test_set.location)
     if kind != test_kind:
         raise UserError(f"{train} holds {kind} but {test} holds {test_kind}: name two sets of the same kind")
+    check_input(card, train_set)
+
+
+def check_input(card: EncoderCard, shards: Shards) -> None:
+    """Raise UserError if an encoder does not take the samples of a data set."""
+    kind, unit = shards.manifest.kind, card.encoder.modality.unit
     if kind not in card.encoder.modality.data_kinds:
-        unit = card.encoder.modality.unit
-        raise UserError(f"{card.name} takes {unit}, but {train} holds {kind}: probe it on {unit}, or probe an encoder of clips")
+        raise UserError(
+            f"{card.name} takes {unit}, but {redact(shards.location)} holds {kind}: name {unit}, or an encoder of clips"
+        )
     if kind == "videos" and card.clip is None:
         raise UserError(f"the card of {card.name} does not define the frames of a clip: add `clip` to it, as in ClipConfig")

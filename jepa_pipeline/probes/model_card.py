@@ -63,7 +63,7 @@ def front_matter(card: EncoderCard, library: str, tags: Sequence[str]) -> str:
 def describe_training(card: EncoderCard, has_recipe: bool) -> str:
     """Return how the weights came to be, as far as the card tells; without a run around it another program may have written it."""
     if card.source and card.step == 0:
-        notes = "".join(f" {note.rstrip('.')}." for note in card.source.notes)
+        notes = "".join(f" {note[0].upper()}{note[1:].rstrip('.')}." for note in card.source.notes)
         return f"jepa_pipeline did not train these weights: they are the {card.source.network} of {card.source.path}.{notes}"
     if card.step == 0:
         source = f"they are from {card.begun_from}" if card.begun_from else "its card does not say where they are from"

@@ -1,6 +1,8 @@
 """Confidence intervals of accuracies."""
 
 import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -23,6 +25,19 @@ def share_interval(share: float, trials: float | int) -> tuple[float, float]:
     center = (share + z2 / 2) / (1 + z2)
     spread = Z95 / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
     return max(0.0, center - spread), min(1.0, center + spread)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of a few normal values, such as accuracies of several seeds (Student 1908).
+
+    Raises:
+        ValueError: of a single value nothing is known.
+    """
+    from scipy.special import stdtrit  # takes a second
+
+    mean, spread = fmean(values), stdev(values) / math.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, 0.975)) * spread
+    return mean - reach, mean + reach
 
 
 def difference_interval(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from jepa_pipeline.cluster.records import JobRecord, read_records
 from jepa_pipeline.cluster.states import UNKNOWN, query_states
-from jepa_pipeline.config.encoder_card import EncoderCard, is_encoder, read_card
+from jepa_pipeline.config.encoder_card import CARD, EncoderCard, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.run import RunConfig, flatten
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.section import flatten
 from jepa_pipeline.files import STEP, read_json_lines
 from jepa_pipeline.redaction import redact_values
 from jepa_pipeline.results.levels import is_baseline, level_name, level_of
@@ -100,12 +101,26 @@ class RunSummary(NamedTuple):
 
 
 def summarize_runs(folders: Sequence[Path]) -> list[RunSummary]:
-    """Return a summary of each folder that has a configuration, was submitted or is an encoder's, in order and once."""
+    """Return a summary of each folder that has a configuration or was submitted, or is an encoder's, in order and once."""
     jobs = {folder: newest_job(folder) for folder in folders}
-    known = [folder for folder, job in jobs.items() if job is not None or (folder / "config.yaml").is_file() or is_encoder(folder)]
-    labels = run_labels(known)
+    labels = run_labels([folder for folder, job in jobs.items() if job is not None or is_run(folder) or is_encoder(folder)])
     states = job_states([job for job in jobs.values() if job is not None])  # one request to Slurm for all
     return [summarize_run(run, name, job := jobs[run], states.get(job.id, "") if job else "") for run, name in labels.items()]
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
+
+
+def is_encoder(folder: Path) -> bool:
+    """Return whether a folder is that of an encoder, as an import or an export writes it, and not of a run."""
+    if is_run(folder) or not (folder / CARD).is_file():
+        return False
+    try:
+        read_card(folder)
+    except UserError:  # of another library's weights
+        return False
+    return True
 
 
 def summarize_run(folder: Path, name: str, job: JobRecord | None, job_state: str) -> RunSummary:
@@ -115,12 +130,14 @@ def summarize_run(folder: Path, name: str, job: JobRecord | None, job_state: str
     rows, card = list[dict[str, Any]](), None
     with note_problem(problems):
         rows = read_json_lines(folder / "metrics.jsonl", STEP, problems.append)
-    if is_encoder(folder) or (folder / "encoder").exists():  # else there is no checkpoint yet
+    if (folder / "encoder").exists() or is_encoder(folder):  # else there is no checkpoint yet
         with note_problem(problems):
             card = read_card(folder)
     step = max([row["step"] for row in rows] + [card.step if card else 0])
     values = dict(flatten(redact_values(config.model_dump(mode="json")))) if config else {}
-    state = "imported" if config is None and card and card.source else run_state(folder, config, step, job_state)
+    state = run_state(folder, config, step, job_state)
+    if card is not None and is_encoder(folder):
+        state = "imported" if card.source else "encoder"
     accuracies = latest_accuracies(load_readable_reports(folder / "probes", problems), card)
     return RunSummary(name, folder, state, config, values, step, newest_metrics(rows), accuracies, problems)
 

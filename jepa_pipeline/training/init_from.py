@@ -1,197 +1,233 @@
-"""Initialization of a run with the networks of another one (init_from), as for a cooldown on longer clips."""
+"""Initialization of a run (init_from): with the networks of another run, or with an encoder folder.
+
+An encoder folder is that of a run, an export, or published weights that were imported.
+"""
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import Field
 from torch import Tensor
 
-from jepa_pipeline.config.errors import UserError, first_line
-from jepa_pipeline.config.removed import result_value
+from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard, read_card
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.run_path import give_run
-from jepa_pipeline.config.section import Section
-from jepa_pipeline.files import DamagedFile, atomic_write
-from jepa_pipeline.training.checkpoint import (
-    METHOD_PREFIX,
-    LoadedCheckpoint,
-    State,
-    latest_info,
-    list_checkpoints,
-    load_checkpoint,
-    load_info,
-    load_latest_intact,
-    unsharded,
-)
-from jepa_pipeline.training.collectives import run_on_rank_zero
-from jepa_pipeline.training.dcp_storage import LoadTargets, read_index
+from jepa_pipeline.config.views import ViewsConfig
+from jepa_pipeline.distributed import shard_like
+from jepa_pipeline.files import sha256_of
+from jepa_pipeline.methods.method import Method
+from jepa_pipeline.models.fit_weights import fit_weights, shapes_of
+from jepa_pipeline.models.weights import Weights, read_weights
+from jepa_pipeline.training.begun_from import InitialCheckpoint, read_initial_checkpoint, write_initial_checkpoint
+from jepa_pipeline.training.checkpoint import State, unsharded
+from jepa_pipeline.training.collectives import run_on_all_ranks, run_on_rank_zero
+from jepa_pipeline.training.dcp_storage import LoadTargets
+from jepa_pipeline.training.init_from_run import find_checkpoint, init_from_run
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.same_networks import check_same_architecture
 
-INITIAL_CHECKPOINT = "begun_from.json"
-NETWORK_KEYS = re.compile(r"method\.(levels\.\d+\.)?(encoder|predictor|projector)\.")
-MAY_DIFFER = ("image_size", "frames", "init_std", "init_depth_scaling", "mask_token_std")
-"""Keys of a network on which its trained weights do not depend."""
-
-
-class InitialCheckpoint(Section):
-    """The checkpoint whose networks a run was initialized with: begun_from.json in its folder."""
-
-    path: str = Field(description="The checkpoint.")
-    step: int = Field(description="Optimizer steps behind it.")
-    samples: int = Field(description="Samples its networks had seen.")
-    sha256: str = Field(description="SHA-256 of its files.")
+NAMED = 3
+"""Tensors that a refusal names."""
+COLOR_TOLERANCE = 1e-3
+"""Difference of means and deviations below which they are the same but for rounding."""
 
 
-def read_initial_checkpoint(run: Path) -> InitialCheckpoint | None:
-    """Return what a run was initialized with; None if with random weights."""
-    path = run / INITIAL_CHECKPOINT
-    return InitialCheckpoint.model_validate_json(path.read_text()) if path.is_file() else None
-
-
-def init_from_run(
-    module: Pretraining,
-    source: Path,
-    run: Path,
-    results: Mapping[str, Any],
-    log: Callable[[str], object],
-    targets: LoadTargets = unsharded,
-) -> State:
-    """Load the networks of another run's newest checkpoint. All processes must call it; the other run's folder stays as it is.
+def initialize(
+    module: Pretraining, source: Path, config: RunConfig, log: Callable[[str], object], targets: LoadTargets = unsharded
+) -> list[State]:
+    """Load what init_from names into a run. All processes must call it.
 
     Args:
-        module: of this run.
-        source: folder of the other run.
-        run: folder of this run.
-        results: the values of this run's configuration that can change what is computed, by dotted key.
+        module: of the run.
+        source: init_from.
+        config: of the run.
         log: called with sentences.
         targets: see `load_checkpoint`.
 
     Returns:
-        The optimizer's state: that of each parameter from the other run, the options from this one.
+        The optimizer's state in a list; an empty list after an encoder folder, which has none.
 
     Raises:
-        UserError: the other run has no checkpoint, not the one with which this run was initialized before, or other networks or
-            another optimizer.
+        UserError: there is neither a run nor an encoder, or it does not fit this run.
     """
-    info = run_on_rank_zero(lambda: latest_info(source / "checkpoints"))
-    if info is not None:  # before tensors are loaded into shards of this run's networks, where others would not fit
-        check_same_networks(info.results, results, source)
-    loaded = load_initial_checkpoint(source, run_on_rank_zero(lambda: read_initial_checkpoint(run)), log, targets)
-    tensors = loaded.state["module"]
-    state = {name.removeprefix(METHOD_PREFIX): value for name, value in tensors.items() if name.startswith(METHOD_PREFIX)}
-    own = module.method.state_dict()
-    shapes = {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
-    positions = check_same_shapes(shapes, {name: value.shape for name, value in own.items()}, source)
-    module.method.load_state_dict(state | {name: own[name] for name in positions}, strict=True)
-    info = loaded.info
-    initial = InitialCheckpoint(path=str(loaded.path), step=info.step, samples=info.samples, sha256=info.sha256)
-    run_on_rank_zero(lambda: atomic_write(run / INITIAL_CHECKPOINT, initial.model_dump_json(indent=1) + "\n"))
-    log(f"initialized with the networks of {loaded.path}, trained on {info.samples:,} samples")
-    groups = module.configure_optimizers().state_dict()["param_groups"]
-    return {"state": loaded.state["optimizer"]["state"], "param_groups": groups}
+    encoder = run_on_rank_zero(lambda: find_encoder(source))
+    if encoder is None:
+        return [init_from_run(module, source, config, log, targets)]
+    init_from_encoder(module, encoder, config, log)
+    return []
 
 
-def find_source(source: Path, results: Mapping[str, Any], build: Callable[[], Mapping[str, Tensor]]) -> Path:
-    """Return the checkpoint that would initialize a run, without reading its tensors; `init_from_run` checks their hashes too.
+def check_source(source: Path, config: RunConfig, build: Callable[[], Method]) -> str:
+    """Return a sentence on what would initialize a run; of another run's checkpoint no tensors are read.
 
     Args:
-        source: folder of the other run.
-        results: see `init_from_run`.
-        build: returns the state of this run's method, of which shapes are enough.
+        source: init_from.
+        config: of the run.
+        build: returns the run's method, of which shapes are enough.
 
     Raises:
-        UserError: as `init_from_run`.
+        UserError: as `initialize`.
     """
-    check_is_run(source)
-    info = latest_info(source / "checkpoints")
-    if info is not None:
-        check_same_networks(info.results, results, source)
-    reason = f"which holds no checkpoint: {give_run(source)}"
-    for checkpoint in reversed(list_checkpoints(source / "checkpoints")):
-        try:
-            found = read_index(checkpoint, set(load_info(checkpoint).files)).state_dict_metadata
-        except (DamagedFile, OSError) as error:
-            reason = f"where {checkpoint} is damaged ({first_line(error)}) and no other is left: name another run"
-            continue
-        prefix = f"module.{METHOD_PREFIX}"
-        shapes = {name.removeprefix(prefix): entry.size for name, entry in found.items() if name.startswith(prefix)}  # pyright: ignore[reportAttributeAccessIssue]
-        check_same_shapes(shapes, {name: value.shape for name, value in build().items()}, source)
-        return checkpoint
-    raise UserError(f"init_from is {source}, {reason}")
+    encoder = find_encoder(source)
+    if encoder is None:
+        return f"initialized with the networks of {find_checkpoint(source, config, build)}"
+    return "; ".join([f"initialized with the encoder of {encoder}", *check_encoder(encoder, config, build())])
 
 
-def check_is_run(source: Path) -> None:
-    """Raise UserError if init_from is not a folder."""
+def find_encoder(source: Path) -> Path | None:
+    """Return the encoder folder that init_from names; None if it names a run.
+
+    Raises:
+        UserError: it names neither.
+    """
     if re.match(r"[a-z0-9]+:/", str(source)):
         raise UserError(f"init_from is {source}, but it is read from a local folder: copy the run here and name its folder")
     if source.is_file():
-        raise UserError(f"init_from is {source}, which is a file: {give_run(source)}")
+        raise UserError(
+            f"init_from is {source}, which is a file: {give_run(source)}, or what `jepa import` makes of published weights"
+        )
     if not source.is_dir():
         raise UserError(f"init_from is {source}, but there is no such folder: {give_run(source)}")
-
-
-def check_same_shapes(saved: Mapping[str, torch.Size], own: Mapping[str, torch.Size], source: Path) -> set[str]:
-    """Refuse a state with other tensors or shapes than this run's method has; return the names of those that may differ."""
-    positions = {name for name in own if name.endswith("pos_embed")}  # not trained, and of another length for another grid
-    differing = sorted(name for name in (own.keys() | saved.keys()) - positions if own.get(name) != saved.get(name))
-    if differing:
-        raise UserError(
-            f"init_from is {source}, whose networks differ from this run's (first difference: {differing[0]}): make target, "
-            "regularizer, task and the number of masks the same"
-        )
-    return positions
-
-
-def load_initial_checkpoint(
-    source: Path, before: InitialCheckpoint | None, log: Callable[[str], object], targets: LoadTargets
-) -> LoadedCheckpoint:
-    """Load the newest checkpoint, or the one with which this run was initialized before it was killed."""
-    check_is_run(source)
-    checkpoints = source / "checkpoints"
-    if before is None:
-        loaded, damaged = load_latest_intact(checkpoints, lambda text: log(f"{text}: using the one before it"), targets)
-        if loaded is None and damaged:
-            raise UserError(f"init_from is {source}, where {list(damaged.values())[-1]} and no other is left: name another run")
-        if loaded is None:
-            raise UserError(f"init_from is {source}, which holds no checkpoint: {give_run(source)}")
-        return loaded
-    same = run_on_rank_zero(lambda: find_by_hash(checkpoints, before.sha256))
-    reason = f"is no longer in {source}"
-    if same is not None:
-        try:
-            return load_checkpoint(same, targets)
-        except DamagedFile as error:
-            reason = f"is damaged ({first_line(error)})"
+    if (source / "checkpoints").is_dir() or (source / "config.yaml").is_file():
+        return None
+    for folder in (source, source / "encoder"):  # as in a snapshot
+        if (folder / CARD).is_file() and (folder / WEIGHTS).is_file():
+            return folder
     raise UserError(
-        f"this run was initialized with {before.path}, which {reason}: copy it back, or delete this run's folder to use the "
-        "newest one"
+        f"init_from is {source}, which holds no checkpoint and no encoder ({CARD} and {WEIGHTS}): {give_run(source)}, or an "
+        "encoder folder"
     )
 
 
-def find_by_hash(folder: Path, sha256: str) -> Path | None:
-    """Return the checkpoint whose files have this hash; None if there is none."""
-    for checkpoint in list_checkpoints(folder):
-        with suppress(DamagedFile, OSError):  # of another one, which does not matter here
-            if load_info(checkpoint).sha256 == sha256:
-                return checkpoint
-    return None
+def init_from_encoder(module: Pretraining, folder: Path, config: RunConfig, log: Callable[[str], object]) -> None:
+    """Load an encoder into the encoder of a run and into its average; all else stays new. All processes must call it.
 
+    Args:
+        module: of the run.
+        folder: of the encoder, which stays as it is.
+        config: of the run.
+        log: called with sentences.
 
-def check_same_networks(source_results: Mapping[str, Any], results: Mapping[str, Any], source: Path) -> None:
-    """Refuse other networks, also where weights of the same shapes would not show it, and another optimizer."""
-    keys = {key for key in source_results.keys() | results.keys() if NETWORK_KEYS.match(key) and not key.endswith(MAY_DIFFER)}
-    values = {key: (result_value(source_results, key), result_value(results, key)) for key in sorted(keys | {"optim.name"})}
-    differing = [f"{key} is {there}, but here it is {here}" for key, (there, here) in values.items() if there != here]
-    methods = [values_of.get("method.name") for values_of in (source_results, results)]
-    if differing and methods[0] != methods[1]:
+    Raises:
+        UserError: the encoder is damaged, of another architecture, or not the one with which this run was initialized before.
+    """
+    card, weights = run_on_all_ranks(lambda: read_encoder(folder))
+    initial = describe_initial(folder, card)
+    before = run_on_rank_zero(lambda: read_initial_checkpoint(config.folder))
+    if before is not None and before.sha256 != initial.sha256:
         raise UserError(
-            f"init_from is {source}, where method.name is {methods[0]}, but here it is {methods[1]}, and their networks differ: "
-            f"name a run of {methods[1]}"
+            f"this run was initialized with {before.path}, whose SHA-256 is {before.sha256[:12]}..., but that of {folder} is "
+            f"{initial.sha256[:12]}...: copy it back, or delete this run's folder to begin with this one"
         )
+    fitted, notes = fit_levels(folder, card, weights, config, module.method)
+    for level, encoders in zip(fitted, module.method.encoders_by_level(), strict=False):
+        for encoder in encoders:
+            network = encoder.timm_module()
+            own = network.state_dict()
+            network.load_state_dict({name: shard_like(tensor, own[name]) for name, tensor in level.items()}, strict=True)
+    write_initial_checkpoint(config.folder, initial)
+    log(f"initialized with the encoder of {initial.describe()}: {describe_new(module.method, len(fitted))}")
+    for note in notes:
+        log(note)
+
+
+def check_encoder(folder: Path, config: RunConfig, method: Method) -> list[str]:
+    """Return sentences on what would be changed in an encoder that initializes a run. method: of the run, of which shapes count.
+
+    Raises:
+        UserError: as `init_from_encoder`.
+    """
+    card, weights = read_encoder(folder)
+    return fit_levels(folder, card, weights, config, method)[1]
+
+
+def read_encoder(folder: Path) -> tuple[EncoderCard, Weights]:
+    """Return card and weights of an encoder folder.
+
+    Raises:
+        UserError: it is none, as another library's is, or damaged.
+    """
+    try:
+        read_card(folder)
+    except UserError as error:
+        raise UserError(
+            f"init_from is {folder}, but {error}: make an encoder folder of another library's weights with `jepa import`"
+        ) from None
+    return read_weights(folder)
+
+
+def describe_initial(folder: Path, card: EncoderCard) -> InitialCheckpoint:
+    """Return what begun_from.json says of an encoder folder."""
+    origin = f"began from {card.begun_from}" if card.begun_from else None
+    if card.source is not None:
+        revision = f" at revision {card.source.revision}" if card.source.revision else ""
+        origin = (
+            f"was imported from {card.source.path}{revision} (license {card.source.license}, SHA-256 {card.source.sha256[:12]})"
+        )
+    sha256 = card.sha256 or sha256_of(folder / WEIGHTS)  # cards of earlier versions have none
+    return InitialCheckpoint(path=str(folder), step=card.step, samples=card.samples, sha256=sha256, origin=origin)
+
+
+def fit_levels(
+    folder: Path, card: EncoderCard, weights: Weights, config: RunConfig, method: Method
+) -> tuple[list[dict[str, Tensor]], list[str]]:
+    """Return the weights of each level of an encoder as a run's encoder takes them, and sentences on what was changed.
+
+    Raises:
+        UserError: it is of another architecture.
+    """
+    check_same_architecture(folder, card.encoder, config.method)
+    fitted, notes = list[dict[str, Tensor]](), list[str]()
+    levels = card.encoder.levels
+    for number, (saved, encoders) in enumerate(zip(levels, method.encoders_by_level(), strict=False)):
+        prefix = f"encoders.{number}." if card.encoder.is_stack else ""
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        level = fit_weights(own, saved, encoders[0])
+        check_fits(folder, level.weights, shapes_of(encoders[0]))
+        fitted.append(level.weights)
+        notes += [f"level {number + 1}: {note}" if len(levels) > 1 else note for note in level.notes]
+    return fitted, [*notes, *compare_colors(card, config.views)]
+
+
+def check_fits(folder: Path, weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of the run's encoder, tensor by tensor."""
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    differing = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
     if differing:
-        cure = "make it the same" if len(differing) == 1 else "make them the same"
-        more = f" and {len(differing) - 3} more keys differ" if len(differing) > 3 else ""
-        raise UserError(f"init_from is {source}, where {'; '.join(differing[:3])}{more}: {cure}")
+        named = [f"{name} is {size(shapes.get(name))}, but here it is {size(own.get(name))}" for name in differing[:NAMED]]
+        more = f", and {len(differing) - NAMED} more tensors differ" if len(differing) > NAMED else ""
+        raise UserError(
+            f"init_from is {folder}, whose network is another one: {'; '.join(named)}{more}: give method.encoder the values of its "
+            f"{CARD}"
+        )
+
+
+def size(shape: Any) -> str:
+    return "missing" if shape is None else f"{list(shape)}"
+
+
+def compare_colors(card: EncoderCard, views: ViewsConfig) -> list[str]:
+    """Return a sentence if the run normalizes pixels otherwise than the encoder's training did."""
+    pairs = [*zip((*card.mean, *card.std), (*views.mean, *views.std), strict=False)]
+    if len(card.mean) != len(views.mean) or all(abs(there - here) <= COLOR_TOLERANCE for there, here in pairs):
+        return []
+    mean, std = (f"[{', '.join(f'{value:g}' for value in values)}]" for values in (card.mean, card.std))
+    return [
+        f"warning: that encoder was trained on pixels normalized with other values than views.mean and views.std: set "
+        f"'views.mean={mean}' 'views.std={std}' to begin where it ended"
+    ]
+
+
+def describe_new(method: Method, levels: int) -> str:
+    """Return what of a method has the encoder's weights, and what is new."""
+    by_level = method.encoders_by_level()
+    taken = {id(parameter) for encoders in by_level[:levels] for one in encoders for parameter in one.parameters()}
+    new = dict[str, None]()
+    for name, parameter in method.named_parameters():
+        if id(parameter) not in taken and parameter.requires_grad:
+            first, *rest = name.split(".")
+            new[f"level {int(rest[0]) + 1}'s {rest[1]}" if first == "levels" else first] = None
+    networks = "encoder and target have" if len(by_level[0]) > 1 else "the encoder has"
+    return f"{networks} its weights; {', '.join(new)} and the moments of the optimizer are new"

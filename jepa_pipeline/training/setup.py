@@ -15,8 +15,8 @@ from jepa_pipeline.data.media import check_kind, check_motion
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.redaction import redact
+from jepa_pipeline.training.begun_from import read_initial_checkpoint
 from jepa_pipeline.training.checkpoint import CheckpointInfo
-from jepa_pipeline.training.init_from import read_initial_checkpoint
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.processes import Rendezvous
 from jepa_pipeline.version import __version__
@@ -111,7 +111,7 @@ def build_card(config: RunConfig, method: Method, data_hash: str) -> EncoderCard
         clip=config.views.clip if config.method.encoder.modality.has_time else None,
         mean=config.views.mean,
         std=config.views.std,
-        begun_from=None if initial is None else f"{initial.path} ({initial.samples:,} samples, SHA-256 {initial.sha256[:12]})",
+        begun_from=initial and initial.describe(),
         name=config.name,
         method=config.method.name,
         kept=method.export_kind,

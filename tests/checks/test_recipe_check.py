@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from rich.console import Console
 from typer.testing import CliRunner
@@ -18,13 +19,16 @@ from jepa_pipeline.commands.doctor import check_once
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.models.weights import read_weights, save_weights
 
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture
-def trained(tiny):
-    return pretrain(tiny("name=first", "optim.total_samples=16", "optim.warmup_samples=0"), QUIET)
+@pytest.fixture(scope="module")
+def trained(tiny_below, tmp_path_factory):
+    """A finished run; tests that change it copy it."""
+    folder = tmp_path_factory.mktemp("trained")
+    return pretrain(tiny_below(folder, "name=first", "optim.total_samples=16", "optim.warmup_samples=0"), QUIET)
 
 
 def refusals(config):
@@ -42,7 +46,7 @@ def refusals(config):
     [
         ("vitl.pt", [], "which is a file: give a run folder, such as runs/NAME"),
         ("nowhere", [], "but there is no such folder: give a run folder"),
-        ("first/encoder", [], "which holds no checkpoint: give the run folder around it"),
+        ("first/checkpoints", [], "which holds no checkpoint and no encoder .*: give the run folder around it"),
         ("first", ["method.encoder.depth=3"], "where method.encoder.depth is 2, but here it is 3: make it the same"),
         (
             "first",
@@ -73,6 +77,103 @@ def test_an_init_from_that_cannot_work_is_refused_by_all_with_one_sentence(tiny,
     assert len(set(said)) == 1, said
     assert re.search(sentence, said[0]) and str(place) in said[0]
     assert not (config.folder / "checkpoints").exists()
+
+
+def spoil_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"cut off")
+
+
+def spoil_card(folder):
+    (folder / "config.json").write_text('{"model_type": "vit", "hidden_size": 24}')
+
+
+def lose_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def reshape(folder):
+    """Weights of another shape than those that the card describes."""
+    card, weights = read_weights(folder)
+    save_weights(folder, {**weights, "norm.weight": torch.ones(7)}, card)
+
+
+def rename(folder):
+    card, weights = read_weights(folder)
+    save_weights(folder, {name.replace("blocks.1.", "blocks.7."): value for name, value in weights.items()}, card)
+
+
+def break_numbers(folder):
+    card, weights = read_weights(folder)
+    save_weights(folder, {**weights, "norm.weight": torch.full((24,), torch.nan)}, card)
+
+
+BACKBONE = "projector: {hidden: [8], out: 4}}"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "overrides", "sentence"),
+    [
+        (spoil_weights, [], "model.safetensors is not what was written .*: copy both files again"),
+        (
+            spoil_card,
+            [],
+            "config.json is not an encoder's card: .*: make an encoder folder of another library's weights with `jepa import`",
+        ),
+        (lose_weights, [], "holds no checkpoint and no encoder .*: give the run folder around it"),
+        (reshape, [], r"norm.weight is \[7\], but here it is \[24\]: give method.encoder the values of its config.json"),
+        (rename, [], r"blocks.1.attn.proj.bias is missing, but here it is \[24\]; .* and 21 more tensors differ"),
+        (break_numbers, [], "holds NaN or infinite weights .*first: norm.weight"),
+        (None, ["method.encoder.depth=3"], "where method.encoder.depth is 2, but here it is 3: make it the same"),
+        (None, ["method.encoder.num_heads=4"], "where method.encoder.num_heads is 2, but here it is 4: make it the same"),
+        (
+            None,
+            ["method.encoder.positions=rope", "method.encoder.num_heads=3"],
+            "num_heads is 2, .*positions is sincos, .*: make them the same",
+        ),
+        (
+            None,
+            ["method={name: vicreg, encoder: {timm: resnet18, image_size: 16}, " + BACKBONE, "views.crops=[{count: 2}]"],
+            "which is ViT 24 x 2, .* but method.encoder of vicreg is resnet18.*: name an encoder of that kind",
+        ),
+        (
+            None,
+            [
+                "method.name=vjepa2",
+                "method.encoder={image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2}",
+                "method.masks=[{name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.2, target_keep: 0.3}]",
+            ],
+            "an encoder of images, but this run trains on clips: name an encoder of clips",
+        ),
+    ],
+)
+def test_an_encoder_that_cannot_work_is_refused_by_all_with_one_sentence(tiny, trained, tmp_path, spoil, overrides, sentence):
+    folder = shutil.copytree(trained, tmp_path / "copy", symlinks=True) / "encoder"
+    if spoil:
+        spoil(folder)
+    config = tiny(*overrides, f"init_from={folder}")
+    said = list(refusals(config))
+    assert len(set(said)) == 1, said
+    assert re.search(sentence, said[0]) and str(folder) in said[0] and "\n" not in said[0]
+    assert not config.folder.exists()
+
+
+def test_an_encoder_that_works_is_let_through_with_what_is_fitted(tiny, trained, tmp_path):
+    snapshot = tmp_path / "snapshot"
+    shutil.copytree(trained / "encoder", snapshot / "encoder")
+    for place in (trained / "encoder", snapshot):
+        (result,) = check_init_from(tiny(f"init_from={place}", "method.encoder.image_size=24"))
+        assert (
+            result.level == "ok" and "a grid of 6x6 tokens in place of 4x4: sine-cosine positions are computed anew" in result.text
+        )
+
+
+def test_a_run_without_checkpoints_is_not_taken_for_its_encoder(tiny, trained, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("checkpoints"))
+    for said in refusals(tiny(f"init_from={copy}")):
+        assert (
+            said
+            == f"init_from is {copy}, which holds no checkpoint: name {copy}/encoder to begin with its encoder alone, or another run"
+        )
 
 
 def test_an_init_from_that_works_is_let_through(tiny, trained):

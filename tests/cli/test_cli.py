@@ -49,6 +49,7 @@ def jepa(*arguments, cwd=None):
         "masks preview",
         "views preview",
         "energy",
+        "embed",
         "shards demo",
         "shards demo-video",
         "shards demo-scales",

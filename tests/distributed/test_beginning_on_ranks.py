@@ -1,12 +1,15 @@
 """Several processes begin with the networks of another run, whose folder stays as it is; and a disk refuses them."""
 
 import pytest
+import torch
 
 from jepa_pipeline.commands.pretrain import pretrain
-from jepa_pipeline.training import init_from as beginning
+from jepa_pipeline.training import begun_from as beginning
+from jepa_pipeline.training.begun_from import read_initial_checkpoint
 from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest
-from jepa_pipeline.training.init_from import read_initial_checkpoint
 
+STILL = ["optim={batch_size_global: 8, total_samples: 8, warmup_samples: 0, lr: 1e-20, start_lr: 0, final_lr: 0, weight_decay: 0}"]
+STILL += ["method.ema=[1.0, 1.0]"]  # one step changes nothing: Adam makes the last bits of a vanishing gradient visible
 SHORT = "optim={batch_size_global: 8, total_samples: 16, warmup_samples: 0}"
 
 
@@ -50,6 +53,26 @@ def test_what_it_began_with_is_written_by_one(tiny, on_processes):
     assert (
         read_initial_checkpoint(second.folder).step == 2 and load_latest(second.folder / "checkpoints", pytest.fail).info.step == 2
     )
+
+
+@pytest.fixture(scope="module")
+def other_patches(tiny_below, tmp_path_factory):
+    """A run on images and patches twice as large as those of the tests."""
+    larger = ["method.encoder.image_size=32", "method.encoder.patch_size=8"]
+    return pretrain(tiny_below(tmp_path_factory.mktemp("larger"), SHORT, *larger, "name=larger"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("source", [".", "encoder"])
+def test_several_processes_begin_with_fitted_weights_as_one_does(tiny, on_processes, other_patches, source, strategy):
+    """Also where each of them holds a shard of what is resampled, and the moments of the others."""
+    given = [*STILL, f"init_from={other_patches / source}"]
+    one = load_latest(pretrain(tiny(*given, "name=one")) / "checkpoints", pytest.fail).state["module"]
+    several = tiny(*given, "name=several", f"trainer.strategy={strategy}")
+    assert on_processes(several, 2) == [0, 0]
+    state = load_latest(several.folder / "checkpoints", pytest.fail).state["module"]
+    assert state.keys() == one.keys()
+    assert all(torch.allclose(state[name], one[name], atol=1e-7) for name in one)
 
 
 def test_no_room_for_the_encoder_is_said_in_a_sentence(tiny, on_processes, capfd):

@@ -13,9 +13,12 @@ from torch.nn import functional as F
 from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.weights import load_encoder, read_card
+from jepa_pipeline.probes.evaluate import build_eval_loader
 
 SIZES = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 4.0}
 CLIP = {"image_size": 12, "frames": 4, "tubelet_size": 2}
@@ -276,6 +279,12 @@ def test_vjepa21_images_are_clips_of_one_frame(imported_21):
     encoder, image = load_encoder(imported_21[0]), torch.randn(2, 3, 32, 32)
     assert torch.equal(encoder(image), encoder(image[:, :, None]))
     assert encoder(image).shape == (2, 4, 24)
+
+
+def test_vjepa21_is_evaluated_on_images_as_clips_of_one_frame(imported_21, shards):
+    card = read_card(imported_21[0])
+    loader = build_eval_loader(Shards(str(shards / "test")), card, ProbeConfig.model_validate({"workers": 0}), 1, 1, 0)
+    assert next(iter(loader.load([[0, 1]]))).views[0].shape == (2, 3, 1, 32, 32)
 
 
 def test_vjepa21_takes_the_average_and_says_so(imported_21):

@@ -195,6 +195,8 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path):
     refuse(configure(vit, hidden_act="tanh"), "have the activation tanh, but only gelu, ")
     refuse(configure(vit, hidden_act="gelu", num_attention_heads=2, num_hidden_layers=2) / "nothing", "there is no ")
     refuse(change(vit, extra=torch.ones(2)), r"holds extra of shape \[2\], which is no tensor of this network")
+    newer = {"layers.0.mlp.fc1.weight": torch.ones(40, 24)}
+    refuse(change(write(tmp_path / "both", make("vit")), **newer), "holds two tensors for blocks.0.mlp.fc1.weight of this network")
     key = "encoder.layer.1.attention.attention.key.weight"
     refuse(change(ijepa, drop=key), f"holds no {key}, which this network needs")
     refuse(change(ijepa, **{key: torch.ones(24, 24), "layernorm.bias": torch.ones(23)}), r"norm.bias in .* has the shape \[23\]")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jepa_pipeline.results.confidence_interval import Z95, difference_interval, wilson_interval
+from jepa_pipeline.results.confidence_interval import Z95, difference_interval, mean_interval, wilson_interval
 
 
 def test_known_values():
@@ -16,6 +16,14 @@ def test_known_values():
 def test_the_ends_of_the_interval_satisfy_its_definition():
     for end in wilson_interval(843, 1000):
         assert abs(0.843 - end) / math.sqrt(end * (1 - end) / 1000) == pytest.approx(Z95)
+
+
+def test_means_have_students_intervals():
+    """The reach of three values with deviation 1: his 4.303 over the root of 3."""
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="at least two"):
+        mean_interval([0.5])
 
 
 def test_differences_have_newcombes_intervals():

@@ -9,7 +9,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.weights import load_encoder, read_card
 from jepa_pipeline.training.checkpoint import load_latest
-from jepa_pipeline.training.init_from import init_from_run
+from jepa_pipeline.training.init_from_run import init_from_run
 from jepa_pipeline.training.module import Pretraining
 
 VIDEO = [
@@ -161,7 +161,7 @@ def test_only_the_moments_come_from_there(tiny):
     config = tiny(*VIDEO, "optim.betas=[0.5, 0.6]", f"init_from={first}", "name=second")
     module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
     config.folder.mkdir()
-    state = init_from_run(module, first, config.folder, config.results(), print)
+    state = init_from_run(module, first, config, print)
     optimizer = module.configure_optimizers()
     optimizer.load_state_dict(state)
     assert all(group["betas"] == (0.5, 0.6) for group in optimizer.param_groups)
@@ -179,7 +179,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_with_the_same_again(tin
 
     def begin():
         module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
-        init_from_run(module, first, config.folder, config.results(), print)
+        init_from_run(module, first, config, print)
         return module.method.encoder.norm.weight.clone()
 
     config.folder.mkdir()
@@ -202,7 +202,7 @@ def test_another_runs_folder_is_never_changed(tiny):
         config = tiny(*VIDEO, f"init_from={first}", f"name={name}")
         config.folder.mkdir(exist_ok=True)
         module = Pretraining(build_method(config.method), config.optim, config.views, config.seed)
-        init_from_run(module, first, config.folder, config.results(), told.append)
+        init_from_run(module, first, config, told.append)
 
     begin("second")
     assert "step-00000004 is damaged" in told[0] and told[0].endswith("using the one before it")

@@ -1,0 +1,184 @@
+"""`jepa embed`: an encoder's features of every image or video, as a file."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from rich.progress import Progress
+
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.level import Level
+from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.local_files import require_files
+from jepa_pipeline.data.manifest import MANIFEST
+from jepa_pipeline.data.media_files import MediaFiles
+from jepa_pipeline.data.remote import is_remote
+from jepa_pipeline.data.shards import Shards
+from jepa_pipeline.probes.embed import Embedding, FeatureKind, embed_batches
+from jepa_pipeline.probes.evaluate import FrozenEncoder, build_eval_loader, load_frozen
+from jepa_pipeline.probes.feature_extractors import FeatureExtractor
+from jepa_pipeline.probes.feature_file import check_file, write_features
+from jepa_pipeline.probes.feature_rows import FeatureRows, unfinished_rows
+from jepa_pipeline.probes.features import compute_device
+from jepa_pipeline.probes.labeled_data import check_input
+from jepa_pipeline.redaction import redact
+from jepa_pipeline.results.levels import level_name
+from jepa_pipeline.version import __version__
+
+NAMED = 5
+"""Damaged samples that are printed."""
+
+
+def embed(
+    run: str | Path,
+    data: str | Path,
+    out: str | Path,
+    kind: str = "last",
+    level: Level | None = None,
+    segments: int = 2,
+    device: str | None = None,
+    batch_size: int = 256,
+    workers: int = 2,
+) -> Path:
+    """Write an encoder's features of every sample of a data set, in order, and return the path of the file.
+
+    Args:
+        run: a run folder, one of its snapshots, or an encoder folder.
+        data: a folder of images or videos, or the folder or URL of shards.
+        out: a .parquet or .npy file.
+        kind: "last" or "last4", as probes call them.
+        level: of a stack; default: all levels, concatenated.
+        segments: clips per video.
+        device: of torch; default: a GPU if there is one.
+        batch_size: images, or frames of all clips, per forward pass.
+        workers: data workers.
+
+    Raises:
+        UserError: there is no encoder or no data, they do not belong together, or the file cannot be written.
+    """
+    out, kind = Path(out), check_kind(kind)
+    check_file(out)
+    chosen = choose_device(device)
+    frozen, shards = load_frozen(Path(run), level), open_samples(str(data))
+    check_input(frozen.card, shards)
+    config = ProbeConfig.model_validate({"batch_size": batch_size, "workers": workers, "segments": segments})
+    loader = build_eval_loader(shards, frozen.card, config, segments, 1, 0)
+    level = (frozen.level or "all") if frozen.card.encoder.is_stack else None
+    embedding = build_embedding(frozen, level, kind, chosen)
+    about = {"features": kind, "level": level, "segments": segments if shards.manifest.kind == "videos" else 1}
+    plan = {
+        **about,
+        "encoder": frozen.weights_hash,
+        "data": f"{redact(shards.location)} {shards.fingerprint()}",
+        "batch_size": batch_size,
+        "device": chosen.type,
+        "version": __version__,
+    }
+    with unfinished_rows(out, plan) as rows:
+        with Progress() as progress:
+            task = progress.add_task("features", total=loader.samples, completed=rows.done)
+            for batch, features in embed_batches(embedding, shards, loader, -(-rows.done // loader.batch_size)):
+                rows.add(batch, features)
+                progress.update(task, completed=rows.done)
+        report_damage(rows, shards)
+        written = write_features(out, rows, describe(about, frozen, shards, rows))
+    print_plain(None, f"{rows.done:,} rows of {rows.width} values, written to {', '.join(map(str, written))}")
+    return out
+
+
+def check_kind(kind: str) -> FeatureKind:
+    for name in get_args(FeatureKind):
+        if kind == name:
+            return name
+    raise UserError(f"--features {kind} is unknown: give {' or '.join(get_args(FeatureKind))}")
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name is None:
+        return compute_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is unknown: give cpu, cuda or cuda:NUMBER") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is neither a CPU nor a CUDA GPU: give cpu, cuda or cuda:NUMBER")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices: give another, or cpu")
+    return device
+
+
+def open_samples(data: str) -> Shards:
+    """Return the samples of a data set or of a folder of files.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = Path(data)
+    if is_remote(data) or (folder / MANIFEST).is_file():
+        shards = Shards(data)
+        require_files(data, shards.manifest)
+        return shards
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "is not there"
+        raise UserError(f"{data} {found}: name a folder of images or videos, or the folder or URL of shards")
+    if parts := sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")):
+        raise UserError(f"{data} holds {len(parts)} sets of shards, such as {parts[0]}: name one of them")
+    samples = MediaFiles(folder)
+    for note in samples.notes:
+        print_plain(None, note)
+    return samples
+
+
+def build_embedding(frozen: FrozenEncoder, level: Level | None, kind: FeatureKind, device: torch.device) -> Embedding:
+    """Return what is computed, on a device: for a stack the features of a level, or of all levels concatenated."""
+    card, encoder = frozen.card, frozen.encoder.to(device).eval()
+    if level is None:
+        return Embedding(card, FeatureExtractor(encoder), card.kept, kind, device)
+    name = level_name(level)
+    return Embedding(card, FeatureExtractor(encoder.read_level(level), levels={name: level}), name, kind, device)
+
+
+def report_damage(rows: FeatureRows, shards: Shards) -> None:
+    """Print how many samples are damaged, and the first of them.
+
+    Raises:
+        UserError: all are.
+    """
+    if not rows.damaged:
+        return
+    if rows.damaged == rows.done:
+        first = next(row.error for batch, _, _ in rows.lines() for row in batch)
+        raise UserError(f"none of the {rows.done:,} samples of {redact(shards.location)} can be used: {first}")
+    errors = [row.error for batch, _, _ in rows.lines() for row in batch if row.error is not None]
+    print_plain(None, f"{rows.damaged:,} of {rows.done:,} samples are damaged: their rows have an error and no features")
+    for error in errors[:NAMED]:
+        print_plain(None, f"  {error}")
+
+
+def describe(about: dict[str, Any], frozen: FrozenEncoder, shards: Shards, rows: FeatureRows) -> dict[str, Any]:
+    """Return the metadata of the file: what the features are, of which encoder, with which preprocessing, and of which data."""
+    card, classes = frozen.card, shards.manifest.classes
+    crop = {"size": card.encoder.image_size, "crop": "center", "interpolation": "bicubic", "antialias": True}
+    frames = {"frames": card.encoder.frames, "clip": card.clip and card.clip.model_dump(mode="json")}
+    return {
+        **about,
+        "width": rows.width,
+        "encoder": card.model_dump(mode="json"),
+        "sha256": card.sha256,
+        "weights_hash": frozen.weights_hash,
+        "preprocessing": {**crop, **(frames if card.encoder.modality.has_time else {}), "mean": card.mean, "std": card.std},
+        "data": {
+            "location": redact(shards.location),
+            "hash": shards.fingerprint(),
+            "samples": rows.done,
+            "damaged": rows.damaged,
+            "classes": classes,
+        },
+        "version": __version__,
+    }

@@ -1,0 +1,46 @@
+"""The programs in examples/ run, and show what they claim to show."""
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from jepa_pipeline.config.encoder_card import read_card
+from jepa_pipeline.results.confidence_interval import mean_interval
+from jepa_pipeline.results.probe_report import load_reports
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load_example(name):
+    spec = spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp_path, capsys):
+    """One table: three seeds each, at equal samples, with intervals."""
+    example = load_example("from_published_weights")
+    example.NETWORKS[:] = [
+        "method.encoder={image_size: 24, patch_size: 4, embed_dim: 24, depth: 1, num_heads: 2}",
+        "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
+        "optim={batch_size_global: 8, warmup_samples: 0}",
+    ]
+    example.main(tmp_path, published_samples=16, samples=8, images=50, domain_images=100)
+    said = capsys.readouterr().out
+    assert "initialized with the encoder of" in said and "predictor and the moments of the optimizer are new" in said
+    rows = {row["run"]: row for row in json.loads((tmp_path / "table.json").read_text())}
+    assert {name: row["seeds"] for name, row in rows.items()} == {"adapted": [0, 1, 2], "scratch": [0, 1, 2], "published": [None]}
+    for name in ("adapted", "scratch"):
+        (linear,) = [found for found in rows[name]["probes"] if found["column"] == "linear"]
+        reports = [load_reports(tmp_path / f"runs/{name}-{seed}/probes")[0] for seed in range(3)]
+        assert linear["values"] == [report.headlines("target")[0].top1 for report in reports]
+        assert linear["ci95"] == pytest.approx(mean_interval(linear["values"]))
+    text = (tmp_path / "table.md").read_text()
+    assert all(f"| {name} | {seeds} |" in text for name, seeds in (("adapted", 3), ("scratch", 3), ("published", 1)))
+    assert "of the mean over seeds (Student's t)" in text and text.count("–") >= 3
+    cards = {name: read_card(tmp_path / f"runs/{name}-0") for name in ("adapted", "scratch")}
+    assert cards["adapted"].samples == cards["scratch"].samples == 8, "at equal samples"
+    assert str(tmp_path / "published") in cards["adapted"].begun_from and cards["scratch"].begun_from is None
