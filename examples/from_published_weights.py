@@ -27,25 +27,33 @@ from jepa_pipeline.synthetic.shapes import CLASSES, generate_shapes
 
 RECIPE = Path(__file__).parents[1] / "configs/debug/ijepa.yaml"
 NETWORKS = [
-    "method.encoder={image_size: 24, patch_size: 4, embed_dim: 96, depth: 4, num_heads: 3}",
+    "method.encoder={image_size: 32, patch_size: 4, embed_dim: 96, depth: 4, num_heads: 3}",
     "method.predictor={embed_dim: 48, depth: 2, num_heads: 3}",
-    "optim.batch_size_global=64",
-    "optim.warmup_samples=0",
+    "method.masks={num_targets: 4, target_scale: [0.14, 0.15], context_keep: 0.3125}",
+    "method.ema=[0.99, 1.0]",
+    "views={crops: [{scale: [0.5, 1.0]}], mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}",
+    "optim={batch_size_global: 64, lr: 1e-3, start_lr: 1e-4, final_weight_decay: 0.1}",
 ]
+"""As `jepa quickstart` trains."""
 SEEDS = (0, 1, 2)
 PROBE = ProbeConfig.model_validate({"workers": 0})
 
 
 def make_domain(folder: Path, images: int, seed: int) -> None:
-    """Write images of the shapes in a folder for each: gray, dark and noisy, as from another camera."""
+    """Write images of the shapes in a folder for each: gray, inverted, dark and noisy, as from another camera."""
     generator = np.random.default_rng(seed)
     for number, (image, label) in enumerate(generate_shapes(images, 40, seed)):
         pixels = np.asarray(image.convert("L"), np.float32)
-        gains = generator.uniform(0.1, 0.4, 3)
-        noisy = 255 - (255 - pixels)[..., None] * gains + generator.normal(0, 25, (*pixels.shape, 3)) - 150
+        gains = generator.uniform(0.4, 0.6, 3)
+        noisy = (255 - pixels)[..., None] * gains + generator.normal(0, 12, (*pixels.shape, 3))
         place = folder / CLASSES[label]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place / f"{number:05d}.png")
+
+
+def length(samples: int) -> list[str]:
+    """Return the overrides for a run of so many samples."""
+    return [f"optim.total_samples={samples}", f"optim.warmup_samples={samples // 10}"]
 
 
 def main(
@@ -65,12 +73,12 @@ def main(
     build(work / "images", work / "domain", split=0.5)
 
     common = [*NETWORKS, f"output={work / 'runs'}"]
-    first = [f"data.train={work / 'shapes/train'}", f"optim.total_samples={published_samples}", "name=published"]
+    first = [f"data.train={work / 'shapes/train'}", *length(published_samples), "name=published"]
     shutil.copytree(pretrain(load_config(RECIPE, [*common, *first])) / "encoder", work / "published")
 
     runs = []
     for seed in SEEDS:
-        given = [*common, f"data.train={work / 'domain/train'}", f"optim.total_samples={samples}", f"seed={seed}"]
+        given = [*common, f"data.train={work / 'domain/train'}", *length(samples), f"seed={seed}"]
         runs += [
             pretrain(load_config(RECIPE, [*given, f"name=adapted-{seed}", f"init_from={work / 'published'}"])),
             pretrain(load_config(RECIPE, [*given, f"name=scratch-{seed}"])),

@@ -27,7 +27,7 @@ def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp
     example.NETWORKS[:] = [
         "method.encoder={image_size: 24, patch_size: 4, embed_dim: 24, depth: 1, num_heads: 2}",
         "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
-        "optim={batch_size_global: 8, warmup_samples: 0}",
+        "optim.batch_size_global=8",
     ]
     example.PROBE = ProbeConfig(workers=0, iterations=2, weight_decay=(0.01,), features=("last",), protocols=("linear",))
     example.main(tmp_path, published_samples=16, samples=8, images=50, domain_images=100)
