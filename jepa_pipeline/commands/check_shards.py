@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import computed_field
 
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import mean_and_std
 from jepa_pipeline.data.manifest import Manifest, locate_tars, read_manifest
 from jepa_pipeline.data.summary import (
@@ -49,8 +50,8 @@ class PartReport(Section):
     classes: dict[str, int] | None
     shorter_side: Range | None
     videos: VideoStats | None
-    mean: RGB | None
-    std: RGB | None
+    mean: PerChannel | None
+    std: PerChannel | None
     lost: str | None = None
 
 

@@ -94,7 +94,8 @@ def refuse_secrets(folder: Path) -> None:
 def parity_batch(encoder: BaseEncoder, to: str) -> dict[str, Tensor]:
     """Return normalized noise as images or clips, and the encoder's outputs for it."""
     config = encoder.config
-    shape = (CLIPS, 3, config.frames) if config.modality.has_time else (IMAGES, 3)
+    channels = config.in_channels
+    shape = (CLIPS, channels, config.frames) if config.modality.has_time else (IMAGES, channels)
     pixels = torch.randn(*shape, config.image_size, config.image_size, generator=torch.Generator().manual_seed(0))
     outputs = jepa_outputs(encoder, pixels)
     if to == "timm":  # under the names of timm's methods; its users read both

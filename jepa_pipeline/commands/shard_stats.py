@@ -12,7 +12,8 @@ from jaxtyping import Float64
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
 from jepa_pipeline.data.remote import is_remote
@@ -50,8 +51,8 @@ class Contents(Section):
     videos: VideoStats | None
     left_out: int
     lost: str | None = None
-    mean: RGB | None
-    std: RGB | None
+    mean: PerChannel | None
+    std: PerChannel | None
 
 
 def stats(folder: str | Path, *, workers: int | None = None, json: bool = False) -> list[Contents]:

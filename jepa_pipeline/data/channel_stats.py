@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image, ImageStat
 
-from jepa_pipeline.config.section import RGB
+from jepa_pipeline.config.pixel_format import PerChannel
 
 DIM = 64
 """Level of 8-bit images, a quarter of their range, that 16-bit images should reach."""
@@ -39,8 +39,8 @@ class DeepRange:
 class ChannelStats(NamedTuple):
     """Mean of an image's channels and of their squares, on pixels scaled to 0..1. They add up over images."""
 
-    mean: RGB
-    square: RGB
+    mean: PerChannel
+    square: PerChannel
 
 
 def compute_channel_stats(image: Image.Image) -> ChannelStats:
@@ -52,7 +52,7 @@ def compute_channel_stats(image: Image.Image) -> ChannelStats:
     return ChannelStats((red, green, blue), (reds, greens, blues))
 
 
-def mean_and_std(total: Float64[np.ndarray, "2 3"], images: int) -> tuple[RGB, RGB]:
+def mean_and_std(total: Float64[np.ndarray, "2 3"], images: int) -> tuple[PerChannel, PerChannel]:
     """Return mean and standard deviation of the given number of images, from the sum of their statistics."""
     mean, square = total / images
     std = np.sqrt(np.maximum(square - mean**2, 0))  # rounding can leave less than nothing of an even color

@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.remote import MANIFEST_BYTES, is_remote, join_url, read_bytes
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import PARTIAL, atomic_write
@@ -67,11 +68,11 @@ class Manifest(Section):
     )
     made: dict[str, str | int | float | None] = Field(description="How the shards were made.")
     skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
-    mean: RGB | None = Field(
+    mean: PerChannel | None = Field(
         None,
         description="Mean of the images' channels on pixels scaled to 0..1; each counts the same; of a video, the first frame.",
     )
-    std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
+    std: PerChannel | None = Field(None, description="Standard deviation of the same pixels.")
 
     @property
     def member(self) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jepa_pipeline.batch import DeferredCrops
 from jepa_pipeline.config.crop import CropConfig, Resampling
-from jepa_pipeline.config.section import RGB
+from jepa_pipeline.config.pixel_format import PerChannel
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, augment, derive_color_ops, pack
 from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop
@@ -195,7 +195,7 @@ def center_view(image: Image.Image, image_size: int) -> UInt8[np.ndarray, "C H W
     return resized_crop(image, make_box((image.width - side) // 2, (image.height - side) // 2, side, side), image_size)
 
 
-def normalize(pixels: Num[Tensor, "B C *T H W"], mean: RGB, std: RGB) -> Float[Tensor, "B C *T H W"]:
+def normalize(pixels: Num[Tensor, "B C *T H W"], mean: PerChannel, std: PerChannel) -> Float[Tensor, "B C *T H W"]:
     """Return pixels of 0..255 scaled to 0..1, less mean, over std, in fp32; called on the device, after the transfer."""
     shift, scale = channel_factors(mean, std, pixels.device)
     shape = (-1, *[1] * (pixels.ndim - 2))
@@ -203,7 +203,7 @@ def normalize(pixels: Num[Tensor, "B C *T H W"], mean: RGB, std: RGB) -> Float[T
 
 
 @lru_cache(maxsize=8)  # kept on the device, so that no step waits for a copy
-def channel_factors(mean: RGB, std: RGB, device: torch.device) -> tuple[Tensor, Tensor]:
+def channel_factors(mean: PerChannel, std: PerChannel, device: torch.device) -> tuple[Tensor, Tensor]:
     # cached tensors made in inference mode could not be used in training afterwards
     with torch.inference_mode(False):
         return as_tensor((-m / s for m, s in zip(mean, std, strict=True)), device), as_tensor((1 / (255 * s) for s in std), device)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.section import RGB
+from jepa_pipeline.config.pixel_format import PerChannel
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor, FeatureSet, feature_names
 
@@ -28,8 +28,8 @@ Precision = Literal["fp32", "bf16"]
 class Preprocessing(NamedTuple):
     """Mean and standard deviation of the channels in training, and the precision of the encoders."""
 
-    mean: RGB
-    std: RGB
+    mean: PerChannel
+    std: PerChannel
     precision: Precision = "fp32"
 
 

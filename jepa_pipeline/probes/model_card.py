@@ -89,10 +89,11 @@ def timm_usage(encoder: BaseEncoder) -> str:
 
 
 def jepa_usage(encoder: BaseEncoder, card: EncoderCard) -> str:
-    shape = "B 3 T H W" if encoder.config.modality.has_time else "B 3 H W"
+    config = encoder.config
+    shape = f"B {config.in_channels} {'T ' if config.modality.has_time else ''}H W"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (card.mean, card.std))
     return (
-        f'`pixels` are "{shape}" in 0..1 ({encoder.config.input_shape}), minus the mean ({mean}), over the deviation ({std}), per '
+        f'`pixels` are "{shape}" in 0..1 ({config.input_shape}), minus the mean ({mean}), over the deviation ({std}), per '
         f'channel. `encoder.pooled` gives vectors "B D" of width {encoder.width}, `encoder.intermediates(pixels, 1)[-1]` tokens '
         f'"B N D". `{PARITY}` holds pixels and these two outputs of the pretrained encoder, as `pooled` and `tokens`. Before '
         f"this folder was written, the encoder loaded from it gave the same outputs to {TOLERANCE:.0e}."

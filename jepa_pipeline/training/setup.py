@@ -111,6 +111,7 @@ def build_card(config: RunConfig, method: Method, data_hash: str) -> EncoderCard
         clip=config.views.clip if config.method.encoder.modality.has_time else None,
         mean=config.views.mean,
         std=config.views.std,
+        bits=config.data.pixel_format.bits,
         begun_from=None if initial is None else f"{initial.path} ({initial.samples:,} samples, SHA-256 {initial.sha256[:12]})",
         name=config.name,
         method=config.method.name,

@@ -1,0 +1,30 @@
+"""The form in which images are decoded: channels, and bits of each."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+MAX_CHANNELS = 16
+RGB_CHANNELS = 3
+Bits = Literal[8, 16]
+PerChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
+"""One value for each channel of the pixels."""
+
+
+class PixelFormat(NamedTuple):
+    """The channels of decoded images, and the bits of each: values are whole numbers that stand for 0..1."""
+
+    channels: int = RGB_CHANNELS
+    bits: Bits = 8
+
+    @property
+    def largest(self) -> int:
+        """Return the value that stands for 1."""
+        return (1 << self.bits) - 1
+
+    def __str__(self) -> str:
+        return f"{self.channels} channel{'s' if self.channels > 1 else ''} of {self.bits} bits"
+
+
+RGB8 = PixelFormat()
+"""The form of photos and videos. Gray, palettes and transparency become RGB, and 16 bits become 8."""
