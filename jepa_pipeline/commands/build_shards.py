@@ -25,7 +25,7 @@ from jepa_pipeline.data.media_folder import (
     split_files,
 )
 from jepa_pipeline.data.prepare import Reencoding, prepare, record_key
-from jepa_pipeline.data.summary import compute_video_stats, format_normalization, format_video_stats, metadata_table, print_lines
+from jepa_pipeline.data.summary import compute_video_stats, format_pixels, format_video_stats, metadata_table, print_lines
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.unfinished import Progress, new_folder
 from jepa_pipeline.data.video import import_av
@@ -239,8 +239,7 @@ def print_summary(manifests: Mapping[Path, Manifest], others: Counter[str], file
                 metadata_table(load_index(folder / shard.file, shard.index_sha256).videos) for shard in manifest.shards
             )
             lines.extend(f"  {line}" for line in format_video_stats(videos))
-        if manifest.mean and manifest.std:
-            lines.append(f"  {format_normalization(manifest.mean, manifest.std, manifest.kind)}")
+        lines.extend(f"  {line}" for line in format_pixels(manifest.kind, manifest.mean, manifest.std, manifest.stored))
         if manifest.skipped:
             first = manifest.skipped[0]
             lines.append(f"  skipped {len(manifest.skipped)}, all listed in the manifest; first {first.file}: {first.reason}")

@@ -22,8 +22,17 @@ class PixelFormat(NamedTuple):
         """Return the value that stands for 1."""
         return (1 << self.bits) - 1
 
+    @property
+    def dtype(self) -> str:
+        """Return numpy's name of the type of its values."""
+        return f"uint{self.bits}"
+
+    def name_channels(self) -> str:
+        """Return the number of channels, such as "1 channel"."""
+        return f"{self.channels} channel{'s' if self.channels > 1 else ''}"
+
     def __str__(self) -> str:
-        return f"{self.channels} channel{'s' if self.channels > 1 else ''} of {self.bits} bits"
+        return f"{self.name_channels()} of {self.bits} bits"
 
 
 RGB8 = PixelFormat()

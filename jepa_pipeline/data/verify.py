@@ -15,16 +15,16 @@ from PIL import Image
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
-from jepa_pipeline.data.image import decode
+from jepa_pipeline.data.channel_stats import ChannelStats, DeepRange, StoredTotals, compute_channel_stats, stats_of
+from jepa_pipeline.data.decode import Inspected, inspect_image
 from jepa_pipeline.data.index import ShardIndex, index_path, load_index
 from jepa_pipeline.data.indexing import build_index, unreadable_video
 from jepa_pipeline.data.manifest import Manifest, Shard
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
-from jepa_pipeline.data.sample import MAX_VIDEO_PIXELS, MEDIA_EXTENSIONS, DecodeError, VideoMetadata
+from jepa_pipeline.data.sample import ARRAY, MAX_VIDEO_PIXELS, MEDIA_EXTENSIONS, DecodeError, VideoMetadata
 from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import HashingReader, ShardError, printable
-from jepa_pipeline.data.tar_samples import Defect, TarSample, iter_samples
+from jepa_pipeline.data.tar_samples import OTHER_MEDIA, Defect, TarSample, iter_samples
 from jepa_pipeline.data.video import Video, as_decode_error, open_video
 from jepa_pipeline.data.video_container import count_movies
 from jepa_pipeline.files import sha256_of
@@ -57,7 +57,8 @@ class ShardReport:
         decoded: number of images or first frames that decode.
         labels, sides, extensions: number of samples by label, shorter side in pixels, and extension of a member.
         videos: table of their metadata.
-        channel_stats: sum over the decoded images or first frames.
+        channel_stats: sum over the decoded images or first frames as RGB, without those that cannot be: without_rgb.
+        stored: sums over the decoded images as they are stored.
         deep: range of the images of 16 bits.
         keys: 64-bit hashes.
     """
@@ -71,6 +72,8 @@ class ShardReport:
     extensions: Counter[str] = field(default_factory=Counter)
     videos: Float64[np.ndarray, "_ 5"] = field(default_factory=lambda: metadata_table(None))
     channel_stats: Float64[np.ndarray, "2 3"] = field(default_factory=lambda: np.zeros((2, 3)))
+    without_rgb: int = 0
+    stored: StoredTotals = field(default_factory=StoredTotals)
     deep: DeepRange = field(default_factory=DeepRange)
     keys: UInt64[np.ndarray, " samples"] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
@@ -93,15 +96,12 @@ class ShardReport:
         self.extensions.update(sample.ranges.keys())
         try:
             if video is None:
-                image, _, brightest = decode(sample.media)
-                self.deep.add(brightest)
+                self.add_image(sample, inspect_image(sample.media))
             else:
                 self.remark_unread(sample, video)
-                image = decode_all(video)
+                self.add_frame(sample, decode_all(video))
         except DecodeError as error:
             self.problem("decode", f"sample {printable(sample.key)} does not decode ({error})", sample.key)
-        else:
-            self.add_image(sample, image)
         return indexed
 
     def remark_unread(self, sample: TarSample, video: Video) -> None:
@@ -113,12 +113,24 @@ class ShardReport:
             sentence = f"sample {printable(sample.key)} is {movies} video files joined with cat, of which only the first is read"
             self.warn("tracks", f"{sentence}: separate them, or join them with ffmpeg", sample.key)
 
-    def add_image(self, sample: TarSample, image: Image.Image) -> None:
+    def add_image(self, sample: TarSample, image: Inspected) -> None:
+        rgb, stored = stats_of(image)
+        self.deep.add(image.brightest)
+        self.stored.add(image.stored, stored)
+        self.add_decoded(sample, image.size, rgb)
+
+    def add_frame(self, sample: TarSample, frame: Image.Image) -> None:
+        self.add_decoded(sample, frame.size, compute_channel_stats(frame))
+
+    def add_decoded(self, sample: TarSample, size: tuple[int, int], rgb: ChannelStats | None) -> None:
         self.decoded += 1
-        self.channel_stats += compute_channel_stats(image)
-        self.sides[min(image.size)] += 1
-        if min(image.size) < TINY:
-            self.warn("tiny", f"sample {printable(sample.key)} has only {image.width}x{image.height} pixels", sample.key)
+        self.sides[min(size)] += 1
+        if rgb is None:
+            self.without_rgb += 1
+        else:
+            self.channel_stats += rgb
+        if min(size) < TINY:
+            self.warn("tiny", f"sample {printable(sample.key)} has only {size[0]}x{size[1]} pixels", sample.key)
 
 
 def decode_all(video: Video) -> Image.Image:
@@ -172,6 +184,8 @@ def read_shard(folder: str, location: str, contents: Contents, shard: Shard) -> 
     defects: list[Defect] = []
     stored = load_stored_index(folder, report)
     media, kind = MEDIA_EXTENSIONS[contents.kind], contents.kind
+    if stored is not None and stored.members.keys() & OTHER_MEDIA:
+        media = tuple(extension for extension in media if extension != ARRAY)
     classes = None if contents.listed else contents.classes
     chosen = {*stored.keys} if contents.listed and stored else None
     with open_file(location, shard.file) as file:

@@ -17,6 +17,7 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.manifest import INDEXED, MANIFEST, command_that_makes, first_media, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url
+from jepa_pipeline.data.media import check_stored
 from jepa_pipeline.data.shards import NO_LABEL, SampleError, Shards
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.probes.knn import check_neighbors
@@ -193,5 +194,7 @@ def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
     if kind not in card.encoder.modality.data_kinds:
         unit = card.encoder.modality.unit
         raise UserError(f"{card.name} takes {unit}, but {train} holds {kind}: probe it on {unit}, or probe an encoder of clips")
+    for shards in (train_set, test_set):
+        check_stored(shards.location, shards.manifest.stored, card.pixel_format)
     if kind == "videos" and card.clip is None:
         raise UserError(f"the card of {card.name} does not define the frames of a clip: add `clip` to it, as in ClipConfig")

@@ -31,6 +31,7 @@ optim: {total_samples: 4096}
 """,
 }
 OTHER = {
+    "data.bits": "8",
     "views.interpolation": "bilinear",
     "views.antialias": "false",
     "views.clip.spacing": "window",

@@ -1,0 +1,75 @@
+"""The bytes of an image file of any format to an image in the form that a run takes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jepa_pipeline.config.pixel_format import RGB8, PixelFormat
+from jepa_pipeline.data import npy, tiff
+from jepa_pipeline.data.image import decode, decode_stored
+from jepa_pipeline.data.raster import Raster, fit, has_rgb, to_raster, to_rgb_image
+from jepa_pipeline.data.sample import MAX_PIXELS
+
+
+class Inspected(NamedTuple):
+    """An image file as it is stored and as RGB.
+
+    Attributes:
+        extension: of its format in a shard.
+        rgb: the image as RGB of 8 bits; None if it has neither one nor three channels, and a format that cannot mean RGB.
+        stored: its channels and their bits as they are stored.
+        raster: the same pixels as they are stored; None if those are the ones of `rgb`.
+        brightest: of an image of 16 bits that becomes RGB, the brightest level of the 8-bit ones.
+    """
+
+    extension: str
+    rgb: Image.Image | None
+    stored: PixelFormat
+    raster: Raster | None
+    brightest: int | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return width and height."""
+        return self.raster.size if self.rgb is None and self.raster else self.rgb.size  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def decode_image(data: bytes, max_pixels: float = MAX_PIXELS, form: PixelFormat = RGB8) -> Image.Image | Raster:
+    """Return an image, upright, in the form that is wanted: RGB of 8 bits as Pillow's, others as Raster.
+
+    Raises:
+        DecodeError: it cannot be read, or has another number of channels or more bits.
+        UserError: a package that a TIFF image takes is missing.
+    """
+    if form != RGB8:
+        return fit(read_raster(data, max_pixels), form)
+    return to_rgb_image(read_raster(data, max_pixels)) if is_array(data) else decode(data, max_pixels).image
+
+
+def is_array(data: bytes) -> bool:
+    """Return whether a file holds an array of channels that may mean anything: TIFF or .npy."""
+    return data.startswith((npy.MAGIC, *tiff.MAGIC))
+
+
+def read_raster(data: bytes, max_pixels: float = MAX_PIXELS) -> Raster:
+    """Return an image with the channels and bits with which it is stored.
+
+    Raises:
+        DecodeError: it cannot be read.
+        UserError: a package that a TIFF image takes is missing.
+    """
+    if data.startswith(npy.MAGIC):
+        return to_raster(npy.read_npy(data))
+    return to_raster(tiff.read_tiff(data, max_pixels) if data.startswith(tiff.MAGIC) else decode_stored(data, max_pixels))
+
+
+def inspect_image(data: bytes, max_pixels: float = MAX_PIXELS) -> Inspected:
+    """Return an image as it is stored and, where it can be, as RGB. Raises what decode_image does."""
+    if not is_array(data):
+        rgb, extension, brightest, stored = decode(data, max_pixels)
+        return Inspected(extension, rgb, stored, None if stored == RGB8 else read_raster(data, max_pixels), brightest)
+    raster = read_raster(data, max_pixels)
+    rgb = to_rgb_image(raster) if has_rgb(raster.form) else None
+    brightest = int(np.asarray(rgb).max()) if rgb is not None and raster.form.bits > 8 else None
+    return Inspected("npy" if data.startswith(npy.MAGIC) else "tif", rgb, raster.form, raster, brightest)
