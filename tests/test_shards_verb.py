@@ -10,7 +10,7 @@ from PIL import Image
 from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.image import decode_image
+from jepa_pipeline.data.decode import decode_image
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.shards import Sample, Shards
 

@@ -128,9 +128,7 @@ def abridge(sentences: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"... and {len(same) - PRINTED_PROBLEMS} more of this kind ({kind})"
 
 
-def format_pixels(
-    kind: DataKind, mean: PerChannel | None, std: PerChannel | None, stored: Sequence[StoredPixels]
-) -> Iterator[str]:
+def format_pixels(kind: DataKind, mean: PerChannel | None, std: PerChannel | None, stored: Sequence[StoredPixels]) -> Iterator[str]:
     """Yield the channels and bits of the images, and the settings of a run that would normalize them, or first frames, exactly;
     the arguments are those of a manifest.
     """
