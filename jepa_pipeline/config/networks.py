@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from jepa_pipeline.config.grid import MAX_FRAMES, MAX_SIDE, MAX_TOKENS
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.modality import CLIP, IMAGE, Modality
-from jepa_pipeline.config.pixel_format import MAX_CHANNELS, RGB_CHANNELS
+from jepa_pipeline.config.pixel_format import RGB_CHANNELS, InChannels, name_channels
 from jepa_pipeline.config.section import Section
 
 Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"]
@@ -18,14 +18,6 @@ TimmArgument = bool | int | float | str | tuple[int, ...]
 InitStd = Annotated[
     Annotated[float, Field(gt=0)] | None,
     Field(description="Standard deviation of initial weights (published: 0.02); null: Xavier initialization."),
-]
-InChannels = Annotated[
-    int,
-    Field(
-        ge=1,
-        le=MAX_CHANNELS,
-        description="Channels of the pixels. A run sets it to data.channels, so that a recipe need not give it.",
-    ),
 ]
 InitDepthScaling = Annotated[
     bool,
@@ -61,11 +53,6 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
         raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
     if embed_dim % 4:
         raise ValueError(f"embed_dim {embed_dim} is not a multiple of 4, which sine-cosine positions need")
-
-
-def name_channels(in_channels: int) -> str:
-    """Return the number of channels as the end of a description of the input; nothing for RGB."""
-    return "" if in_channels == RGB_CHANNELS else f", {in_channels} channel{'s' if in_channels > 1 else ''}"
 
 
 class EncoderConfig(Section):

@@ -7,6 +7,14 @@ from pydantic import Field
 MAX_CHANNELS = 16
 RGB_CHANNELS = 3
 Bits = Literal[8, 16]
+InChannels = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=MAX_CHANNELS,
+        description="Channels of the pixels. A run sets it to data.channels, so that a recipe need not give it.",
+    ),
+]
 PerChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
 """One value for each channel of the pixels."""
 
@@ -37,3 +45,8 @@ class PixelFormat(NamedTuple):
 
 RGB8 = PixelFormat()
 """The form of photos and videos. Gray, palettes and transparency become RGB, and 16 bits become 8."""
+
+
+def name_channels(in_channels: int) -> str:
+    """Return the number of channels as the end of a description of the input; nothing for RGB."""
+    return "" if in_channels == RGB_CHANNELS else f", {in_channels} channel{'s' if in_channels > 1 else ''}"

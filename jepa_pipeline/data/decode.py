@@ -5,11 +5,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jepa_pipeline.config.pixel_format import RGB8, PixelFormat
-from jepa_pipeline.data import npy, tiff
-from jepa_pipeline.data.image import decode, decode_stored
-from jepa_pipeline.data.raster import Raster, fit, has_rgb, to_raster, to_rgb_image
-from jepa_pipeline.data.sample import MAX_PIXELS
+from jepa_pipeline.config.pixel_format import MAX_CHANNELS, RGB8, RGB_CHANNELS, PixelFormat
+from jepa_pipeline.data import array, tiff
+from jepa_pipeline.data.image import decode, decode_stored, scale
+from jepa_pipeline.data.raster import WIDEN, Levels, Raster
+from jepa_pipeline.data.sample import MAX_PIXELS, DecodeError
+
+
+class OtherFormat(DecodeError):
+    """An image of another number of channels, or of more bits, than are wanted."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(what)
+        self.cure = cure
 
 
 class Inspected(NamedTuple):
@@ -49,7 +57,7 @@ def decode_image(data: bytes, max_pixels: float = MAX_PIXELS, form: PixelFormat 
 
 def is_array(data: bytes) -> bool:
     """Return whether a file holds an array of channels that may mean anything: TIFF or .npy."""
-    return data.startswith((npy.MAGIC, *tiff.MAGIC))
+    return data.startswith((array.MAGIC, *tiff.MAGIC))
 
 
 def read_raster(data: bytes, max_pixels: float = MAX_PIXELS) -> Raster:
@@ -59,8 +67,8 @@ def read_raster(data: bytes, max_pixels: float = MAX_PIXELS) -> Raster:
         DecodeError: it cannot be read.
         UserError: a package that a TIFF image takes is missing.
     """
-    if data.startswith(npy.MAGIC):
-        return to_raster(npy.read_npy(data))
+    if data.startswith(array.MAGIC):
+        return to_raster(array.read_npy(data))
     return to_raster(tiff.read_tiff(data, max_pixels) if data.startswith(tiff.MAGIC) else decode_stored(data, max_pixels))
 
 
@@ -72,4 +80,50 @@ def inspect_image(data: bytes, max_pixels: float = MAX_PIXELS) -> Inspected:
     raster = read_raster(data, max_pixels)
     rgb = to_rgb_image(raster) if has_rgb(raster.form) else None
     brightest = int(np.asarray(rgb).max()) if rgb is not None and raster.form.bits > 8 else None
-    return Inspected("npy" if data.startswith(npy.MAGIC) else "tif", rgb, raster.form, raster, brightest)
+    return Inspected("npy" if data.startswith(array.MAGIC) else "tif", rgb, raster.form, raster, brightest)
+
+
+def to_raster(values: Levels) -> Raster:
+    """Return an array "H W C" as an image.
+
+    Raises:
+        DecodeError: it has too many channels.
+    """
+    channels = values.shape[2]
+    if channels > MAX_CHANNELS:
+        raise DecodeError(f"it has {channels} channels, but an image has 1 to {MAX_CHANNELS}")
+    return Raster(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def fit(raster: Raster, form: PixelFormat) -> Raster:
+    """Return an image in the form that is wanted: one of 8 bits exactly as one of 16, and gray for RGB three times.
+
+    Raises:
+        OtherFormat: it has another number of channels, or more bits.
+    """
+    found = raster.form
+    if found.channels != form.channels and (found.channels, form.channels) != (1, RGB_CHANNELS):
+        raise OtherFormat(
+            f"it has {found}, but this run or encoder takes {form.channels}",
+            f"train with data.channels={found.channels} (and views.mean and views.std of as many values), or use images of "
+            f"{PixelFormat(form.channels).name_channels()}",
+        )
+    if found.bits > form.bits:
+        raise OtherFormat(f"it has {found}, but this run or encoder takes 8", "train with data.bits=16, or convert it to 8 bits")
+    pixels = raster.pixels.astype(np.uint16) * WIDEN if found.bits < form.bits else raster.pixels
+    return Raster(np.broadcast_to(pixels, (form.channels, *pixels.shape[1:])))
+
+
+def has_rgb(form: PixelFormat) -> bool:
+    """Return whether images of a form are gray or RGB."""
+    return form.channels in (1, RGB_CHANNELS)
+
+
+def to_rgb_image(raster: Raster) -> Image.Image:
+    """Return gray or RGB as an RGB image of 8 bits.
+
+    Raises:
+        OtherFormat: it has another number of channels.
+    """
+    pixels = raster.pixels if raster.form.bits == 8 else scale(raster.pixels, raster.form.bits)
+    return Image.fromarray(np.ascontiguousarray(fit(Raster(pixels), RGB8).pixels.transpose(1, 2, 0)))

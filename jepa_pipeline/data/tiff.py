@@ -8,8 +8,8 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
 from jepa_pipeline.config.errors import UserError, first_line
+from jepa_pipeline.data.array import channels_last, check_levels
 from jepa_pipeline.data.image import check_size, to_stored, turn_upright
-from jepa_pipeline.data.raster import channels_last, check_levels
 from jepa_pipeline.data.sample import DecodeError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import BackboneConfig, name_channels
+from jepa_pipeline.config.networks import BackboneConfig
+from jepa_pipeline.config.pixel_format import name_channels
 from jepa_pipeline.models.interface import BaseEncoder
 from timm.models.resnet import ResNet
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 from jepa_pipeline.config.grid import Grid
-from jepa_pipeline.config.networks import Architecture, EncoderConfig, name_channels
+from jepa_pipeline.config.networks import Architecture, EncoderConfig
+from jepa_pipeline.config.pixel_format import name_channels
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed
 from jepa_pipeline.models.positions import is_prefix, resize_pos_embed, sincos

@@ -1,4 +1,4 @@
-"""NumPy's files of one array, read without running what they could hold."""
+"""Arrays as images: which axis holds the channels, and NumPy's files of one array."""
 
 from io import BytesIO
 from math import prod
@@ -6,7 +6,6 @@ from math import prod
 import numpy as np
 from numpy.lib import format as npy_format
 
-from jepa_pipeline.data.raster import channels_last, check_levels
 from jepa_pipeline.data.sample import DecodeError
 
 MAGIC = npy_format.MAGIC_PREFIX
@@ -33,3 +32,23 @@ def read_npy(data: bytes) -> np.ndarray:
         raise DecodeError(f"it has {len(data) - start} bytes behind its header, which states {shape} of {dtype.name}")
     values = np.frombuffer(data, dtype, prod(shape), start).reshape(shape, order="F" if fortran_order else "C")
     return channels_last(values.astype(dtype.newbyteorder("="), copy=False))
+
+
+def channels_last(values: np.ndarray) -> np.ndarray:
+    """Return an array "H W", "H W C" or "C H W" as "H W C": the channels are the shorter of the first and the last axis, and the
+    last where both are as long.
+
+    Raises:
+        DecodeError: it has another number of axes, or none of some pixels.
+    """
+    if values.ndim not in (2, 3) or not values.size:
+        raise DecodeError(f"its array has the shape {values.shape}, but that of an image is (H, W), (H, W, C) or (C, H, W)")
+    if values.ndim == 2:
+        return values[..., None]
+    return values if values.shape[2] <= values.shape[0] else values.transpose(1, 2, 0)
+
+
+def check_levels(dtype: np.dtype) -> None:
+    """Raise DecodeError unless values are whole numbers of 8 or 16 bits, of either byte order."""
+    if dtype.kind != "u" or dtype.itemsize > 2:
+        raise DecodeError(f"its values are of the type {dtype.name}, but an image has uint8 or uint16: convert it")
