@@ -13,6 +13,7 @@ from jepa_pipeline.config.pixel_format import PerChannel
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import mean_and_std
 from jepa_pipeline.data.manifest import Manifest, StoredPixels, locate_tars, read_manifest
+from jepa_pipeline.data.shard_report import Finding
 from jepa_pipeline.data.summary import (
     Range,
     VideoStats,
@@ -27,7 +28,7 @@ from jepa_pipeline.data.summary import (
     weighted_range,
 )
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.verify import Contents, Finding, check_shard
+from jepa_pipeline.data.verify import Contents, check_shard
 from jepa_pipeline.data.verify_set import dim_images, mixed_channels, repeated_keys, total_stored
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
 from jepa_pipeline.redaction import redact

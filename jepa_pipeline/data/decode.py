@@ -125,5 +125,6 @@ def to_rgb_image(raster: Raster) -> Image.Image:
     Raises:
         OtherFormat: it has another number of channels.
     """
-    pixels = raster.pixels if raster.form.bits == 8 else scale(raster.pixels, raster.form.bits)
-    return Image.fromarray(np.ascontiguousarray(fit(Raster(pixels), RGB8).pixels.transpose(1, 2, 0)))
+    bits = raster.form.bits
+    rgb = fit(raster, PixelFormat(RGB_CHANNELS, bits)).pixels.transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(rgb if bits == 8 else scale(rgb, bits)))

@@ -10,8 +10,8 @@ import numpy as np
 from jepa_pipeline.data.channel_stats import DeepRange, StoredTotals, warn_of_mixture
 from jepa_pipeline.data.index import load_index
 from jepa_pipeline.data.manifest import StoredPixels
+from jepa_pipeline.data.shard_report import Finding, ShardReport
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.verify import Finding, ShardReport
 
 
 def dim_images(reports: Sequence[ShardReport]) -> Iterator[Finding]:
