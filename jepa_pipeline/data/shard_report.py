@@ -1,4 +1,4 @@
-"""What was found in one shard: a sentence for each problem and warning, and statistics of its samples."""
+"""The findings in one shard, a sentence for each problem and warning, and statistics of its samples."""
 
 from collections import Counter
 from dataclasses import dataclass, field
