@@ -66,7 +66,16 @@ def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:
     assert image.rgb is not None
     extension, small = "jpg" if image.extension == "jpg" else "png", shrink(image.rgb, size)
     stats = compute_channel_stats(small)
-    return Record(key, encode(small, extension), extension, file.label, stats, None, image.brightest, (RGB8, stats))
+    return Record(
+        key,
+        encode(small, extension),
+        extension,
+        file.label,
+        stats,
+        brightest=image.brightest,
+        stored=(RGB8, stats),
+        converted=image.stored != RGB8,
+    )
 
 
 def prepare_video(key: str, file: MediaFile, size: int | None, reencode: Reencoding | None) -> Record:

@@ -35,6 +35,7 @@ class FinishedShard(Section):
     skipped: tuple[Skipped, ...] = Field(description="Those since the shard before.")
     channel_stats: tuple[tuple[float, ...], ...]
     without_rgb: int
+    converted: int
     stored: dict[int, StoredSums]
     deep: DeepRange
 
@@ -56,7 +57,7 @@ class Progress:
         self.kind: DataKind = "images"
         self.extensions: set[str] = set()
         self.skipped: list[Skipped] = []
-        self.channel_stats, self.without_rgb = np.zeros((2, 3)), 0
+        self.channel_stats, self.without_rgb, self.converted = np.zeros((2, 3)), 0, 0
         self.stored = StoredTotals()
         self.deep = DeepRange()
         self._reported = 0
@@ -78,6 +79,7 @@ class Progress:
             skipped=tuple(self.skipped[self._reported :]),
             channel_stats=tuple(map(tuple, self.channel_stats.tolist())),
             without_rgb=self.without_rgb,
+            converted=self.converted,
             stored=self.stored,
             deep=self.deep,
         )
@@ -105,6 +107,7 @@ class Progress:
             progress.done, progress.samples, progress.kind, progress.deep = row.done, row.samples, row.kind, row.deep
             progress.extensions, progress.channel_stats = set(row.extensions), np.array(row.channel_stats)
             progress.without_rgb, progress.stored = row.without_rgb, StoredTotals(row.stored)
+            progress.converted = row.converted
             progress.skipped += row.skipped
         progress._reported = len(progress.skipped)
         if folder.exists():

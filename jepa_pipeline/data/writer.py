@@ -38,6 +38,7 @@ class Record(NamedTuple):
         metadata: of a video.
         brightest: level of an image of 16 bits once it has 8.
         stored: channels of an image and their bits as they are stored, with their statistics; None: of videos.
+        converted: whether the image was of other channels or bits in its file.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Record(NamedTuple):
     metadata: VideoMetadata | None = None
     brightest: int | None = None
     stored: tuple[PixelFormat, ChannelStats] | None = None
+    converted: bool = False
 
 
 def png_record(key: str, image: Image.Image, label: int | None) -> Record:
@@ -151,6 +153,7 @@ def count(samples: Iterable[Record | Skipped], progress: Progress) -> Iterator[R
             progress.channel_stats = progress.channel_stats + sample.channel_stats
         if sample.stored is not None:
             progress.stored.add(*sample.stored)
+        progress.converted += sample.converted
         progress.deep.add(sample.brightest)
         yield sample
 
