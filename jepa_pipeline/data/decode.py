@@ -7,7 +7,7 @@ from PIL import Image
 
 from jepa_pipeline.config.pixel_format import MAX_CHANNELS, RGB8, RGB_CHANNELS, PixelFormat
 from jepa_pipeline.data import array, tiff
-from jepa_pipeline.data.image import decode, decode_stored, scale
+from jepa_pipeline.data.image import check_size, decode, decode_stored, scale
 from jepa_pipeline.data.raster import WIDEN, Levels, Raster
 from jepa_pipeline.data.sample import MAX_PIXELS, DecodeError
 
@@ -68,7 +68,9 @@ def read_raster(data: bytes, max_pixels: float = MAX_PIXELS) -> Raster:
         UserError: a package that a TIFF image takes is missing.
     """
     if data.startswith(array.MAGIC):
-        return to_raster(array.read_npy(data))
+        raster = to_raster(array.read_npy(data))
+        check_size(*raster.size, max_pixels)
+        return raster
     return to_raster(tiff.read_tiff(data, max_pixels) if data.startswith(tiff.MAGIC) else decode_stored(data, max_pixels))
 
 

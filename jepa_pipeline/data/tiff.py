@@ -1,6 +1,7 @@
 """TIFF images, with Pillow where it keeps every channel and bit, else with tifffile."""
 
 from io import BytesIO
+from math import prod
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -8,6 +9,7 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
 from jepa_pipeline.config.errors import UserError, first_line
+from jepa_pipeline.config.pixel_format import MAX_CHANNELS
 from jepa_pipeline.data.array import channels_last, check_levels
 from jepa_pipeline.data.image import check_size, to_stored, turn_upright
 from jepa_pipeline.data.sample import DecodeError
@@ -87,7 +89,7 @@ def read_by_tifffile(data: bytes, max_pixels: float) -> np.ndarray:
             page = series.keyframe
             if page.photometric not in COLORS:
                 raise DecodeError(f"its colors are stored as {page.photometric.name.lower()}: convert them to gray or RGB")
-            check_size(page.imagewidth, page.imagelength * max(1, len(series.pages)), max_pixels)
+            check_size(page.imagewidth, max(page.imagelength, prod(series.shape) // (page.imagewidth * MAX_CHANNELS)), max_pixels)
             check_levels(np.dtype(series.dtype))
             values = series.asarray()
             values = np.moveaxis(values, 0, -1) if series.axes in FIRST_AXIS else values

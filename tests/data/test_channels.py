@@ -77,6 +77,7 @@ FILES = {
         DEEP[..., :12],
     ),
     "tiff a page each": lambda: (by_tifffile(DEEP.transpose(2, 0, 1)[:12]), DEEP[..., :12]),
+    "tiff a page for each row": lambda: (by_tifffile(DEEP[..., :12].copy()), DEEP[..., :12]),
     "tiff two pages": lambda: (by_tifffile(SHALLOW.transpose(2, 0, 1)[:2]), SHALLOW[..., :2]),
     "big tiff of the other byte order": lambda: (
         by_tifffile(DEEP[..., :12], photometric="minisblack", planarconfig="contig", bigtiff=True, byteorder=">"),
