@@ -1,5 +1,7 @@
 """TIFF images, with Pillow where it keeps every channel and bit, else with tifffile."""
 
+import logging
+import warnings
 from io import BytesIO
 from math import prod
 
@@ -24,6 +26,10 @@ COLORS = (WHITE_IS_ZERO, 1, 2, 5)
 """Photometric interpretations whose values are those of channels: gray of either sense, RGB and inks."""
 FIRST_AXIS = ("SYX", "CYX")
 """Axes, in tifffile's letters, of an array whose file says that the first one holds the channels; "YXS" says it of the last."""
+
+# Pillow says that it does not keep an image in a log or a warning for each, and then tifffile reads it.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 
 def read_tiff(data: bytes, max_pixels: float) -> np.ndarray:

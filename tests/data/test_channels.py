@@ -169,7 +169,7 @@ REFUSED = {
     "signed tiff": (lambda: by_tifffile(DEEP[..., 0].astype(np.int8)), "type int8"),
     "float tiff": (lambda: by_tifffile(DEEP[..., 0].astype(np.float32)), "type float32"),
     "a cut tiff": (lambda: by_tifffile(DEEP, photometric="minisblack", planarconfig="contig", compression="zlib")[:3000], ""),
-    "a tiff without pages": (lambda: b"II*\0\0\0\0\0", ""),
+    "a tiff without pages": (lambda: by_tifffile(SHALLOW)[:4] + bytes(4), ""),
 }
 
 
