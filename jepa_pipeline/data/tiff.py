@@ -94,7 +94,7 @@ def read_by_tifffile(data: bytes, max_pixels: float) -> np.ndarray:
             series = file.series[0]
             page = series.keyframe
             if page.photometric not in COLORS:
-                raise DecodeError(f"its colors are stored as {page.photometric.name.lower()}: convert them to gray or RGB")
+                raise DecodeError(f"its photometric interpretation is {int(page.photometric)}: convert it to gray or RGB")
             check_size(page.imagewidth, max(page.imagelength, prod(series.shape) // (page.imagewidth * MAX_CHANNELS)), max_pixels)
             check_levels(np.dtype(series.dtype))
             values = series.asarray()

@@ -168,6 +168,10 @@ REFUSED = {
     "a header that lies": (lying_npy, "it has 100 bytes behind its header"),
     "signed tiff": (lambda: by_tifffile(DEEP[..., 0].astype(np.int8)), "type int8"),
     "float tiff": (lambda: by_tifffile(DEEP[..., 0].astype(np.float32)), "type float32"),
+    "pages with palettes": (
+        lambda: by_tifffile(SHALLOW.transpose(2, 0, 1)[:2], photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
+        "its photometric interpretation is 3",
+    ),
     "a cut tiff": (lambda: by_tifffile(DEEP, photometric="minisblack", planarconfig="contig", compression="zlib")[:3000], ""),
     "a tiff without pages": (lambda: by_tifffile(SHALLOW)[:4] + bytes(4), ""),
 }
