@@ -38,7 +38,7 @@ class DeferredCrops(NamedTuple):
     """Whole images, and the crops and color changes that the device applies to make the views.
 
     Attributes:
-        images: zero-padded on the right and bottom to the largest of the batch.
+        images: uint8 or uint16, zero-padded on the right and bottom to the largest of the batch.
         extents: height and width of each image without the padding.
         boxes: left, top, right and bottom of each view's crop, in pixels.
         flipped: whether each view is mirrored.
@@ -49,7 +49,7 @@ class DeferredCrops(NamedTuple):
         hues_per_slot: for each view, how many samples change their hue in each slot; see data/augment.py.
     """
 
-    images: UInt8[Tensor, "B C H W"]
+    images: Num[Tensor, "B C H W"]
     extents: Float[Tensor, "B 2"]
     boxes: Float[Tensor, "V B 4"]
     flipped: Bool[Tensor, "V B"]
@@ -64,7 +64,7 @@ class Batch(NamedTuple):
     """The input of a method.
 
     Attributes:
-        views: uint8 until they are on the device, then normalized floats.
+        views: uint8, or uint16 for images of 16 bits, until they are on the device, then normalized floats.
         masks: one per mask set; empty for methods without masks.
         labels: classes, where the data set has them.
         keys: names of the samples in their shards.

@@ -139,7 +139,7 @@ TARS = {
     "gzip": (raw(gzip.compress), "it is compressed with gzip: unpack it, as samples are read from the middle of a tar"),
     "empty file": (raw(lambda data: b""), "it is empty"),
     "empty tar": (raw(lambda data: b"\0" * 10240), "it holds no sample that can be used"),
-    "no image at all": (lambda path: pack(path, {"a.txt": b"x"}), "it holds no sample that can be used (a: it has no jpg, jpeg, png, webp, only txt)"),
+    "no image at all": (lambda path: pack(path, {"a.txt": b"x"}), "it holds no sample that can be used (a: it has no jpg, jpeg, png, webp, tif, tiff, npy, only txt)"),
     "an exabyte": (raw(lambda data: data[: data.rindex(b"s2.cls")] + claiming("huge.bin", 1 << 60)), "it is truncated after its member huge.bin"),
     "less than nothing": (raw(lambda data: data[: data.rindex(b"s2.cls")] + claiming("less.bin", -1024) + b"\0" * 1024), "a header in it is damaged after its member less.bin"),
     "a link to nowhere": (lambda path: path.symlink_to("nowhere"), "it cannot be read (No such file or directory)"),
@@ -167,8 +167,8 @@ ONE_DOT = ": an extension begins at the first dot of a name, so rename its membe
 LEADS_OUT = "its name leads out of the folder it would be unpacked to: rename it"
 LINKED = "is a link or a device and not followed"
 SAMPLES = {
-    "no image": (members(("t.cls", b"0"), ("t.txt", b"x")), 3, "t is skipped: it has no jpg, jpeg, png, webp, only cls, txt"),
-    "two dots": (members(("photo.v2.png", png(9)), ("photo.cls", b"0")), 3, f"photo is skipped: it has no jpg, jpeg, png, webp, only v2.png, cls{ONE_DOT}"),
+    "no image": (members(("t.cls", b"0"), ("t.txt", b"x")), 3, "t is skipped: it has no jpg, jpeg, png, webp, tif, tiff, npy, only cls, txt"),
+    "two dots": (members(("photo.v2.png", png(9)), ("photo.cls", b"0")), 3, f"photo is skipped: it has no jpg, jpeg, png, webp, tif, tiff, npy, only v2.png, cls{ONE_DOT}"),
     "an image of no bytes": (members(("t.png", b""), ("t.cls", b"0")), 3, "t is skipped: its image has 0 bytes, but an image has 1 to 1073741824"),
     "a key twice": (members(("t.png", png(9)), ("t.cls", b"1"), ("s0.png", png(8)), ("s0.cls", b"1")), 4, "s0 is skipped: its key is repeated in this shard, the first sample counts"),
     "a member twice": (members(("s2.PNG", b"other")), 3, "s2.png: its name is repeated, the first member counts"),
@@ -179,8 +179,8 @@ SAMPLES = {
     "a link": (members(("", header("t.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"))), 3, f"t.png: this member {LINKED}"),
     "a device": (members(("", header("t.png", type=tarfile.CHRTYPE)), ("", header("u.png", type=tarfile.FIFOTYPE))), 3, f"t.png: this member and 1 more {LINKED}"),
     "a hole of a terabyte": (raw(lambda data: sparse("t.png", 1 << 40) + data), 3, "t is skipped: its image is stored with holes (a sparse file): pack the shard again without them"),
-    "a name that rules the terminal": (members(("\x1b[2J\n.cls", b"0")), 3, r"\x1b[2J\n is skipped: it has no jpg, jpeg, png, webp, only cls"),
-    "a name that is no text": (members(("\udcff.cls", b"0")), 3, r"\udcff is skipped: it has no jpg, jpeg, png, webp, only cls"),
+    "a name that rules the terminal": (members(("\x1b[2J\n.cls", b"0")), 3, r"\x1b[2J\n is skipped: it has no jpg, jpeg, png, webp, tif, tiff, npy, only cls"),
+    "a name that is no text": (members(("\udcff.cls", b"0")), 3, r"\udcff is skipped: it has no jpg, jpeg, png, webp, tif, tiff, npy, only cls"),
 }  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def test_a_class_folder_that_is_a_link_to_another_is_lost(tmp_path: Path, jepa):
 @pytest.mark.parametrize("others", [(), ("fox",)])
 def test_a_class_in_a_format_that_is_not_read_is_exit_code_1(tmp_path: Path, others: tuple[str, ...], jepa):
     root = lay(tmp_path / "in", [f"{name}/{n}.png" for name in ("dog", *others) for n in range(2)])
-    for name in ("cat/0.tif", "notes/read.txt"):
+    for name in ("cat/0.bmp", "notes/read.txt"):
         (root / name).parent.mkdir()
         (root / name).write_bytes(b"II*")
     code, said = jepa("build", root, tmp_path / "out")

@@ -10,7 +10,7 @@ from PIL import Image
 from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.check_shards import check
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.image import decode_image
+from jepa_pipeline.data.decode import decode_image
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.shards import Sample, Shards
 
@@ -139,7 +139,7 @@ def test_values_out_of_range_are_one_sentence(images: Path, tmp_path: Path, opti
 def test_nothing_to_build_from_is_one_sentence(images: Path, tmp_path: Path):
     with pytest.raises(UserError, match="is not a folder"):
         build(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(UserError, match=r"has no .jpeg, .jpg, .png, .webp and no"):
+    with pytest.raises(UserError, match=r"has no .jpeg, .jpg, .npy, .png, .tif, .tiff, .webp and no"):
         build(images / "empty", tmp_path / "out")
     (images / "empty" / "bad.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 1 files could be used \(bad.jpg: "):

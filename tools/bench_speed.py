@@ -97,7 +97,7 @@ def step_flops(config: JepaConfig, masks: Sequence[Masks]) -> float:
     """
     (dim, depth, _, ratio), (time, rows, columns) = config.encoder.size, config.encoder.clip_grid
     predictor, tokens = config.predictor, time * rows * columns
-    patches = 2 * tokens * 3 * config.encoder.tubelet_size * config.encoder.patch_size**2 * dim
+    patches = 2 * tokens * config.encoder.in_channels * config.encoder.tubelet_size * config.encoder.patch_size**2 * dim
     shared = config.target == "shared"
     flops = (2 if shared else 1) * patches + (3 if shared else 1) * blocks_flops(tokens, dim, depth, ratio) + 2 * patches
     for mask_set in masks:

@@ -98,7 +98,8 @@ class RepeatedBatch(Dataset[Batch]):
 
     def __init__(self, config: RunConfig) -> None:
         samples = config.optim.batch_size_global // config.optim.accumulate_steps
-        views = [torch.randint(256, (samples, *shape), dtype=torch.uint8) for shape in view_shapes(config)]
+        dtype = getattr(torch, config.data.pixel_format.dtype)
+        views = [torch.randint(256, (samples, *shape), dtype=dtype) for shape in view_shapes(config)]
         masks = sample_masks(config, build_mask_samplers(config.method), samples)
         self.batch = Batch(views, masks, None, [str(number) for number in range(samples)], [])
 
@@ -110,7 +111,7 @@ def view_shapes(config: RunConfig) -> list[tuple[int, ...]]:
     """Return the shape of each view of a sample: channels, frames of clips, height and width."""
     encoder = config.method.encoder
     time = (encoder.frames,) if encoder.modality.has_time else ()
-    return [(3, *time, size, size) for size in config.views.sizes(encoder.image_size)]
+    return [(encoder.in_channels, *time, size, size) for size in config.views.sizes(encoder.image_size)]
 
 
 def sample_masks(config: RunConfig, samplers: Sequence[MaskSampler], samples: int) -> list[Masks]:

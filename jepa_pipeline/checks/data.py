@@ -61,7 +61,7 @@ def check_files(location: str, manifest: Manifest, quick: bool) -> CheckResult:
 def check_samples(location: str, data: DataConfig, count: int, quick: bool) -> CheckResult:
     """Decode evenly spaced samples of a data set, from first to last; of a remote one, those of its first shard."""
     name = redact(location)
-    shards = Shards(location, cache=data.cache, max_pixels=data.damage.max_megapixels * 1e6)
+    shards = Shards(location, cache=data.cache, max_pixels=data.damage.max_megapixels * 1e6, form=data.pixel_format)
     remote = shards.cache is not None
     if remote and quick:
         return CheckResult("samples", "skipped", f"{name} is remote: run without --quick to download and decode some samples")

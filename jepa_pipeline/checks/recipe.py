@@ -16,7 +16,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.manifest import Manifest, load_manifest
-from jepa_pipeline.data.media import check_kind, check_motion
+from jepa_pipeline.data.media import check_kind, check_motion, check_stored
 from jepa_pipeline.data.remote import PACKAGES, is_remote
 from jepa_pipeline.redaction import redact
 
@@ -30,8 +30,8 @@ MIN_SHARED_MEMORY = 1e9
 """Free bytes below which a machine is worth a warning, whatever runs on it."""
 TRAINING_HOLDS = 2
 """Batches that training holds: this step's, and the next one's, which Lightning fetches ahead."""
-FLOAT_COPY = 5
-"""Bytes per value of a batch on CPUs: one of the decoded views, four of the normalized ones."""
+FLOAT_COPY = 4
+"""Bytes per value of the normalized views, which on CPUs are in main memory beside the decoded ones."""
 
 
 def check_recipe(config: RunConfig, made_later: bool = False) -> list[CheckResult]:
@@ -134,8 +134,8 @@ def has_gpu(config: RunConfig) -> bool:
 def check_memory(config: RunConfig, node: Node) -> list[CheckResult]:
     """Check that the pixels of a micro-batch alone, of all processes of a machine, fit into its main memory."""
     samples = config.optim.batch_size_global // (config.optim.accumulate_steps * node.ranks)
-    pixels = sum(side * side for side in config.views.sizes(config.method.encoder.image_size))
-    needed = samples * node.local_ranks * 3 * config.method.encoder.frames * pixels * (1 if node.has_gpu else FLOAT_COPY)
+    value = value_bytes(config) + (0 if node.has_gpu else FLOAT_COPY)
+    needed = samples * node.local_ranks * count_values(config) * value
     if needed <= node.memory:
         return []
     text = (
@@ -178,10 +178,20 @@ def count_shared_batches(config: RunConfig) -> int:
 
 
 def estimate_micro_batch_bytes(config: RunConfig, ranks: int) -> int:
-    """Return the bytes of a micro-batch's uint8 views; whole images, for crops on the device, take about as many."""
-    encoder, optim = config.method.encoder, config.optim
-    pixels = sum(side * side for side in config.views.sizes(encoder.image_size))
-    return 3 * encoder.frames * pixels * optim.batch_size_global // (optim.accumulate_steps * ranks)
+    """Return the bytes of a micro-batch's decoded views; whole images, for crops on the device, take about as many."""
+    optim = config.optim
+    return count_values(config) * value_bytes(config) * optim.batch_size_global // (optim.accumulate_steps * ranks)
+
+
+def count_values(config: RunConfig) -> int:
+    """Return how many values the views of a sample have."""
+    encoder = config.method.encoder
+    return encoder.in_channels * encoder.frames * sum(side * side for side in config.views.sizes(encoder.image_size))
+
+
+def value_bytes(config: RunConfig) -> int:
+    """Return the bytes of a value of the decoded views."""
+    return config.data.pixel_format.bits // 8
 
 
 def memory_limit() -> int:
@@ -227,6 +237,7 @@ def check_manifests(
                 continue
             manifest = load_manifest(source.path)
             check_kind(location, manifest.kind, config.method)
+            check_stored(location, manifest.stored, config.data.pixel_format)
             results += check_source(source.path, manifest)
             manifests.append(manifest)
         except UserError as error:

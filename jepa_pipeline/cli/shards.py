@@ -37,7 +37,8 @@ def shards_build(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="A folder of JPEG, PNG and WebP images, or of mp4, mov, m4v, mkv, webm, avi and gif videos; subfolders included."
+            help="A folder of JPEG, PNG, WebP, TIFF and .npy images, or of mp4, mov, m4v, mkv, webm, avi and gif videos; "
+            "subfolders included."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],

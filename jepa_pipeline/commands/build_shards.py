@@ -25,7 +25,7 @@ from jepa_pipeline.data.media_folder import (
     split_files,
 )
 from jepa_pipeline.data.prepare import Reencoding, prepare, record_key
-from jepa_pipeline.data.summary import compute_video_stats, format_normalization, format_video_stats, metadata_table, print_lines
+from jepa_pipeline.data.summary import compute_video_stats, format_pixels, format_video_stats, metadata_table, print_lines
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.unfinished import Progress, new_folder
 from jepa_pipeline.data.video import import_av
@@ -59,9 +59,11 @@ def build(
     Others are stored byte for byte by default. After an interruption the same call continues with the shards that are finished.
 
     Args:
-        root: images are JPEG, PNG and WebP, videos mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are ignored.
+        root: images are JPEG, PNG, WebP, TIFF and .npy files, videos mp4, mov, m4v, mkv, webm, avi and gif files; hidden files are
+            ignored.
         out: a new folder.
-        size: shrink the shorter side of larger images to this; JPEG stays JPEG at quality 95, all else becomes PNG.
+        size: shrink the shorter side of larger images to this; JPEG stays JPEG at quality 95, PNG and WebP become PNG, all of RGB,
+            and TIFF becomes .npy.
         reencode: encode videos again, for fast access to any frame, and shrink them to `size`.
         shard_size: in MB.
         split: share of every class for OUT/test; the rest is OUT/train. Without it all is in OUT.
@@ -84,7 +86,7 @@ def build(
     workers = workers or available_cores()
     made = {"size": size, "split": split, "seed": seed, **(reencode._asdict() if reencode else {})}
     made |= {"label_list": labels.name} if labels else {}
-    start, deep = perf_counter(), DeepRange()
+    start, deep, converted = perf_counter(), DeepRange(), 0
     manifests: dict[Path, Manifest] = {}
     plan = make_plan(root, made, shard_size, listing, parts)
     with new_folder(out, plan) as folder, process_pool(workers) as pool:
@@ -103,10 +105,19 @@ def build(
                 progress=progress,
             )
             deep.add(progress.deep.brightest, progress.deep.images)
+            converted += progress.converted
     print_summary(manifests, listing.others, len(files), perf_counter() - start)
     built = Built(manifests, listing, parts)
-    print_lines(filter(None, [deep.describe(), *built.describe_classes()]))
+    print_lines(filter(None, [describe_converted(converted), deep.describe(), *built.describe_classes()]))
     return built
+
+
+def describe_converted(images: int) -> str | None:
+    if not images:
+        return None
+    return (
+        f"{images} images of other channels or bits became RGB of 8 bits, because --size shrinks JPEG, PNG and WebP images as such"
+    )
 
 
 def make_plan(
@@ -239,8 +250,7 @@ def print_summary(manifests: Mapping[Path, Manifest], others: Counter[str], file
                 metadata_table(load_index(folder / shard.file, shard.index_sha256).videos) for shard in manifest.shards
             )
             lines.extend(f"  {line}" for line in format_video_stats(videos))
-        if manifest.mean and manifest.std:
-            lines.append(f"  {format_normalization(manifest.mean, manifest.std, manifest.kind)}")
+        lines.extend(f"  {line}" for line in format_pixels(manifest.kind, manifest.mean, manifest.std, manifest.stored))
         if manifest.skipped:
             first = manifest.skipped[0]
             lines.append(f"  skipped {len(manifest.skipped)}, all listed in the manifest; first {first.file}: {first.reason}")

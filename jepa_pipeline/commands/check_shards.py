@@ -9,9 +9,11 @@ import numpy as np
 from pydantic import computed_field
 
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import mean_and_std
-from jepa_pipeline.data.manifest import Manifest, locate_tars, read_manifest
+from jepa_pipeline.data.manifest import Manifest, StoredPixels, locate_tars, read_manifest
+from jepa_pipeline.data.shard_report import Finding
 from jepa_pipeline.data.summary import (
     Range,
     VideoStats,
@@ -19,15 +21,15 @@ from jepa_pipeline.data.summary import (
     compute_video_stats,
     count_by_class,
     format_class_table,
-    format_normalization,
+    format_pixels,
     format_video_stats,
     list_parts,
     sum_counters,
     weighted_range,
 )
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.verify import Contents, Finding, check_shard
-from jepa_pipeline.data.verify_set import dim_images, repeated_keys
+from jepa_pipeline.data.verify import Contents, check_shard
+from jepa_pipeline.data.verify_set import dim_images, mixed_channels, repeated_keys, total_stored
 from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
 from jepa_pipeline.redaction import redact
 
@@ -49,8 +51,9 @@ class PartReport(Section):
     classes: dict[str, int] | None
     shorter_side: Range | None
     videos: VideoStats | None
-    mean: RGB | None
-    std: RGB | None
+    mean: PerChannel | None
+    std: PerChannel | None
+    stored: tuple[StoredPixels, ...] = ()
     lost: str | None = None
 
 
@@ -108,8 +111,9 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
     work = partial(check_shard, folder, locate_tars(folder, manifest), Contents.of(manifest))
     checked = parallel_map(pool, workers, work, manifest.shards)
     shards = list(track_progress(checked, f"checking {redact(str(folder))}", len(manifest.shards)))
-    decoded = sum(shard.decoded for shard in shards)
-    mean, std = mean_and_std(sum((shard.channel_stats for shard in shards), np.zeros((2, 3))), decoded) if decoded else (None, None)
+    decoded, stored = sum(shard.decoded for shard in shards), total_stored(shards)
+    has_rgb = decoded and not any(shard.without_rgb for shard in shards)
+    mean, std = mean_and_std(sum((shard.channel_stats for shard in shards), np.zeros((2, 3))), decoded) if has_rgb else (None, None)
     return PartReport(
         folder=redact(folder),
         kind=manifest.kind,
@@ -120,6 +124,7 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
             *(warning for shard in shards for warning in shard.warnings),
             *repeated_keys(folder, shards),
             *dim_images(shards),
+            *mixed_channels(shards, stored),
         ),
         extensions=dict(sorted(sum_counters(shard.extensions for shard in shards).items())),
         classes=None if names is None else count_by_class(names, sum_counters(shard.labels for shard in shards)),
@@ -127,6 +132,7 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
         videos=compute_video_stats(shard.videos for shard in shards),
         mean=mean,
         std=std,
+        stored=stored,
         lost=manifest.lost,
     )
 
@@ -142,7 +148,6 @@ def report_lines(part: PartReport) -> Iterator[str]:
         yield f"  {part.lost}"
     if part.kind == "images" and part.shorter_side:
         yield f"  shorter side of the images: {part.shorter_side} pixels"
-    if part.mean and part.std:
-        yield f"  {format_normalization(part.mean, part.std, part.kind)}"
+    yield from (f"  {line}" for line in format_pixels(part.kind, part.mean, part.std, part.stored))
     if part.classes:
         yield from (f"  {line}" for line in format_class_table(part.classes))

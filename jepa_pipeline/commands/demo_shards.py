@@ -9,7 +9,7 @@ from rich.progress import track
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.data.summary import format_normalization, print_lines
+from jepa_pipeline.data.summary import format_pixels, print_lines
 from jepa_pipeline.data.unfinished import new_folder
 from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.data.writer import Record, png_record, video_record, write_shards
@@ -103,8 +103,7 @@ def write_parts(
 def print_summary(manifests: dict[Path, Manifest], contents: str) -> None:
     print_lines(f"{path}: {manifest.samples} {contents}" for path, manifest in manifests.items())
     train = next(iter(manifests.values()))
-    if train.mean and train.std:
-        print_lines([f"  {format_normalization(train.mean, train.std)}"])
+    print_lines(f"  {line}" for line in format_pixels(train.kind, train.mean, train.std, train.stored))
 
 
 def generate_moving_records(videos: int, generator: np.random.Generator) -> Iterator[Record]:

@@ -139,7 +139,7 @@ def refuse_secrets(folder: Path) -> None:
 @torch.inference_mode()
 def parity_batch(request: Request, format: Format) -> dict[str, Tensor]:
     """Return normalized noise as images or clips, and the encoder's outputs for it."""
-    config, channels = request.encoder.config, len(request.card.mean)
+    config, channels = request.encoder.config, request.encoder.config.in_channels
     shape = (CLIPS, channels, config.frames) if config.modality.has_time else (IMAGES, channels)
     pixels = torch.randn(*shape, config.image_size, config.image_size, generator=torch.Generator().manual_seed(0))
     outputs = format.outputs(request.encoder, pixels)

@@ -130,6 +130,7 @@ def build_manifest(
         skipped=(*skipped, *skipped_samples(tars), *labels.unlisted),
         mean=None,
         std=None,
+        stored=(),
     )
 
 

@@ -97,7 +97,7 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         require([*check_packages(config), *memory, check_shared_memory(config, info.world_size, info.local_world_size)])
     accelerator = choose_accelerator(config.trainer.accelerator)
     if info.launcher is None and (info.world_size > 1 or config.trainer.restarts):
-        hash_data(config.data.train, config.method)  # so that an error is printed once, before processes are started
+        hash_data(config.data, config.method)  # so that an error is printed once, before processes are started
         if code := launch_processes(config, info):
             raise SystemExit(code)
         return config.folder
@@ -118,7 +118,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
     """Check the data and the run folder, build the method, resume it and fit it, in every process of the run."""
     log, is_first = partial(print_plain, console), processes.info.rank == 0
     with raise_on_all_ranks():
-        data_hash = hash_data(config.data.train, config.method)
+        data_hash = hash_data(config.data, config.method)
     check_same_setup(processes, config, data_hash)
     with raise_on_all_ranks():
         compare = partial(compare_data, config.data, log, partial(watchdog.set_stage, HASHING, 0))

@@ -15,12 +15,14 @@ from rich.console import Console
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.video_masks import Grid
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
+from jepa_pipeline.data.picture import to_picture
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.files import atomic_path
 from jepa_pipeline.masks.build import build_mask_samplers
@@ -184,7 +186,7 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
 
     Returns:
         The PNG: a contact sheet with a row per image (the image, then all its views), or a row per view of a clip, its frames
-        side by side.
+        side by side. Images of other channels than RGB, or of 16 bits, are in false colors, see to_picture.
 
     Raises:
         UserError: there are no shards at data.train.
@@ -214,11 +216,13 @@ def draw_views(config: RunConfig) -> tuple[Figure, str]:
     wholes = [
         image[:, : int(height), : int(width)] for image, (height, width) in zip(deferred.images, deferred.extents, strict=True)
     ]
-    views = [view.round().byte() for view in crop_views(deferred, config.views.resampling)]
+    is_rgb = config.data.pixel_format == RGB8
+    crops = crop_views(deferred, config.views.resampling)
+    views = [view.round().byte() if is_rgb else view for view in crops]
     figure = Figure(figsize=(1.5 * (1 + len(views)), 1.6 * IMAGES), layout="constrained")
     for row, axes in enumerate(figure.subplots(IMAGES, 1 + len(views))):
         for axis, picture in zip(axes, [wholes[row], *(view[row] for view in views)], strict=True):
-            axis.imshow(picture.permute(1, 2, 0).numpy())
+            axis.imshow(to_picture(picture).permute(1, 2, 0).numpy())
             axis.set_axis_off()
     titles = ["image", *(f"view {number}: {view.shape[-1]}" for number, view in enumerate(views))]
     for axis, title in zip(figure.axes, titles, strict=False):

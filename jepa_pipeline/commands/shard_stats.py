@@ -12,9 +12,10 @@ from jaxtyping import Float64
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.index import load_index
-from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
+from jepa_pipeline.data.manifest import Manifest, Shard, StoredPixels, locate_tars, read_manifest
 from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.summary import (
     Range,
@@ -22,7 +23,7 @@ from jepa_pipeline.data.summary import (
     compute_video_stats,
     count_by_class,
     format_class_table,
-    format_normalization,
+    format_pixels,
     format_video_stats,
     list_parts,
     metadata_table,
@@ -50,8 +51,9 @@ class Contents(Section):
     videos: VideoStats | None
     left_out: int
     lost: str | None = None
-    mean: RGB | None
-    std: RGB | None
+    mean: PerChannel | None
+    std: PerChannel | None
+    stored: tuple[StoredPixels, ...] = ()
 
 
 def stats(folder: str | Path, *, workers: int | None = None, json: bool = False) -> list[Contents]:
@@ -102,6 +104,7 @@ def read_contents(pool: Executor, workers: int, folder: str, manifest: Manifest)
         lost=manifest.lost,
         mean=manifest.mean,
         std=manifest.std,
+        stored=manifest.stored,
     )
 
 
@@ -120,6 +123,7 @@ def contents_lines(part: Contents) -> Iterator[str]:
         yield f"  skipped: {part.left_out}, all listed in the manifest"
     if part.lost:
         yield f"  {part.lost}"
-    if part.mean and part.std:
-        yield f"  {format_normalization(part.mean, part.std, part.kind)}"
+    yield from (f"  {line}" for line in format_pixels(part.kind, part.mean, part.std, part.stored))
+    if part.kind == "images" and not part.stored:
+        yield "  channels and bits are unknown: `jepa shards check` decodes the images, and prints these with mean and deviation"
     yield from (f"  {line}" for line in (format_class_table(part.classes) if part.classes else ["no classes"]))

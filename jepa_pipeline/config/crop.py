@@ -65,6 +65,12 @@ class CropConfig(Section):
         """Return whether any of these views may change in color."""
         return self.jitter is not None or self.blur is not None or self.gray > 0 or self.solarize > 0
 
+    @property
+    def rgb_keys(self) -> dict[str, str]:
+        """Return the keys that change colors as only RGB has them, each with the value that turns it off."""
+        used = {"jitter": self.jitter is not None, "gray": self.gray > 0, "solarize": self.solarize > 0}
+        return {key: "null" if key == "jitter" else "0" for key, is_on in used.items() if is_on}
+
     @model_validator(mode="after")
     def check_ranges(self) -> Self:
         check_range("scale", *self.scale)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from jepa_pipeline.config.pixel_format import MAX_CHANNELS, RGB_CHANNELS, Bits, PixelFormat
 from jepa_pipeline.config.section import MAX_COUNT, Section, Share
 
 MAX_SOURCES = 1_000
@@ -77,6 +78,19 @@ class DataConfig(Section):
         description="Folder or URL of shards with a manifest.json, as written by `jepa shards build`; "
         "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}].",
     )
+    channels: int = Field(
+        default=RGB_CHANNELS,
+        ge=1,
+        le=MAX_CHANNELS,
+        description="Channels of the images. 3: RGB; gray and palettes become RGB, and transparency of PNG and WebP becomes white. "
+        "Others: every image must have this number, and nothing is converted. Clips are always RGB.",
+    )
+    bits: Bits | None = Field(
+        default=None,
+        description="Bits per channel of decoded images, which are scaled to 0..1: 8 by 1/255, 16 by 1/65535. 16 holds images of "
+        "both exactly; 8 halves the bytes of a batch, and refuses images of 16 bits, save for 3 channels, where they are scaled "
+        "to 8. null: 8 for 3 channels, else 16.",
+    )
     workers: int = Field(default=2, ge=0, le=MAX_COUNT, description="Data workers per device; 0: decode in the training process.")
     prefetch_batches: int = Field(default=4, ge=1, le=MAX_COUNT, description="Batches that each worker prepares ahead.")
     check_hashes: bool = Field(
@@ -86,6 +100,11 @@ class DataConfig(Section):
     )
     damage: DamageConfig = Field(default_factory=DamageConfig, description="Unusable samples.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Local copies of remote shards.")
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """Return the form in which images are decoded."""
+        return PixelFormat(self.channels, self.bits or (8 if self.channels == RGB_CHANNELS else 16))
 
     @model_validator(mode="after")
     def check_sources(self) -> Self:

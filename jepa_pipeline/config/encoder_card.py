@@ -1,17 +1,18 @@
 """The card of an encoder on disk: `config.json` beside its `model.safetensors`. Read without torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.image_video import ImageVideoConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.pixel_format import Bits, PerChannel, PixelFormat
 from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.run_path import give_run
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.section import Section
 from jepa_pipeline.config.stack import StackConfig
 
 WEIGHTS, CARD = "model.safetensors", "config.json"
@@ -61,8 +62,9 @@ class EncoderCard(Section):
         description="Which network of the method it is: target, the exponential moving average (also in cards without this "
         "key); online, the network that was trained; mixed, a stack whose levels differ.",
     )
-    mean: RGB = Field(description="Subtracted per channel from pixels scaled to 0..1.")
-    std: RGB = Field(description="Divisor per channel.")
+    mean: PerChannel = Field(description="Subtracted per channel from pixels scaled to 0..1.")
+    std: PerChannel = Field(description="Divisor per channel.")
+    bits: Bits = Field(default=8, description="Bits per channel of the decoded images that it was trained on.")
     clip: ClipConfig | None = Field(default=None, description="Frames of a video that made a training clip; null: images.")
     begun_from: str | None = Field(
         default=None,
@@ -83,6 +85,18 @@ class EncoderCard(Section):
     @classmethod
     def upgrade_clip(cls, clip: Any) -> Any:
         return upgrade_saved(clip, "views.clip.") if isinstance(clip, dict) else clip
+
+    @model_validator(mode="after")
+    def check_channels(self) -> Self:
+        channels = self.encoder.in_channels
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}, but encoder.in_channels is {channels}")
+        return self
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """Return the form in which images are decoded for it."""
+        return PixelFormat(self.encoder.in_channels, self.bits)
 
 
 def holds_encoder(folder: Path) -> bool:

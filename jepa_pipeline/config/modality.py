@@ -11,7 +11,7 @@ class Modality:
     """The input of an encoder.
 
     Every encoder configuration has a `modality`. Code asks it instead of the configuration's class or number of
-    frames. CONTRIBUTING.md lists the steps to add one, such as depth maps.
+    frames. CONTRIBUTING.md lists the steps to add one, such as sounds.
 
     Attributes:
         name: singular, for messages.

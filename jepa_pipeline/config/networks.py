@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from jepa_pipeline.config.grid import MAX_FRAMES, MAX_SIDE, MAX_TOKENS
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.modality import CLIP, IMAGE, Modality
+from jepa_pipeline.config.pixel_format import RGB_CHANNELS, InChannels, name_channels
 from jepa_pipeline.config.section import Section
 
 Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"]
@@ -62,6 +63,7 @@ class EncoderConfig(Section):
     timm: ClassVar[None] = None
 
     image_size: int = Field(default=224, ge=1, le=MAX_SIDE, description="Height and width of the input, in pixels.")
+    in_channels: InChannels = RGB_CHANNELS
     patch_size: int = Field(default=16, ge=1, description="Height and width of a patch, in pixels.")
     frames: int = Field(default=1, ge=1, le=MAX_FRAMES, description="Frames per training clip; 1: images.")
     tubelet_size: int = Field(default=1, ge=1, description="Frames per token; the papers' video encoders use 2.")
@@ -165,9 +167,9 @@ class EncoderConfig(Section):
 
     @property
     def input_shape(self) -> str:
-        """Return the frames of a clip, and height and width, such as 16x224x224, or 224x224 for images."""
+        """Return the frames of a clip, and height and width, such as 16x224x224, or 224x224 for images; and channels but RGB."""
         frames = f"{self.frames}x" if self.modality.has_time else ""
-        return f"{frames}{self.image_size}x{self.image_size}"
+        return f"{frames}{self.image_size}x{self.image_size}{name_channels(self.in_channels)}"
 
     def up_to_level(self, level: Level | None) -> "EncoderConfig":
         """Return the encoder without the levels above `level`; a single encoder has one level, itself."""
@@ -235,6 +237,7 @@ class BackboneConfig(Section):
 
     timm: str = Field(min_length=1, description="timm's name, such as resnet50, vit_small_patch16_224 or convnext_tiny.")
     image_size: int = Field(default=224, ge=1, le=MAX_SIDE, description="Height and width of the input, in pixels.")
+    in_channels: InChannels = RGB_CHANNELS
     small_stem: bool = Field(
         default=False,
         description="For images of about 32 pixels: a ResNet's first convolution becomes 3x3 with stride 1, without max "
@@ -261,8 +264,8 @@ class BackboneConfig(Section):
 
     @property
     def input_shape(self) -> str:
-        """Return height and width, such as 224x224."""
-        return f"{self.image_size}x{self.image_size}"
+        """Return height and width, such as 224x224, and channels but RGB."""
+        return f"{self.image_size}x{self.image_size}{name_channels(self.in_channels)}"
 
     def up_to_level(self, level: Level | None) -> "BackboneConfig":
         """Return itself, as EncoderConfig.up_to_level does for a single encoder."""
@@ -276,9 +279,11 @@ class BackboneConfig(Section):
     def check_args(self) -> Self:
         if "img_size" in self.args:
             raise ValueError("args.img_size duplicates image_size: remove it")
-        for name in ("pretrained", "num_classes", "in_chans", "checkpoint_path", "features_only"):
+        if "in_chans" in self.args:
+            raise ValueError("args.in_chans duplicates in_channels, which a run sets to data.channels: remove it")
+        for name in ("pretrained", "num_classes", "checkpoint_path", "features_only"):
             if name in self.args:
-                raise ValueError(f"args.{name} cannot be set: encoders start untrained, without a classifier, on RGB images")
+                raise ValueError(f"args.{name} cannot be set: encoders start untrained and without a classifier")
         return self
 
 

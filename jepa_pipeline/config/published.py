@@ -3,7 +3,8 @@
 from pydantic import Field
 
 from jepa_pipeline.config.grid import MAX_FRAMES, MAX_SIDE
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.section import Section
 
 
 class GivenConfig(Section):
@@ -15,5 +16,5 @@ class GivenConfig(Section):
     frames: int | None = Field(default=None, ge=1, le=MAX_FRAMES, description="Frames per clip.")
     fps: float | None = Field(default=None, gt=0, description="Frames per second of a clip.")
     stride: int | None = Field(default=None, ge=1, description="Frames of the video from one frame of a clip to the next.")
-    mean: RGB | None = Field(default=None, description="Subtracted per channel from pixels scaled to 0..1.")
-    std: RGB | None = Field(default=None, description="Divisor per channel.")
+    mean: PerChannel | None = Field(default=None, description="Subtracted per channel from pixels scaled to 0..1.")
+    std: PerChannel | None = Field(default=None, description="Divisor per channel.")

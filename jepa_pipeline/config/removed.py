@@ -36,6 +36,9 @@ REMOVED_VALUES = {("views.clip.start", "centre"): ("center", "it is spelled cent
 """Dotted keys and their former values, with the new value and what to do."""
 
 ADDED_KEYS: dict[str, object] = {
+    r"data\.channels": 3,
+    r"data\.bits": None,
+    r"method\.(levels\.\d+\.)?encoder\.in_channels": 3,
     r"views\.interpolation": "bicubic",
     r"views\.antialias": True,
     r"views\.clip\.spacing": "exact",

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.optim import OptimConfig
+from jepa_pipeline.config.pixel_format import MAX_CHANNELS, RGB8, RGB_CHANNELS
 from jepa_pipeline.config.removed import added_default
 from jepa_pipeline.config.section import Section, flatten
 from jepa_pipeline.config.trainer import CheckpointConfig, HealthConfig, LogConfig, ProbingConfig, TrainerConfig
@@ -60,6 +61,46 @@ class RunConfig(Section):
     health: HealthConfig = Field(default_factory=HealthConfig, description="Measurement of collapse.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Checkpoints.")
     probing: ProbingConfig = Field(default_factory=ProbingConfig, description="Probes of the encoder during training.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def set_in_channels(cls, values: Any) -> Any:
+        """Give the encoder of the pixels data.channels, where a recipe gives it none of its own."""
+        match values:
+            case {"data": {"channels": int(channels)}, "method": {"levels": [{"encoder": {**encoder}} as first, *above]} as method}:
+                method = {**method, "levels": [{**first, "encoder": {"in_channels": channels, **encoder}}, *above]}
+            case {"data": {"channels": int(channels)}, "method": {"encoder": {**encoder}} as method}:
+                method = {**method, "encoder": {"in_channels": channels, **encoder}}
+            case _:
+                return values
+        return {**values, "method": method} if 1 <= channels <= MAX_CHANNELS else values
+
+    @model_validator(mode="after")
+    def check_channels(self) -> Self:
+        channels, encoder = self.data.channels, self.method.encoder
+        if encoder.in_channels != channels:
+            raise ValueError(
+                f"data.channels is {channels}, but in_channels of the method's encoder is {encoder.in_channels}: remove "
+                "in_channels, which follows data.channels, or give both the same number"
+            )
+        if len(self.views.mean) != channels:
+            raise ValueError(
+                f"data.channels is {channels}, but views.mean and views.std have {len(self.views.mean)} values: take those that "
+                "`jepa shards stats` or `jepa shards check` prints for the data"
+            )
+        if encoder.modality.has_time and self.data.pixel_format != RGB8:
+            raise ValueError(
+                f"data gives images of {self.data.pixel_format}, but clips are RGB of 8 bits, as videos are decoded: remove "
+                "data.channels and data.bits, or choose a method and frames: 1 for images"
+            )
+        if channels != RGB_CHANNELS:
+            for number, crop in enumerate(self.views.crops):
+                for key, off in crop.rgb_keys.items():
+                    raise ValueError(
+                        f"views.crops.{number}.{key} changes RGB colors, but data.channels is {channels}: set "
+                        f"views.crops.{number}.{key} to {off}; crops, flips and blur work on any channels"
+                    )
+        return self
 
     @model_validator(mode="after")
     def check_trainer(self) -> Self:

@@ -9,7 +9,6 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
-RGB = tuple[float, float, float]
 MAX_COUNT = 1024
 """Most processes of a machine, batches made ahead, clips and views of a sample: more than anyone has, so that a slip of some zeros
 is a sentence and does not fill the machine."""

@@ -6,10 +6,11 @@ from pydantic import Field, model_validator
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.crop import CropConfig, Interpolation, Resampling
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.section import Section
 
-IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+IMAGENET_MEAN: PerChannel = (0.485, 0.456, 0.406)
+IMAGENET_STD: PerChannel = (0.229, 0.224, 0.225)
 
 
 class ViewsConfig(Section):
@@ -38,11 +39,13 @@ class ViewsConfig(Section):
     clip: ClipConfig = Field(
         default_factory=ClipConfig, description="Frames of a video that make a clip, for encoders of several frames."
     )
-    mean: RGB = Field(default=IMAGENET_MEAN, description="Mean per channel that is subtracted, on pixels in [0, 1].")
-    std: RGB = Field(default=IMAGENET_STD, description="Standard deviation per channel to divide by, on pixels in [0, 1].")
+    mean: PerChannel = Field(default=IMAGENET_MEAN, description="Mean per channel that is subtracted, on pixels in [0, 1].")
+    std: PerChannel = Field(default=IMAGENET_STD, description="Standard deviation per channel to divide by, on pixels in [0, 1].")
 
     @model_validator(mode="after")
     def check_std(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}: both need one for each channel")
         if min(self.std) <= 0:
             raise ValueError(f"std is {list(self.std)}: the standard deviation of every channel must be above 0")
         return self

@@ -107,7 +107,7 @@ def unpack(packed: Packed) -> list[Tensor]:
     return tensors
 
 
-def augment(pixels: Num[Tensor, "B 3 H W"], ops: ColorOps) -> Float[Tensor, "B 3 H W"]:
+def augment(pixels: Num[Tensor, "B C H W"], ops: ColorOps) -> Float[Tensor, "B C H W"]:
     """Return the views with their colors changed, in fp32; float views are changed in place."""
     pixels = pixels.float()
     change_rows(pixels, ops.jittered, lambda views: jitter(views, ops))
@@ -165,7 +165,7 @@ def adjust_hue(pixels: Float[Tensor, "B 3 H W"], shifts: Float[Tensor, "B"]) -> 
     return pixels
 
 
-def blur(pixels: Float[Tensor, "B 3 S S"], sigmas: Float[Tensor, "B"]) -> Float[Tensor, "B 3 S S"]:
+def blur(pixels: Float[Tensor, "B C S S"], sigmas: Float[Tensor, "B"]) -> Float[Tensor, "B C S S"]:
     """Return views convolved with Gaussians of these deviations in pixels, with reflected borders."""
     batch, channels, size, _ = pixels.shape
     weights = gaussian_matrix(sigmas, size)

@@ -15,8 +15,9 @@ from jepa_pipeline.batch import Batch, Damaged, Masks
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.clips import ClipViews
-from jepa_pipeline.data.image import decode_image
+from jepa_pipeline.data.decode import decode_image
 from jepa_pipeline.data.mixture import Mixture
+from jepa_pipeline.data.raster import Raster
 from jepa_pipeline.data.reading import reading
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError
@@ -46,7 +47,7 @@ class TrainDataset(Dataset[Batch]):
     """The endless training stream by index, as random views with masks: a pure function of seed, mixture and index.
 
     Args:
-        sources: the shards of each data set of the mixture.
+        sources: the shards of each data set of the mixture, all of one form.
         mixture: which sample is at which index.
         views: how views are made.
         encoder: what they are made for: images or clips, and their size.
@@ -101,10 +102,12 @@ class TrainDataset(Dataset[Batch]):
 
     def create_views(self, batch_size: int) -> Views:
         """Return the builder of a batch's views; the one place of training that chooses it by modality."""
-        size, encoder = self.encoder.image_size, self.encoder
+        size, encoder, form = self.encoder.image_size, self.encoder, self.sources[0].form
         if encoder.modality.has_time:
             return ClipViews(self.views, size, encoder.frames, batch_size)
-        return DeferredViews(self.views, size, batch_size) if self.crop_on_device else ImageViews(self.views, size, batch_size)
+        if self.crop_on_device:
+            return DeferredViews(self.views, size, batch_size)
+        return ImageViews(self.views, size, batch_size, form)
 
     def add_views(self, views: Views, shard: int, member: int, sample_id: SampleId) -> Sample:
         """Read a sample and add its views, with the random numbers of sample_id."""
@@ -162,7 +165,7 @@ class EvalImages(Dataset[Batch]):
             SampleError: a sample cannot be read or decoded.
         """
         crop = partial(center_view, image_size=self.image_size)
-        samples, pixels = [], allocate_pixels(len(indices), self.image_size)
+        samples, pixels = [], allocate_pixels(len(indices), self.image_size, self.shards.form)
         for row, position in zip(pixels, self.shards.locate(indices), strict=True):
             sample, row[:] = read_decoded(crop, self.shards, *position)
             samples.append(sample)
@@ -183,14 +186,15 @@ def read_decoded(process: Callable[[Any], Decoded], shards: Shards, shard: int, 
             raise shards.sample_error(shard, sample.key, str(error), error.cure) from error
 
 
-def open_media(shards: Shards, sample: Sample) -> Image.Image | Video:
-    """Return a sample's image, or its opened video.
+def open_media(shards: Shards, sample: Sample) -> Image.Image | Raster | Video:
+    """Return a sample's image, in the form of its data set, or its opened video.
 
     Raises:
         DecodeError: it cannot be read.
     """
-    read = open_video if shards.manifest.kind == "videos" else decode_image
-    return read(sample.media, shards.max_pixels)
+    if shards.manifest.kind == "videos":
+        return open_video(sample.media, shards.max_pixels)
+    return decode_image(sample.media, shards.max_pixels, shards.form)
 
 
 def stack_labels(samples: list[Sample]) -> Int64[Tensor, "B"] | None:

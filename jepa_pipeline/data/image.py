@@ -1,6 +1,8 @@
 """Compressed bytes to an RGB image."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
+from jepa_pipeline.config.pixel_format import PixelFormat
 from jepa_pipeline.data.image_container import Stripped, find_orientation, strip_metadata
 from jepa_pipeline.data.sample import MAX_PIXELS, DecodeError, TooLarge
 
@@ -25,6 +28,8 @@ UPRIGHT = {
 }
 """The transposition that makes an image upright, by its EXIF orientation."""
 
+WITH_ALPHA = (4, 6)
+"""Color types of PNG files with gray and alpha, or with RGB and alpha."""
 DEEP = 16
 """Bits of the deepest channels."""
 SCAN = b"\xff\xda"
@@ -35,15 +40,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Decoded(NamedTuple):
-    """An upright RGB image; the extension of its format; of one with 16 bits per channel, its brightest level of the 8-bit ones."""
+    """An upright RGB image; the extension of its format; of one with 16 bits per channel, its brightest level of the 8-bit ones;
+    and its channels and their bits as they are stored.
+    """
 
     image: Image.Image
     extension: str
     brightest: int | None
+    stored: PixelFormat
 
 
-def decode_image(data: bytes, max_pixels: float = MAX_PIXELS) -> Image.Image:
-    """Return an image as RGB, upright.
+def decode(data: bytes, max_pixels: float = MAX_PIXELS) -> Decoded:
+    """Return a JPEG, PNG or WebP image as RGB, upright, and what its file says of it.
 
     The orientation in EXIF or XMP is applied, transparency is composited on white, 16 bits are scaled to 8, and of an
     animation the first frame is taken. No other metadata is read, so that none can make an image unusable.
@@ -52,35 +60,83 @@ def decode_image(data: bytes, max_pixels: float = MAX_PIXELS) -> Image.Image:
         DecodeError: it is not JPEG, PNG or WebP, truncated, damaged, or has more pixels than Image.MAX_IMAGE_PIXELS.
         TooLarge: it takes more than max_pixels to be decoded.
     """
-    return decode(data, max_pixels).image
+    with opened(data, max_pixels) as (image, stripped):
+        extension, stored = EXTENSIONS[image.format or ""], stored_form(image, stripped)
+        rgb, brightest = deep_to_rgb(image, stripped) if stripped.bits == DEEP else (to_rgb(image), None)
+        method = UPRIGHT.get(find_orientation(stripped.exif, stripped.xmp))
+        return Decoded(rgb if method is None else rgb.transpose(method), extension, brightest, stored)
 
 
-def decode(data: bytes, max_pixels: float = MAX_PIXELS) -> Decoded:
-    """Return an image as decode_image does, and what its file says of it."""
+def decode_stored(data: bytes, max_pixels: float = MAX_PIXELS) -> UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]:
+    """Return a JPEG, PNG or WebP image with the channels and bits with which it is stored, upright; palettes as RGB.
+
+    Raises:
+        DecodeError, TooLarge: as decode does.
+    """
+    with opened(data, max_pixels) as (image, stripped):
+        values = read_channels(image, stripped.data) if stripped.bits == DEEP else np.asarray(to_stored(image))
+        values = values if values.ndim == 3 else values[..., None]
+        return turn_upright(values, find_orientation(stripped.exif, stripped.xmp))
+
+
+@contextmanager
+def opened(data: bytes, max_pixels: float) -> Iterator[tuple[Image.Image, Stripped]]:
+    """Yield an image whose pixels are loaded, and its file without metadata; all that Pillow raises becomes a DecodeError."""
     stripped = strip_metadata(data)
     try:
         with Image.open(BytesIO(stripped.data), formats=tuple(EXTENSIONS)) as image:
             check_pixels(image, stripped.data, max_pixels)
-            extension = EXTENSIONS[image.format or ""]
             image.load()
-            rgb, brightest = deep_to_rgb(image, stripped) if stripped.bits == DEEP else (to_rgb(image), None)
-            method = UPRIGHT.get(find_orientation(stripped.exif, stripped.xmp))
-            return Decoded(rgb if method is None else rgb.transpose(method), extension, brightest)
+            yield image, stripped
     except DecodeError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DecodeError("it is not a JPEG, PNG or WebP image") from error
+        raise DecodeError("it is not a JPEG, PNG or WebP image, nor a TIFF image or an .npy array") from error
     except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
         raise DecodeError(f"{error or type(error).__name__}") from error
 
 
+def stored_form(image: Image.Image, stripped: Stripped) -> PixelFormat:
+    """Return the channels of an image and their bits as they are stored; those of a palette are of its colors."""
+    if stripped.bits == DEEP:
+        transparent = stripped.data[25] in WITH_ALPHA
+        return PixelFormat((1 if is_gray(stripped.data) else 3) + transparent, DEEP)
+    return PixelFormat(len(to_stored_mode(image.mode)))
+
+
+def to_stored_mode(mode: str) -> str:
+    """Return the mode in which the channels of an image are as they are stored."""
+    return {"1": "L", "P": "RGB", "PA": "RGB", "YCbCr": "RGB"}.get(mode, mode)
+
+
+def to_stored(image: Image.Image) -> Image.Image:
+    mode = to_stored_mode(image.mode)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def turn_upright(
+    values: UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"], orientation: int
+) -> UInt8[np.ndarray, "_ _ C"] | UInt16[np.ndarray, "_ _ C"]:
+    """Return an image as UPRIGHT turns Pillow's, by its EXIF orientation."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
+
+
 def check_pixels(image: Image.Image, data: bytes, max_pixels: float) -> None:
-    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
-    if limit is not None and pixels > limit:
-        raise DecodeError(f"it has {image.width}x{image.height} pixels, more than the limit of {limit}")
     scans = data.count(SCAN) if image.format == "JPEG" else 1  # a progressive one decodes all pixels in each
+    check_size(*image.size, max_pixels, scans)
+
+
+def check_size(width: int, height: int, max_pixels: float, scans: int = 1) -> None:
+    """Raise DecodeError if an image has too many pixels."""
+    limit, pixels = Image.MAX_IMAGE_PIXELS, width * height
+    if limit is not None and pixels > limit:
+        raise DecodeError(f"it has {width}x{height} pixels, more than the limit of {limit}")
     if pixels * scans > max_pixels:
-        raise TooLarge(f"it has {image.width}x{image.height} pixels{f' in {scans} scans' if scans > 1 else ''}", max_pixels)
+        raise TooLarge(f"it has {width}x{height} pixels{f' in {scans} scans' if scans > 1 else ''}", max_pixels)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from jepa_pipeline.data.index import ShardIndex
 from jepa_pipeline.data.manifest import Shard
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, LABEL, VIDEO_EXTENSIONS, DecodeError
 from jepa_pipeline.data.tar_reader import HashingReader, Readable, ShardError, printable
-from jepa_pipeline.data.tar_samples import MEDIA, Defect, TarSample, iter_samples
+from jepa_pipeline.data.tar_samples import MEDIA, Defect, TarSample, iter_samples, set_arrays_aside
 from jepa_pipeline.data.video import open_video
 
 MAX_EXTENSIONS = 64
@@ -53,6 +53,8 @@ def index_shard(
         if isinstance(result, TarSample) and result.media:
             result = read_metadata(result)
         defects.append(result) if isinstance(result, Defect) else samples.append(result)
+    samples, set_aside = set_arrays_aside(samples)
+    defects += set_aside
     if not samples:
         by_cause = sorted(defects, key=lambda defect: (defect.kind != "late", not defect.skipped, defect.kind != "key"))
         first = next((f" ({printable(defect.name)}: {defect.reason})" for defect in by_cause), "")

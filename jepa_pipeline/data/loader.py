@@ -7,7 +7,7 @@ from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.dataset import MaskSampler, TrainDataset
-from jepa_pipeline.data.media import check_kind
+from jepa_pipeline.data.media import check_kind, check_stored
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.sampler import DistributedBatchSampler, ShardSampler
 from jepa_pipeline.data.shards import Shards
@@ -42,9 +42,10 @@ def train_loader(
             while iterating.
     """
     limit = data.damage.max_megapixels * 1e6
-    sources = [Shards(source.path, 2 * WINDOW_SHARDS, data.cache, limit) for source in data.train]
+    sources = [Shards(source.path, 2 * WINDOW_SHARDS, data.cache, limit, data.pixel_format) for source in data.train]
     for shards in sources:
         check_kind(shards.location, shards.manifest.kind, method)
+        check_stored(shards.location, shards.manifest.stored, shards.form)
     mixture = build_mixture(data, seed, sources)
     skip_damaged, batch_size = data.damage.policy == "skip", batch_sampler.batch_size_global
     dataset = TrainDataset(sources, mixture, views, method.encoder, masks, skip_damaged, batch_size, crop_on_device)

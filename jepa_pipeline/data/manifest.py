@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import RGB, Section
+from jepa_pipeline.config.pixel_format import MAX_CHANNELS, PerChannel, PixelFormat
+from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.remote import MANIFEST_BYTES, is_remote, join_url, read_bytes
 from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import PARTIAL, atomic_write
@@ -50,6 +51,21 @@ class Skipped(Section):
     reason: str = Field(description="Why it could not be used.")
 
 
+class StoredPixels(Section):
+    """The images of a data set that have one number of channels, and the statistics of these as they are stored."""
+
+    channels: int = Field(ge=1, le=MAX_CHANNELS, description="Number of channels.")
+    images: int = Field(ge=1, description="Images that have it.")
+    deep: int = Field(ge=0, description="Those of them with 16 bits per channel; the others have 8.")
+    mean: PerChannel = Field(description="Mean of the channels on pixels scaled to 0..1; each image counts the same.")
+    std: PerChannel = Field(description="Standard deviation of the same pixels.")
+
+    def describe(self) -> str:
+        """Return the channels, the bits and the number of images."""
+        bits = "8 and 16" if 0 < self.deep < self.images else "16" if self.deep else "8"
+        return f"{PixelFormat(self.channels).name_channels()} of {bits} bits ({self.images} images)"
+
+
 class Manifest(Section):
     """A data set."""
 
@@ -67,11 +83,15 @@ class Manifest(Section):
     )
     made: dict[str, str | int | float | None] = Field(description="How the shards were made.")
     skipped: tuple[Skipped, ...] = Field((), description="Source files that were left out.")
-    mean: RGB | None = Field(
+    mean: PerChannel | None = Field(
         None,
-        description="Mean of the images' channels on pixels scaled to 0..1; each counts the same; of a video, the first frame.",
+        description="Mean of the images' channels as RGB on pixels scaled to 0..1; each counts the same; of a video, the first "
+        "frame. Null: unknown, or not all images can be RGB.",
     )
-    std: RGB | None = Field(None, description="Standard deviation of the same pixels.")
+    std: PerChannel | None = Field(None, description="Standard deviation of the same pixels.")
+    stored: tuple[StoredPixels, ...] = Field(
+        (), description="The images by their number of channels, as they are stored; empty: unknown, or videos."
+    )
 
     @property
     def member(self) -> str | None:

@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.data.class_names import compose, number_classes
 from jepa_pipeline.data.data_parts import are_pieces, find_parts
 from jepa_pipeline.data.manifest import Manifest
@@ -26,7 +27,7 @@ class MediaFiles(Shards):
 
     def __init__(self, folder: Path) -> None:  # pyright: ignore[reportMissingSuperCall]  # there is no manifest
         listing = list_media(folder, Labeling(without=True))
-        self.location, self.max_pixels = str(folder), MAX_PIXELS
+        self.location, self.max_pixels, self.form = str(folder), MAX_PIXELS, RGB8
         self.paths = [file.path for file in listing.files]
         self.keys = [to_utf8(path.relative_to(folder).as_posix()) for path in self.paths]
         self.labels, classes = label_by_folder(self.keys, str(folder))

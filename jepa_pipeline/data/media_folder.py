@@ -26,7 +26,7 @@ from jepa_pipeline.data.folder_layout import (
 from jepa_pipeline.data.label_list import LabelList
 from jepa_pipeline.data.manifest import Skipped
 from jepa_pipeline.data.recordings import describe_recordings, group_files
-from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from jepa_pipeline.data.sample import ARRAY, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.data.tar_reader import printable
 
 IMAGE_SUFFIXES = {f".{extension}" for extension in IMAGE_EXTENSIONS}
@@ -88,7 +88,8 @@ def list_media(folder: Path, labeling: Labeling = BY_FOLDER) -> FolderListing:
     contents = dict(walk(folder))
     found = sorted(chain.from_iterable(contents.values()))
     paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
-    unread = [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    paths = [path for path in paths if path.suffix.lower() != f".{ARRAY}"] or paths
+    unread = sorted({*found} - {*paths})
     others = Counter(path.suffix.lower() for path in unread)
     if not paths:
         instead = f", but {describe_suffixes(others)}" if others else ""

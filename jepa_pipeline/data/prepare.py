@@ -3,19 +3,23 @@
 import re
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 from PIL import Image
 
+from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.data.channel_stats import compute_channel_stats
-from jepa_pipeline.data.image import decode
+from jepa_pipeline.data.decode import inspect_image, is_array
 from jepa_pipeline.data.manifest import Skipped
 from jepa_pipeline.data.media_folder import MediaFile, to_utf8
+from jepa_pipeline.data.raster import Raster, as_array
 from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, DecodeError
 from jepa_pipeline.data.video_writer import reencode_video
-from jepa_pipeline.data.writer import Record, video_record
+from jepa_pipeline.data.writer import Record, image_record, new_record, video_record
 
 JPEG_QUALITY = 95
+Shrunk = TypeVar("Shrunk", Image.Image, Raster)
 
 
 class Reencoding(NamedTuple):
@@ -53,12 +57,25 @@ def leads_elsewhere(path: Path, root: Path) -> bool:
 
 def prepare_image(key: str, file: MediaFile, size: int | None) -> Record:
     data = file.path.read_bytes()
-    image, extension, brightest = decode(data)
-    if size is not None and min(image.size) > size:
-        extension = "jpg" if extension == "jpg" else "png"
-        image = shrink(image, size)
-        data = encode(image, extension)
-    return Record(key, data, extension, file.label, compute_channel_stats(image), brightest=brightest)
+    image = inspect_image(data)
+    if size is None or min(image.size) <= size:
+        return new_record(key, data, image, file.label)
+    if is_array(data):
+        assert image.raster is not None
+        return image_record(key, encode_array(shrink(image.raster, size)), file.label)
+    assert image.rgb is not None
+    extension, small = "jpg" if image.extension == "jpg" else "png", shrink(image.rgb, size)
+    stats = compute_channel_stats(small)
+    return Record(
+        key,
+        encode(small, extension),
+        extension,
+        file.label,
+        stats,
+        brightest=image.brightest,
+        stored=(RGB8, stats),
+        converted=image.stored != RGB8,
+    )
 
 
 def prepare_video(key: str, file: MediaFile, size: int | None, reencode: Reencoding | None) -> Record:
@@ -75,10 +92,17 @@ def check_size(size: int) -> None:
         raise DecodeError(f"it has {size} bytes, but a video has up to {MAX_MEDIA_BYTES}: cut it into shorter ones")
 
 
-def shrink(image: Image.Image, size: int) -> Image.Image:
+def shrink(image: Shrunk, size: int) -> Shrunk:
     short = min(image.size)
     width, height = (max(1, round(side * size / short)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def encode_array(image: Raster) -> bytes:
+    """Return an image as an .npy file, "H W C": TIFF has no common form for all numbers of channels."""
+    stream = BytesIO()
+    np.save(stream, as_array(image))
+    return stream.getvalue()
 
 
 def encode(image: Image.Image, extension: str) -> bytes:

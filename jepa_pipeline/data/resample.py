@@ -2,14 +2,13 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64
 from PIL import Image
 from torch import Tensor
 
 from jepa_pipeline.config.crop import Interpolation, Resampling
-
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in whole pixels; right and bottom are excluded."""
+from jepa_pipeline.config.pixel_format import RGB8
+from jepa_pipeline.data.raster import Box, Levels, Raster, as_array, to_levels
 
 EVALUATION = Resampling("bicubic", antialias=True)
 """The resizing of evaluation, whatever an encoder was trained on, so that all are compared on the same pixels."""
@@ -22,23 +21,24 @@ TAPS = {"bicubic": 4, "bilinear": 2}
 """Pixels along each axis between which a kernel interpolates."""
 
 
-def resized_crop(image: Image.Image, box: Box, image_size: int, resampling: Resampling = EVALUATION) -> UInt8[np.ndarray, "C H W"]:
-    """Return a box of an RGB image, resized to image_size x image_size; pixels just outside the box count at its edges."""
+def resized_crop(image: Image.Image | Raster, box: Box, image_size: int, resampling: Resampling = EVALUATION) -> Levels:
+    """Return a box of an image, "C H W", resized to image_size x image_size; pixels just outside the box count at its edges."""
     if resampling.antialias:
-        view = image.resize((image_size, image_size), PILLOW_FILTERS[resampling.interpolation], box=box)
-        return np.asarray(view).transpose(2, 0, 1)
+        return as_array(image.resize((image_size, image_size), PILLOW_FILTERS[resampling.interpolation], box=box)).transpose(
+            2, 0, 1
+        )
     left, top, right, bottom = box
     columns, column_weights = nearest_pixels(left, right, image_size, image.width, resampling.interpolation)
     rows, row_weights = nearest_pixels(top, bottom, image_size, image.height, resampling.interpolation)
     first = columns.min()
-    pixels = np.asarray(image)[:, first : columns.max() + 1]
+    pixels = as_array(image)[:, first : columns.max() + 1]
     down = interpolate(pixels, rows, row_weights)  # S W C
     view = interpolate(np.ascontiguousarray(down.swapaxes(0, 1)), columns - first, column_weights)  # S S C, columns first
-    return np.rint(view).clip(0, 255).astype(np.uint8).transpose(2, 1, 0)
+    return to_levels(view, image.form if isinstance(image, Raster) else RGB8).transpose(2, 1, 0)
 
 
-def square_views(image: Image.Image, image_size: int, count: int = 1) -> list[UInt8[np.ndarray, "C H W"]]:
-    """Return the views of evaluation: the shorter side of an RGB image resized to image_size, then squares along the longer one.
+def square_views(image: Image.Image | Raster, image_size: int, count: int = 1) -> list[Levels]:
+    """Return the views of evaluation, "C H W": the shorter side resized to image_size, then squares along the longer one.
 
     A single square is the center; several are evenly spaced from end to end. Resizing comes before cutting, and fractions are cut
     off or rounded, as in timm and torchvision, so that users of an exported encoder see the pixels that its probes saw.
@@ -56,11 +56,11 @@ def square_views(image: Image.Image, image_size: int, count: int = 1) -> list[UI
             image.resize(square, Image.Resampling.BICUBIC, box=(left, top, min(right, image.width), min(bottom, image.height)))
             for left, top, right, bottom in boxes
         ]
-    return [np.asarray(view).transpose(2, 0, 1) for view in views]
+    return [as_array(view).transpose(2, 0, 1) for view in views]
 
 
 def interpolate(
-    pixels: UInt8[np.ndarray, "N M C"] | Float32[np.ndarray, "N M C"],
+    pixels: Levels | Float32[np.ndarray, "N M C"],
     indices: Int64[np.ndarray, "S K"],
     weights: Float32[np.ndarray, "S K"],
 ) -> Float32[np.ndarray, "S M C"]:

@@ -6,7 +6,9 @@ from jepa_pipeline.config.data import MAX_MEGAPIXELS
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+ARRAY = "npy"
+"""Extension of arrays, which are images only where there are no other images or videos: they may be anything, such as features."""
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", ARRAY)
 VIDEO_EXTENSIONS = ("mp4", "mov", "m4v", "mkv", "webm", "avi", "gif")
 MEDIA_EXTENSIONS: dict[DataKind, tuple[str, ...]] = {"images": IMAGE_EXTENSIONS, "videos": VIDEO_EXTENSIONS}
 LABEL = "cls"

@@ -5,6 +5,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
+from copy import copy
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxtyping import Int64
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.config.pixel_format import RGB8, PixelFormat
 from jepa_pipeline.data.cache import Cache
 from jepa_pipeline.data.index import OtherIndex, ShardIndex, index_path, load_index
 from jepa_pipeline.data.indexing import index_shard
@@ -53,16 +55,23 @@ class Shards:
         max_open: shards kept open.
         cache: where shards of a URL are kept.
         max_pixels: that decoding a sample may take.
+        form: in which images are decoded.
 
     Raises:
         UserError: there is no manifest, or it cannot be read.
     """
 
     def __init__(
-        self, location: str | Path, max_open: int = 64, cache: CacheConfig | None = None, max_pixels: float = MAX_PIXELS
+        self,
+        location: str | Path,
+        max_open: int = 64,
+        cache: CacheConfig | None = None,
+        max_pixels: float = MAX_PIXELS,
+        form: PixelFormat = RGB8,
     ) -> None:
         self.location = str(location)
         self.max_pixels = max_pixels
+        self.form = form
         self.manifest = read_manifest(self.location)
         self.starts = np.cumsum([0, *self.counts])
         """Index in the data set of the first sample of each shard, then the number of samples."""
@@ -73,6 +82,12 @@ class Shards:
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self.numbers: Int64[np.ndarray, " classes"] | None = None
         """Numbers that replace the labels 0, 1, ..., if any do."""
+
+    def in_form(self, form: PixelFormat) -> "Shards":
+        """Return the same samples with images in another form."""
+        other = copy(self)
+        other.form = form
+        return other
 
     def renumber(self, classes: Sequence[str]) -> None:
         """Give samples the labels of other classes, among which are all of this data set."""

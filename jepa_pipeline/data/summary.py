@@ -10,9 +10,10 @@ from jaxtyping import Float64
 from rich.console import Console
 
 from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.config.pixel_format import RGB_CHANNELS, PerChannel
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.console import print_plain
-from jepa_pipeline.data.manifest import MANIFEST
+from jepa_pipeline.data.manifest import MANIFEST, StoredPixels
 from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.sample import VideoMetadata
 from jepa_pipeline.data.tar_reader import printable
@@ -127,11 +128,21 @@ def abridge(sentences: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"... and {len(same) - PRINTED_PROBLEMS} more of this kind ({kind})"
 
 
-def format_normalization(mean: Iterable[float], std: Iterable[float], kind: DataKind = "images") -> str:
-    """Return the settings of a run that would normalize the images, or the first frames of the videos, exactly."""
-    pixels = "them" if kind == "images" else "their first frames"
-    means, stds = (", ".join(f"{value:.3f}" for value in values) for values in (mean, std))
-    return f"views.mean=[{means}] views.std=[{stds}] would normalize {pixels} exactly"
+def format_pixels(kind: DataKind, mean: PerChannel | None, std: PerChannel | None, stored: Sequence[StoredPixels]) -> Iterator[str]:
+    """Yield the channels and bits of the images, and the settings of a run that would normalize them, or first frames, exactly;
+    the arguments are those of a manifest.
+    """
+    if stored:
+        yield f"channels: {', '.join(part.describe() for part in stored)}"
+    if mean and std:
+        pixels = "them" if kind == "images" else "their first frames"
+        means, stds = (", ".join(f"{value:.3f}" for value in values) for values in (mean, std))
+        yield f"views.mean=[{means}] views.std=[{stds}] would normalize {pixels} exactly"
+    for part in stored:
+        if (part.channels, part.deep) != (RGB_CHANNELS, 0):  # else they are those above
+            means, stds = (", ".join(f"{value:.6g}" for value in values) for values in (part.mean, part.std))
+            bits = " data.bits=16" if part.channels == RGB_CHANNELS else ""
+            yield f"data.channels={part.channels}{bits}: views.mean=[{means}] views.std=[{stds}]"
 
 
 def count_by_class(names: Sequence[str], labels: Mapping[int | None, int]) -> dict[str, int]:

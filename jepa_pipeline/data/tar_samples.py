@@ -9,11 +9,20 @@ from typing import NamedTuple
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.data.class_names import Classes
 from jepa_pipeline.data.member_labels import JSON, MAX_TEXT_BYTES, ByteRange, LabelError, Member, read_label
-from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, LABEL, MAX_MEDIA_BYTES, VIDEO_EXTENSIONS, VideoMetadata, check_media_size
+from jepa_pipeline.data.sample import (
+    ARRAY,
+    IMAGE_EXTENSIONS,
+    LABEL,
+    MAX_MEDIA_BYTES,
+    VIDEO_EXTENSIONS,
+    VideoMetadata,
+    check_media_size,
+)
 from jepa_pipeline.data.tar_reader import HashingReader, iter_members, printable
 
 MEDIA = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)
 """The first of these that a sample has is its medium: an image beside a video is a thumbnail."""
+OTHER_MEDIA = {*MEDIA} - {ARRAY}
 MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 """Key and extension of a member, split at the first dot of the file name as in webdataset."""
 META = re.compile(r"__[^/]*__(/|$)")
@@ -107,6 +116,18 @@ def iter_samples(
         more = f" and {len(nameless) - 1} more" if len(nameless) > 1 else ""
         yield Defect("member", nameless[0], f"this member{more} has no extension and is not read", skipped=False)
     yield from describe_end(reader)
+
+
+def set_arrays_aside(samples: Sequence[TarSample]) -> tuple[list[TarSample], list[Defect]]:
+    """Return the samples of a tar and the defects of those that have an array alone, if others have an image or video."""
+    reason = f"it has an array ({ARRAY}) alone, which is an image only in shards without other images and videos"
+    arrays = [sample for sample in samples if not sample.ranges.keys() & OTHER_MEDIA]
+    if len(arrays) in (0, len(samples)):
+        return [*samples], []
+    return (
+        [sample for sample in samples if sample.ranges.keys() & OTHER_MEDIA],
+        [Defect("missing", sample.key, reason) for sample in arrays],
+    )
 
 
 def describe_end(reader: HashingReader) -> Iterator[Defect]:

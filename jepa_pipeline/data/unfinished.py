@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.channel_stats import DeepRange
+from jepa_pipeline.data.channel_stats import DeepRange, StoredSums, StoredTotals
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import PLAN, Shard, Skipped
 from jepa_pipeline.data.summary import print_lines
@@ -34,6 +34,9 @@ class FinishedShard(Section):
     extensions: tuple[str, ...]
     skipped: tuple[Skipped, ...] = Field(description="Those since the shard before.")
     channel_stats: tuple[tuple[float, ...], ...]
+    without_rgb: int
+    converted: int
+    stored: dict[int, StoredSums]
     deep: DeepRange
 
 
@@ -54,7 +57,8 @@ class Progress:
         self.kind: DataKind = "images"
         self.extensions: set[str] = set()
         self.skipped: list[Skipped] = []
-        self.channel_stats = np.zeros((2, 3))
+        self.channel_stats, self.without_rgb, self.converted = np.zeros((2, 3)), 0, 0
+        self.stored = StoredTotals()
         self.deep = DeepRange()
         self._reported = 0
 
@@ -74,6 +78,9 @@ class Progress:
             extensions=tuple(sorted(self.extensions)),
             skipped=tuple(self.skipped[self._reported :]),
             channel_stats=tuple(map(tuple, self.channel_stats.tolist())),
+            without_rgb=self.without_rgb,
+            converted=self.converted,
+            stored=self.stored,
             deep=self.deep,
         )
         self._reported = len(self.skipped)
@@ -99,6 +106,8 @@ class Progress:
             progress.shards.append(row.shard)
             progress.done, progress.samples, progress.kind, progress.deep = row.done, row.samples, row.kind, row.deep
             progress.extensions, progress.channel_stats = set(row.extensions), np.array(row.channel_stats)
+            progress.without_rgb, progress.stored = row.without_rgb, StoredTotals(row.stored)
+            progress.converted = row.converted
             progress.skipped += row.skipped
         progress._reported = len(progress.skipped)
         if folder.exists():

@@ -2,131 +2,29 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import isclose
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, UInt64
-from PIL import Image
+from jaxtyping import UInt64
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
-from jepa_pipeline.config.section import Section
-from jepa_pipeline.data.channel_stats import DeepRange, compute_channel_stats
-from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.index import ShardIndex, index_path, load_index
-from jepa_pipeline.data.indexing import build_index, unreadable_video
+from jepa_pipeline.data.indexing import build_index
 from jepa_pipeline.data.manifest import Manifest, Shard
 from jepa_pipeline.data.remote import TRIES, is_remote, join_url, open_file, retry
-from jepa_pipeline.data.sample import MAX_VIDEO_PIXELS, MEDIA_EXTENSIONS, DecodeError, VideoMetadata
+from jepa_pipeline.data.sample import ARRAY, MEDIA_EXTENSIONS, VideoMetadata
+from jepa_pipeline.data.shard_report import ShardReport
 from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import HashingReader, ShardError, printable
-from jepa_pipeline.data.tar_samples import Defect, TarSample, iter_samples
-from jepa_pipeline.data.video import Video, as_decode_error, open_video
-from jepa_pipeline.data.video_container import count_movies
+from jepa_pipeline.data.tar_samples import OTHER_MEDIA, Defect, TarSample, iter_samples
 from jepa_pipeline.files import sha256_of
 
-TINY = 16
-"""Pixels of the shorter side below which there is a warning."""
 TOLERANCE = 1e-3
 """Relative error of a duration or frame rate, which another release of FFmpeg may round otherwise."""
-
-
-class Finding(Section):
-    """A problem of a shard, or a warning."""
-
-    kind: str
-    shard: str
-    sample: str | None = None
-    sentence: str
-
-    def __str__(self) -> str:
-        return f"{printable(self.shard)}: {self.sentence}"
-
-
-@dataclass
-class ShardReport:
-    """Problems, warnings and statistics of one shard.
-
-    Attributes:
-        problems: damage that training or counting would meet.
-        warnings: oddities that they would not.
-        decoded: number of images or first frames that decode.
-        labels, sides, extensions: number of samples by label, shorter side in pixels, and extension of a member.
-        videos: table of their metadata.
-        channel_stats: sum over the decoded images or first frames.
-        deep: range of the images of 16 bits.
-        keys: 64-bit hashes.
-    """
-
-    shard: str
-    problems: list[Finding] = field(default_factory=list)
-    warnings: list[Finding] = field(default_factory=list)
-    decoded: int = 0
-    labels: Counter[int | None] = field(default_factory=Counter)
-    sides: Counter[int] = field(default_factory=Counter)
-    extensions: Counter[str] = field(default_factory=Counter)
-    videos: Float64[np.ndarray, "_ 5"] = field(default_factory=lambda: metadata_table(None))
-    channel_stats: Float64[np.ndarray, "2 3"] = field(default_factory=lambda: np.zeros((2, 3)))
-    deep: DeepRange = field(default_factory=DeepRange)
-    keys: UInt64[np.ndarray, " samples"] = field(default_factory=lambda: np.zeros(0, np.uint64))
-
-    def problem(self, kind: str, sentence: str, sample: str | None = None) -> None:
-        self.problems.append(Finding(kind=kind, shard=self.shard, sample=sample, sentence=sentence))
-
-    def warn(self, kind: str, sentence: str, sample: str | None = None) -> None:
-        self.warnings.append(Finding(kind=kind, shard=self.shard, sample=sample, sentence=sentence))
-
-    def add(self, sample: TarSample, kind: DataKind) -> TarSample | Defect:
-        """Decode and count a sample, and return it without its bytes, or the defect of a video that does not open."""
-        indexed, video = sample._replace(media=b""), None
-        if kind == "videos":
-            try:
-                video = open_video(sample.media, MAX_VIDEO_PIXELS)
-                indexed = indexed._replace(metadata=video.metadata)
-            except DecodeError as error:
-                return unreadable_video(sample.key, error)
-        self.labels[sample.label] += 1
-        self.extensions.update(sample.ranges.keys())
-        try:
-            if video is None:
-                image, _, brightest = decode(sample.media)
-                self.deep.add(brightest)
-            else:
-                self.remark_unread(sample, video)
-                image = decode_all(video)
-        except DecodeError as error:
-            self.problem("decode", f"sample {printable(sample.key)} does not decode ({error})", sample.key)
-        else:
-            self.add_image(sample, image)
-        return indexed
-
-    def remark_unread(self, sample: TarSample, video: Video) -> None:
-        """Warn of frames that are never read."""
-        if video.tracks > 1:
-            sentence = f"sample {printable(sample.key)} has {video.tracks} video tracks, of which only one is read"
-            self.warn("tracks", f"{sentence}: save the others as files of their own to use them", sample.key)
-        if (movies := count_movies(sample.media)) > 1:
-            sentence = f"sample {printable(sample.key)} is {movies} video files joined with cat, of which only the first is read"
-            self.warn("tracks", f"{sentence}: separate them, or join them with ffmpeg", sample.key)
-
-    def add_image(self, sample: TarSample, image: Image.Image) -> None:
-        self.decoded += 1
-        self.channel_stats += compute_channel_stats(image)
-        self.sides[min(image.size)] += 1
-        if min(image.size) < TINY:
-            self.warn("tiny", f"sample {printable(sample.key)} has only {image.width}x{image.height} pixels", sample.key)
-
-
-def decode_all(video: Video) -> Image.Image:
-    """Decode every frame and return the first. Raises DecodeError if one does not decode."""
-    with as_decode_error():
-        for _ in video.decode(range(len(video))):
-            pass
-    return Image.fromarray(video.frames(np.zeros(1, np.int64))[0])
 
 
 class Contents(NamedTuple):
@@ -172,6 +70,8 @@ def read_shard(folder: str, location: str, contents: Contents, shard: Shard) -> 
     defects: list[Defect] = []
     stored = load_stored_index(folder, report)
     media, kind = MEDIA_EXTENSIONS[contents.kind], contents.kind
+    if stored is not None and stored.members.keys() & OTHER_MEDIA:
+        media = tuple(extension for extension in media if extension != ARRAY)
     classes = None if contents.listed else contents.classes
     chosen = {*stored.keys} if contents.listed and stored else None
     with open_file(location, shard.file) as file:

@@ -1,14 +1,17 @@
-"""Findings that no shard has alone: keys repeated in several shards, and images that use a small part of their range."""
+"""Findings that no shard has alone: keys repeated in several shards, images that use a small part of their range or differ in
+channels.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jepa_pipeline.data.channel_stats import DeepRange
+from jepa_pipeline.data.channel_stats import DeepRange, StoredTotals, warn_of_mixture
 from jepa_pipeline.data.index import load_index
+from jepa_pipeline.data.manifest import StoredPixels
+from jepa_pipeline.data.shard_report import Finding, ShardReport
 from jepa_pipeline.data.tar_reader import printable
-from jepa_pipeline.data.verify import Finding, ShardReport
 
 
 def dim_images(reports: Sequence[ShardReport]) -> Iterator[Finding]:
@@ -18,6 +21,20 @@ def dim_images(reports: Sequence[ShardReport]) -> Iterator[Finding]:
         total.add(report.deep.brightest, report.deep.images)
     if sentence := total.describe():
         yield Finding(kind="range", shard=with_any[0].shard, sentence=sentence)
+
+
+def total_stored(reports: Sequence[ShardReport]) -> tuple[StoredPixels, ...]:
+    """Return the images of all shards by their number of channels, as they are stored."""
+    total = StoredTotals()
+    for report in reports:
+        total.merge(report.stored)
+    return total.summarize()
+
+
+def mixed_channels(reports: Sequence[ShardReport], stored: Sequence[StoredPixels]) -> Iterator[Finding]:
+    """Yield a finding, of the first shard, if the images of all shards differ in channels or bits."""
+    if sentence := warn_of_mixture(stored):
+        yield Finding(kind="channels", shard=next(report for report in reports if report.stored).shard, sentence=sentence)
 
 
 def repeated_keys(folder: str, reports: Sequence[ShardReport]) -> Iterator[Finding]:

@@ -7,16 +7,17 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Num, UInt8
+from jaxtyping import Float, Float64, Num
 from PIL import Image
 from torch import Tensor
 
 from jepa_pipeline.batch import DeferredCrops
 from jepa_pipeline.config.crop import CropConfig, Resampling
-from jepa_pipeline.config.section import RGB
+from jepa_pipeline.config.pixel_format import RGB8, PerChannel, PixelFormat
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, augment, derive_color_ops, pack
-from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop, square_views
+from jepa_pipeline.data.raster import WIDEN, Box, Levels, Raster, as_array
+from jepa_pipeline.data.resample import EVALUATION, resized_crop, square_views
 
 TRIES = 10
 """Boxes that are tried before the fallback, as in torchvision."""
@@ -56,29 +57,29 @@ def sample_crop(size: tuple[int, int], config: CropConfig, generator: np.random.
 
 
 def random_view(
-    image: Image.Image,
+    image: Image.Image | Raster,
     config: CropConfig,
     image_size: int,
     generator: np.random.Generator,
     resampling: Resampling = EVALUATION,
-) -> UInt8[np.ndarray, "C H W"]:
-    """Return a random resized crop of an RGB image, image_size pixels square, mirrored with probability flip."""
+) -> Levels:
+    """Return a random resized crop of an image, "C H W", image_size pixels square, mirrored with probability flip."""
     box, flipped = sample_crop(image.size, config, generator)
     pixels = resized_crop(image, box, image_size, resampling)
     return pixels[:, :, ::-1] if flipped else pixels
 
 
 class ImageViews:
-    """The views of a batch of images as uint8, cropped by a worker one image at a time, then changed in color."""
+    """The views of a batch of images in their form, cropped by a worker one image at a time, then changed in color."""
 
-    def __init__(self, config: ViewsConfig, image_size: int, batch_size: int) -> None:
+    def __init__(self, config: ViewsConfig, image_size: int, batch_size: int, form: PixelFormat = RGB8) -> None:
         self.added, self.resampling = 0, config.resampling
         self.views = [
-            (kind, allocate_pixels(batch_size, size), np.zeros((batch_size, NUMBERS_PER_VIEW)) if kind.colors else None)
+            (kind, allocate_pixels(batch_size, size, form), np.zeros((batch_size, NUMBERS_PER_VIEW)) if kind.colors else None)
             for kind, size in zip(config.kinds, config.sizes(image_size), strict=True)
         ]
 
-    def add(self, image: Image.Image, generators: Sequence[np.random.Generator]) -> None:
+    def add(self, image: Image.Image | Raster, generators: Sequence[np.random.Generator]) -> None:
         """Add the views of the next image, with one generator per view."""
         for (kind, pixels, numbers), generator in zip(self.views, generators, strict=True):
             pixels[self.added] = random_view(image, kind, pixels.shape[-1], generator, self.resampling)
@@ -86,7 +87,7 @@ class ImageViews:
                 numbers[self.added] = generator.random(NUMBERS_PER_VIEW)
         self.added += 1
 
-    def finish(self) -> tuple[list[UInt8[Tensor, "B C _ _"]], None]:
+    def finish(self) -> tuple[list[Num[Tensor, "B C _ _"]], None]:
         """Return the views, and no deferred crops."""
         for kind, pixels, numbers in self.views:
             if numbers is not None:
@@ -102,13 +103,13 @@ class DeferredViews:
 
     def __init__(self, config: ViewsConfig, image_size: int, batch_size: int) -> None:
         self.kinds, self.sizes, self.largest_side = config.kinds, config.sizes(image_size), LARGEST_SIDE
-        self.images: list[UInt8[np.ndarray, "_ _ 3"]] = []
+        self.images: list[Levels] = []
         self.batch_size, views = batch_size, len(self.kinds)
         self.boxes, self.flipped = np.zeros((views, batch_size, 4), np.float32), np.zeros((views, batch_size), np.bool_)
         self.columns_first = np.zeros((views, batch_size), np.bool_)
         self.numbers = np.ones((views, batch_size, NUMBERS_PER_VIEW))  # above every probability: no color changes
 
-    def add(self, image: Image.Image, generators: Sequence[np.random.Generator]) -> None:
+    def add(self, image: Image.Image | Raster, generators: Sequence[np.random.Generator]) -> None:
         """Add the next image and sample its views, with one generator per view."""
         row, small = len(self.images), shrink(image, self.largest_side)
         for view, (kind, generator) in enumerate(zip(self.kinds, generators, strict=True)):
@@ -118,7 +119,7 @@ class DeferredViews:
             self.columns_first[view, row] = resizes_columns_first(small.size, self.sizes[view])
             if kind.colors:
                 self.numbers[view, row] = generator.random(NUMBERS_PER_VIEW)
-        self.images.append(np.asarray(small))
+        self.images.append(as_array(small))
 
     def finish(self) -> tuple[list[Tensor], DeferredCrops]:
         """Return no views, and the deferred crops."""
@@ -138,7 +139,7 @@ class DeferredViews:
         )
 
 
-def shrink(image: Image.Image, largest_side: int) -> Image.Image:
+def shrink(image: Image.Image | Raster, largest_side: int) -> Image.Image | Raster:
     """Return the image, made smaller if its longer side exceeds largest_side."""
     longer = max(image.size)
     if longer <= largest_side:
@@ -156,26 +157,29 @@ def resizes_columns_first(size: tuple[int, int], image_size: int) -> bool:
     return height > image_size and height - image_size > 2 * (width - image_size)
 
 
-def pad_images(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], count: int) -> UInt8[Tensor, "B 3 H W"]:
-    """Stack images, padded with black on the right and below to the largest, and fill up with black ones to count."""
+def pad_images(images: Sequence[Levels], count: int) -> Num[Tensor, "B C H W"]:
+    """Stack images, "H W C" each, padded with black on the right and below to the largest, and fill up with black ones to count."""
     height, width = (max(sides) for sides in zip(*(image.shape[:2] for image in images), strict=True))
-    pixels = np.zeros((count, height, width, 3), np.uint8)
+    pixels = np.zeros((count, height, width, images[0].shape[2]), images[0].dtype)
     for row, image in zip(pixels, images, strict=False):
         row[: image.shape[0], : image.shape[1]] = image
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # a view: the bytes stay channels-last, since reordering is slow
 
 
-def allocate_pixels(count: int, image_size: int) -> UInt8[np.ndarray, "B C H W"]:
-    return np.empty((count, 3, image_size, image_size), np.uint8)
+def allocate_pixels(count: int, image_size: int, form: PixelFormat = RGB8) -> Levels:
+    return np.empty((count, form.channels, image_size, image_size), form.dtype)
 
 
-def change_colors(pixels: UInt8[np.ndarray, "B C H W"], numbers: Float64[np.ndarray, "B N"], config: CropConfig) -> None:
+def change_colors(pixels: Levels, numbers: Float64[np.ndarray, "B N"], config: CropConfig) -> None:
     """Change the colors of views in place."""
     with single_thread():
         for start in range(0, len(pixels), COLOR_CHUNK):
             rows = slice(start, start + COLOR_CHUNK)
-            views = torch.from_numpy(pixels[rows])
-            views.copy_(augment(views, derive_color_ops(numbers[rows], config)).round_())
+            views, ops = torch.from_numpy(pixels[rows]), derive_color_ops(numbers[rows], config)
+            if views.dtype == torch.uint8:
+                views.copy_(augment(views, ops).round_())
+            else:  # colors are changed in 0..255
+                views.copy_(augment(views / WIDEN, ops).mul_(WIDEN).round_())
 
 
 @contextmanager
@@ -189,23 +193,28 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def center_view(image: Image.Image, image_size: int) -> UInt8[np.ndarray, "C H W"]:
-    """Return the view of evaluation, the center of an RGB image; see square_views."""
+def center_view(image: Image.Image | Raster, image_size: int) -> Levels:
+    """Return the view of evaluation, "C H W", the center of an image; see square_views."""
     return square_views(image, image_size)[0]
 
 
-def normalize(pixels: Num[Tensor, "B C *T H W"], mean: RGB, std: RGB) -> Float[Tensor, "B C *T H W"]:
-    """Return pixels of 0..255 scaled to 0..1, less mean, over std, in fp32; called on the device, after the transfer."""
-    shift, scale = channel_factors(mean, std, pixels.device)
+def normalize(pixels: Num[Tensor, "B C *T H W"], mean: PerChannel, std: PerChannel) -> Float[Tensor, "B C *T H W"]:
+    """Return pixels scaled to 0..1, less mean, over std, in fp32; called on the device, after the transfer.
+
+    1 is 65535 in pixels of 16 bits (uint16), and 255 in those of 8 bits and in floats.
+    """
+    deep = pixels.dtype == torch.uint16
+    shift, scale = channel_factors(mean, std, pixels.device, 65535 if deep else 255)
     shape = (-1, *[1] * (pixels.ndim - 2))
-    return torch.addcmul(shift.view(shape), pixels, scale.view(shape))
+    return torch.addcmul(shift.view(shape), pixels.float() if deep else pixels, scale.view(shape))
 
 
 @lru_cache(maxsize=8)  # kept on the device, so that no step waits for a copy
-def channel_factors(mean: RGB, std: RGB, device: torch.device) -> tuple[Tensor, Tensor]:
+def channel_factors(mean: PerChannel, std: PerChannel, device: torch.device, largest: int) -> tuple[Tensor, Tensor]:
     # cached tensors made in inference mode could not be used in training afterwards
     with torch.inference_mode(False):
-        return as_tensor((-m / s for m, s in zip(mean, std, strict=True)), device), as_tensor((1 / (255 * s) for s in std), device)
+        shifts, scales = (-m / s for m, s in zip(mean, std, strict=True)), (1 / (largest * s) for s in std)
+        return as_tensor(shifts, device), as_tensor(scales, device)
 
 
 def as_tensor(values: Iterable[float], device: torch.device) -> Tensor:

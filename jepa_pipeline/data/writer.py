@@ -11,7 +11,9 @@ from PIL import Image
 from webdataset.writer import TarWriter
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.channel_stats import ChannelStats, compute_channel_stats, mean_and_std
+from jepa_pipeline.config.pixel_format import PixelFormat
+from jepa_pipeline.data.channel_stats import ChannelStats, compute_channel_stats, mean_and_std, stats_of
+from jepa_pipeline.data.decode import Inspected, inspect_image
 from jepa_pipeline.data.index import save_index
 from jepa_pipeline.data.indexing import index_shard
 from jepa_pipeline.data.manifest import Manifest, Shard, Skipped, save_manifest
@@ -32,25 +34,40 @@ class Record(NamedTuple):
         media: compressed image or video.
         extension: of its format.
         label: None without classes.
-        channel_stats: of the image, or of a video's first frame.
+        channel_stats: of the image as RGB, None if it cannot be, or of a video's first frame.
         metadata: of a video.
         brightest: level of an image of 16 bits once it has 8.
+        stored: channels of an image and their bits as they are stored, with their statistics; None: of videos.
+        converted: whether the image was of other channels or bits in its file.
     """
 
     key: str
     media: bytes
     extension: str
     label: int | None
-    channel_stats: ChannelStats
+    channel_stats: ChannelStats | None
     metadata: VideoMetadata | None = None
     brightest: int | None = None
+    stored: tuple[PixelFormat, ChannelStats] | None = None
+    converted: bool = False
 
 
 def png_record(key: str, image: Image.Image, label: int | None) -> Record:
     """Return an image as a record, compressed without loss."""
     stream = BytesIO()
     image.save(stream, "PNG")
-    return Record(key, stream.getvalue(), "png", label, compute_channel_stats(image.convert("RGB")))
+    return image_record(key, stream.getvalue(), label)
+
+
+def image_record(key: str, data: bytes, label: int | None) -> Record:
+    """Return an image file as a record. Raises what inspect_image does."""
+    return new_record(key, data, inspect_image(data), label)
+
+
+def new_record(key: str, data: bytes, image: Inspected, label: int | None) -> Record:
+    """Return an image file that was inspected as a record."""
+    rgb, stored = stats_of(image)
+    return Record(key, data, image.extension, label, rgb, brightest=image.brightest, stored=(image.stored, stored))
 
 
 def video_record(key: str, data: bytes, extension: str, label: int | None) -> Record:
@@ -101,7 +118,7 @@ def write_shards(
         progress.add(shard.finish())
     if not progress.samples:
         raise UserError(describe_empty(progress.skipped))
-    mean, std = mean_and_std(progress.channel_stats, progress.samples)
+    mean, std = (None, None) if progress.without_rgb else mean_and_std(progress.channel_stats, progress.samples)
     manifest = Manifest(
         created_by=f"jepa_pipeline {__version__}",
         kind=progress.kind,
@@ -114,6 +131,7 @@ def write_shards(
         skipped=tuple(progress.skipped),
         mean=mean,
         std=std,
+        stored=progress.stored.summarize(),
     )
     save_manifest(manifest, folder)
     return manifest
@@ -129,7 +147,13 @@ def count(samples: Iterable[Record | Skipped], progress: Progress) -> Iterator[R
         progress.samples += 1
         progress.kind = "images" if sample.metadata is None else "videos"
         progress.extensions |= to_members(sample).keys() - {"__key__"}
-        progress.channel_stats = progress.channel_stats + sample.channel_stats
+        if sample.channel_stats is None:
+            progress.without_rgb += 1
+        else:
+            progress.channel_stats = progress.channel_stats + sample.channel_stats
+        if sample.stored is not None:
+            progress.stored.add(*sample.stored)
+        progress.converted += sample.converted
         progress.deep.add(sample.brightest)
         yield sample
 

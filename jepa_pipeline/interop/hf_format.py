@@ -9,6 +9,7 @@ from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before transformers, which imports torchvision
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.interop.format import Format, Network, Request
 from jepa_pipeline.interop.hf_models import VJEPA2, check_model, find_model
 from jepa_pipeline.interop.hf_predictor import PREDICTED, halves, predicted, predictor_config, predictor_weights
@@ -28,6 +29,11 @@ def check(request: Request) -> None:
     if reason:
         raise UserError(
             f"transformers cannot load the encoder of {request.run}, which {reason}; or export it with --to onnx, torch or jepa"
+        )
+    if request.card.pixel_format != RGB8:
+        raise UserError(
+            f"the encoder of {request.run} takes images of {request.card.pixel_format}, but the processors of transformers read RGB "
+            "of 8 bits: export it with --to timm, onnx, torch or jepa"
         )
     if request.predictor is not None and model is not VJEPA2:
         raise UserError("--predictor is for clips: of the classes of transformers only VJEPA2Model has a predictor; leave it out")

@@ -42,11 +42,6 @@ def translated(encoder: BaseEncoder, table: hf_names.Table) -> dict[str, Tensor]
     return hf_names.translate({name: tensor.detach().cpu() for name, tensor in encoder.timm_module().state_dict().items()}, table)
 
 
-def channels(encoder: BaseEncoder) -> int:
-    """Return the channels of the pixels."""
-    return encoder.timm_module().state_dict()["patch_embed.proj.weight"].shape[1]
-
-
 def blocks_config(encoder: Encoder) -> dict[str, Any]:
     """Return the keys that IJepaConfig and VJEPA2Config share."""
     dim, depth, heads, _ = encoder.config.size
@@ -73,7 +68,7 @@ def why_not_ijepa(encoder: Encoder) -> str | None:
 def ijepa_config(encoder: Encoder) -> dict[str, Any]:
     """Return the content of config.json for IJepaModel."""
     dim, _, _, ratio = encoder.config.size
-    image = {"image_size": encoder.config.image_size, "num_channels": channels(encoder)}
+    image = {"image_size": encoder.config.image_size, "num_channels": encoder.config.in_channels}
     return {"model_type": "ijepa", **blocks_config(encoder), "intermediate_size": int(dim * ratio), **image}
 
 
@@ -106,7 +101,7 @@ def vjepa2_config(encoder: Encoder) -> dict[str, Any]:
         "crop_size": config.image_size,
         "frames_per_clip": config.frames,
         "tubelet_size": config.tubelet_size,
-        "in_chans": channels(encoder),
+        "in_chans": encoder.config.in_channels,
     }
 
 
@@ -149,7 +144,7 @@ def vit_config(encoder: Backbone) -> dict[str, Any]:
         "intermediate_size": len(weights["blocks.0.mlp.fc1.weight"]),
         "image_size": encoder.config.image_size,
         "patch_size": weights["patch_embed.proj.weight"].shape[-1],
-        "num_channels": channels(encoder),
+        "num_channels": encoder.config.in_channels,
         "layer_norm_eps": network.norm.eps,
         "hidden_act": ACTIVATIONS[type(blocks[0].mlp.act).__name__],
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,

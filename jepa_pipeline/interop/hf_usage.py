@@ -12,15 +12,15 @@ VJEPA2_RESIZE = 256 / 224
 IMAGES = """from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-model = AutoModel.from_pretrained("THIS_FOLDER").eval()
-processor = AutoImageProcessor.from_pretrained("THIS_FOLDER")
+model = AutoModel.from_pretrained(".").eval()
+processor = AutoImageProcessor.from_pretrained(".")
 inputs = processor(Image.open("photo.jpg"), return_tensors="pt")
 features = model(**inputs).FEATURES"""
 CLIPS = """import numpy as np
 from transformers import AutoModel, AutoVideoProcessor
 
-model = AutoModel.from_pretrained("THIS_FOLDER").eval()
-processor = AutoVideoProcessor.from_pretrained("THIS_FOLDER")
+model = AutoModel.from_pretrained(".").eval()
+processor = AutoVideoProcessor.from_pretrained(".")
 clip = np.zeros((FRAMES, 240, 320, 3), dtype=np.uint8)  # the frames of yours, RGB
 inputs = processor(list(clip), return_tensors="pt")
 features = model(**inputs, skip_predictor=True).last_hidden_state.mean(1)"""

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.interop.format import Request
 
 IMAGE_CODE = """image = Image.open("photo.jpg").convert("RGB")
@@ -15,8 +16,8 @@ pixels = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
 
 
 def takes_photos(request: Request) -> bool:
-    """Return whether the encoder takes RGB images, not clips or other channels."""
-    return not request.encoder.config.modality.has_time and len(request.card.mean) == 3
+    """Return whether the encoder takes RGB images of 8 bits, not clips or other pixels."""
+    return not request.encoder.config.modality.has_time and request.card.pixel_format == RGB8
 
 
 def describe(request: Request) -> dict[str, Any]:

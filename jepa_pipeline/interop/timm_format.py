@@ -12,6 +12,7 @@ import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.pixel_format import RGB_CHANNELS
 from jepa_pipeline.interop.format import PARITY, Format, Network, Request
 from jepa_pipeline.interop.preprocessing import takes_photos
 from jepa_pipeline.models.backbone import TIMM_ERRORS
@@ -79,10 +80,14 @@ def write(folder: Path, request: Request) -> None:
 
 def timm_config(encoder: BaseEncoder, card: EncoderCard) -> dict[str, Any]:
     """Return the content of timm's config.json: the architecture, its arguments and the preprocessing."""
-    config, side = encoder.timm_config(), encoder.config.image_size
+    config, side, channels = encoder.timm_config(), encoder.config.image_size, encoder.config.in_channels
+    config["model_args"] = config["model_args"] | {"in_chans": channels}
+    if channels != RGB_CHANNELS:
+        # timm adapts a first layer of three channels to in_chans, and one of other numbers it leaves untrained without an error
+        config["pretrained_cfg"] = config["pretrained_cfg"] | {"first_conv": None}
     preprocessing = {
         "num_classes": 0,
-        "input_size": [3, side, side],
+        "input_size": [channels, side, side],
         "fixed_input_size": "img_size" in config["model_args"],
         "interpolation": "bicubic",
         "crop_pct": 1.0,

@@ -12,6 +12,7 @@ import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
+from jepa_pipeline.config.pixel_format import name_channels
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.transformer import set_norm_eps, why_not_eps
 from timm.models.resnet import ResNet
@@ -47,7 +48,7 @@ class Backbone(BaseEncoder):
         self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
         self.network, self.model_args = create_network(config)
         if config.small_stem:
-            replace_stem(self.network, config.timm)
+            replace_stem(self.network, config)
         if config.norm_eps is not None and not set_norm_eps(self.network, config.norm_eps):
             raise UserError(f"norm_eps is for layer norms, but {config.timm} has none: remove it")
         self.width = self.measure_width(config.image_size)
@@ -107,7 +108,7 @@ class Backbone(BaseEncoder):
         training, device = self.network.training, next(self.network.parameters()).device
         try:
             # In eval mode: one image has no batch statistics, and running statistics must stay as they are.
-            features = self.network.eval()(torch.zeros(1, 3, side, side, device=device))
+            features = self.network.eval()(torch.zeros(1, self.config.in_channels, side, side, device=device))
         except TIMM_ERRORS as error:
             raise UserError(
                 f"timm's {self.config.timm} does not accept images of {side}x{side} pixels "
@@ -159,8 +160,9 @@ class Backbone(BaseEncoder):
     def describe(self) -> str:
         """Return timm's name and arguments in words; see BaseEncoder."""
         args = ", ".join(f"{name} {value}" for name, value in self.model_args.items())
+        side = f"{self.config.image_size} pixels{name_channels(self.config.in_channels)}"
         name = f"timm's {self.config.timm}{f' with {args}' if args else ''}"
-        return f"{name}: features of width {self.width}, images of {self.config.image_size} pixels"
+        return f"{name}: features of width {self.width}, images of {side}"
 
 
 def create_network(config: BackboneConfig) -> tuple[nn.Module, dict[str, Any]]:
@@ -175,7 +177,7 @@ def create_network(config: BackboneConfig) -> tuple[nn.Module, dict[str, Any]]:
     while True:
         model_args: dict[str, Any] = {**size_args, **config.args}
         try:
-            network = timm.create_model(config.timm, pretrained=False, num_classes=0, in_chans=3, **model_args)
+            network = timm.create_model(config.timm, pretrained=False, num_classes=0, in_chans=config.in_channels, **model_args)
         except TIMM_ERRORS as error:
             # Python's message: "...got an unexpected keyword argument 'NAME'"; timm's lists several names.
             refused = re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2])
@@ -228,18 +230,18 @@ def summarize_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def replace_stem(network: nn.Module, name: str) -> None:
+def replace_stem(network: nn.Module, config: BackboneConfig) -> None:
     """Replace a ResNet's stem by a 3x3 convolution of stride 1 without pooling, as SimCLR on CIFAR-10 (Chen et al. 2020, B.9).
 
     Raises:
         UserError: the network is no ResNet, or its stem has several convolutions.
     """
     if not isinstance(network, ResNet):
-        raise UserError(f"small_stem is for ResNets, but {name} is none: set small_stem to false, or choose a ResNet")
+        raise UserError(f"small_stem is for ResNets, but {config.timm} is none: set small_stem to false, or choose a ResNet")
     if not isinstance(network.conv1, nn.Conv2d):
         raise UserError(
-            f"small_stem replaces a single convolution, but the stem of {name} has several: choose one such as resnet50"
+            f"small_stem replaces a single convolution, but the stem of {config.timm} has several: choose one such as resnet50"
         )
-    network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+    network.conv1 = nn.Conv2d(config.in_channels, network.conv1.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm initializes its ResNets
     network.maxpool = nn.Identity()

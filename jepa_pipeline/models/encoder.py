@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import Architecture, EncoderConfig
+from jepa_pipeline.config.pixel_format import name_channels
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed
 from jepa_pipeline.models.positions import is_prefix, resize_positions, sincos
@@ -45,7 +46,7 @@ class Encoder(BaseEncoder):
 
         Args:
             config: its sizes.
-            patch_embed: the patch embedding, for inputs other than RGB images or clips; default: new_patch_embed(config).
+            patch_embed: the patch embedding, for other inputs than pixels; default: new_patch_embed(config).
         """
         super().__init__()
         self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -192,7 +193,8 @@ class Encoder(BaseEncoder):
 
     def describe(self) -> str:
         """Return the sizes of the transformer in words; see BaseEncoder."""
-        config, size, side = self.config, self.config.size, f"{self.config.image_size} pixels"
+        config, size = self.config, self.config.size
+        side = f"{config.image_size} pixels{name_channels(config.in_channels)}"
         inputs = f"patches of {config.patch_size} pixels, images of {side}"
         if config.modality.has_time:
             tubelet = f"tubelets of {config.tubelet_size} frames of {config.patch_size} pixels"
@@ -202,8 +204,9 @@ class Encoder(BaseEncoder):
 
 
 def new_patch_embed(config: EncoderConfig) -> nn.Module:
-    """Return the untrained patch embedding of RGB images or clips."""
+    """Return the untrained patch embedding of images or clips."""
     if config.modality.has_time:
-        return TubeletEmbed((config.tubelet_size, config.patch_size, config.patch_size), 3, config.size.embed_dim)
+        tubelet = (config.tubelet_size, config.patch_size, config.patch_size)
+        return TubeletEmbed(tubelet, config.in_channels, config.size.embed_dim)
     # Sizes are checked by token_grid, so that images of other sizes than the configured one are accepted.
-    return ImagePatchEmbed(config.image_size, config.patch_size, embed_dim=config.size.embed_dim, strict_img_size=False)
+    return ImagePatchEmbed(config.image_size, config.patch_size, config.in_channels, config.size.embed_dim, strict_img_size=False)

@@ -25,7 +25,7 @@ class ImageVideoEncoder(Encoder):
 
     def __init__(self, config: ImageVideoConfig) -> None:
         super().__init__(config)
-        self.patch_embed_img = TubeletEmbed((1, config.patch_size, config.patch_size), 3, self.width)
+        self.patch_embed_img = TubeletEmbed((1, config.patch_size, config.patch_size), config.in_channels, self.width)
         self.img_mod_embed = nn.Parameter(torch.randn(1, 1, self.width) * 1e-6)
         self.video_mod_embed = nn.Parameter(torch.randn(1, 1, self.width) * 1e-6)
         self.norms_block = nn.ModuleList(LayerNorm(self.width) for _ in range(config.norms - 1))

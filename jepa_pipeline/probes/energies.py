@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from jepa_pipeline.batch import Batch, Energy, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.method import Distance
+from jepa_pipeline.data.picture import to_picture
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.error_maps import ErrorMap
@@ -105,7 +106,8 @@ class Collector:
     def add_maps(self, pixels: Num[Tensor, "B C *T H W"], errors: Sequence[Float[Tensor, "B _ _ _"]], limit: int) -> None:
         """Keep the error maps of the first samples, at most `limit` in total."""
         for row in range(min(len(pixels), limit - len(self.maps))):
-            clip = pixels[row].unsqueeze(1) if pixels.ndim == 4 else pixels[row]
+            picture = to_picture(pixels[row])
+            clip = picture.unsqueeze(1) if pixels.ndim == 4 else picture
             self.maps.append(ErrorMap(clip.permute(1, 2, 3, 0).numpy(), [error[row].float().cpu().numpy() for error in errors]))
 
     def finish(self, frames_per_step: Sequence[int]) -> Measurements:

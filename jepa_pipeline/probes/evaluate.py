@@ -218,7 +218,9 @@ def build_eval_loader(shards: Shards, card: EncoderCard, config: ProbeConfig, se
     """
     encoder, samples = card.encoder, shards.manifest.samples
     if not encoder.modality.has_time:
-        return EvalLoader(EvalImages(shards, encoder.image_size), samples, 1, config.batch_size, config.workers, first)
+        images = EvalImages(shards.in_form(card.pixel_format), encoder.image_size)
+        return EvalLoader(images, samples, 1, config.batch_size, config.workers, first)
+    assert isinstance(encoder, EncoderConfig)  # networks of timm take images
     frames = encoder.frames
     if shards.manifest.kind == "images":
         segments, views, frames = 1, 1, encoder.still_frames
@@ -250,7 +252,7 @@ def probe_pooled(report: ProbeReport, extractors: dict[EncoderName, FeatureExtra
     test = extract_set(extractors, job.test_set, card, config, "test set", first=manifest.samples)
     check_unchanged(job.frozen.encoder, report.weights_hash)
     frames = card.encoder.frames if manifest.kind == "videos" else None
-    rows, selection = probe_features(names, train, test, classes, frames, config)
+    rows, selection = probe_features(names, train, test, classes, frames, card.encoder.in_channels, config)
     return report.model_copy(update={"rows": rows, "rankme": measure_ranks(names, train), "selection": selection})
 
 

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.section import RGB
+from jepa_pipeline.config.pixel_format import RGB_CHANNELS, PerChannel
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor, FeatureSet, feature_names
 
 PIXELS = "pixels"
 PIXELS_SIDE = 32
-"""Height and width to which larger images are shrunk for the pixels baseline, to limit memory."""
+"""Height and width to which larger images of three channels are shrunk for the pixels baseline, to limit memory."""
 PIXELS_FRAMES, PIXELS_CLIP_SIDE = 4, 16
 """Evenly spaced frames of a clip, at most, and their height and width: no more values than of an image."""
 
@@ -28,8 +28,8 @@ Precision = Literal["fp32", "bf16"]
 class Preprocessing(NamedTuple):
     """Mean and standard deviation of the channels in training, and the precision of the encoders."""
 
-    mean: RGB
-    std: RGB
+    mean: PerChannel
+    std: PerChannel
     precision: Precision = "fp32"
 
 
@@ -107,14 +107,19 @@ def batch_labels(batch: Batch) -> Int[Tensor, "B"]:
 
 def flatten_pixels(pixels: Num[Tensor, "B C *T H W"]) -> Float[Tensor, "B D"]:
     """Return the image or clip, shrunk if it is large, as a vector of at most 3072 values in 0..1."""
-    side = PIXELS_SIDE
+    side, largest = pixels_side(pixels.shape[1]), 65535 if pixels.dtype == torch.uint16 else 255
     if pixels.ndim == 5:
         frames = torch.linspace(0, pixels.shape[2] - 1, min(PIXELS_FRAMES, pixels.shape[2])).round().long()
         pixels, side = pixels[:, :, frames.to(pixels.device)].flatten(1, 2), PIXELS_CLIP_SIDE
-    scaled = pixels.float() / 255
+    scaled = pixels.float() / largest
     if max(scaled.shape[-2:]) > side:
         scaled = F.interpolate(scaled, size=(side, side), mode="bilinear", antialias=True)
     return scaled.flatten(1)
+
+
+def pixels_side(channels: int) -> int:
+    """Return the height and width to which images are shrunk for the pixels baseline: smaller where more channels take memory."""
+    return PIXELS_SIDE if channels <= RGB_CHANNELS else int(PIXELS_SIDE * (RGB_CHANNELS / channels) ** 0.5)
 
 
 def add_mean(total: FeatureSet, rows: slice, samples: int, features: FeatureSet, count: int) -> None:

@@ -16,6 +16,7 @@ from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.manifest import INDEXED, MANIFEST, command_that_makes, first_media, read_manifest
+from jepa_pipeline.data.media import check_stored
 from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.shards import NO_LABEL, SampleError, Shards
 from jepa_pipeline.data.tar_reader import printable
@@ -190,7 +191,8 @@ def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
     train, test = redact(train_set.location), redact(test_set.location)
     if kind != test_kind:
         raise UserError(f"{train} holds {kind} but {test} holds {test_kind}: name two sets of the same kind")
-    check_input(card, train_set)
+    for shards in (train_set, test_set):
+        check_input(card, shards)
 
 
 def check_input(card: EncoderCard, shards: Shards) -> None:
@@ -200,5 +202,6 @@ def check_input(card: EncoderCard, shards: Shards) -> None:
         raise UserError(
             f"{card.name} takes {unit}, but {redact(shards.location)} holds {kind}: name {unit}, or an encoder of clips"
         )
+    check_stored(shards.location, shards.manifest.stored, card.pixel_format)
     if kind == "videos" and card.clip is None:
         raise UserError(f"the card of {card.name} does not define the frames of a clip: add `clip` to it, as in ClipConfig")

@@ -113,9 +113,10 @@ def replace_masked(name: Candidate, images: Images, masked: Bool[Tensor, "B _ _"
     if name == "true":
         return images
     if name == "shuffled":
-        patches = patchify(images, masked.shape[1:])
+        whole = images.view(torch.int16) if images.dtype == torch.uint16 else images  # torch gathers no uint16
+        patches = patchify(whole, masked.shape[1:])
         moved = patches.gather(1, orders[..., None].expand_as(patches))
-        return unpatchify(moved, masked.shape[1:], images.shape)
+        return unpatchify(moved, masked.shape[1:], images.shape).view(images.dtype)
     rows, columns = (side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True))
     pixels = masked.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
     return torch.where(pixels[:, None], roll_samples(images), images)

@@ -19,7 +19,13 @@ RANKME_SAMPLES = 10_000
 
 
 def probe_features(
-    names: Sequence[EncoderName], train: Features, test: Features, classes: int, frames: int | None, config: ProbeConfig
+    names: Sequence[EncoderName],
+    train: Features,
+    test: Features,
+    classes: int,
+    frames: int | None,
+    channels: int,
+    config: ProbeConfig,
 ) -> tuple[list[ProbeRow], dict[str, list[LinearTrial]]]:
     """Return the rows of all pooled features, and by encoder the linear heads that were tried.
 
@@ -29,13 +35,14 @@ def probe_features(
         test: features of the test set.
         classes: number of classes.
         frames: of a clip; None for images.
+        channels: of the pixels.
         config: of the probe.
     """
     rows, selection = [], {}
     clips: Settings = {} if frames is None else {"segments": config.segments}
     for name in names:
         train_features, test_features = select_kinds(train.encoders[name], config), test.encoders[name]
-        extra = clips | (pixels_shape(train_features[PIXELS].shape[1], frames) if name == PIXELS else {})
+        extra = clips | (pixels_shape(train_features[PIXELS].shape[1] // channels, frames) if name == PIXELS else {})
         if "linear" in config.protocols:
             started = time.perf_counter()
             result = linear_probe(train_features, train.labels, test_features, test.labels, classes, config)
@@ -51,12 +58,12 @@ def probe_features(
     return rows, selection
 
 
-def pixels_shape(width: int, frames: int | None) -> Settings:
-    """Return the side, and for clips the frames, of the images or clips that were shrunk to vectors of `width`."""
+def pixels_shape(pixels: int, frames: int | None) -> Settings:
+    """Return the side, and for clips the frames, of the images or clips that were shrunk to so many pixels."""
     if frames is None:
-        return {"side": round((width / 3) ** 0.5)}
+        return {"side": round(pixels**0.5)}
     frames = min(PIXELS_FRAMES, frames)
-    return {"frames": frames, "side": round((width / 3 / frames) ** 0.5)}
+    return {"frames": frames, "side": round((pixels / frames) ** 0.5)}
 
 
 def make_row(

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from jepa_pipeline.config.data import DataConfig, SourceConfig
+from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.local_files import describe_unhashed, require_files
 from jepa_pipeline.data.manifest import load_manifest, read_manifest
-from jepa_pipeline.data.media import check_kind, check_motion
+from jepa_pipeline.data.media import check_kind, check_motion, check_stored
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.redaction import redact
@@ -39,21 +39,22 @@ def choose_accelerator(wanted: str) -> str:
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 
-def hash_data(sources: Sequence[SourceConfig], method: MethodConfig) -> str:
+def hash_data(data: DataConfig, method: MethodConfig) -> str:
     """Check the manifests of the training data and return their hash; for a mixture, the hashes with their weights.
 
     Raises:
         UserError: a data set is incomplete or has a shard of another size, or the method cannot be trained on it.
     """
-    manifests = [load_manifest(source.path) for source in sources]
-    for source, manifest in zip(sources, manifests, strict=True):
+    manifests = [load_manifest(source.path) for source in data.train]
+    for source, manifest in zip(data.train, manifests, strict=True):
         check_kind(source.path, manifest.kind, method)
+        check_stored(source.path, manifest.stored, data.pixel_format)
         require_files(source.path, manifest)
     check_motion([manifest.kind for manifest in manifests], method)
     hashes = [manifest.hash() for manifest in manifests]
     if len(hashes) == 1:
         return hashes[0]
-    return " + ".join(f"{source.weight} x {name}" for source, name in zip(sources, hashes, strict=True))
+    return " + ".join(f"{source.weight} x {name}" for source, name in zip(data.train, hashes, strict=True))
 
 
 def compare_data(data: DataConfig, log: Callable[[str], object], progress: Callable[[], object]) -> None:
@@ -111,6 +112,7 @@ def build_card(config: RunConfig, method: Method, data_hash: str) -> EncoderCard
         clip=config.views.clip if config.method.encoder.modality.has_time else None,
         mean=config.views.mean,
         std=config.views.std,
+        bits=config.data.pixel_format.bits,
         begun_from=initial and initial.describe(),
         name=config.name,
         method=config.method.name,

@@ -31,6 +31,7 @@ optim: {total_samples: 4096}
 """,
 }
 OTHER = {
+    "data.bits": "8",
     "views.interpolation": "bilinear",
     "views.antialias": "false",
     "views.clip.spacing": "window",
@@ -40,6 +41,9 @@ OTHER = {
     "method.predictor.shared_mask_token": "true",
     "optim.clip_after_warmup": "true",
 }
+
+CHANNELS = ("data.channels", "method.levels.0.encoder.in_channels")
+"""Keys that change together, and with the number of values of views.mean and views.std."""
 
 
 @pytest.fixture(params=RECIPES)
@@ -70,9 +74,16 @@ def test_another_value_is_another_run(tmp_path, key, value):
     assert result_value(plain.results(), key) != result_value(other.results(), key) is not None
 
 
+def test_another_number_of_channels_is_another_run(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPES["stack"])
+    plain, other = load_config(path), load_config(path, ["data.channels=2", "views.mean=[0.5, 0.5]", "views.std=[0.5, 0.5]"])
+    assert other.results().keys() - plain.results().keys() == {*CHANNELS} and other.hash() != plain.hash()
+
+
 def test_every_added_key_has_a_test():
-    assert all(any(re.fullmatch(pattern, key) for key in OTHER) for pattern in ADDED_KEYS)
-    assert all(added(key) for key in OTHER)
+    assert all(any(re.fullmatch(pattern, key) for key in (*OTHER, *CHANNELS)) for pattern in ADDED_KEYS)
+    assert all(added(key) for key in (*OTHER, *CHANNELS))
 
 
 @pytest.mark.parametrize("key", ["mask_token_std=0", "shared_mask_token=true"])

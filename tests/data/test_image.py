@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jepa_pipeline.data.image import decode, decode_image
+from jepa_pipeline.data.decode import decode_image
+from jepa_pipeline.data.image import decode
 from jepa_pipeline.data.sample import DecodeError, TooLarge
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)

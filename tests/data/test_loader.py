@@ -172,7 +172,7 @@ def test_a_sample_that_does_not_decode_is_named_with_its_cure(tmp_path: Path, wo
     with pytest.raises(SampleError) as caught:
         evaluation(tmp_path / "set", 8, 1, workers)
     shard = tmp_path / "set" / "shard-000000.tar"
-    reason = "it is not a JPEG, PNG or WebP image"
+    reason = "it is not a JPEG, PNG or WebP image, nor a TIFF image or an .npy array"
     assert (
         str(caught.value) == f"sample b of {shard} cannot be used ({reason}): `jepa shards check {shard.parent}` lists all damage"
     )

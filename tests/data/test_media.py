@@ -34,7 +34,7 @@ def test_every_check_of_the_data_refuses_it(shards):
     config = load_config(CONFIGS / "hjepa_quickstart.yaml", [f"data.train={shards / 'train'}"])
     sentence = "data.train holds only still images, but hjepa predicts only the future"
     with pytest.raises(UserError, match=sentence):
-        hash_data(config.data.train, config.method)
+        hash_data(config.data, config.method)
     assert any(found.level == "fail" and sentence in found.text for found in check_data(config, quick=True))
     (mistake,) = find_data_errors(config)
     assert sentence in mistake

@@ -101,7 +101,7 @@ def test_a_class_folder_named_as_a_recording_is_none():
 @pytest.mark.parametrize(
     ("names", "note"),
     [
-        (["cat/a/0.png", "cat/b/0.tiff", "dog/a/0.png"], "1 folder ({}/cat/b) without"),
+        (["cat/a/0.png", "cat/b/0.bmp", "dog/a/0.png"], "1 folder ({}/cat/b) without"),
         (["x/cat/0.png", "x/cow/0.heic", "x/cow/1.heic", "x/dog/0.png"], "1 folder ({}/x/cow) without"),
         (["cat/a/0.png", "cat/b/readme.txt", "dog/a/0.png"], None),
         (["cat/0.png", "dog/0.png", "out/train/manifest.json", "out/train/shard-000000.tar"], None),

@@ -16,7 +16,7 @@ from PIL import Image
 from tars import forget_hashes
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.image import decode_image
+from jepa_pipeline.data.decode import decode_image
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.local_files import describe_unhashed, require_files
 from jepa_pipeline.data.manifest import Manifest, Skipped, load_manifest

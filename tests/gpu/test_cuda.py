@@ -5,6 +5,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -13,7 +14,11 @@ from streams import load_stream
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.gpu_crop import crop_views
+from jepa_pipeline.data.raster import Raster
+from jepa_pipeline.data.rng import Stream, keyed_generator
+from jepa_pipeline.data.views import DeferredViews, normalize
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.training.checkpoint import load_latest
@@ -88,6 +93,19 @@ def test_the_gpu_cuts_the_views_that_workers_cut(recipe, shards):
     (theirs,), (uncut,) = batches(config, 1), batches(config, 1, crop_on_device=True)
     for view, there in zip(theirs.views, crop_views(on_gpu(uncut).deferred_crops), strict=True):
         assert (view.float() - there.cpu()).abs().mean() < 0.5
+
+
+def test_sixteen_bits_are_pinned_cropped_and_normalized_there_as_here():
+    images = [Raster(np.random.default_rng(n).integers(0, 1 << 16, (5, 40 + n, 50), np.uint16)) for n in range(4)]
+    views = DeferredViews(ViewsConfig.model_validate({"crops": [{"flip": 0.5, "blur": {}}]}), 24, len(images))
+    for number, image in enumerate(images):
+        views.add(image, [keyed_generator(0, Stream.VIEW, 0, number)])
+    deferred = views.finish()[1]
+    there = deferred._replace(images=deferred.images.pin_memory())
+    (ours,), (theirs,) = crop_views(deferred), crop_views(move_data_to_device(there, torch.device("cuda")))
+    assert (ours - theirs.cpu()).abs().max() < 0.01
+    mean, std = (0.5,) * 5, (0.25,) * 5
+    assert torch.allclose(normalize(deferred.images, mean, std), normalize(there.images.cuda(), mean, std).cpu(), atol=1e-5)
 
 
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=["adamw", "lars", "sgd"])
