@@ -38,11 +38,6 @@ class Raster(NamedTuple):
         """Return width and height, as Pillow's images have them."""
         return self.width, self.height
 
-    def crop(self, box: Box) -> "Raster":
-        """Return a box of the image."""
-        left, top, right, bottom = box
-        return Raster(self.pixels[:, top:bottom, left:right])
-
     def resize(
         self, size: tuple[int, int], method: Image.Resampling, box: tuple[float, float, float, float] | None = None
     ) -> "Raster":

@@ -47,15 +47,15 @@ def square_views(image: Image.Image | Raster, image_size: int, count: int = 1) -
     shares = np.linspace(0, 1, count).tolist() if count > 1 else [0.5]
     corners = [(round(share * (width - image_size)), round(share * (height - image_size))) for share in shares]
     if max(width, height) <= LONGEST * image_size:
-        resized = image.resize((width, height), Image.Resampling.BICUBIC)
-        views = [resized.crop((left, top, left + image_size, top + image_size)) for left, top in corners]
-    else:  # where squares are cut out while resizing, some values differ by rounding
-        scale, square = min(image.size) / image_size, (image_size, image_size)
-        boxes = [(left * scale, top * scale, (left + image_size) * scale, (top + image_size) * scale) for left, top in corners]
-        views = [
-            image.resize(square, Image.Resampling.BICUBIC, box=(left, top, min(right, image.width), min(bottom, image.height)))
-            for left, top, right, bottom in boxes
-        ]
+        resized = as_array(image.resize((width, height), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        return [resized[:, top : top + image_size, left : left + image_size] for left, top in corners]
+    # Where squares are cut out while resizing, some values differ by rounding.
+    scale, square = min(image.size) / image_size, (image_size, image_size)
+    boxes = [(left * scale, top * scale, (left + image_size) * scale, (top + image_size) * scale) for left, top in corners]
+    views = [
+        image.resize(square, Image.Resampling.BICUBIC, box=(left, top, min(right, image.width), min(bottom, image.height)))
+        for left, top, right, bottom in boxes
+    ]
     return [as_array(view).transpose(2, 0, 1) for view in views]
 
 

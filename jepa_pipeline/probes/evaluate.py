@@ -11,6 +11,7 @@ import torch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.encoder_card import AnyEncoderConfig, EncoderCard, read_card
 from jepa_pipeline.config.level import Level
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.dataset import EvalImages
