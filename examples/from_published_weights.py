@@ -2,23 +2,22 @@
 
     python examples/from_published_weights.py work
 
-All is generated, in minutes on a CPU. The published weights are those of a small I-JEPA on colored shapes; in their place give an
-encoder folder that `jepa import` has made of a real file. The other domain are few, dark and noisy images. All runs on it see
-equally many samples, with three seeds each; their probes are one table, which
+All is generated, in minutes on a CPU. The published weights are those of a small I-JEPA on colored shapes, in timm's format; in
+their place give a real file to `jepa import`. The other domain are few, dark and noisy images. All runs on it see equally many
+samples, with three seeds each; their probes are one table, which
 
-    jepa table work/runs/adapted-* work/runs/scratch-* work/published --over-seeds
+    jepa table work/runs/adapted-* work/runs/scratch-* work/imported --over-seeds
 
 prints again.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from jepa_pipeline import load_config, pretrain, probe
+from jepa_pipeline import export, import_weights, load_config, pretrain, probe
 from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.demo_shards import demo
 from jepa_pipeline.commands.table import table
@@ -74,18 +73,19 @@ def main(
 
     common = [*NETWORKS, f"output={work / 'runs'}"]
     first = [f"data.train={work / 'shapes/train'}", *length(published_samples), "name=published"]
-    shutil.copytree(pretrain(load_config(RECIPE, [*common, *first])) / "encoder", work / "published")
+    published = export(pretrain(load_config(RECIPE, [*common, *first])), to="timm", out=work / "published")
+    imported = import_weights(published, out=work / "imported")
 
     runs = []
     for seed in SEEDS:
         given = [*common, f"data.train={work / 'domain/train'}", *length(samples), f"seed={seed}"]
         runs += [
-            pretrain(load_config(RECIPE, [*given, f"name=adapted-{seed}", f"init_from={work / 'published'}"])),
+            pretrain(load_config(RECIPE, [*given, f"name=adapted-{seed}", f"init_from={imported}"])),
             pretrain(load_config(RECIPE, [*given, f"name=scratch-{seed}"])),
         ]
-    for encoder in [*runs, work / "published"]:
+    for encoder in [*runs, imported]:
         probe(encoder, work / "domain", config=PROBE)
-    table([*sorted(runs), work / "published"], out=work / "table", over_seeds=True)
+    table([*sorted(runs), imported], out=work / "table", over_seeds=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def load_example(name):
     return module
 
 
-def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp_path, capsys):
+def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp_path, capsys, exports_read_here):
     """One table: three seeds each, at equal samples, with intervals."""
     example = load_example("from_published_weights")
     example.NETWORKS[:] = [
@@ -34,15 +34,15 @@ def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp
     said = capsys.readouterr().out
     assert "initialized with the encoder of" in said and "predictor and the moments of the optimizer are new" in said
     rows = {row["run"]: row for row in json.loads((tmp_path / "table.json").read_text())}
-    assert {name: row["seeds"] for name, row in rows.items()} == {"adapted": [0, 1, 2], "scratch": [0, 1, 2], "published": [None]}
+    assert {name: row["seeds"] for name, row in rows.items()} == {"adapted": [0, 1, 2], "scratch": [0, 1, 2], "imported": [None]}
     for name in ("adapted", "scratch"):
         (linear,) = [found for found in rows[name]["probes"] if found["column"] == "linear"]
         reports = [load_reports(tmp_path / f"runs/{name}-{seed}/probes")[0] for seed in range(3)]
         assert linear["values"] == [report.headlines("target")[0].top1 for report in reports]
         assert linear["ci95"] == pytest.approx(mean_interval(linear["values"]))
     text = (tmp_path / "table.md").read_text()
-    assert all(f"| {name} | {seeds} |" in text for name, seeds in (("adapted", 3), ("scratch", 3), ("published", 1)))
+    assert all(f"| {name} | {seeds} |" in text for name, seeds in (("adapted", 3), ("scratch", 3), ("imported", 1)))
     assert "of the mean over seeds (Student's t)" in text and text.count("–") >= 3
     cards = {name: read_card(tmp_path / f"runs/{name}-0") for name in ("adapted", "scratch")}
     assert cards["adapted"].samples == cards["scratch"].samples == 8, "at equal samples"
-    assert str(tmp_path / "published") in cards["adapted"].begun_from and cards["scratch"].begun_from is None
+    assert str(tmp_path / "imported") in cards["adapted"].begun_from and cards["scratch"].begun_from is None

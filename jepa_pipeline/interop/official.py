@@ -210,6 +210,8 @@ def defaults_note(published: Published, config: EncoderConfig) -> tuple[str, ...
 def is_ijepa(published: Published) -> bool:
     """Return whether an image network without a class token has I-JEPA's own table of positions."""
     names = published.tensors.keys()
+    if published.config:  # the configuration of a folder says whose it is
+        return False
     if "pos_embed" not in names or "cls_token" in names or not is_vit(published, 4):
         return False
     table, dim = published.tensors["pos_embed"], len(published.tensors["patch_embed.proj.weight"])

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from jepa_pipeline.commands import export as command
 from jepa_pipeline.commands.export import check_parity, export
-from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, PredictorConfig
@@ -151,6 +150,15 @@ def test_the_card_says_what_the_processor_of_clips_does(exports):
     assert (list(processor.image_mean), list(processor.image_std)) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     pixels = processor([np.zeros((30, 40, 3), np.uint8)] * 4, return_tensors="pt")["pixel_values_videos"]
     assert pixels.shape == (1, 4, 3, 24, 24)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("name", "to"), [("ijepa", "hf"), ("vit", "hf"), ("vjepa2", "hf"), ("ijepa", "timm"), ("vit", "timm")])
+def test_what_goes_out_comes_in_again_and_says_itself_what_it_is(exports, tmp_path, exports_read_here, name, to):
+    folder = exports[name] / "export" / "hf" if to == "hf" else export(exports[name], to=to, out=tmp_path / "out")
+    before, after = load_encoder(exports[name]), load_encoder(import_weights(folder, out=tmp_path / "in"))
+    pixels = pixels_of(before.config)
+    assert (before.pooled(pixels) - after.pooled(pixels)).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["ijepa", "vit", "vjepa2"])
