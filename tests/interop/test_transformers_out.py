@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from jepa_pipeline.commands import export as command
 from jepa_pipeline.commands.export import check_parity, export
+from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, PredictorConfig
