@@ -35,7 +35,7 @@ from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.unfinished import Progress
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.data.writer import Record, image_record, write_shards
-from jepa_pipeline.models.timm_format import load_timm
+from jepa_pipeline.interop.timm_format import load_timm
 from jepa_pipeline.models.weights import load_encoder, read_card
 from jepa_pipeline.results.probe_report import load_reports
 

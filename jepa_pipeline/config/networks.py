@@ -15,6 +15,10 @@ Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_hu
 Width = Annotated[int, Field(ge=1)]
 Positions = Literal["sincos", "sincos_uniform", "rope", "rope_tiled"]
 TimmArgument = bool | int | float | str | tuple[int, ...]
+NormEps = Annotated[
+    Annotated[float, Field(gt=0)] | None,
+    Field(description="Epsilon of its layer norms; null: timm's own, 1e-6 in its transformers. No other can be exported to timm."),
+]
 InitStd = Annotated[
     Annotated[float, Field(gt=0)] | None,
     Field(description="Standard deviation of initial weights (published: 0.02); null: Xavier initialization."),
@@ -81,12 +85,7 @@ class EncoderConfig(Section):
     mlp_ratio: float | None = Field(default=None, gt=0, description="Hidden width of the MLP over embed_dim; null: 4.")
     init_std: InitStd = None
     init_depth_scaling: InitDepthScaling = False
-    norm_eps: float | None = Field(default=None, gt=0, description="Epsilon of the layer norms; null: the papers' 1e-6.")
-    attention: Literal["full", "causal"] = Field(
-        default="full",
-        description="full: every token attends to all others; causal: only to those of its own and of earlier time steps, so "
-        "that one pass represents every prefix of a clip.",
-    )
+    norm_eps: NormEps = None
     window: int | None = Field(
         default=None,
         ge=1,
@@ -243,12 +242,7 @@ class BackboneConfig(Section):
         description="For images of about 32 pixels: a ResNet's first convolution becomes 3x3 with stride 1, without max "
         "pooling. timm has no name for such a network, so it cannot be exported to timm.",
     )
-    norm_eps: float | None = Field(
-        default=None,
-        gt=0,
-        description="Epsilon of its layer norms; null: timm's own, usually 1e-6. timm has no argument for it, so that a "
-        "network with another cannot be exported to timm.",
-    )
+    norm_eps: NormEps = None
     args: dict[str, TimmArgument] = Field(
         default_factory=dict, description="Further arguments of timm.create_model, such as {drop_path_rate: 0.1}."
     )
@@ -281,9 +275,10 @@ class BackboneConfig(Section):
             raise ValueError("args.img_size duplicates image_size: remove it")
         if "in_chans" in self.args:
             raise ValueError("args.in_chans duplicates in_channels, which a run sets to data.channels: remove it")
-        for name in ("pretrained", "num_classes", "checkpoint_path", "features_only"):
-            if name in self.args:
-                raise ValueError(f"args.{name} cannot be set: encoders start untrained and without a classifier")
+        if fixed := next(
+            (name for name in ("pretrained", "num_classes", "checkpoint_path", "features_only") if name in self.args), None
+        ):
+            raise ValueError(f"args.{fixed} cannot be set: encoders start untrained and without a classifier")
         return self
 
 

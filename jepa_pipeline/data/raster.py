@@ -10,6 +10,7 @@ from jepa_pipeline.config.pixel_format import PixelFormat
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in whole pixels; right and bottom are excluded."""
+FloatBox = tuple[float, float, float, float]
 Levels = UInt8[np.ndarray, "..."] | UInt16[np.ndarray, "..."]
 WIDEN = 257
 """Factor from a value of 8 bits to the one of 16 that stands for the same share of the range: 65535 / 255."""
@@ -39,7 +40,10 @@ class Raster(NamedTuple):
         return self.width, self.height
 
     def resize(
-        self, size: tuple[int, int], method: Image.Resampling, box: tuple[float, float, float, float] | None = None
+        self,
+        size: tuple[int, int],
+        method: Image.Resampling,
+        box: Box | FloatBox | None = None,
     ) -> "Raster":
         """Return the image, or a box of it, resized by Pillow, one channel after the other; values of 16 bits as floats."""
         deep = self.form.bits > 8

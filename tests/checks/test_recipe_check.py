@@ -117,7 +117,7 @@ BACKBONE = "projector: {hidden: [8], out: 4}}"
         (
             spoil_card,
             [],
-            "config.json is not an encoder's card: .*: make an encoder folder of another library's weights with `jepa import`",
+            r"config.json is not an encoder's card \(.*\): if others published the weights, `jepa import` makes an encoder of them",
         ),
         (lose_weights, [], "holds no checkpoint and no encoder .*: give the run folder around it"),
         (reshape, [], r"norm.weight is \[7\], but here it is \[24\]: give method.encoder the values of its config.json"),

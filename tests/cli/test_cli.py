@@ -105,7 +105,7 @@ def test_three_mistakes_are_reported_with_their_lines(tmp_path):
         (["probe", "data/demo", "runs/first"], "the shards to probe it on"),
         (["probe", "nowhere", "--data", "d"], "no folder nowhere"),
         (["export", "nowhere"], "no folder nowhere"),
-        (["export", "nowhere", "--to", "onnx"], "timm"),
+        (["export", "nowhere", "--to", "tim"], "timm"),
         (["shards", "build", "nowhere", "out"], "nowhere"),
         (["shards", "check", "nowhere"], "nowhere"),
         (["shards", "stats", "nowhere"], "nowhere"),

@@ -36,6 +36,7 @@ OTHER = {
     "views.antialias": "false",
     "views.clip.spacing": "window",
     "method.encoder.init_depth_scaling": "true",
+    "method.encoder.norm_eps": "1e-5",
     "method.predictor.init_depth_scaling": "true",
     "method.predictor.mask_token_std": "0",
     "method.predictor.shared_mask_token": "true",
