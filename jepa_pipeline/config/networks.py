@@ -9,27 +9,12 @@ from jepa_pipeline.config.grid import MAX_FRAMES, MAX_SIDE, MAX_TOKENS
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.modality import CLIP, IMAGE, Modality
 from jepa_pipeline.config.pixel_format import RGB_CHANNELS, InChannels, name_channels
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.section import InitDepthScaling, InitStd, NormEps, Section
 
 Architecture = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"]
 Width = Annotated[int, Field(ge=1)]
 Positions = Literal["sincos", "sincos_uniform", "rope", "rope_tiled"]
 TimmArgument = bool | int | float | str | tuple[int, ...]
-NormEps = Annotated[
-    Annotated[float, Field(gt=0)] | None,
-    Field(description="Epsilon of its layer norms; null: timm's own, 1e-6 in its transformers. No other can be exported to timm."),
-]
-InitStd = Annotated[
-    Annotated[float, Field(gt=0)] | None,
-    Field(description="Standard deviation of initial weights (published: 0.02); null: Xavier initialization."),
-]
-InitDepthScaling = Annotated[
-    bool,
-    Field(
-        description="Divide the initial output projections of attention and MLP in block i = 1, 2, ... by sqrt(2 i), as V-JEPA 2 "
-        "does; the weights of I-JEPA and V-JEPA did not start so."
-    ),
-]
 
 
 class Size(NamedTuple):
@@ -86,6 +71,11 @@ class EncoderConfig(Section):
     init_std: InitStd = None
     init_depth_scaling: InitDepthScaling = False
     norm_eps: NormEps = None
+    attention: Literal["full", "causal"] = Field(
+        default="full",
+        description="full: every token attends to all others; causal: only to those of its own and of earlier time steps, so "
+        "that one pass represents every prefix of a clip.",
+    )
     window: int | None = Field(
         default=None,
         ge=1,
@@ -275,10 +265,9 @@ class BackboneConfig(Section):
             raise ValueError("args.img_size duplicates image_size: remove it")
         if "in_chans" in self.args:
             raise ValueError("args.in_chans duplicates in_channels, which a run sets to data.channels: remove it")
-        if fixed := next(
-            (name for name in ("pretrained", "num_classes", "checkpoint_path", "features_only") if name in self.args), None
-        ):
-            raise ValueError(f"args.{fixed} cannot be set: encoders start untrained and without a classifier")
+        for name in ("pretrained", "num_classes", "checkpoint_path", "features_only"):
+            if name in self.args:
+                raise ValueError(f"args.{name} cannot be set: encoders start untrained and without a classifier")
         return self
 
 

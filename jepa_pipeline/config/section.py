@@ -9,6 +9,21 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
+NormEps = Annotated[
+    Annotated[float, Field(gt=0)] | None,
+    Field(description="Epsilon of the layer norms; null: that of the papers, or of timm. Others cannot be exported to timm."),
+]
+InitStd = Annotated[
+    Annotated[float, Field(gt=0)] | None,
+    Field(description="Standard deviation of initial weights (published: 0.02); null: Xavier initialization."),
+]
+InitDepthScaling = Annotated[
+    bool,
+    Field(
+        description="Divide the initial output projections of attention and MLP in block i = 1, 2, ... by sqrt(2 i), as V-JEPA 2 "
+        "does; the weights of I-JEPA and V-JEPA did not start so."
+    ),
+]
 MAX_COUNT = 1024
 """Most processes of a machine, batches made ahead, clips and views of a sample: more than anyone has, so that a slip of some zeros
 is a sentence and does not fill the machine."""

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from jepa_pipeline.config.level import Level
-from jepa_pipeline.config.networks import EncoderConfig, InitDepthScaling, InitStd
-from jepa_pipeline.config.section import Section
+from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.section import InitDepthScaling, InitStd, Section
 
 
 class StrideConfig(Section):
