@@ -53,8 +53,8 @@ def snapshot(folder):
     ("out", "there", "sentence"),
     [
         ("X.npy", "X.npy", "X.npy is there already: delete it, or name another file"),
-        ("X.npy", "X.json", "X.npy would write .*X.json too, which is there already: delete it, or name another file"),
-        ("X.npy", "X.jsonl", "X.npy would write .*X.jsonl too, which is there already: delete it"),
+        ("X.npy", "X.json", "X.npy would replace [^ ]*X.json: delete or move what is there, or name another file"),
+        ("X.npy", "X.jsonl", "X.npy would replace [^ ]*X.jsonl: delete or move what is there, or name another file"),
         ("X.parquet", "X.parquet", "X.parquet is there already: delete it"),
         (
             "X.npy",
@@ -82,10 +82,20 @@ def test_a_file_that_is_there_is_kept_and_one_that_cannot_be_written_is_refused_
     assert snapshot(tmp_path) == before
 
 
+def test_all_files_that_are_there_are_named_at_once(tmp_path):
+    for suffix in ("json", "jsonl"):
+        (tmp_path / f"X.{suffix}").touch()
+    with pytest.raises(UserError, match=r"would replace .*X.jsonl and .*X.json: delete or move"):
+        check_file(tmp_path / "X.npy")
+    (tmp_path / "X.npy").touch()
+    with pytest.raises(UserError, match=r"X.npy is there already: delete it, and .*X.jsonl and .*X.json, or name another file"):
+        check_file(tmp_path / "X.npy")
+
+
 def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path):
     (tmp_path / "X.json").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
-    for out, sentence in (("X.npy", "is there already: delete it"), ("folder/x.npy", "folder is no folder: name")):
+    for out, sentence in (("X.npy", "would replace .*X.json: delete or move"), ("folder/x.npy", "folder is no folder: name")):
         with pytest.raises(UserError, match=sentence):
             check_file(tmp_path / out)
 

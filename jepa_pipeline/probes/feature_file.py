@@ -32,10 +32,12 @@ def check_file(out: Path) -> None:
         raise UserError(f"--out {out} ends in {out.suffix or 'no suffix'}: name a file that ends in .parquet or .npy")
     if out.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise UserError(f"--out {out} is a Parquet file, but pyarrow is not installed: pip install pyarrow, or name a .npy file")
-    for path in written_files(out):
-        if os.path.lexists(path):  # also a link that leads nowhere, which would be replaced
-            also = "" if path == out else f" would write {path} too, which"
-            raise UserError(f"--out {out}{also} is there already: delete it, or name another file")
+    there = [path for path in written_files(out) if os.path.lexists(path)]  # also links that lead nowhere, which would be replaced
+    beside = " and ".join(str(path) for path in there if path != out)
+    if out in there:
+        raise UserError(f"--out {out} is there already: delete it{beside and f', and {beside}'}, or name another file")
+    if there:
+        raise UserError(f"--out {out} would replace {beside}: delete or move what is there, or name another file")
     check_folder(out)
     check_unfinished(out)
 
