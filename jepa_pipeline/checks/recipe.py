@@ -237,7 +237,7 @@ def check_manifests(
                 continue
             manifest = load_manifest(source.path)
             check_kind(location, manifest.kind, config.method)
-            check_stored(location, manifest.stored, config.data.pixel_format)
+            check_stored(location, manifest, config.data.pixel_format)
             results += check_source(source.path, manifest)
             manifests.append(manifest)
         except UserError as error:

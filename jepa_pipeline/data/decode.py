@@ -105,13 +105,16 @@ def fit(raster: Raster, form: PixelFormat) -> Raster:
     """
     found = raster.form
     if found.channels != form.channels and (found.channels, form.channels) != (1, RGB_CHANNELS):
+        bits = " data.bits=16" if form.bits < found.bits and found.channels != RGB_CHANNELS else ""
         raise OtherFormat(
-            f"it has {found}, but this run or encoder takes {form.channels}",
-            f"train with data.channels={found.channels} (and views.mean and views.std of as many values), or use images of "
+            f"it has {found}, but this run or encoder takes {form.name_channels()}",
+            f"train with data.channels={found.channels}{bits} (and views.mean and views.std of as many values), or use images of "
             f"{PixelFormat(form.channels).name_channels()}",
         )
     if found.bits > form.bits:
-        raise OtherFormat(f"it has {found}, but this run or encoder takes 8", "train with data.bits=16, or convert it to 8 bits")
+        raise OtherFormat(
+            f"it has {found}, but this run or encoder takes {form}", "train with data.bits=16, or convert it to 8 bits"
+        )
     pixels = raster.pixels.astype(np.uint16) * WIDEN if found.bits < form.bits else raster.pixels
     return Raster(np.broadcast_to(pixels, (form.channels, *pixels.shape[1:])))
 

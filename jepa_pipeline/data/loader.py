@@ -45,7 +45,7 @@ def train_loader(
     sources = [Shards(source.path, 2 * WINDOW_SHARDS, data.cache, limit, data.pixel_format) for source in data.train]
     for shards in sources:
         check_kind(shards.location, shards.manifest.kind, method)
-        check_stored(shards.location, shards.manifest.stored, shards.form)
+        check_stored(shards.location, shards.manifest, shards.form)
     mixture = build_mixture(data, seed, sources)
     skip_damaged, batch_size = data.damage.policy == "skip", batch_sampler.batch_size_global
     dataset = TrainDataset(sources, mixture, views, method.encoder, masks, skip_damaged, batch_size, crop_on_device)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.data.class_names import compose, number_classes
 from jepa_pipeline.data.data_parts import are_pieces, find_parts
+from jepa_pipeline.data.file_faults import find_fault, read_state, refuse_disk
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.media_folder import Labeling, list_media, to_utf8
 from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, MAX_PIXELS
@@ -29,7 +29,8 @@ class MediaFiles(Shards):
         listing = list_media(folder, Labeling(without=True))
         self.location, self.max_pixels, self.form = str(folder), MAX_PIXELS, RGB8
         self.paths = [file.path for file in listing.files]
-        self.keys = [to_utf8(path.relative_to(folder).as_posix()) for path in self.paths]
+        self.keys = name_rows([path.relative_to(folder).as_posix() for path in self.paths])
+        self.unusable = {number: fault for number, path in enumerate(self.paths) if (fault := find_fault(path))}
         self.labels, classes = label_by_folder(self.keys, str(folder))
         kind = listing.files[0].kind
         self.manifest = Manifest.model_construct(
@@ -45,16 +46,20 @@ class MediaFiles(Shards):
         """Return one file.
 
         Raises:
-            SampleError: it is too large.
-            UserError: it could not be read.
+            SampleError: it is too large, or was no file that can be opened when the command began.
+            UserError: it could not be read for a reason that may pass.
         """
         path = self.paths[shard]
+        if fault := self.unusable.get(shard):
+            raise self.sample_error(shard, self.keys[shard], *fault)
         try:
             if (size := path.stat().st_size) > MAX_MEDIA_BYTES:
                 raise self.sample_error(shard, self.keys[shard], f"it has {size:,} bytes, more than {MAX_MEDIA_BYTES:,}")
             return Sample(self.keys[shard], path.read_bytes(), self.labels[shard])
+        except PermissionError as error:
+            raise self.sample_error(shard, self.keys[shard], f"{error.strerror}", "allow reading it") from error
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): fix that, then run the same command again") from error
+            raise refuse_disk(path, error) from error
 
     def entry(self, shard: int, member: int) -> tuple[str, int | None]:
         """Return key and label of a file."""
@@ -62,7 +67,7 @@ class MediaFiles(Shards):
 
     def describe(self, shard: int, member: int) -> str:
         """Return the path of a file."""
-        return redact(str(self.paths[shard]))
+        return redact(to_utf8(str(self.paths[shard])))
 
     def sample_error(self, shard: int, key: str, reason: str, cure: str | None = None) -> SampleError:
         """Return the error of a file that cannot be used."""
@@ -72,9 +77,14 @@ class MediaFiles(Shards):
         """Return a hash of the names, sizes and times of all files, which differs where one has changed."""
         digest = sha256()
         for path, key in zip(self.paths, self.keys, strict=True):
-            stat = path.stat()
-            digest.update(f"{key}\0{stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(f"{key}\0{read_state(path)}\n".encode())
         return digest.hexdigest()[:12]
+
+
+def name_rows(names: Sequence[str]) -> list[str]:
+    """Return the names of files as text, all of them different: if bytes of one are escaped, a backslash of another is too."""
+    texts = [to_utf8(name) for name in names]
+    return texts if texts == [*names] else [to_utf8(name.replace("\\", r"\\")) for name in names]
 
 
 def label_by_folder(keys: Sequence[str], folder: str) -> tuple[list[int | None], tuple[str, ...] | None]:

@@ -288,5 +288,5 @@ def check_parts_filled(parts: Mapping[str, Sequence[MediaFile]], units: Mapping[
 
 
 def to_utf8(name: str) -> str:
-    """Return a file name as text that JSON can hold, with question marks for bytes that are not UTF-8."""
-    return name.encode("utf-8", "replace").decode()
+    """Return a file name as text that JSON can hold, escaped where its bytes are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()

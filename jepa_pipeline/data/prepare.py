@@ -11,6 +11,7 @@ from PIL import Image
 from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.data.channel_stats import compute_channel_stats
 from jepa_pipeline.data.decode import inspect_image, is_array
+from jepa_pipeline.data.file_faults import find_fault
 from jepa_pipeline.data.manifest import Skipped
 from jepa_pipeline.data.media_folder import MediaFile, to_utf8
 from jepa_pipeline.data.raster import Raster, as_array
@@ -38,6 +39,8 @@ def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tupl
     """Return the record of a file, or the reason why it is skipped."""
     key, file = job
     name = to_utf8(str(file.path.relative_to(root)))
+    if fault := find_fault(file.path):
+        return Skipped(file=name, reason=fault.reason)
     if leads_elsewhere(file.path, root):
         reason = f"it is a link to another {file.kind[:-1]} of the folder"  # stored twice it could reach both parts
         return Skipped(file=name, reason=reason)

@@ -1,6 +1,8 @@
 """Files of features: Parquet, or a numpy array with a list of its rows beside it."""
 
 import json
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.files import atomic_path, atomic_write
-from jepa_pipeline.probes.feature_rows import FeatureRows, Row
+from jepa_pipeline.files import PARTIAL, atomic_path, atomic_write
+from jepa_pipeline.probes.feature_rows import FeatureRows, Row, check_unfinished, unfinished_folder
 
 GROUP_BYTES = 2**25
 """Bytes of the features of a row group, which are in memory at a time."""
@@ -23,14 +25,44 @@ def check_file(out: Path) -> None:
     """Check that a file of features can be written, before anything is computed.
 
     Raises:
-        UserError: its suffix is none that is known, a package is missing, or it is there already.
+        UserError: its suffix is none that is known, a package is missing, a file that would be written is there already, or its
+            folder cannot be made.
     """
     if out.suffix not in (".parquet", ".npy"):
         raise UserError(f"--out {out} ends in {out.suffix or 'no suffix'}: name a file that ends in .parquet or .npy")
     if out.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise UserError(f"--out {out} is a Parquet file, but pyarrow is not installed: pip install pyarrow, or name a .npy file")
-    if out.exists():
-        raise UserError(f"--out {out} is there already: delete it, or name another file")
+    there = [path for path in written_files(out) if os.path.lexists(path)]  # also links that lead nowhere, which would be replaced
+    beside = " and ".join(str(path) for path in there if path != out)
+    if out in there:
+        raise UserError(f"--out {out} is there already: delete it{beside and f', and {beside}'}, or name another file")
+    if there:
+        raise UserError(f"--out {out} would replace {beside}: delete or move what is there, or name another file")
+    check_folder(out)
+    check_unfinished(out)
+
+
+def written_files(out: Path) -> list[Path]:
+    """Return the paths of all files that write_features writes."""
+    return [out] if out.suffix == ".parquet" else [out, out.with_suffix(".jsonl"), out.with_suffix(".json")]
+
+
+def check_folder(out: Path) -> None:
+    """Check that the folder of a file is there or can be made, and written to; what is made to find that out is deleted.
+
+    Raises:
+        UserError: it cannot.
+    """
+    above = next(path for path in out.absolute().parents if os.path.lexists(path))
+    if not above.is_dir():
+        raise UserError(f"--out {out} cannot be written, because {above} is no folder: name a file in a folder")
+    try:
+        with tempfile.TemporaryDirectory(PARTIAL, dir=above) as folder:
+            (folder / unfinished_folder(out.absolute()).relative_to(above)).mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {out} cannot be written in {above} ({error.strerror}): name a file in a folder that you may write to"
+        ) from None
 
 
 def write_features(out: Path, rows: FeatureRows, metadata: Mapping[str, Any]) -> list[Path]:
@@ -69,7 +101,7 @@ def write_parquet(out: Path, rows: FeatureRows, groups: Groups, metadata: Mappin
 
 def write_npy(out: Path, rows: FeatureRows, groups: Groups, metadata: Mapping[str, Any]) -> list[Path]:
     """Write an array (NaN for a damaged sample), beside it the list of its rows as JSON lines, and the metadata."""
-    names, about = out.with_suffix(".jsonl"), out.with_suffix(".json")
+    _, names, about = written_files(out)
     with atomic_path(out, sync=True) as partial, atomic_path(names, sync=True) as partial_names:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(rows.done, rows.width))
         start = 0

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.files import PARTIAL, atomic_write, name_errors
+from jepa_pipeline.files import LOCK, PARTIAL, atomic_write, name_errors
 from jepa_pipeline.locks import Locked, lock_folder
 
 PLAN, ROWS, VALUES = "plan.json", "rows.jsonl", "features.f32"
@@ -108,6 +108,23 @@ def sync(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
+def unfinished_folder(out: Path) -> Path:
+    """Return the folder of the rows that are on their way to a file."""
+    return out.with_name(out.name + PARTIAL)
+
+
+def check_unfinished(out: Path) -> None:
+    """Raise UserError if the folder of unfinished rows holds something else, which would be deleted with it."""
+    folder = unfinished_folder(out)
+    if not os.path.lexists(folder):
+        return
+    if folder.is_dir() and not folder.is_symlink():
+        own = {PLAN, ROWS, VALUES, LOCK}
+        if not [path for path in folder.iterdir() if path.name not in own and not path.name.endswith(PARTIAL)]:
+            return
+    raise UserError(f"{folder}, where unfinished rows are kept, was made by something else: move it away, or name another --out")
+
+
 @contextmanager
 def unfinished_rows(out: Path, plan: Mapping[str, Any]) -> Iterator[FeatureRows]:
     """Yield the rows of an unfinished file, in a locked folder beside it: deleted at the end, but kept after an error.
@@ -119,7 +136,7 @@ def unfinished_rows(out: Path, plan: Mapping[str, Any]) -> Iterator[FeatureRows]
     Raises:
         UserError: another process is writing them.
     """
-    folder = out.with_name(out.name + PARTIAL)
+    folder = unfinished_folder(out)
     try:
         with name_errors(out), lock_folder(folder):
             found = read_plan(folder)

@@ -202,6 +202,6 @@ def check_input(card: EncoderCard, shards: Shards) -> None:
         raise UserError(
             f"{card.name} takes {unit}, but {redact(shards.location)} holds {kind}: name {unit}, or an encoder of clips"
         )
-    check_stored(shards.location, shards.manifest.stored, card.pixel_format)
+    check_stored(shards.location, shards.manifest, card.pixel_format)
     if kind == "videos" and card.clip is None:
         raise UserError(f"the card of {card.name} does not define the frames of a clip: add `clip` to it, as in ClipConfig")

@@ -48,7 +48,7 @@ def hash_data(data: DataConfig, method: MethodConfig) -> str:
     manifests = [load_manifest(source.path) for source in data.train]
     for source, manifest in zip(data.train, manifests, strict=True):
         check_kind(source.path, manifest.kind, method)
-        check_stored(source.path, manifest.stored, data.pixel_format)
+        check_stored(source.path, manifest, data.pixel_format)
         require_files(source.path, manifest)
     check_motion([manifest.kind for manifest in manifests], method)
     hashes = [manifest.hash() for manifest in manifests]

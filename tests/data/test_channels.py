@@ -1,5 +1,6 @@
 """Images of any number of channels keep every level, from any format, on the way to the encoder."""
 
+import re
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image, ImageOps
 from test_image import png
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.checks.data import check_data
+from jepa_pipeline.commands.check_config import check_config
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.pixel_format import RGB8, PixelFormat
@@ -20,12 +23,15 @@ from jepa_pipeline.data.channel_stats import compute_raster_stats, mean_and_std
 from jepa_pipeline.data.decode import decode_image, inspect_image
 from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
+from jepa_pipeline.data.manifest import Manifest, StoredPixels
+from jepa_pipeline.data.media import check_stored
 from jepa_pipeline.data.picture import to_picture
 from jepa_pipeline.data.raster import Raster
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError, TooLarge
 from jepa_pipeline.data.views import DeferredViews, ImageViews, center_view, normalize
 from jepa_pipeline.data.writer import image_record, write_shards
+from jepa_pipeline.training.setup import hash_data
 
 SIDES = (20, 28)
 DEEP = np.random.default_rng(0).integers(0, 1 << 16, (*SIDES, 16), np.uint16)
@@ -208,8 +214,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
             "3 channels of 8 bits, but this run or encoder takes 1",
             "train with data.channels=3",
         ),
+        (DEEP[..., :4], PixelFormat(1, 8), "4 channels of 16 bits", "train with data.channels=4 data.bits=16"),
         (SHALLOW[..., :1], PixelFormat(4, 8), "1 channel of 8 bits, but this run or encoder takes 4", "images of 4 channels"),
-        (DEEP[..., :4], PixelFormat(4, 8), "4 channels of 16 bits, but this run or encoder takes 8", "train with data.bits=16"),
+        (
+            DEEP[..., :4],
+            PixelFormat(4, 8),
+            "4 channels of 16 bits, but this run or encoder takes 4 channels of 8 bits",
+            "data.bits=16",
+        ),
     ],
 )
 def test_another_number_of_channels_is_named_with_the_cure(values: np.ndarray, form: PixelFormat, reason: str, cure: str):
@@ -338,6 +350,55 @@ def test_a_set_without_any_image_of_the_right_channels_is_refused_at_once(mixed:
         UserError, match=r"holds 4 channels of 8 and 16 bits \(20 images\), but .* takes 12 channels.*data.channels=4"
     ):
         stream(config_of(mixed, channels=12))
+
+
+def manifest_of(extension: str, *parts: tuple[int, int, int]) -> Manifest:
+    """The manifest of images: their channels, their number, and those of 16 bits."""
+    stored = [
+        StoredPixels(channels=channels, images=images, deep=deep, mean=(0.5,) * channels, std=(0.2,) * channels)
+        for channels, images, deep in parts
+    ]
+    return Manifest.model_construct(extensions=(extension,), stored=tuple(stored))
+
+
+@pytest.mark.parametrize(
+    ("extension", "parts", "form", "cure"),
+    [
+        ("png", [(1, 9, 9)], PixelFormat(1, 8), "1 channel of 8 bits: .*or train with data.bits=16$"),
+        ("npy", [(4, 9, 9)], PixelFormat(4, 8), "4 channels of 8 bits: .*or train with data.bits=16$"),
+        ("npy", [(4, 9, 9)], PixelFormat(1, 8), "1 channel of 8 bits: .*data.channels=4 and data.bits=16"),
+        ("npy", [(4, 9, 0)], PixelFormat(1, 8), "1 channel of 8 bits: .*data.channels=4 and views.mean"),
+        ("tif", [(4, 9, 0)], RGB8, "3 channels of 8 bits: .*data.channels=4 and views.mean"),
+        ("npy", [(2, 9, 9), (5, 3, 0)], RGB8, "data.channels=2 and data.bits=16"),
+        ("png", [(4, 9, 0)], PixelFormat(3, 16), "3 channels of 16 bits: .*data.channels=4 and views.mean"),
+        ("png", [(3, 9, 9)], PixelFormat(1, 8), "data.channels=3 and views.mean"),
+        ("png", [(4, 9, 9)], RGB8, None),
+        ("png", [(1, 9, 9)], RGB8, None),
+        ("png", [(1, 9, 0)], PixelFormat(3, 16), None),
+        ("npy", [(4, 9, 8)], PixelFormat(4, 8), None),
+        ("npy", [(4, 9, 9), (1, 1, 0)], PixelFormat(1, 8), None),
+        ("npy", [], PixelFormat(1, 8), None),
+    ],
+)
+def test_a_manifest_without_any_image_that_fits_is_refused(extension: str, parts: list, form: PixelFormat, cure: str | None):
+    if cure is None:
+        check_stored("set", manifest_of(extension, *parts), form)
+        return
+    with pytest.raises(UserError, match=rf"^set holds .* bits \(9 images\).* takes .*{cure}"):
+        check_stored("set", manifest_of(extension, *parts), form)
+
+
+def test_bits_that_no_image_has_are_refused_before_the_run_and_at_its_start(tmp_path: Path):
+    """By `jepa config check`, `jepa doctor` and a run, with one sentence that names the key."""
+    write_shards((image_record(f"k{n}", npy(DEEP[..., :1]), None) for n in range(8)), tmp_path / "set", classes=None, made={})
+    config = config_of(tmp_path / "set", channels=1, bits=8)
+    sentence = r"holds 1 channel of 16 bits \(8 images\), but this run or encoder takes 1 channel of 8 bits: .*data.bits=16"
+    for look in (check_config, lambda config: hash_data(config.data, config.method), stream):
+        with pytest.raises(UserError, match=sentence):
+            look(config)
+    (result,) = [result for result in check_data(config, quick=True) if result.level == "fail"]
+    assert re.search(sentence, f"{result.text}: {result.cure}")
+    check_config(config_of(tmp_path / "set", channels=1))
 
 
 def test_pictures_of_any_channels():
