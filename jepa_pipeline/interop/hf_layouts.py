@@ -126,8 +126,8 @@ def check_sizes(published: Published, settings: Mapping[str, Any], dim: int, dep
     """
     if (told := settings.get("num_hidden_layers", depth)) != depth:
         raise UserError(
-            f"config.json of {published.path} says num_hidden_layers {told}, but its weights are of {depth} layers: copy the folder "
-            "again, or correct it"
+            f"config.json of {published.path} says num_hidden_layers {told}, but its weights are of {depth} layers: copy the "
+            "folder again, or correct it"
         )
     if dim % (heads := settings["num_attention_heads"]):
         left_out = "" if published.config.get("num_attention_heads") else ", which counts where it says nothing"

@@ -26,8 +26,8 @@ def convert(family: Family, published: Published) -> Imported:
         imported = apply_given(published, family.convert(published))
     except (IndexError, RuntimeError) as error:  # of torch, for tensors that it cannot slice or join
         raise UserError(
-            f"the tensors of {published.path} do not have the shapes of {family.name} ({first_line(error)}): copy it again, or name "
-            "with --as what it is"
+            f"the tensors of {published.path} do not have the shapes of {family.name} ({first_line(error)}): copy it again, or "
+            "name with --as what it is"
         ) from None
     with torch.device("meta"):  # names and shapes only
         network = build_encoder(imported.config).timm_module()

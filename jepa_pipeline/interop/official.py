@@ -46,10 +46,7 @@ def convert_ijepa(published: Published) -> Imported:
     sizes = read_sizes(published, HEADS, video=False)
     weights = rename(published, (SAME, POSITIONS))
     config = encoder_config(published, sizes, image_size=sizes.patch * square_side(published, 1), positions="sincos")
-    if not has_positions(published, config):
-        raise UserError(
-            f"pos_embed of {published.path} is not the table of sines and cosines that I-JEPA has: name with --as what it is"
-        )
+    check_positions(published, config, "I-JEPA has: name with --as what it is")
     return build(config, weights, sizes.notes)
 
 
@@ -61,12 +58,8 @@ def convert_vjepa(published: Published) -> Imported:
     side = sizes.patch * square_side(published, max(1, frames // sizes.tubelet))
     new = partial(encoder_config, published, sizes, image_size=side, frames=frames)
     kinds: tuple[Positions, ...] = ("sincos_uniform", "sincos")
-    config = next((config for kind in kinds if has_positions(published, config := new(positions=kind))), None)
-    if config is None:
-        raise UserError(
-            f"pos_embed of {published.path} is not the table of sines and cosines that V-JEPA has for clips of {frames} frames: give "
-            "--as vjepa2, or frames=N"
-        )
+    config = next((config for kind in kinds if has_positions(published, config := new(positions=kind))), new(positions=kinds[0]))
+    check_positions(published, config, f"V-JEPA has for clips of {frames} frames: give --as vjepa2, or frames=N")
     clip = ClipConfig(stride=4, spacing="window", short="hold")
     return build(config, weights, sizes.notes, clip)
 
@@ -201,6 +194,17 @@ def first_mistake(error: ValidationError) -> str:
     """Return the first mistake that pydantic found, after its key if it has one."""
     first = error.errors()[0]
     return ": ".join([*(".".join(map(str, first["loc"])),) * bool(first["loc"]), first["msg"].removeprefix("Value error, ")])
+
+
+def check_positions(published: Published, config: EncoderConfig, whose: str) -> None:
+    """Refuse a table of positions of the right shape that is not the fixed one; of another shape, the network names both.
+
+    Raises:
+        UserError: it is another.
+    """
+    shape = (1, *sincos(config, config.size.embed_dim).shape)
+    if find(published, "pos_embed").shape == shape and not has_positions(published, config):
+        raise UserError(f"pos_embed of {published.path} is not the table of sines and cosines that {whose}")
 
 
 def has_positions(published: Published, config: EncoderConfig) -> bool:

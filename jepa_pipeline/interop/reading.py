@@ -100,8 +100,8 @@ def find_files(source: Path) -> tuple[list[Path], dict[str, Any]]:
     files = sorted(path for path in source.iterdir() if path.name.endswith(SUFFIXES) and path.is_file())
     if not files:
         raise UserError(
-            f"{source} holds no weights ({', '.join(WHOLE)} or a file that ends in {', '.join(SUFFIXES)}): put them there, or name the "
-            "file or folder that holds them"
+            f"{source} holds no weights ({', '.join(WHOLE)} or a file that ends in {', '.join(SUFFIXES)}): put them there, "
+            "or name the file or folder that holds them"
         )
     if len(files) > 1:
         raise UserError(f"{source} holds {len(files)} files of weights ({files[0].name}, {files[1].name}, ...): name one of them")
