@@ -35,7 +35,8 @@ def import_weights(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Say what no file does, such as frames=64: num_heads, predictor_heads, image_size, frames, fps, stride, mean, std."
+            help="Say what no file does, such as frames=64: num_heads, predictor_heads, image_size, frames, fps, stride, mean, "
+            "std, bits."
         ),
     ] = None,
 ) -> None:

@@ -1,5 +1,6 @@
 """`jepa import`: published weights as an encoder folder, which the other commands take like a run's."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -57,6 +58,7 @@ def import_weights(
     name = source if downloaded else path.resolve().name
     out = out or Path("imported") / folder_name(name)
     check_new(out)
+    check_place(out)
 
     def progress(blocks: Iterator[bytes], count: int) -> Iterable[bytes]:
         return track_progress(blocks, f"reading {name}", count) if count > LONG else blocks
@@ -80,6 +82,17 @@ def import_weights(
     for sentence in [*summary(out, card, imported, left_out), *next_commands(out, card, predictor)]:
         print_plain(None, sentence)
     return out
+
+
+def check_place(out: Path) -> None:
+    """Refuse a folder that cannot be made, before weights are read.
+
+    Raises:
+        UserError: it is below a file, or in a folder where this user may not write.
+    """
+    nearest = next(folder for folder in out.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{out} cannot be made, for {nearest} is no folder that you may write to: name another place with --out")
 
 
 def folder_name(name: str) -> str:

@@ -9,7 +9,7 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.image_video import ImageVideoConfig
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
-from jepa_pipeline.config.pixel_format import Bits, PerChannel, PixelFormat
+from jepa_pipeline.config.pixel_format import Bits, Deviations, PerChannel, PixelFormat
 from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.run_path import give_run
 from jepa_pipeline.config.section import Section
@@ -63,7 +63,7 @@ class EncoderCard(Section):
         "key); online, the network that was trained; mixed, a stack whose levels differ.",
     )
     mean: PerChannel = Field(description="Subtracted per channel from pixels scaled to 0..1.")
-    std: PerChannel = Field(description="Divisor per channel.")
+    std: Deviations = Field(description="Divisor per channel.")
     bits: Bits = Field(default=8, description="Bits per channel of the decoded images that it was trained on.")
     clip: ClipConfig | None = Field(default=None, description="Frames of a video that made a training clip; null: images.")
     begun_from: str | None = Field(

@@ -17,6 +17,8 @@ InChannels = Annotated[
 ]
 PerChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
 """One value for each channel of the pixels."""
+Deviations = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=MAX_CHANNELS)]
+"""A divisor for each channel of the pixels."""
 
 
 class PixelFormat(NamedTuple):

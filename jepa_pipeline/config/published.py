@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from jepa_pipeline.config.grid import MAX_FRAMES, MAX_SIDE
-from jepa_pipeline.config.pixel_format import PerChannel
+from jepa_pipeline.config.pixel_format import Bits, Deviations, PerChannel
 from jepa_pipeline.config.section import Section
 
 
@@ -17,4 +17,5 @@ class GivenConfig(Section):
     fps: float | None = Field(default=None, gt=0, description="Frames per second of a clip.")
     stride: int | None = Field(default=None, ge=1, description="Frames of the video from one frame of a clip to the next.")
     mean: PerChannel | None = Field(default=None, description="Subtracted per channel from pixels scaled to 0..1.")
-    std: PerChannel | None = Field(default=None, description="Divisor per channel.")
+    std: Deviations | None = Field(default=None, description="Divisor per channel.")
+    bits: Bits = Field(default=8, description="Bits per channel of the images that it was trained on.")

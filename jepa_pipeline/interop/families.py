@@ -29,7 +29,7 @@ def choose_family(published: Published, name: str | None) -> tuple[Family, Publi
     if not named:
         near = get_close_matches(name, [family.name for family in FAMILIES], 1, cutoff=0.5)
         raise UserError(f"--as {name} is no layout of weights{f' (did you mean {near[0]}?)' if near else ''}: choose {listed()}")
-    fitting = [family for family in named if (family.argument is not None) == bool(argument)] or named
+    fitting = [family for family in named if (family.argument is not None) == bool(colon)] or named
     written = [family for family in fitting if (family in HUGGING_FACE) == ("model_type" in published.config)]
     family = next((family for family in fitting if family.recognize(published)), (written or fitting)[0])
     if family.argument is None and colon:

@@ -15,8 +15,9 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, Size, TimmArgument
 from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD
 from jepa_pipeline.interop import timm_sizes
+from jepa_pipeline.interop.folder_values import read_preprocessing
 from jepa_pipeline.interop.hf_layouts import DINOV2, DINOV3, IJEPA, LATER, VIT, VJEPA2, Layout, Network, read
-from jepa_pipeline.interop.official import Sizes, encoder_config, find, square_side
+from jepa_pipeline.interop.official import Sizes, encoder_config, find, first_mistake, square_side
 from jepa_pipeline.interop.published import Family, Imported, Published
 
 HALF = (0.5, 0.5, 0.5)
@@ -31,6 +32,8 @@ ACTIVATIONS: dict[str, dict[str, TimmArgument]] = {
 TOKEN = "pooled features are the class token after the last norm; the pooler of transformers, if it has one, is left out"
 TOKEN_OF_DINOV3 = "pooled features are the class token after the last norm, as DINOv3's are; timm itself pools patches"
 MEAN = "pooled features are the mean of the patches; transformers gives none"
+BIASES = {"proj_bias": ("attn.proj",), "mlp_bias": ("mlp.fc1", "mlp.fc1_g", "mlp.fc1_x", "mlp.fc2")}
+"""Layers of DINOv3 whose biases a key of config.json turns off."""
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation per channel."""
 IMAGENET: Statistics = (IMAGENET_MEAN, IMAGENET_STD)
@@ -54,11 +57,16 @@ def finish(
         weights: those of the network if they are not as read.
         converter: mean and deviation that the folder has from its converter, and not from its training: replaced by the default.
     """
-    known = network.published.preprocessor
-    mean, std = (tuple(known.get(key) or ()) for key in ("image_mean", "image_std"))
-    if not mean or not std:
+    told = read_preprocessing(network.published, config.in_channels)
+    given = network.published.given
+    if told.mean is None or told.std is None:
+        mean, std = told.fold(*default)
+    else:
+        mean, std = told.fold(told.mean, told.std)
+    if given.mean and given.std:
+        mean, std = given.mean, given.std
+    elif told.mean is None:
         notes += (f"its folder does not say mean and deviation: {default[0]} and {default[1]} are those of the published networks",)
-        mean, std = default
     elif (mean, std) == converter:
         notes += (f"mean and deviation are those of the training, not the {mean} and {std} that the converter has written",)
         mean, std = default
@@ -104,10 +112,15 @@ def backbone(
     name, sizes = timm_sizes.name_sizes(names, network.sizes, network.hidden)
     found = network.settings["layer_norm_eps"]
     try:
-        return BackboneConfig(timm=name, image_size=image_size, norm_eps=None if found == eps else found, args=sizes | args)
+        return BackboneConfig(
+            timm=name,
+            image_size=image_size,
+            in_channels=find(network.published, "patch_embed.proj.weight").shape[1],
+            norm_eps=None if found == eps else found,
+            args=sizes | args,
+        )
     except ValidationError as error:
-        text = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"the network in {network.published.path} cannot be built: {text}") from None
+        raise UserError(f"the network in {network.published.path} cannot be built: {first_mistake(error)}") from None
 
 
 def activation(network: Network) -> dict[str, TimmArgument]:
@@ -186,6 +199,11 @@ def convert_dinov3(published: Published) -> Imported:
     if biased:  # one without is as one of zeros
         for name in [f"blocks.{block}.attn.{part}_bias" for block in range(network.sizes.depth) for part in "qv"]:
             weights.setdefault(name, torch.zeros(network.sizes.embed_dim))
+    for key, parts in BIASES.items():  # of these, too, one that is absent is as one of zeros
+        if not settings.get(key, True):
+            for name in [f"blocks.{block}.{part}" for block in range(network.sizes.depth) for part in parts]:
+                if (weight := weights.get(f"{name}.weight")) is not None:
+                    weights.setdefault(f"{name}.bias", torch.zeros(len(weight)))
     return finish(network, config, IMAGENET, TOKEN_OF_DINOV3, weights=weights)
 
 

@@ -1,7 +1,7 @@
 """Folders of transformers, read into tensors under the names of this package."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.interop import hf_names
+from jepa_pipeline.interop.folder_values import checked_settings
 from jepa_pipeline.interop.official import find, mlp_ratio
 from jepa_pipeline.interop.published import Published, rename
 from jepa_pipeline.interop.timm_sizes import ViTSizes
@@ -105,15 +106,35 @@ def read(published: Published, layout: Layout) -> Network:
         missing = hf_names.theirs(error.args[0], layout.table)
         raise UserError(f"{published.path} holds no {missing}, which this network needs: copy the folder again") from None
     renamed = published._replace(tensors=tensors)
-    settings = {**layout.defaults, **{key: value for key, value in published.config.items() if value is not None}}
+    settings = checked_settings(published, layout.defaults)
     kernel, hidden = find(renamed, "patch_embed.proj.weight"), len(find_mlp(renamed))
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
+    check_sizes(published, settings, len(kernel), depth)
     ratio = mlp_ratio(len(kernel), hidden)
     sizes = ViTSizes(kernel.shape[-1], len(kernel), depth, settings["num_attention_heads"], ratio)
     if not settings.get("qkv_bias", True):  # without is as with zeros
         tensors |= {f"blocks.{block}.attn.qkv.bias": torch.zeros(3 * len(kernel)) for block in range(depth)}
     dropped = tuple(name for name in published.tensors if any(re.fullmatch(pattern, name) for pattern in drop))
     return Network(renamed, settings, dropped, sizes, hidden)
+
+
+def check_sizes(published: Published, settings: Mapping[str, Any], dim: int, depth: int) -> None:
+    """Compare the sizes in config.json with those of the tensors.
+
+    Raises:
+        UserError: they differ.
+    """
+    if (told := settings.get("num_hidden_layers", depth)) != depth:
+        raise UserError(
+            f"config.json of {published.path} says num_hidden_layers {told}, but its weights are of {depth} layers: copy the "
+            "folder again, or correct it"
+        )
+    if dim % (heads := settings["num_attention_heads"]):
+        left_out = "" if published.config.get("num_attention_heads") else ", which counts where it says nothing"
+        raise UserError(
+            f"num_attention_heads in config.json of {published.path} is {heads}{left_out}, but does not divide the width of "
+            f"{dim}: correct it, or copy the folder again"
+        )
 
 
 def find_mlp(renamed: Published) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.encoder_card import EncoderCard, Source
-from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.interop.published import Family, Imported, Published
 from jepa_pipeline.interop.reading import Weights
@@ -22,7 +22,13 @@ def convert(family: Family, published: Published) -> Imported:
     Raises:
         UserError: a tensor is unknown, missing or of another shape; or a given value does not belong to the network.
     """
-    imported = apply_given(published, family.convert(published))
+    try:
+        imported = apply_given(published, family.convert(published))
+    except (IndexError, RuntimeError) as error:  # of torch, for tensors that it cannot slice or join
+        raise UserError(
+            f"the tensors of {published.path} do not have the shapes of {family.name} ({first_line(error)}): copy it again, or "
+            "name with --as what it is"
+        ) from None
     with torch.device("meta"):  # names and shapes only
         network = build_encoder(imported.config).timm_module()
     check_fits(published.path, imported.config.describe(), network.state_dict(), imported.weights)
@@ -78,7 +84,23 @@ def apply_given(published: Published, imported: Imported) -> Imported:
     if given.fps or given.stride:
         other = (clip or ClipConfig.model_validate({})).model_dump(exclude={"fps", "stride"})
         clip = ClipConfig.model_validate({**other, "fps": given.fps, "stride": given.stride})
-    return imported._replace(mean=given.mean or imported.mean, std=given.std or imported.std, clip=clip)
+    mean, std = (given.mean or imported.mean, given.std or imported.std)
+    check_statistics(published.path, config.in_channels, mean, std)
+    return imported._replace(mean=mean, std=std, clip=clip)
+
+
+def check_statistics(path: str, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Refuse a mean or deviation that is not of as many channels as the images.
+
+    Raises:
+        UserError: one is not.
+    """
+    if len(mean) != channels or len(std) != channels:
+        counted = "1 channel" if channels == 1 else f"{channels} channels"
+        raise UserError(
+            f"{path} takes images of {counted}, but there are {len(mean)} of mean and {len(std)} of std: give "
+            f"mean=[...] and std=[...] of its training, with {channels} of each"
+        )
 
 
 def own_size(config: object, name: str) -> int | None:
@@ -104,6 +126,7 @@ def describe(family: Family, source: str, revision: str | None, weights: Weights
         kept=imported.kept or ("online" if network == "encoder" else "target"),
         mean=imported.mean,  # pyright: ignore[reportArgumentType]
         std=imported.std,  # pyright: ignore[reportArgumentType]
+        bits=weights.published.given.bits,
         clip=imported.clip,
         source=Source(
             path=source,

@@ -46,7 +46,8 @@ def convert_ijepa(published: Published) -> Imported:
     sizes = read_sizes(published, HEADS, video=False)
     weights = rename(published, (SAME, POSITIONS))
     config = encoder_config(published, sizes, image_size=sizes.patch * square_side(published, 1), positions="sincos")
-    return build(config, weights, (*sizes.notes, *positions_note(published, config)))
+    check_positions(published, config, "I-JEPA has: name with --as what it is")
+    return build(config, weights, sizes.notes)
 
 
 def convert_vjepa(published: Published) -> Imported:
@@ -58,8 +59,9 @@ def convert_vjepa(published: Published) -> Imported:
     new = partial(encoder_config, published, sizes, image_size=side, frames=frames)
     kinds: tuple[Positions, ...] = ("sincos_uniform", "sincos")
     config = next((config for kind in kinds if has_positions(published, config := new(positions=kind))), new(positions=kinds[0]))
+    check_positions(published, config, f"V-JEPA has for clips of {frames} frames: give --as vjepa2, or frames=N")
     clip = ClipConfig(stride=4, spacing="window", short="hold")
-    return build(config, weights, (*sizes.notes, *positions_note(published, config)), clip)
+    return build(config, weights, sizes.notes, clip)
 
 
 def convert_vjepa2(published: Published) -> Imported:
@@ -134,8 +136,10 @@ def find(published: Published, name: str) -> Tensor:
     Raises:
         UserError: there is none.
     """
-    if name in published.tensors:
+    if name in published.tensors and published.tensors[name].ndim:
         return published.tensors[name]
+    if name in published.tensors:
+        raise UserError(f"{name} in {published.path} is a single number and no table of weights: copy it again")
     some = ", ".join([*published.tensors][:3])
     raise UserError(
         f"{published.path} holds no {name}, but {len(published.tensors)} other tensors ({some}, ...): name with --as what it is"
@@ -175,6 +179,7 @@ def encoder_config(
     try:
         return kind(
             image_size=given.image_size or image_size,
+            in_channels=find(published, "patch_embed.proj.weight").shape[1],
             patch_size=sizes.patch,
             frames=(given.frames or frames) if sizes.tubelet > 1 or frames > 1 else 1,
             tubelet_size=sizes.tubelet,
@@ -182,20 +187,30 @@ def encoder_config(
             **values,
         )
     except ValidationError as error:
-        text = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"the network in {published.path} cannot be built: {text}") from None
+        raise UserError(f"the network in {published.path} cannot be built: {first_mistake(error)}") from None
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Return the first mistake that pydantic found, after its key if it has one."""
+    first = error.errors()[0]
+    return ": ".join([*(".".join(map(str, first["loc"])),) * bool(first["loc"]), first["msg"].removeprefix("Value error, ")])
+
+
+def check_positions(published: Published, config: EncoderConfig, whose: str) -> None:
+    """Refuse a table of positions of the right shape that is not the fixed one; of another shape, the network names both.
+
+    Raises:
+        UserError: it is another.
+    """
+    shape = (1, *sincos(config, config.size.embed_dim).shape)
+    if find(published, "pos_embed").shape == shape and not has_positions(published, config):
+        raise UserError(f"pos_embed of {published.path} is not the table of sines and cosines that {whose}")
 
 
 def has_positions(published: Published, config: EncoderConfig) -> bool:
     """Return whether the table of positions is that of a configuration."""
     table, expected = find(published, "pos_embed"), sincos(config, config.size.embed_dim)[None]
     return table.shape == expected.shape and bool(torch.allclose(table, expected, rtol=0, atol=ROUNDING))
-
-
-def positions_note(published: Published, config: EncoderConfig) -> tuple[str, ...]:
-    if has_positions(published, config):
-        return ()
-    return (f"its positions are not the table that {config.positions} computes; they are as in the file",)
 
 
 def defaults_note(published: Published, config: EncoderConfig) -> tuple[str, ...]:

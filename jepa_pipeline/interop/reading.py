@@ -99,7 +99,10 @@ def find_files(source: Path) -> tuple[list[Path], dict[str, Any]]:
             return listed_files(source / f"{name}.index.json"), config
     files = sorted(path for path in source.iterdir() if path.name.endswith(SUFFIXES) and path.is_file())
     if not files:
-        raise UserError(f"{source} holds no weights ({', '.join(WHOLE)} or a file that ends in {', '.join(SUFFIXES)})")
+        raise UserError(
+            f"{source} holds no weights ({', '.join(WHOLE)} or a file that ends in {', '.join(SUFFIXES)}): put them there, "
+            "or name the file or folder that holds them"
+        )
     if len(files) > 1:
         raise UserError(f"{source} holds {len(files)} files of weights ({files[0].name}, {files[1].name}, ...): name one of them")
     return files, config
@@ -167,6 +170,11 @@ def load_safely(path: Path) -> Any:
     """
     with path.open("rb") as file:
         start = file.read(9)
+    if start[8:] != b"{" and start[:1] == pickle.PROTO and start[1:2] > b"\x03":
+        raise UserError(
+            f"{path} is a pickle that torch.save has not written, and reading it could run code: ask its publisher for "
+            "safetensors, or save its tensors alone with torch.save where you trust it"
+        )
     try:
         if start[8:] == b"{":  # safetensors: the length of the header, and the header, a JSON object
             return load_file(path)
@@ -190,8 +198,9 @@ def damaged(path: Path, reason: str) -> UserError:
 
 
 def allowed_names() -> list[Any]:
-    """Return the three names that official checkpoints need: their losses are scalars of numpy. They only make numbers."""
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, type(np.dtype(np.float64))]  # the second: numpy 1's
+    """Return the names that checkpoints need whose losses or steps are scalars of numpy. They only make numbers."""
+    numbers = [type(np.dtype(code)) for code in (*np.typecodes["AllInteger"], *np.typecodes["Float"], "?")]
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *numbers]  # the second: numpy 1's
 
 
 def refused(path: Path, error: pickle.UnpicklingError) -> UserError:

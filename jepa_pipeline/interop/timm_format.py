@@ -12,8 +12,9 @@ import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.config.pixel_format import RGB_CHANNELS
+from jepa_pipeline.config.pixel_format import RGB8, RGB_CHANNELS
 from jepa_pipeline.interop.format import PARITY, Format, Network, Request
+from jepa_pipeline.interop.hf_models import check_model
 from jepa_pipeline.interop.preprocessing import takes_photos
 from jepa_pipeline.models.backbone import TIMM_ERRORS
 from jepa_pipeline.models.interface import BaseEncoder
@@ -64,9 +65,11 @@ def check(request: Request) -> None:
         UserError: it is a stack, takes clips, or has rotary positions or a small stem.
     """
     if reason := request.encoder.why_not_timm():
+        model, why_not = check_model(request.encoder)
+        also = "hf, " if model and not why_not and request.card.pixel_format == RGB8 else ""
         raise UserError(
-            f"timm cannot load the encoder of {request.run}, which {reason}: export it with --to onnx, torch or jepa, or load it "
-            f"with jepa_pipeline.load_encoder('{request.run}')"
+            f"timm cannot load the encoder of {request.run}, which {reason}: export it with --to {also}onnx, torch or jepa, or "
+            f"load it with jepa_pipeline.load_encoder('{request.run}')"
         )
 
 

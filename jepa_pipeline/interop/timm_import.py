@@ -1,23 +1,39 @@
 """Networks in folders of timm, and weights on disk for one of timm's names."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
+from jepa_pipeline.config.encoder_card import CARD
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, Size
-from jepa_pipeline.interop.official import Sizes, encoder_config, find, is_vit, mlp_ratio
+from jepa_pipeline.interop.folder_values import Count, Deviations, Numbers, PositiveNumber, checked_value
+from jepa_pipeline.interop.official import Sizes, encoder_config, find, first_mistake, is_vit, mlp_ratio
 from jepa_pipeline.interop.published import Family, Imported, Published
 from jepa_pipeline.models.backbone import check_name
 from timm.models.vision_transformer import Block, VisionTransformer
 
 SET_ELSEWHERE = ("img_size", "num_classes", "in_chans", "pretrained")
 """Arguments of timm that an encoder's configuration holds under other keys, or not at all."""
+Shape = Annotated[list[Count], Field(min_length=3, max_length=3)]
+ImageSize = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+Names = str | list[str]
+KINDS: dict[str, Any] = {
+    "mean": Numbers,
+    "std": Deviations,
+    "input_size": Shape,
+    "classifier": Names,
+    "first_conv": Names,
+    "crop_pct": PositiveNumber,
+    "interpolation": str,
+}
+"""Kinds of the values that are read of timm's pretrained_cfg."""
+KINDS_OF_ARGUMENTS: dict[str, Any] = {"img_size": ImageSize, "in_chans": Count}
 
 
 def convert_folder(published: Published) -> Imported:
@@ -33,8 +49,13 @@ def convert_folder(published: Published) -> Imported:
             "or --as timm:NAME"
         )
     # Earlier versions of timm wrote one level, later ones the preprocessing in a level of its own.
-    pretrained = config.get("pretrained_cfg") or config
-    return convert(published, config["architecture"], config.get("model_args") or {}, pretrained)
+    file = f"{published.path}/{CARD}"
+    pretrained = checked_value(dict[str, Any], config.get("pretrained_cfg") or dict(config), "pretrained_cfg", file)
+    model_args = checked_value(dict[str, Any], config.get("model_args") or {}, "model_args", file)
+    for values, kinds in ((pretrained, KINDS), (model_args, KINDS_OF_ARGUMENTS)):
+        for key in [key for key in kinds if values.get(key) is not None]:
+            checked_value(kinds[key], values[key], key, file)
+    return convert(published, config["architecture"], model_args, pretrained)
 
 
 def convert_name(published: Published) -> Imported:
@@ -80,11 +101,14 @@ def convert(published: Published, architecture: str, model_args: Mapping[str, An
         raise UserError(f"{published.path} is a network of images of {height}x{width} pixels, but encoders here take squares")
     args = {key: value for key, value in model_args.items() if key not in SET_ELSEWHERE}
     try:
-        config = BackboneConfig(timm=architecture, image_size=published.given.image_size or height, args=args)
+        config = BackboneConfig(
+            timm=architecture,
+            image_size=published.given.image_size or height,
+            in_channels=channels_of(published, model_args, pretrained),
+            args=args,
+        )
     except ValidationError as error:
-        text = error.errors()[0]["msg"].removeprefix("Value error, ")
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"the network in {published.path} cannot be created: {key}: {text}") from None
+        raise UserError(f"the network in {published.path} cannot be created: {first_mistake(error)}") from None
     classifier = pretrained.get("classifier") or ()
     names = [classifier] if isinstance(classifier, str) else classifier
     dropped = tuple(f"{name}.{kind}" for name in names for kind in ("weight", "bias") if f"{name}.{kind}" in published.tensors)
@@ -99,12 +123,23 @@ def convert(published: Published, architecture: str, model_args: Mapping[str, An
     )
 
 
+def channels_of(published: Published, model_args: Mapping[str, Any], pretrained: Mapping[str, Any]) -> int:
+    """Return the channels of the images: those of the first kernel, where timm names it."""
+    first = pretrained.get("first_conv")
+    for name in [first] if isinstance(first, str) else first or ():
+        kernel = published.tensors.get(f"{name}.weight")
+        if kernel is not None and kernel.ndim == 4:
+            return kernel.shape[1]
+    return model_args.get("in_chans") or pretrained["input_size"][0]
+
+
 def as_encoder(published: Published, config: BackboneConfig) -> EncoderConfig | None:
     """Return a network as an encoder of this package, which a JEPA can train: a ViT of patches alone, as of I-JEPA; else None."""
     if not is_vit(published, 4):
         return None
     with torch.device("meta"):  # only to read its sizes
-        network: Any = timm.create_model(config.timm, num_classes=0, img_size=config.image_size, **dict[str, Any](config.args))
+        sizes = {"img_size": config.image_size, "in_chans": config.in_channels}
+        network: Any = timm.create_model(config.timm, num_classes=0, **sizes, **dict[str, Any](config.args))
     if not isinstance(network, VisionTransformer) or network.global_pool != "avg":
         return None
     blocks: Any = network.blocks

@@ -82,6 +82,8 @@ def find_encoder(source: Path) -> Path | None:
     Raises:
         UserError: it names neither.
     """
+    if re.match(r"(?:hf|timm):", str(source)):
+        raise UserError(f"init_from is {source}, but it is read from a local folder: make one with `jepa import {source}`")
     if re.match(r"[a-z0-9]+:/", str(source)):
         raise UserError(f"init_from is {source}, but it is read from a local folder: copy the run here and name its folder")
     if source.is_file():

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -13,8 +14,10 @@ from safetensors.torch import save_file
 
 from jepa_pipeline.cli import app
 from jepa_pipeline.commands.import_weights import import_weights
+from jepa_pipeline.config.encoder_card import read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.published import GivenConfig
 from jepa_pipeline.interop.families import FAMILIES
 from jepa_pipeline.models.encoder import Encoder
@@ -135,7 +138,7 @@ def change(state, name, tensor=None):
         ),
         ("pos_embed", torch.zeros(1, 10, 24), "pos_embed in "),
         ("patch_embed.proj.weight", torch.zeros(24, 3, 4, 5), "no square patch embedding"),
-        ("patch_embed.proj.weight", torch.zeros(24, 1, 4, 4), "has the shape [24, 1, 4, 4]"),
+        ("patch_embed.proj.weight", torch.zeros(24, 17, 4, 4), "in_channels: Input should be less"),
         ("patch_embed.proj.weight", None, "holds no patch_embed.proj.weight"),
         ("blocks.9.norm1.weight", torch.zeros(24), "blocks.9.norm1.weight"),
         ("head.weight", torch.zeros(10, 24), "holds head.weight of shape [10, 24]"),
@@ -149,7 +152,7 @@ def change(state, name, tensor=None):
 def test_every_tensor_must_fit(tmp_path, state, name, tensor, words):
     path = saved(tmp_path, {"target_encoder": change(state, name, tensor)})
     said = refusal(path, tmp_path / "out", "ijepa")
-    assert words in said and name in said
+    assert words in said and (name in said or "in_channels" in words)
 
 
 def test_two_tensors_of_one_name_are_no_network(tmp_path, state):
@@ -172,11 +175,80 @@ def test_what_the_user_says_must_be_possible(tmp_path, state, given, words):
     assert any(word in said for word in words.split("|"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["std=[0,1,1]"], "'std.0' is 0: it should be greater than 0"),
+        (["std=[1,1,-0.5]"], "'std.2' is -0.5"),
+        (["std=[.nan,1,1]"], "'std.0' is "),
+        (["std=[.inf,1,1]"], "'std.0' is "),
+        (["mean=[a,1,1]"], "'mean.0' is "),
+        (["mean=0.5"], "'mean' is 0.5"),
+        (["bits=12"], "'bits' is 12"),
+    ],
+)
+def test_impossible_preprocessing_is_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        load_overrides(GivenConfig, settings)
+
+
+def test_mean_and_deviation_have_a_value_per_channel(tmp_path, state):
+    path = saved(tmp_path, {"target_encoder": state})
+    said = refusal(path, tmp_path / "out", given=GivenConfig(num_heads=2, mean=(0.5, 0.5)))
+    assert "takes images of 3 channels, but there are 2 of mean and 3 of std: give mean=[...] and std=[...]" in said
+    gray = saved(tmp_path, {"target_encoder": state | {"patch_embed.proj.weight": torch.randn(24, 1, 4, 4)}})
+    assert "takes images of 1 channel, but there are 3 of mean and 3 of std" in refusal(gray, tmp_path / "out")
+    out = import_weights(gray, out=tmp_path / "gray", given=GivenConfig(num_heads=2, mean=(0.5,), std=(0.2,)))
+    card = read_card(out)
+    assert (card.encoder.in_channels, card.mean, card.std, card.bits) == (1, (0.5,), (0.2,), 8)
+    text = (out / "config.json").read_text()
+    for bad in ("0.0", "-1.0", '"Infinity"', '"NaN"'):
+        (out / "config.json").write_text(text.replace("0.2", bad))
+        with pytest.raises(UserError, match=r"is not an encoder's card \(std.0: "):
+            read_card(out)
+
+
+def test_scalars_of_numpy_are_numbers(tmp_path, state):
+    numbers = {"epoch": np.int64(3), "loss": np.float32(0.3), "half": np.float16(1), "done": np.bool_(True), "byte": np.uint8(3)}
+    assert import_weights(saved(tmp_path, {"target_encoder": state, **numbers}), out=tmp_path / "out", given=GIVEN)
+
+
+def test_a_pickle_is_not_called_damaged(tmp_path):
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps({"a": Marker(tmp_path / "marker")}, protocol=4))
+    said = refusal(tmp_path / "raw.pt", tmp_path / "out")
+    assert "a pickle that torch.save has not written" in said and "ask its publisher for safetensors" in said
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_header_of_safetensors_that_begins_as_a_pickle_does_is_read(tmp_path, state):
+    """Its first bytes are its length, which is 0x..0480 here."""
+    for fill in range(3000):
+        save_file(state, tmp_path / "x.safetensors", metadata={"fill": "x" * fill})
+        if (tmp_path / "x.safetensors").read_bytes()[:1] == b"\x80" and fill % 8 == 0:
+            break
+    start = (tmp_path / "x.safetensors").read_bytes()[:2]
+    assert start[:1] == pickle.PROTO and start[1:] > b"\x03"
+    assert import_weights(tmp_path / "x.safetensors", "ijepa", out=tmp_path / "out", given=GIVEN)
+
+
+def test_a_table_that_training_has_changed_is_not_ijepas(tmp_path, state):
+    path = saved(tmp_path, {"target_encoder": state | {"pos_embed": torch.randn(1, 9, 24)}})
+    assert "is not the table of sines and cosines that I-JEPA has" in refusal(path, tmp_path / "out", "ijepa")
+
+
+def test_a_place_that_cannot_be_written_is_named_with_a_cure(tmp_path, state):
+    path = saved(tmp_path, {"target_encoder": state})
+    with pytest.raises(UserError, match=r"cannot be made, for .*x.pth.tar is no folder that you may write to: name another place"):
+        import_weights(path, out=path / "below" / "out", given=GIVEN)
+    assert path.is_file()
+
+
 def test_folders_without_weights(tmp_path, state):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    assert "holds no weights" in refusal(folder, tmp_path / "out")
+    said = refusal(folder, tmp_path / "out")
+    assert "holds no weights" in said and "name the file or folder that holds them" in said
     for name in ("a.pt", "b.pt"):
         torch.save({"target_encoder": state}, folder / name)
     assert "holds 2 files of weights (a.pt, b.pt, ...): name one of them" in refusal(folder, tmp_path / "out")

@@ -18,11 +18,15 @@ from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.weights import load_encoder, read_card
 
 VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2, "patch_size": 8, "img_size": 32}
+CHANNELS = {"in_chans": 4}
 ALONE = {"class_token": False, "global_pool": "avg"}
 NETWORKS = {
     "vit": ("vit_tiny_patch16_224", VIT),
     "vit mean": ("vit_tiny_patch16_224", {**VIT, **ALONE}),
     "ijepa": ("vit_tiny_patch16_224", {**VIT, **ALONE, "fc_norm": False}),
+    "vit of 4 channels": ("vit_tiny_patch16_224", {**VIT, **CHANNELS}),
+    "ijepa of 4 channels": ("vit_tiny_patch16_224", {**VIT, **ALONE, **CHANNELS, "fc_norm": False}),
+    "resnet of 4 channels": ("resnet18", {"channels": (8, 8, 16, 16), **CHANNELS}),
     "dinov2": ("vit_small_patch14_reg4_dinov2", VIT),
     "dinov3": ("vit_small_patch16_dinov3_qkvb", VIT),
     "resnet": ("resnet18", {"channels": (8, 8, 16, 16)}),
@@ -54,7 +58,7 @@ def read(source: Path, name: str | None = None) -> BaseEncoder:
 def difference(network: nn.Module, encoder: BaseEncoder) -> float:
     network.reset_classifier(0)  # pyright: ignore[reportCallIssue]
     side = encoder.config.image_size
-    pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randn(2, encoder.config.in_channels, side, side, generator=torch.Generator().manual_seed(1))
     pooled = (encoder.pooled(pixels) - network(pixels)).abs().max()
     features = (encoder.forward_features(pixels) - network.forward_features(pixels)).abs().max()  # pyright: ignore[reportCallIssue]
     return float(max(pooled, features))
@@ -65,8 +69,11 @@ def difference(network: nn.Module, encoder: BaseEncoder) -> float:
 def test_a_folder_of_timm_is_the_same_network(tmp_path, name, classes):
     network = write(tmp_path / "folder", name, classes)
     assert difference(network, read(tmp_path / "folder")) <= 1e-5
-    card = read_card(tmp_path / "imported")
-    assert card.mean == tuple(network.pretrained_cfg["mean"]) and card.source is not None and card.source.family == "timm"
+    card, written = (
+        read_card(tmp_path / "imported"),
+        json.loads((tmp_path / "folder" / "config.json").read_text())["pretrained_cfg"],
+    )
+    assert card.mean == tuple(written["mean"]) and card.source is not None and card.source.family == "timm"
 
 
 def test_patches_alone_are_an_encoder_that_a_jepa_can_train(tmp_path):
@@ -91,6 +98,7 @@ def test_weights_for_a_name_of_timm(tmp_path):
         ("timm:vit_tiny_patch16_225", "timm has no network 'vit_tiny_patch16_225': did you mean vit_tiny_patch16_224"),
         ("timm:vit_tiny_patch16_224.mine", "timm has no weights mine of vit_tiny_patch16_224: choose augreg_in21k"),
         ("timm:vit_small_patch16_224", r"cls_token in .* has the shape \[1, 1, 24\], but in vit_small_patch16_224, 224x224 it is"),
+        ("timm:", "--as timm does not say which: give --as timm:NAME"),
         ("timm", "does not say which network of timm it holds: .* or --as timm:NAME"),
     ],
 )
@@ -101,6 +109,9 @@ def test_a_wrong_name_is_one_sentence(tmp_path, name, message):
     assert not (tmp_path / "imported").exists()
 
 
+PRETRAINED = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -108,6 +119,16 @@ def test_a_wrong_name_is_one_sentence(tmp_path, name, message):
         ({"model_args": {**VIT, "norm_layer": None}}, r"cannot be created: args.norm_layer"),
         ({"model_args": {**VIT, "img_size": [32, 64]}}, "images of 32x64 pixels, but encoders here take squares"),
         ({"model_args": {**VIT, "depth": 3}}, r"lacks blocks.2.norm1.weight of shape \[24\]"),
+        ({"model_args": [1]}, "model_args in .*config.json is .1., but it "),
+        ({"model_args": {**VIT, "img_size": "32"}}, "img_size in .*config.json is '32', but it "),
+        ({"model_args": {**VIT, "in_chans": 2.5}}, "in_chans in "),
+        ({"pretrained_cfg": "x"}, "pretrained_cfg in "),
+        ({"pretrained_cfg": PRETRAINED | {"std": [0, 1, 1]}}, "std in .*config.json is .0, 1, 1., but it should be greater than 0"),
+        ({"pretrained_cfg": PRETRAINED | {"mean": 0.5}}, "mean in "),
+        ({"pretrained_cfg": PRETRAINED | {"input_size": 32}}, "input_size in "),
+        ({"pretrained_cfg": PRETRAINED | {"mean": [0.5]}}, "takes images of 3 channels, but there are 1 of mean and 3 of std"),
+        ({"pretrained_cfg": PRETRAINED | {"classifier": 3}}, "classifier in "),
+        ({"pretrained_cfg": PRETRAINED | {"crop_pct": "all"}}, "crop_pct in "),
         ({"pretrained_cfg": {"std": [1, 1, 1]}}, "mean of vit_tiny_patch16_224 is missing in config.json"),
     ],
 )

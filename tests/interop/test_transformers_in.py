@@ -12,6 +12,7 @@ from torch import nn
 import jepa_pipeline._torchvision  # noqa: F401
 from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.published import GivenConfig
 from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.interface import BaseEncoder
@@ -40,6 +41,15 @@ NETWORKS = {
     "dinov3": ("DINOv3ViTModel", {**VIT, "num_register_tokens": 4}),
     "dinov3 gated": ("DINOv3ViTModel", {**VIT, "num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu"}),
     "dinov3 no bias": ("DINOv3ViTModel", {**VIT, "query_bias": False, "value_bias": False, "layer_norm_eps": 1e-6}),
+    "dinov3 fewest biases": ("DINOv3ViTModel", {**VIT, "proj_bias": False, "mlp_bias": False}),
+    "dinov3 gated fewest biases": (
+        "DINOv3ViTModel",
+        {**VIT, "mlp_bias": False, "use_gated_mlp": True, "hidden_act": "silu"},
+    ),
+    "vit of 1 channel": ("ViTModel", {**VIT, "num_channels": 1}),
+    "dinov2 of 4 channels": ("Dinov2Model", {**DINOV2, "num_channels": 4}),
+    "ijepa of 2 channels": ("IJepaModel", {**VIT, "num_channels": 2}),
+    "vjepa2 of 4 channels": ("VJEPA2Model", {**CLIPS, **PREDICTOR, "in_chans": 4}),
     "dinov3 one bias": ("DINOv3ViTModel", {**VIT, "query_bias": False, "rope_theta": 50.0}),
 }
 ENCODERS = ("vit", "dinov2", "dinov2_with_registers", "vjepa2")
@@ -81,12 +91,12 @@ def configure(folder: Path, **values: object) -> Path:
     return folder
 
 
-def import_folder(folder: Path, name: str | None = None) -> BaseEncoder:
-    return load_encoder(import_weights(folder, name, out=folder.with_name("imported")))
+def import_folder(folder: Path, name: str | None = None, given: GivenConfig | None = None) -> BaseEncoder:
+    return load_encoder(import_weights(folder, name, out=folder.with_name("imported"), given=given))
 
 
-def pixels_for(frames: int, side: int = 32) -> torch.Tensor:
-    shape = (2, 3, frames, side, side) if frames > 1 else (3, 3, side, side)
+def pixels_for(frames: int, side: int = 32, channels: int = 3) -> torch.Tensor:
+    shape = (2, channels, frames, side, side) if frames > 1 else (3, channels, side, side)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -109,7 +119,7 @@ def difference_to(theirs: torch.Tensor, encoder: BaseEncoder, pixels: torch.Tens
 
 
 def difference(network: nn.Module, encoder: BaseEncoder, side: int = 32) -> float:
-    pixels = pixels_for(encoder.config.frames, side)
+    pixels = pixels_for(encoder.config.frames, side, encoder.config.in_channels)
     return difference_to(tokens_of(network, pixels), encoder, pixels)
 
 
@@ -117,7 +127,15 @@ def difference(network: nn.Module, encoder: BaseEncoder, side: int = 32) -> floa
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_folder_of_transformers_is_the_same_network(tmp_path, name, newer):
     network = make(name)
-    assert difference(network, import_folder(write(tmp_path / "folder", network, newer))) <= TOLERANCE
+    channels = NETWORKS[name][1].get("num_channels", NETWORKS[name][1].get("in_chans", 3))
+    given = None if channels == 3 else GivenConfig(mean=(0.5,) * channels, std=(0.25,) * channels, bits=16)
+    folder = write(tmp_path / "folder", network, newer)
+    assert difference(network, import_folder(folder, given=given)) <= TOLERANCE
+    if given is not None:
+        card = read_card(tmp_path / "imported")
+        assert (card.mean, card.std, card.bits) == (given.mean, given.std, 16)
+        with pytest.raises(UserError, match=rf"images of {channels} channels?, but there are 3 of mean and 3 of std: give mean="):
+            import_weights(folder, out=tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["dinov2 registers", "dinov3"])
@@ -215,3 +233,88 @@ def test_biases_of_keys_that_are_zero_are_none(tmp_path):
     folder = write(tmp_path / "folder", network)
     change(folder, **{f"layer.{block}.attention.k_proj.bias": torch.zeros(24) for block in range(2)})
     assert difference(network, import_folder(folder)) <= TOLERANCE
+
+
+def prepare(folder: Path, **values: object) -> Path:
+    (folder / "preprocessor_config.json").write_text(json.dumps({**OWN, "image_processor_type": "ViTImageProcessor", **values}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"rescale_factor": 1 / 127.5},
+        {"do_rescale": False, "do_normalize": False},
+        {"image_mean": 0.5, "image_std": 0.25},
+    ],
+)
+def test_pixels_are_prepared_as_the_processor_prepares_them(tmp_path, values):
+    """Whatever it leaves out or scales, and where one number counts for all channels."""
+    folder = prepare(write(tmp_path / "folder", make("vit")), do_resize=False, **values)
+    import_folder(folder)
+    card = read_card(tmp_path / "imported")
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    theirs = transformers.ViTImageProcessor.from_pretrained(folder)(image, return_tensors="pt").pixel_values[0]  # pyright: ignore
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (card.mean, card.std))
+    ours = (image.double() / 255 - mean) / std
+    assert (ours - theirs).abs().max() <= TOLERANCE * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"image_std": [0, 1, 1]}, "image_std in .*preprocessor_config.json is .0, 1, 1., but it should be greater than 0"),
+        ({"image_std": -1}, "image_std in .* is -1"),
+        ({"image_std": [float("nan"), 1, 1]}, "image_std in "),
+        ({"image_std": [float("inf"), 1, 1]}, "image_std in "),
+        ({"image_mean": ["a", 1, 2]}, "image_mean in "),
+        ({"image_mean": {"r": 1}}, "image_mean in "),
+        ({"image_mean": [], "image_std": []}, "image_mean in "),
+        ({"image_mean": [0.5], "image_std": [0.5]}, "takes images of 3 channels, but there are 1 of mean and 1 of std: give mean="),
+        ({"image_std": None}, "has image_mean, but no image_std: give mean="),
+        ({"do_normalize": "no"}, "do_normalize in "),
+        ({"rescale_factor": 0}, "rescale_factor in "),
+    ],
+)
+def test_a_processor_with_impossible_values_is_one_sentence(tmp_path, values, words):
+    refuse(prepare(write(tmp_path / "folder", make("vit")), **values), words)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("vit", {"num_attention_heads": "2"}, "num_attention_heads in .*config.json is '2', but it should be a valid integer"),
+        ("vit", {"num_attention_heads": 0}, "num_attention_heads in "),
+        ("vit", {"num_attention_heads": 5}, "num_attention_heads in .* is 5, but does not divide the width of 24"),
+        ("dinov2", {"num_hidden_layers": 1}, "says num_hidden_layers 1, but its weights are of 2 layers"),
+        ("vit", {"layer_norm_eps": "1e-6"}, "layer_norm_eps in "),
+        ("vit", {"hidden_act": ["gelu"]}, "hidden_act in "),
+        ("vjepa2", {"crop_size": [32, 48]}, "crop_size in "),
+        ("vjepa2", {"frames_per_clip": 2.5}, "frames_per_clip in "),
+        ("dinov3", {"image_size": {"height": 32}}, "image_size in "),
+        ("dinov3", {"rope_theta": "a"}, "rope_theta in "),
+        ("dinov2", {"use_swiglu_ffn": "false"}, "use_swiglu_ffn in "),
+    ],
+)
+def test_values_of_another_kind_are_one_sentence(tmp_path, name, values, words):
+    refuse(configure(write(tmp_path / "folder", make(name)), **values), words)
+
+
+def test_tensors_without_the_axes_of_a_network_are_one_sentence(tmp_path):
+    key = "encoder.layer.1.attention.attention.key.weight"
+    for name, tensor in ((key, torch.ones(24, 23)), ("embeddings.patch_embeddings.projection.weight", torch.ones(24))):
+        folder = change(write(tmp_path / "folder", make("vit")), **{name: tensor})
+        refuse(folder, "do not have the shapes of vit")
+    scalar = {"encoder.layer.0.intermediate.dense.weight": torch.tensor(1.0)}
+    refuse(change(write(tmp_path / "folder", make("vit")), **scalar), "is a single number and no table")
+
+
+def test_missing_heads_are_those_of_transformers(tmp_path):
+    folder = write(tmp_path / "folder", make("ijepa"))
+    values = json.loads((folder / "config.json").read_text())
+    del values["num_attention_heads"]
+    (folder / "config.json").write_text(json.dumps(values))
+    assert import_folder(folder).config.size.num_heads == 12  # pyright: ignore[reportAttributeAccessIssue]

@@ -71,6 +71,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         ),
         (["method.predictor.shared_mask_token=true"], "where method.predictor.shared_mask_token is False, but here it is True"),
         (["optim.name=sgd", "optim.lr=0.1"], "where optim.name is adamw, but here it is sgd"),
+        (["init_from=hf:facebook/ijepa_vith14_1k"], "make one with `jepa import hf:facebook/ijepa_vith14_1k`"),
         (["init_from=nowhere"], "nowhere, but there is no such folder"),
         (["init_from=."], "which holds no checkpoint"),
     ],
