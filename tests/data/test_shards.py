@@ -322,7 +322,7 @@ def test_an_open_shard_is_small(tmp_path: Path):
     import tracemalloc
 
     from jepa_pipeline.data.index import ShardIndex
-    from jepa_pipeline.data.shards import OpenShard
+    from jepa_pipeline.data.open_shard import OpenShard
 
     count = 10_000
     index = ShardIndex(
