@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jepa_pipeline.commands.preview import coverage, preview_masks, preview_views, sample
+from jepa_pipeline.commands.preview import coverage, png_path, preview_masks, preview_views, sample
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.parse import load_overrides
@@ -89,3 +89,10 @@ def test_masks_of_a_method_without_any_are_refused(tiny):
     method = "method={name: vicreg, encoder: {timm: resnet18, image_size: 16}, projector: {hidden: [], out: 4}}"
     with pytest.raises(UserError, match="vicreg has no masks"):
         preview_masks(load_config(ROOT / "configs/debug/vicreg.yaml", [method]))
+
+
+@pytest.mark.parametrize("place", ["file/x.png", "file/x/y.png"])
+def test_a_picture_in_no_folder_is_refused(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"but the folder .* cannot be made \(.*\): name a file in a folder that you may write to"):
+        png_path(tmp_path / place, "x.png")

@@ -76,12 +76,16 @@ def png_path(out: Path | None, name: str) -> Path:
     """Return the path of the picture, after creating its folder.
 
     Raises:
-        UserError: it does not end with .png.
+        UserError: it does not end with .png, or its folder cannot be made.
     """
     out = out or Path(name)
     if out.suffix != ".png":
         raise UserError(f"--out is {out}: name a file that ends with .png")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the folder {out.parent} cannot be made ({error.strerror})"
+        raise UserError(f"--out is {out}, but {reason}: name a file in a folder that you may write to") from None
     return out
 
 
