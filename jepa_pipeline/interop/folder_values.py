@@ -76,7 +76,7 @@ def checked_settings(published: Published, defaults: Mapping[str, Any]) -> dict[
 
 
 class Preprocessing(NamedTuple):
-    """What preprocessor_config.json says of pixels.
+    """The preparation of pixels in preprocessor_config.json.
 
     Attributes:
         mean: per channel; None: it is not said.

@@ -85,6 +85,7 @@ def test_a_second_phase_begins_where_the_first_ended(tiny, positions):
         "sets",
         "mask tokens",
         "optimizer",
+        "name on a hub",
         "no folder",
         "no run",
     ],
