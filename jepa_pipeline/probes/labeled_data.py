@@ -17,8 +17,8 @@ from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.manifest import INDEXED, MANIFEST, command_that_makes, first_media, read_manifest
 from jepa_pipeline.data.media import check_stored
-from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.open_shard import NO_LABEL
+from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.probes.knn import check_neighbors
