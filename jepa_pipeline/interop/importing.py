@@ -90,16 +90,21 @@ def apply_given(published: Published, imported: Imported) -> Imported:
 
 
 def check_statistics(path: str, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Refuse a mean or deviation that is not of as many channels as the images.
+    """Refuse a mean or deviation that is not of as many channels as the images, or that no pixels can be normalized by.
 
     Raises:
-        UserError: one is not.
+        UserError: one is.
     """
     if len(mean) != channels or len(std) != channels:
         counted = "1 channel" if channels == 1 else f"{channels} channels"
         raise UserError(
             f"{path} takes images of {counted}, but there are {len(mean)} of mean and {len(std)} of std: give "
             f"mean=[...] and std=[...] of its training, with {channels} of each"
+        )
+    if not torch.tensor([*mean, *(1 / value for value in std)]).isfinite().all():
+        raise UserError(
+            f"mean {list(mean)} and std {list(std)} of {path} are beyond what fp32 holds: give mean=[...] and "
+            "std=[...] of its training"
         )
 
 

@@ -196,6 +196,8 @@ def test_mean_and_deviation_have_a_value_per_channel(tmp_path, state):
     path = saved(tmp_path, {"target_encoder": state})
     said = refusal(path, tmp_path / "out", given=GivenConfig(num_heads=2, mean=(0.5, 0.5)))
     assert "takes images of 3 channels, but there are 2 of mean and 3 of std: give mean=[...] and std=[...]" in said
+    given = GivenConfig(num_heads=2, std=(1e-320, 1.0, 1.0))
+    assert "beyond what fp32 holds: give mean=[...] and std=[...]" in refusal(path, tmp_path / "out", given=given)
     gray = saved(tmp_path, {"target_encoder": state | {"patch_embed.proj.weight": torch.randn(24, 1, 4, 4)}})
     assert "takes images of 1 channel, but there are 3 of mean and 3 of std" in refusal(gray, tmp_path / "out")
     out = import_weights(gray, out=tmp_path / "gray", given=GivenConfig(num_heads=2, mean=(0.5,), std=(0.2,)))
