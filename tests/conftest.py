@@ -16,6 +16,7 @@ import torch  # noqa: E402
 import jepa_pipeline._torchvision  # noqa: E402, F401
 from jepa_pipeline.config.parse import load_overrides  # noqa: E402
 from jepa_pipeline.config.run import RunConfig  # noqa: E402
+from jepa_pipeline.distributed import ProcessGroups  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -33,6 +34,13 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def never_distributed():
+    """A process that was one of several ends by os._exit, which would end the tests of all files that come after."""
+    yield
+    ProcessGroups.initialized = False
 
 
 @pytest.fixture
