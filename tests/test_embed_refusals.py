@@ -107,7 +107,7 @@ def test_a_folder_that_nobody_can_make_is_named():
 
 def test_what_can_be_written_leaves_no_trace(tmp_path, monkeypatch):
     (tmp_path / "X.npy.partial").mkdir()
-    (tmp_path / "X.npy.partial/plan.json").write_text("{}")  # of a command that was killed
+    (tmp_path / "X.npy.partial/.plan.json").write_text("{}")  # of a command that was killed
     (tmp_path / "Y.json").write_text("")  # no file that Y.parquet would write
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)

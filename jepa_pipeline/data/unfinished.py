@@ -1,6 +1,5 @@
 """The folder of a data set that is being written: locked by its writer, kept if that is killed, and continued by the next."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import DeepRange, StoredSums, StoredTotals
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import PLAN, Shard, Skipped
+from jepa_pipeline.data.plan import differing_keys, read_plan, write_plan
 from jepa_pipeline.data.summary import print_lines
 from jepa_pipeline.files import LOCK, PARTIAL, atomic_write, fsync, name_errors, read_json_lines, sha256_of
 from jepa_pipeline.locks import Locked, lock_folder
@@ -184,18 +184,9 @@ def take_over(partial: Path, plan: Mapping[str, object] | None) -> None:
         say(f"{partial} is continued: {describe_shards(finished)} of a build that was interrupted")
         return
     if found is not None and finished:
-        differing = sorted(key for key in {*found, *(plan or {})} if found.get(key) != (plan or {}).get(key))
-        say(f"{partial} is begun anew: it was left by a build that differs in {', '.join(differing)}")
+        say(f"{partial} is begun anew: it was left by a build that differs in {differing_keys(found, plan or {})}")
     clear(partial, {LOCK})
-    atomic_write(partial / PLAN, json.dumps(plan or {}), exact=True)
-
-
-def read_plan(partial: Path) -> dict[str, object] | None:
-    try:
-        plan = json.loads((partial / PLAN).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return plan if isinstance(plan, dict) else None
+    write_plan(partial, plan or {})
 
 
 def give_up(partial: Path, can_continue: bool) -> None:

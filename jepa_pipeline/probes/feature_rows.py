@@ -11,10 +11,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.files import LOCK, PARTIAL, atomic_write, name_errors
+from jepa_pipeline.data.manifest import PLAN
+from jepa_pipeline.data.plan import differing_keys, read_plan, write_plan
+from jepa_pipeline.files import LOCK, PARTIAL, name_errors
 from jepa_pipeline.locks import Locked, lock_folder
 
-PLAN, ROWS, VALUES = "plan.json", "rows.jsonl", "features.f32"
+ROWS, VALUES = "rows.jsonl", "features.f32"
 
 
 class Row(NamedTuple):
@@ -146,12 +148,11 @@ def unfinished_rows(out: Path, plan: Mapping[str, Any]) -> Iterator[FeatureRows]
                 print(f"{folder} is continued: {rows.done:,} rows of an interrupted command are kept")
             else:
                 if found is not None:
-                    differing = sorted(key for key in found.keys() | plan.keys() if found.get(key) != plan.get(key))
-                    print(f"{folder} is begun anew: it was left by a command that differs in {', '.join(differing)}")
+                    print(f"{folder} is begun anew: it was left by a command that differs in {differing_keys(found, plan)}")
                 for name in (PLAN, ROWS, VALUES):
                     (folder / name).unlink(missing_ok=True)
                 (folder / VALUES).touch()
-                atomic_write(folder / PLAN, json.dumps(plan), exact=True)
+                write_plan(folder, plan)
             try:
                 yield rows
             except BaseException:
@@ -168,14 +169,6 @@ def give_up(rows: FeatureRows) -> None:
         print(f"{rows.folder} keeps {rows.done:,} rows: the same command continues with them; else delete that folder")
     else:
         delete(rows.folder)
-
-
-def read_plan(folder: Path) -> dict[str, Any] | None:
-    try:
-        plan = json.loads((folder / PLAN).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return plan if isinstance(plan, dict) else None
 
 
 def delete(folder: Path) -> None:
