@@ -76,7 +76,7 @@ def test_images_are_clips_that_stand_still_and_videos_no_images(videos, tiny, ca
     report = bench(tiny(*CLIPS), [1], seconds=0.1)
     assert list(report.parts) == list(PARTS["images"])
     assert report.unit == "clips"
-    with pytest.raises(UserError, match=r"holds videos, but this run's ijepa trains an encoder of images: "):
+    with pytest.raises(UserError, match=r"holds videos, but this run's ijepa trains an image encoder: "):
         bench(tiny(f"data.train={videos / 'train'}"), [1], seconds=0.1)
 
 

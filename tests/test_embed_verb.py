@@ -83,7 +83,11 @@ def test_a_folder_in_order_of_its_names(encoders, photos, tmp_path):
     expected = encoder.pooled(normalize(torch.from_numpy(pixels), card.mean, card.std)).numpy()
     assert np.allclose(features_of(table), expected, atol=1e-6)
     assert str(table.schema.field("feature").type) == "fixed_size_list<item: float>[24]" or "[24]" in str(table.schema)
-    assert about["sha256"] == card.sha256 and about["encoder"]["name"] == "images" and about["data"]["classes"] == ["cats", "dogs"]
+    assert (
+        about["encoder"]["sha256"] == card.sha256
+        and about["encoder"]["name"] == "images"
+        and about["data"]["classes"] == ["cats", "dogs"]
+    )
     assert (
         about["preprocessing"]["mean"] == [0.5, 0.4, 0.3] and about["preprocessing"]["size"] == 16 and about["features"] == "last"
     )
@@ -104,7 +108,7 @@ def probed(folder, shards, level=None, segments=2, size=8):
 @pytest.mark.parametrize(("name", "level"), [("images", None), ("resnet", None), ("stack", 1), ("stack", 2), ("stack", "all")])
 def test_shards_give_what_probes_compute(encoders, shards, tmp_path, name, level, kind):
     """Bit for bit, under the same name."""
-    out = embed(encoders[name], shards / "test", tmp_path / "features.parquet", kind=kind, level=level, **SMALL)
+    out = embed(encoders[name], shards / "test", tmp_path / "features.parquet", features=kind, level=level, **SMALL)
     expected, found = probed(encoders[name], shards / "test", level)
     table, about = read(out)
     assert np.array_equal(np.array(table["feature"].to_pylist(), np.float32), expected[kind].numpy())
@@ -238,11 +242,11 @@ def spoil_all(folder):
         (None, {}, "nothing is not there: name a folder of images or videos"),
         (lambda folder: folder.write_text(""), {}, "nothing is a file: name a folder of images or videos"),
         (lambda folder: folder.mkdir(), {}, "has no .* file at any depth"),
-        (write_videos, {}, "images takes images, but .* holds videos: name images, or an encoder of clips"),
+        (write_videos, {}, "images takes images, but .* holds videos: name images, or a video encoder"),
         (spoil_all, {}, "none of the 1 samples of .* can be used: .*a.png cannot be used"),
         (spoil_all, {"out": "features.csv"}, "ends in .csv: name a file that ends in .parquet or .npy"),
         (spoil_all, {"out": "."}, "ends in no suffix: name a file"),
-        (spoil_all, {"kind": "tokens"}, "--features tokens is unknown: give last or last4"),
+        (spoil_all, {"features": "tokens"}, "--features tokens is unknown: give last or last4"),
         (spoil_all, {"device": "tpu9"}, "--device tpu9 is unknown: give cpu, cuda or cuda:NUMBER"),
         (spoil_all, {"device": "meta"}, "--device meta is neither a CPU nor a CUDA GPU"),
         (spoil_all, {"device": "cuda:31"}, "torch finds .* CUDA devices: give another, or cpu"),

@@ -177,7 +177,7 @@ def test_mistakes_are_refused_in_one_sentence(runs, videos, shards, tmp_path):
         energy(runs["vicreg"])
     with pytest.raises(UserError, match=r"holds images, which have no future: name videos with --data$"):
         energy(runs["vjepa"], shards)
-    with pytest.raises(UserError, match=r"holds videos, but the run has an encoder of images: name images with --data$"):
+    with pytest.raises(UserError, match=r"holds videos, but the run has an image encoder: name images with --data$"):
         energy(runs["ijepa"], videos)
     with pytest.raises(UserError, match=r"^1 sample of .* has no other one to be compared with: give 2 or more$"):
         energy(runs["vjepa"], samples=1)

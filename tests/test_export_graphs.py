@@ -35,7 +35,7 @@ KINDS = {
     "dinov2": BackboneConfig(timm="vit_small_patch14_reg4_dinov2", image_size=32, args={**VIT, "patch_size": 8}),
     "dinov3": BackboneConfig(timm="vit_small_patch16_dinov3_qkvb", image_size=32, args={**VIT, "embed_dim": 32, "patch_size": 8}),
     "efficientnet": BackboneConfig(timm="efficientnet_lite0", image_size=32),
-    "v-jepa 2.1": ImageVideoConfig.model_validate({**CLIPS, "positions": "rope", "rope_side": 16}),
+    "v-jepa 2.1": ImageVideoConfig.model_validate({**CLIPS, "positions": "rope", "rope_grid_size": 16}),
 }
 
 

@@ -1,20 +1,24 @@
 """`jepa export --to jepa`: any encoder as a folder of its own, and a stack cut down to any of its levels."""
 
 import json
+import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_encoders import CONFIGS, features_of_photo, make_run, run_card
 
-from jepa_pipeline.commands.export import FORMATS, PARITY, check_parity, export, rounding
+from jepa_pipeline.commands.export import PARITY, check_parity, export
 from jepa_pipeline.commands.probe import probe
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.interop.format import encoder_outputs
+from jepa_pipeline.interop.read_back import compute
 from jepa_pipeline.interop.timm_format import load_timm
+from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.stack import Stack
-from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_encoder, save_weights
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_weights
 
 pytestmark = pytest.mark.usefixtures("exports_read_here")
 
@@ -162,22 +166,76 @@ def test_a_process_of_its_own_reads_it_back(tmp_path, monkeypatch, exports_read_
         check_parity(out, "jepa")
 
 
-def test_large_values_may_differ_by_their_own_rounding(tmp_path, exports_read_here):
-    """As sums in another order do. What is wrong by more is refused all the same."""
-    run = make_run(tmp_path / "run", CONFIGS["images"])
-    encoder = load_encoder(run)
+def scale_norm(encoder):
     encoder.norm.weight.mul_(1e4)
-    save_encoder(run / "encoder", encoder, read_card(run))
-    out = export(run, to="jepa")
-    own = rounding(encoder, FORMATS["jepa"], load_file(out / PARITY))
-    assert own > 1e-4
-    other = load_encoder(run)
-    for shift, accepted in ((2 * own, True), (10 * own, False)):
-        other.norm.bias.copy_(encoder.norm.bias + shift)
-        save_encoder(out, other, read_card(out))
-        with pytest.raises(UserError, match="more than 1e-05"):
-            check_parity(out, "jepa")
-        if accepted:
-            assert check_parity(out, "jepa", encoder=encoder) == pytest.approx(shift, rel=0.5)
-    with pytest.raises(UserError, match=r"more than \de-0[1-4]: check"):
-        check_parity(out, "jepa", encoder=encoder)
+
+
+def sharpen_attention(encoder):
+    """Attention that amplifies rounding is no reason to take another network for the same."""
+    for block in encoder.blocks:
+        block.attn.qkv.weight.mul_(30)
+
+
+def change_seed(encoder):
+    torch.manual_seed(1)
+    for parameter in encoder.parameters():
+        parameter.add_(1e-3 * torch.randn_like(parameter))
+
+
+def change_activation(encoder):
+    for block in encoder.blocks:
+        block.mlp.act = torch.nn.GELU(approximate="tanh")
+
+
+def change_epsilon(encoder):
+    for norm in filter(lambda module: isinstance(module, torch.nn.LayerNorm), encoder.modules()):
+        norm.eps = 1e-3
+
+
+@torch.no_grad()
+def stored_and_outputs(scaled, changed=None):
+    """What is stored for an encoder whose values are scaled, and what another one computes."""
+    torch.manual_seed(3)
+    encoder = build_encoder(CONFIGS["images"]).eval()
+    scaled(encoder)
+    pixels = torch.randn(3, 3, 24, 24)
+    stored = {"pixels": pixels, **encoder_outputs(encoder, pixels)}
+    if changed is not None:
+        changed(encoder)
+    return stored, compute(lambda pixels: encoder_outputs(encoder, pixels), pixels)
+
+
+def check(tmp_path, monkeypatch, stored, outputs, dtype="fp32"):
+    (tmp_path / PARITY).parent.mkdir(exist_ok=True)
+    save_file({name: value.contiguous() for name, value in stored.items()}, tmp_path / PARITY)
+    monkeypatch.setattr(sys.modules["jepa_pipeline.commands.export"], "read_back", lambda folder, format, here: outputs)
+    return check_parity(tmp_path, "jepa", dtype)
+
+
+@pytest.mark.parametrize("change", [change_seed, change_activation, change_epsilon])
+@pytest.mark.parametrize("scale", [lambda encoder: None, scale_norm, sharpen_attention], ids=["plain", "norm", "attention"])
+def test_another_network_is_never_the_same_encoder(tmp_path, monkeypatch, scale, change):
+    with pytest.raises(UserError, match="gives features that differ from the encoder's by"):
+        check(tmp_path, monkeypatch, *stored_and_outputs(scale, change))
+
+
+def test_large_values_may_differ_by_the_digits_of_fp32(tmp_path, monkeypatch):
+    stored, outputs = stored_and_outputs(scale_norm)
+    largest = float(stored["tokens"].abs().max())
+    assert largest > 1e4 and check(tmp_path, monkeypatch, stored, outputs) < 1e-6 * largest
+    shifted = {name: output + 2e-6 * largest for name, output in outputs.items()}
+    with pytest.raises(UserError, match="gives features that differ"):  # the pooled ones, which are smaller
+        check(tmp_path, monkeypatch, stored, shifted)
+    tokens_alone = {name: value for name, value in shifted.items() if "tokens" in name}
+    assert check(tmp_path, monkeypatch, stored, tokens_alone) == pytest.approx(2e-6 * largest, rel=0.5)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_each_output_has_its_own_scale_and_must_be_finite(tmp_path, monkeypatch, dtype):
+    stored = {"pixels": torch.zeros(1), "tokens": torch.full((1, 2), 600.0), "pooled": torch.ones(1, 2)}
+    outputs = {"tokens": stored["tokens"], "pooled": stored["pooled"] + (0.5 if dtype == "fp16" else 1e-4)}
+    with pytest.raises(UserError, match="gives features that differ"):
+        check(tmp_path, monkeypatch, stored, outputs, dtype)
+    infinite = {**stored, "tokens": torch.full((1, 2), torch.inf)}
+    with pytest.raises(UserError, match="differ from the encoder's by inf"):
+        check(tmp_path, monkeypatch, infinite, {"tokens": infinite["tokens"]}, dtype)

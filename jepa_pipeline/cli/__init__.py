@@ -130,18 +130,16 @@ def export(
     run: Run,
     to: Annotated[
         str,
-        typer.Option(
-            help="Format: timm, for images; hf, of transformers; onnx; torch, a program of torch.export; or jepa, its own."
-        ),
+        typer.Option(help="Format: timm (images), hf (transformers), onnx, torch (torch.export) or jepa (this package)."),
     ] = "timm",
     out: Annotated[
-        Path | None, typer.Option(help="Output folder; default: RUN/export/FORMAT, with -DTYPE and -LEVEL if they are chosen.")
+        Path | None, typer.Option(help="Output folder; default: RUN/export/FORMAT, plus -DTYPE and -LEVEL if given.")
     ] = None,
     level: Annotated[
         str | None, typer.Option(help="Level of a stack of encoders, such as 1, exported without those above it; or all.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Type of the weights: fp32, or for onnx fp16.")] = None,
-    predictor: Annotated[bool, typer.Option("--predictor", help="For hf: export the predictor of clips too.")] = False,
+    predictor: Annotated[bool, typer.Option("--predictor", help="With --to hf: also export a video predictor.")] = False,
 ) -> None:
     """Export a run's encoder to a format that other code loads, and check that it computes the same."""
     chosen_level = None if level is None else parse_level(level)

@@ -10,7 +10,7 @@ from jepa_pipeline.config.level import Level
 
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/, or a run folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe, such as optim.lr=3e-4.")]
-Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME.")]
+Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME, or an encoder folder.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")]
 Site = Annotated[
     Path | None,

@@ -12,7 +12,8 @@ from jepa_pipeline.config.errors import UserError
 def benchmark(
     suite: Annotated[Path, typer.Argument(help="A YAML file of data sets and settings, such as configs/suites/demo.yaml.")],
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or snapshots, such as runs/NAME/snapshots/step-00005000.")
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, snapshots (runs/NAME/snapshots/step-00005000) or encoder folders."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the table, which is named after the suite.")] = Path("benchmarks"),
     collect: Annotated[bool, typer.Option("--collect", help="Only collect existing results, and probe nothing.")] = False,

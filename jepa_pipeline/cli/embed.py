@@ -33,5 +33,13 @@ def embed(
     from jepa_pipeline.commands.embed import embed
 
     embed(
-        run, data, out, kind=features, level=chosen_level, segments=segments, device=device, batch_size=batch_size, workers=workers
+        run,
+        data,
+        out,
+        features=features,
+        level=chosen_level,
+        segments=segments,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
     )

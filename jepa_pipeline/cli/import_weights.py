@@ -18,16 +18,15 @@ def import_weights(
         typer.Option(
             "--as",
             metavar="NAME",
-            help="Layout of the weights: ijepa, vjepa, vjepa2, vjepa2.1, vit, dinov2, dinov3, timm or timm:NAME; default: "
-            "recognized where there is no doubt.",
+            help="Layout of the weights: ijepa, vjepa, vjepa2, vjepa2.1, vit, dinov2, dinov3, timm, timm:NAME; default: detected.",
         ),
     ] = None,
     which: Annotated[
         str | None,
-        typer.Option(metavar="NETWORK", help="Network of a checkpoint: target_encoder (default: the average, EMA) or encoder."),
+        typer.Option(metavar="NETWORK", help="Network to load from a checkpoint: target_encoder (the EMA; default) or encoder."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder; default: imported/NAME.")] = None,
-    license: Annotated[str | None, typer.Option(help="License of the weights; default: as the hub says, else unknown.")] = None,
+    license: Annotated[str | None, typer.Option(help="License of the weights; default: from the hub, else unknown.")] = None,
     predictor: Annotated[
         bool,
         typer.Option("--predictor", help="Also write the context encoder and the predictor of a checkpoint, for `jepa energy`."),
@@ -35,21 +34,21 @@ def import_weights(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Say what no file does, such as frames=64: num_heads, predictor_heads, image_size, frames, fps, stride, mean, "
-            "std, bits."
+            help="Values that the file does not hold, as KEY=VALUE, such as frames=64: num_heads, predictor_heads, image_size, "
+            "frames, fps, stride, mean, std, bits."
         ),
     ] = None,
 ) -> None:
-    """Write published weights as an encoder folder, which probe, benchmark and export take like a run's.
+    """Convert published weights to an encoder folder, which probe, table, benchmark, embed and export accept.
 
-    Every tensor must find its place in the network; nothing that is in a file is run.
+    Loading is strict: every tensor must match. No code in the file is run.
     """
     from jepa_pipeline.config.parse import load_overrides
-    from jepa_pipeline.config.published import GivenConfig
+    from jepa_pipeline.config.published import ImportSettings
 
     if stray := [setting for setting in settings or [] if "=" not in setting]:
-        raise UserError(f"{stray[0]} is no setting KEY=VALUE: the first argument is the source, and only one is imported at a time")
-    given = load_overrides(GivenConfig, settings or [])
+        raise UserError(f"{stray[0]} is not a KEY=VALUE setting: give one source, then settings")
+    given = load_overrides(ImportSettings, settings or [])
 
     from jepa_pipeline.commands.import_weights import import_weights
 

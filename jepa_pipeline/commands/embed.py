@@ -8,6 +8,7 @@ from rich.progress import Progress
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
+from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.local_files import require_files
@@ -15,6 +16,7 @@ from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.media_files import MediaFiles
 from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.shards import Shards
+from jepa_pipeline.interop import preprocessing
 from jepa_pipeline.probes.embed import Embedding, FeatureKind, embed_batches
 from jepa_pipeline.probes.evaluate import FrozenEncoder, build_eval_loader, load_frozen
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor
@@ -34,7 +36,7 @@ def embed(
     run: str | Path,
     data: str | Path,
     out: str | Path,
-    kind: str = "last",
+    features: str = "last",
     level: Level | None = None,
     segments: int = 2,
     device: str | None = None,
@@ -47,7 +49,7 @@ def embed(
         run: a run folder, one of its snapshots, or an encoder folder.
         data: a folder of images or videos, or the folder or URL of shards.
         out: a .parquet or .npy file.
-        kind: "last" or "last4", as probes call them.
+        features: "last" or "last4", as probes call them.
         level: of a stack; default: all levels, concatenated.
         segments: clips per video.
         device: of torch; default: a GPU if there is one.
@@ -57,7 +59,7 @@ def embed(
     Raises:
         UserError: there is no encoder or no data, they do not belong together, or the file cannot be written.
     """
-    out, kind = Path(out), check_kind(kind)
+    out, features = Path(out), check_features(features)
     check_file(out)
     chosen = choose_device(device)
     frozen, shards = load_frozen(Path(run), level), open_samples(str(data))
@@ -65,8 +67,8 @@ def embed(
     config = ProbeConfig.model_validate({"batch_size": batch_size, "workers": workers, "segments": segments})
     loader = build_eval_loader(shards, frozen.card, config, segments, 1, 0)
     level = (frozen.level or "all") if frozen.card.encoder.is_stack else None
-    embedding = build_embedding(frozen, level, kind, chosen)
-    about = {"features": kind, "level": level, "segments": segments if shards.manifest.kind == "videos" else 1}
+    embedding = build_embedding(frozen, level, features, chosen)
+    about = {"features": features, "level": level, "segments": segments if shards.manifest.kind == "videos" else 1}
     plan = {
         **about,
         "encoder": frozen.weights_hash,
@@ -78,8 +80,8 @@ def embed(
     with unfinished_rows(out, plan) as rows:
         with Progress() as progress:
             task = progress.add_task("features", total=loader.samples, completed=rows.done)
-            for batch, features in embed_batches(embedding, shards, loader, -(-rows.done // loader.batch_size)):
-                rows.add(batch, features)
+            for batch, values in embed_batches(embedding, shards, loader, -(-rows.done // loader.batch_size)):
+                rows.add(batch, values)
                 progress.update(task, completed=rows.done)
         report_damage(rows, shards)
         written = write_features(out, rows, describe(about, frozen, shards, rows))
@@ -87,11 +89,11 @@ def embed(
     return out
 
 
-def check_kind(kind: str) -> FeatureKind:
+def check_features(features: str) -> FeatureKind:
     for name in get_args(FeatureKind):
-        if kind == name:
+        if features == name:
             return name
-    raise UserError(f"--features {kind} is unknown: give {' or '.join(get_args(FeatureKind))}")
+    raise UserError(f"--features {features} is unknown: give {' or '.join(get_args(FeatureKind))}")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -135,13 +137,13 @@ def open_samples(data: str) -> Shards:
     return samples
 
 
-def build_embedding(frozen: FrozenEncoder, level: Level | None, kind: FeatureKind, device: torch.device) -> Embedding:
+def build_embedding(frozen: FrozenEncoder, level: Level | None, features: FeatureKind, device: torch.device) -> Embedding:
     """Return what is computed, on a device: for a stack the features of a level, or of all levels concatenated."""
     card, encoder = frozen.card, frozen.encoder.to(device).eval()
     if level is None:
-        return Embedding(card, FeatureExtractor(encoder), card.kept, kind, device)
+        return Embedding(card, FeatureExtractor(encoder), card.kept, features, device)
     name = level_name(level)
-    return Embedding(card, FeatureExtractor(encoder.read_level(level), levels={name: level}), name, kind, device)
+    return Embedding(card, FeatureExtractor(encoder.read_level(level), levels={name: level}), name, features, device)
 
 
 def report_damage(rows: FeatureRows, shards: Shards) -> None:
@@ -164,15 +166,15 @@ def report_damage(rows: FeatureRows, shards: Shards) -> None:
 def describe(about: dict[str, Any], frozen: FrozenEncoder, shards: Shards, rows: FeatureRows) -> dict[str, Any]:
     """Return the metadata of the file: what the features are, of which encoder, with which preprocessing, and of which data."""
     card, classes = frozen.card, shards.manifest.classes
-    crop = {"size": card.encoder.image_size, "crop": "center", "interpolation": "bicubic", "antialias": True}
-    frames = {"frames": card.encoder.frames, "clip": card.clip and card.clip.model_dump(mode="json")}
+    still = {}
+    if isinstance(card.encoder, EncoderConfig) and card.encoder.modality.has_time and shards.manifest.kind == "images":
+        still = {"frames": card.encoder.still_frames, "clip": None}
     return {
         **about,
         "width": rows.width,
         "encoder": card.model_dump(mode="json"),
-        "sha256": card.sha256,
         "weights_hash": frozen.weights_hash,
-        "preprocessing": {**crop, **(frames if card.encoder.modality.has_time else {}), "mean": card.mean, "std": card.std},
+        "preprocessing": preprocessing.describe(card) | still,
         "data": {
             "location": redact(shards.location),
             "hash": shards.fingerprint(),

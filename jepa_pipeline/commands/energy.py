@@ -193,7 +193,7 @@ def choose_samples(subject: Subject, data: str | None, count: int, seed: int) ->
         name = set_name(location)
     shards = Shards(location)
     if shards.manifest.kind == "videos" and not modality.has_time:
-        raise UserError(f"{redact(location)} holds videos, but the run has an encoder of images: name images with --data")
+        raise UserError(f"{redact(location)} holds videos, but the run has an image encoder: name images with --data")
     if shards.manifest.kind == "images" and modality.has_time:
         raise UserError(f"{redact(location)} holds images, which have no future: name videos with --data")
     if data is None:

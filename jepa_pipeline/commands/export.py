@@ -1,7 +1,6 @@
 """Write a run's encoder in a format that others load, after checking that it loads as the same encoder."""
 
-from collections.abc import Mapping
-from copy import deepcopy
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -11,14 +10,13 @@ from torch import Tensor
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.data.unfinished import new_folder
-from jepa_pipeline.interop.format import PARITY, ROUNDED, TOLERANCE, Format, Request
+from jepa_pipeline.interop.format import FP16_TOLERANCE, PARITY, RELATIVE_TOLERANCE, TOLERANCE, ExportFormat, ExportRequest
 from jepa_pipeline.interop.hf_format import HF
 from jepa_pipeline.interop.jepa_format import JEPA
 from jepa_pipeline.interop.onnx_format import ONNX
-from jepa_pipeline.interop.read_back import largest_difference, largest_value, read_back
+from jepa_pipeline.interop.read_back import compare, read_back
 from jepa_pipeline.interop.timm_format import TIMM
 from jepa_pipeline.interop.torch_format import TORCH
-from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_tensors
 from jepa_pipeline.probes.model_card import Origin, model_card
@@ -27,11 +25,9 @@ from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.results.probe_report import load_reports
 from jepa_pipeline.training.trained_method import load_method
 
-FORMATS: dict[str, Format] = {"timm": TIMM, "hf": HF, "onnx": ONNX, "torch": TORCH, "jepa": JEPA}
+FORMATS: dict[str, ExportFormat] = {"timm": TIMM, "hf": HF, "onnx": ONNX, "torch": TORCH, "jepa": JEPA}
 IMAGES, CLIPS = 4, 2
 """Size of the parity batch."""
-ROUNDINGS = 4
-"""Another order of sums may differ from the encoder's by this many times its own distance from sums without rounding."""
 
 
 def export(
@@ -68,7 +64,7 @@ def export(
     level = choose_level(card.encoder, level, run)
     trained = load_encoder(run)
     encoder = trained if level is None else trained.truncate(level)
-    request = Request(run, encoder, card.model_copy(update={"encoder": encoder.config}), dtype)
+    request = ExportRequest(run, encoder, card.model_copy(update={"encoder": encoder.config}), dtype)
     if predictor:
         request = request._replace(predictor=load_predictor(request, to))
     format.check(request)
@@ -84,16 +80,16 @@ def export(
         (partial / PARITY).parent.mkdir()
         save_tensors(partial / PARITY, parity_batch(request, format))
         registered_by = encoder.registered_by()
-        difference = check_parity(partial, to, dtype, here=registered_by is not None, encoder=encoder)
+        difference = check_parity(partial, to, dtype, here=registered_by is not None)
         (partial / "README.md").write_text(model_card(request, format, difference, origin))
         refuse_secrets(partial)
     print(f"exported to {out}: the features that {format.library} gives differ from the encoder's by {difference:.1e} at most")
     if registered_by:
-        print(f"it was read back in this process, since only {registered_by} registers its network: import that before loading it")
+        print(f"verified in this process, because only {registered_by} registers its network; import that module before loading")
     return out
 
 
-def load_predictor(request: Request, to: str) -> Predictor:
+def load_predictor(request: ExportRequest, to: str) -> Predictor:
     """Return the predictor of a run.
 
     Raises:
@@ -137,7 +133,7 @@ def refuse_secrets(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def parity_batch(request: Request, format: Format) -> dict[str, Tensor]:
+def parity_batch(request: ExportRequest, format: ExportFormat) -> dict[str, Tensor]:
     """Return normalized noise as images or clips, and the encoder's outputs for it."""
     config, channels = request.encoder.config, request.encoder.config.in_channels
     shape = (CLIPS, channels, config.frames) if config.modality.has_time else (IMAGES, channels)
@@ -148,9 +144,7 @@ def parity_batch(request: Request, format: Format) -> dict[str, Tensor]:
     return {"pixels": pixels, **{name: output.contiguous() for name, output in outputs.items()}}
 
 
-def check_parity(
-    folder: Path, to: str = "timm", dtype: str = "fp32", here: bool = False, encoder: BaseEncoder | None = None
-) -> float:
+def check_parity(folder: Path, to: str = "timm", dtype: str = "fp32", here: bool = False) -> float:
     """Return the largest difference between the outputs of the encoder loaded from a folder and those stored there.
 
     Args:
@@ -158,29 +152,22 @@ def check_parity(
         to: its format.
         dtype: type of its weights.
         here: load it in this process, not in one of its own.
-        encoder: the encoder, whose own rounding is allowed where it exceeds TOLERANCE; None: TOLERANCE holds.
 
     Raises:
-        UserError: the weights do not fit the network one to one, or the difference exceeds the tolerance of the dtype.
+        UserError: the weights do not fit the network one to one, or an output differs by more than the tolerance of the dtype.
     """
     format, stored = FORMATS[to], load_file(folder / PARITY)
-    outputs = read_back(folder, format, here)
-    difference = largest_difference(outputs, stored)
-    limit, cure = TOLERANCE, "check the run's encoder/ folder, or continue the run to write it again"
-    if dtype != "fp32":
-        limit, cure = ROUNDED * largest_value(outputs, stored), "its features need --dtype fp32"
-    elif difference > limit and encoder is not None:
-        limit = max(limit, ROUNDINGS * rounding(encoder, format, stored))
-    if not difference <= limit:
-        raise UserError(
-            f"nothing is exported, because {format.library} gives features that differ from the encoder's by {difference:.1e}, "
-            f"more than {limit:.0e}: {cure}"
+    deviations = compare(read_back(folder, format, here), stored)
+    for difference, largest in deviations:
+        limit, cure = (
+            max(TOLERANCE, RELATIVE_TOLERANCE * largest),
+            "check the run's encoder/ folder, or continue the run to write it again",
         )
-    return difference
-
-
-@torch.inference_mode()
-def rounding(encoder: BaseEncoder, format: Format, stored: Mapping[str, Tensor]) -> float:
-    """Return the largest difference between the stored outputs in fp32 and those that the encoder computes in fp64."""
-    exact = format.outputs(deepcopy(encoder).double(), stored["pixels"].double())
-    return max(float((output - stored[name]).abs().max()) for name, output in exact.items())
+        if dtype != "fp32":
+            limit, cure = FP16_TOLERANCE * largest, "its features need --dtype fp32"
+        if not (isfinite(difference) and difference <= limit):
+            raise UserError(
+                f"nothing is exported, because {format.library} gives features that differ from the encoder's by {difference:.1e}, "
+                f"more than {limit:.0e}: {cure}"
+            )
+    return max(difference for difference, _ in deviations)

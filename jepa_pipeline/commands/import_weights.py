@@ -9,7 +9,7 @@ from pathlib import Path
 from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.config.saved_method import METHOD, METHOD_WEIGHTS, SavedMethod
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.unfinished import check_new, new_folder
@@ -33,7 +33,7 @@ def import_weights(
     which: str | None = None,
     out: Path | None = None,
     license: str | None = None,
-    given: GivenConfig | None = None,
+    given: ImportSettings | None = None,
     predictor: bool = False,
 ) -> Path:
     """Write published weights as an encoder folder; print what was taken, and what was left out; return the folder.
@@ -50,7 +50,7 @@ def import_weights(
     Raises:
         UserError: there are no weights, a file is damaged or would run code, no layout fits them one to one, or `out` is not empty.
     """
-    source, given = str(source), given or GivenConfig()
+    source, given = str(source), given or ImportSettings()
     if given.predictor_heads and not predictor:
         raise UserError(f"predictor_heads={given.predictor_heads} is given, but no predictor is imported: add --predictor")
     downloaded = hub.download(source) if hub.is_hub_name(source) else None
@@ -71,8 +71,7 @@ def import_weights(
         imported = imported._replace(notes=(*imported.notes, *method.notes))
     license = license or (downloaded and downloaded.license) or "unknown"
     revision = downloaded.revision if downloaded else None
-    card = describe(chosen, name.partition("@")[0], revision, weights, imported, license)
-    card = card.model_copy(update={"name": folder_name(name)})
+    card = describe(folder_name(name), chosen, name.partition("@")[0], revision, weights, imported, license)
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as partial:
         save_weights(partial, imported.weights, card)
@@ -92,7 +91,7 @@ def check_place(out: Path) -> None:
     """
     nearest = next(folder for folder in out.absolute().parents if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"{out} cannot be made, for {nearest} is no folder that you may write to: name another place with --out")
+        raise UserError(f"cannot create {out}, because {nearest} is not a writable folder: choose another place with --out")
 
 
 def folder_name(name: str) -> str:
@@ -117,12 +116,12 @@ def summary(out: Path, card: EncoderCard, imported: Imported, left_out: list[str
     what = f"{source.network} of {source.path} ({source.family}, SHA-256 {source.sha256[:12]}..., {source.dtype})"
     said = [f"imported to {out}: {what}: {imported.config.describe()}, {parameters:,} parameters"]
     if imported.dropped:
-        said.append(f"dropped, because the encoder has no use for it: {', '.join(imported.dropped)}")
+        said.append(f"dropped (not part of the encoder): {', '.join(imported.dropped)}")
     if left_out:
-        said.append(f"left out: the predictor ({len(left_out)} tensors), which --predictor takes along where it can")
+        said.append(f"left out: the predictor ({len(left_out)} tensors); import it with --predictor")
     said += [f"note: {note}" for note in source.notes]
     if source.license == "unknown":
-        said.append("the license is unknown: say it with --license")
+        said.append("license unknown: set it with --license")
     return said
 
 
@@ -131,6 +130,7 @@ def next_commands(out: Path, card: EncoderCard, predictor: bool) -> list[str]:
     folder = shlex.quote(str(out))
     encoder = card.encoder
     images = not encoder.modality.has_time
-    to = "timm" if images and (isinstance(encoder, BackboneConfig) or not encoder.rotary) else "jepa"
+    for_timm = images and encoder.norm_eps is None and (isinstance(encoder, BackboneConfig) or not encoder.rotary)
+    to = "timm" if for_timm else "jepa"
     energy = f", jepa energy {folder} --data FOLDER_OF_SHARDS" if predictor else ""
     return [f"next: jepa probe {folder} --data FOLDER_OF_SHARDS{energy}, or jepa export {folder} --to {to}"]

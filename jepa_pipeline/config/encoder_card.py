@@ -18,7 +18,7 @@ from jepa_pipeline.config.stack import StackConfig
 WEIGHTS, CARD = "model.safetensors", "config.json"
 
 
-CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig", "rope_side": "ImageVideoConfig"}
+CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig", "rope_grid_size": "ImageVideoConfig"}
 """Class of an encoder's configuration, by the key that only this class has; EncoderConfig has no such key."""
 
 

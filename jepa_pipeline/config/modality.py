@@ -16,6 +16,7 @@ class Modality:
     Attributes:
         name: singular, for messages.
         unit: plural, for messages.
+        encoder: of it, with its article, for messages.
         data_kinds: kinds of data sets it can be trained on.
         has_time: tokens lie on a grid of time, rows and columns instead of rows and columns.
         cropped_on_device: the training device may crop the views instead of the data workers.
@@ -24,6 +25,7 @@ class Modality:
 
     name: Literal["image", "clip"]
     unit: Literal["images", "clips"]
+    encoder: Literal["an image encoder", "a video encoder"]
     data_kinds: tuple[DataKind, ...]
     has_time: bool
     cropped_on_device: bool
@@ -33,6 +35,7 @@ class Modality:
 IMAGE = Modality(
     name="image",
     unit="images",
+    encoder="an image encoder",
     data_kinds=("images",),
     has_time=False,
     cropped_on_device=True,
@@ -41,6 +44,7 @@ IMAGE = Modality(
 CLIP = Modality(
     name="clip",
     unit="clips",
+    encoder="a video encoder",
     data_kinds=("images", "videos"),  # an image is repeated to make a clip
     has_time=True,
     cropped_on_device=False,  # data/gpu_crop.py crops images only

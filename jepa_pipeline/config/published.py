@@ -7,7 +7,7 @@ from jepa_pipeline.config.pixel_format import Bits, Deviations, PerChannel
 from jepa_pipeline.config.section import Section
 
 
-class GivenConfig(Section):
+class ImportSettings(Section):
     """The sizes and the preprocessing of published weights; null: as their file says, else as their family was published."""
 
     num_heads: int | None = Field(default=None, ge=1, description="Attention heads per block, which no shape of a tensor shows.")

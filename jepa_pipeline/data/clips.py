@@ -12,7 +12,7 @@ from torch import Tensor
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.crop import Resampling
 from jepa_pipeline.config.views import ViewsConfig
-from jepa_pipeline.data.resample import EVALUATION, Box, resized_crop, square_views
+from jepa_pipeline.data.resample import DEFAULT_RESAMPLING, Box, resized_crop, square_views
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.video import Video
 from jepa_pipeline.data.views import sample_crop
@@ -183,7 +183,7 @@ def paste_crop(
     box: Box,
     clip: UInt8[np.ndarray, "*S C T H W"],
     flipped: bool = False,
-    resampling: Resampling = EVALUATION,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> None:
     """Crop and resize an image, and paste it into every frame of one or several clips that shows it."""
     if shown.any():

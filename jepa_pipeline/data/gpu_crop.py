@@ -10,13 +10,13 @@ from jepa_pipeline.batch import DeferredCrops
 from jepa_pipeline.config.crop import Resampling
 from jepa_pipeline.data.augment import ColorOps, augment, unpack
 from jepa_pipeline.data.raster import WIDEN
-from jepa_pipeline.data.resample import EVALUATION, resize_matrix
+from jepa_pipeline.data.resample import DEFAULT_RESAMPLING, resize_matrix
 
 CHUNK = 64
 """Images that are converted to floats at a time; of 640 pixels square they take 315 MB."""
 
 
-def crop_views(deferred: DeferredCrops, resampling: Resampling = EVALUATION) -> list[Float[Tensor, "B C _ _"]]:
+def crop_views(deferred: DeferredCrops, resampling: Resampling = DEFAULT_RESAMPLING) -> list[Float[Tensor, "B C _ _"]]:
     """Return the views, with values in 0..255, without the host waiting for the device."""
     images, tensors = deferred.images.permute(0, 2, 3, 1), iter(unpack(deferred.colors))
     if images.dtype == torch.uint16:  # the same bytes under a type that CUDA can index, see to_floats

@@ -19,8 +19,7 @@ def check_kind(location: str, kind: DataKind, method: BaseMethodConfig) -> None:
     if kind not in modality.data_kinds:
         cure = f"raise {method.frames_key}" if method.frames_key else "choose vjepa, vjepa2 or hjepa"
         raise UserError(
-            f"{redact(location)} holds {kind}, but this run's {method.name} trains an encoder of {modality.unit}: {cure}, "
-            "or use other data"
+            f"{redact(location)} holds {kind}, but this run's {method.name} trains {modality.encoder}: {cure}, or use other data"
         )
 
 

@@ -10,8 +10,8 @@ from jepa_pipeline.config.crop import Interpolation, Resampling
 from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.data.raster import Box, Levels, Raster, as_array, to_levels
 
-EVALUATION = Resampling("bicubic", antialias=True)
-"""The resizing of evaluation, whatever an encoder was trained on, so that all are compared on the same pixels."""
+DEFAULT_RESAMPLING = Resampling("bicubic", antialias=True)
+"""As the defaults of `views.interpolation` and `views.antialias`."""
 
 LONGEST = 100
 """Side of an image, in its other side, up to which it is resized as a whole for evaluation; the memory for more could be any."""
@@ -21,7 +21,7 @@ TAPS = {"bicubic": 4, "bilinear": 2}
 """Pixels along each axis between which a kernel interpolates."""
 
 
-def resized_crop(image: Image.Image | Raster, box: Box, image_size: int, resampling: Resampling = EVALUATION) -> Levels:
+def resized_crop(image: Image.Image | Raster, box: Box, image_size: int, resampling: Resampling = DEFAULT_RESAMPLING) -> Levels:
     """Return a box of an image, "C H W", resized to image_size x image_size; pixels just outside the box count at its edges."""
     if resampling.antialias:
         return as_array(image.resize((image_size, image_size), PILLOW_FILTERS[resampling.interpolation], box=box)).transpose(

@@ -17,7 +17,7 @@ from jepa_pipeline.config.pixel_format import RGB8, PerChannel, PixelFormat
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.augment import NUMBERS_PER_VIEW, augment, derive_color_ops, pack
 from jepa_pipeline.data.raster import WIDEN, Box, Levels, Raster, as_array
-from jepa_pipeline.data.resample import EVALUATION, resized_crop, square_views
+from jepa_pipeline.data.resample import DEFAULT_RESAMPLING, resized_crop, square_views
 
 TRIES = 10
 """Boxes that are tried before the fallback, as in torchvision."""
@@ -61,7 +61,7 @@ def random_view(
     config: CropConfig,
     image_size: int,
     generator: np.random.Generator,
-    resampling: Resampling = EVALUATION,
+    resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> Levels:
     """Return a random resized crop of an image, "C H W", image_size pixels square, mirrored with probability flip."""
     box, flipped = sample_crop(image.size, config, generator)

@@ -43,9 +43,10 @@ def recognize(published: Published) -> Family:
     recognized = [family for family in FAMILIES if family.recognize(published)]
     if len(recognized) == 1:
         return recognized[0]
-    names = " or ".join(family.name for family in recognized)
-    doubt = f"may be those of {names}" if recognized else "do not show beyond doubt whose they are"
-    raise UserError(f"the weights in {published.path} {doubt}: name it with --as, one of {listed()}")
+    if recognized:
+        names = ", ".join(family.name for family in recognized)
+        raise UserError(f"{published.path} fits several layouts ({names}): choose one with --as")
+    raise UserError(f"the layout of {published.path} cannot be determined: choose one with --as: {listed()}")
 
 
 def listed() -> str:

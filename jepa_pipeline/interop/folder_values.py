@@ -9,11 +9,9 @@ from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter, Validatio
 
 from jepa_pipeline.config.encoder_card import CARD
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.pixel_format import PixelFormat
 from jepa_pipeline.interop.published import Published
 from jepa_pipeline.interop.reading import PREPROCESSORS
-
-LEVELS = 255
-"""The value that stands for 1 in pixels of 8 bits."""
 
 
 def square(value: Any) -> Any:
@@ -81,7 +79,7 @@ class Preprocessing(NamedTuple):
     Attributes:
         mean: per channel; None: it is not said.
         std: per channel; None: it is not said.
-        scale: factor of pixels in 0..1 before mean and deviation.
+        scale: factor of pixels in 0..1 before mean and std.
     """
 
     mean: tuple[float, ...] | None
@@ -89,7 +87,7 @@ class Preprocessing(NamedTuple):
     scale: float
 
     def fold(self, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the mean and deviation that give the same from pixels in 0..1."""
+        """Return the mean and std that give the same from pixels in 0..1."""
         if abs(self.scale - 1) < 1e-6:
             return mean, std
         return tuple(value / self.scale for value in mean), tuple(value / self.scale for value in std)
@@ -99,7 +97,7 @@ def read_preprocessing(published: Published, channels: int) -> Preprocessing:
     """Return what the folder says of pixels: one number counts for every channel, as in transformers.
 
     Raises:
-        UserError: a value is of another kind, or only one of mean and deviation is there.
+        UserError: a value is of another kind, or only one of mean and std is there.
     """
     file = next((path for name in PREPROCESSORS if (path := Path(published.path) / name).is_file()), Path(published.path))
 
@@ -107,11 +105,11 @@ def read_preprocessing(published: Published, channels: int) -> Preprocessing:
         value = published.preprocessor.get(key)
         return default if value is None else checked_value(kind, value, key, str(file))
 
-    scale = 1.0
+    scale, levels = 1.0, PixelFormat(channels, published.given.bits).largest
     if not read(bool, "do_rescale", True):
-        scale = float(LEVELS)
+        scale = float(levels)
     elif (factor := read(PositiveNumber, "rescale_factor")) is not None:
-        scale = factor * LEVELS
+        scale = factor * levels
     if not read(bool, "do_normalize", True):
         return Preprocessing((0.0,) * channels, (1.0,) * channels, scale)
     found: dict[str, tuple[float, ...] | None] = {}

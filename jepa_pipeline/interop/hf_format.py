@@ -10,7 +10,7 @@ from torch import Tensor
 import jepa_pipeline._torchvision  # noqa: F401  # before transformers, which imports torchvision
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.pixel_format import RGB8
-from jepa_pipeline.interop.format import Format, Network, Request
+from jepa_pipeline.interop.format import ExportFormat, ExportRequest, Network
 from jepa_pipeline.interop.hf_models import VJEPA2, check_model, find_model
 from jepa_pipeline.interop.hf_predictor import PREDICTED, halves, predicted, predictor_config, predictor_weights
 from jepa_pipeline.interop.hf_usage import VJEPA2_RESIZE, usage
@@ -19,7 +19,7 @@ from jepa_pipeline.models.weights import WEIGHTS, save_tensors
 from jepa_pipeline.redaction import redact
 
 
-def check(request: Request) -> None:
+def check(request: ExportRequest) -> None:
     """Refuse an encoder that no class of transformers has.
 
     Raises:
@@ -41,7 +41,7 @@ def check(request: Request) -> None:
         raise UserError("--to hf reads the export back with transformers, which is not installed: pip install transformers")
 
 
-def write(folder: Path, request: Request) -> None:
+def write(folder: Path, request: ExportRequest) -> None:
     """Write weights, config.json and the configuration of the processor."""
     model = find_model(request.encoder)
     config, weights = model.config(request.encoder), model.weights(request.encoder)
@@ -58,7 +58,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(redact(json.dumps(values, indent=2)) + "\n")
 
 
-def processor_config(request: Request) -> dict[str, Any]:
+def processor_config(request: ExportRequest) -> dict[str, Any]:
     """Return how transformers prepares images, as the probes here do; or clips, which it crops more."""
     side, card = request.encoder.config.image_size, request.card
     values = {
@@ -114,7 +114,7 @@ def load(folder: Path) -> Network:
     return compute_clip if kind == "vjepa2" else compute_image
 
 
-HF = Format(
+HF = ExportFormat(
     "a folder of transformers: IJepaModel, VJEPA2Model or ViTModel",
     "transformers",
     check,

@@ -66,9 +66,9 @@ def finish(
     if given.mean and given.std:
         mean, std = given.mean, given.std
     elif told.mean is None:
-        notes += (f"its folder does not say mean and deviation: {default[0]} and {default[1]} are those of the published networks",)
+        notes += (f"the folder has no mean and std; the published {default[0]} and {default[1]} are used",)
     elif (mean, std) == converter:
-        notes += (f"mean and deviation are those of the training, not the {mean} and {std} that the converter has written",)
+        notes += (f"mean and std are those of the training, not the converter's {mean} and {std}",)
         mean, std = default
     return Imported(config, weights or network.weights, mean, std, notes=notes, dropped=network.dropped)
 
@@ -208,7 +208,7 @@ def convert_dinov3(published: Published) -> Imported:
 
 
 def convert_vjepa2(published: Published) -> Imported:
-    """Return V-JEPA 2's encoder. Its rotary positions are in the tiled form, whose weights load into the other form as strictly."""
+    """Return V-JEPA 2's encoder. Its positions are `rope_tiled`; the same weights would load with `rope` without an error."""
     if later := [key for key in LATER if published.config.get(key)]:
         raise UserError(
             f"{published.path} is V-JEPA 2.1 ({later[0]} in its config.json), which is read from its official file only: give "

@@ -130,7 +130,7 @@ def check_sizes(published: Published, settings: Mapping[str, Any], dim: int, dep
             "folder again, or correct it"
         )
     if dim % (heads := settings["num_attention_heads"]):
-        left_out = "" if published.config.get("num_attention_heads") else ", which counts where it says nothing"
+        left_out = "" if published.config.get("num_attention_heads") else " (the default)"
         raise UserError(
             f"num_attention_heads in config.json of {published.path} is {heads}{left_out}, but does not divide the width of "
             f"{dim}: correct it, or copy the folder again"

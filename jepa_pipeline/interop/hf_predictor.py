@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.interop import hf_names
-from jepa_pipeline.interop.format import Request
+from jepa_pipeline.interop.format import ExportRequest
 from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.tokens import apply_masks
 
@@ -55,7 +55,7 @@ def halves(tokens: int, samples: int) -> tuple[Int[Tensor, "B K"], Int[Tensor, "
     return index[:, ::2].contiguous(), index[:, 1::2].contiguous()
 
 
-def predicted(request: Request, pixels: Tensor) -> dict[str, Tensor]:
+def predicted(request: ExportRequest, pixels: Tensor) -> dict[str, Tensor]:
     """Return what the predictor says of half of the tokens from the others, which were encoded with them, as VJEPA2Model does."""
     predictor, tokens = request.predictor, request.encoder.forward_features(pixels)
     assert predictor is not None

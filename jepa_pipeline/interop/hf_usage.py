@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from jepa_pipeline.interop.format import PARITY, TOLERANCE, Request
+from jepa_pipeline.interop.format import PARITY, TOLERANCE, ExportRequest
 from jepa_pipeline.interop.hf_models import VIT, VJEPA2, Model, find_model
 
 LEAST = "4.57"
@@ -26,8 +26,8 @@ inputs = processor(list(clip), return_tensors="pt")
 features = model(**inputs, skip_predictor=True).last_hidden_state.mean(1)"""
 
 
-def usage(request: Request, difference: float) -> str:
-    """Return how to load it; see Format."""
+def usage(request: ExportRequest, difference: float) -> str:
+    """Return how to load it; see ExportFormat."""
     model = find_model(request.encoder)
     if model is VJEPA2:
         code = CLIPS.replace("FRAMES", str(request.encoder.config.frames))
@@ -42,7 +42,7 @@ def usage(request: Request, difference: float) -> str:
     )
 
 
-def images_usage(request: Request, model: Model) -> str:
+def images_usage(request: ExportRequest, model: Model) -> str:
     """Return what is pooled, how images are prepared, and what holds for other sizes."""
     pooled = "`pooler_output` is the class token after the last norm" if model is VIT else f"{model.name} itself pools nothing"
     side = request.encoder.config.image_size
@@ -57,7 +57,7 @@ def images_usage(request: Request, model: Model) -> str:
     )
 
 
-def clips_usage(request: Request) -> str:
+def clips_usage(request: ExportRequest) -> str:
     """Return how clips are prepared, and what holds for other sizes."""
     side, card = request.encoder.config.image_size, request.card
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (card.mean, card.std))
@@ -66,11 +66,11 @@ def clips_usage(request: Request) -> str:
         f"the shorter side to {int(side * VJEPA2_RESIZE)} pixels, whatever its file says, and cuts out {side}. For the same "
         f"features resize the shorter side to {side}, cut out the center, scale to 0..1, subtract ({mean}) and divide by ({std}). "
         f"**Clips of another size than {side}x{side}** must be squares and need `AutoModel.from_pretrained(..., crop_size=SIDE)`: "
-        "VJEPA2Model takes the rows and columns of patches from `crop_size` and not from the clip, without a word."
+        "VJEPA2Model takes the rows and columns of patches from `crop_size` and not from the clip, without an error."
     )
 
 
-def predictor_usage(request: Request) -> str:
+def predictor_usage(request: ExportRequest) -> str:
     """Return which predictor the folder holds."""
     if request.predictor is None:
         return "The folder holds no predictor, and zeros in its place: pass `skip_predictor=True`."

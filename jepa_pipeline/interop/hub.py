@@ -1,6 +1,6 @@
 """Weights by their name on a hub: `hf:OWNER/NAME`, with `@REVISION` if not the newest, and `timm:NAME`, timm's own."""
 
-import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +51,8 @@ def download(source: str) -> Downloaded:
             folder = Path(snapshot_download(repository, revision=folder.name, allow_patterns=[*CARDS, *PICKLED]))
     except errors.LocalEntryNotFoundError:
         raise UserError(
-            f"{source} cannot be downloaded, because the hub is not reached from here, and is not in the cache of huggingface_hub: "
-            "download it where there is a network (hf download), copy it here and give the folder"
+            f"{source} is not in the Hugging Face cache, and the hub cannot be reached: download it elsewhere (hf download), copy "
+            "it here and give the folder"
         ) from None
     except errors.GatedRepoError:
         raise UserError(f"{source} asks for its terms to be accepted: do that on its page, then log in (hf auth login)") from None
@@ -63,8 +63,12 @@ def download(source: str) -> Downloaded:
 
 def read_license(card: Path) -> str | None:
     """Return the license that the head of a model card names."""
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
+
     if not card.is_file():
         return None
-    head = re.match(r"---\n(.*?)\n---", card.read_text(errors="replace"), re.DOTALL)
-    found = head and re.search(r"^license:\s*(\S+)\s*$", head[1], re.MULTILINE)
-    return found[1] if found else None
+    with suppress(ValueError, YAMLError):  # of a damaged card
+        found = (metadata_load(card) or {}).get("license")
+        return found if isinstance(found, str) else None
+    return None

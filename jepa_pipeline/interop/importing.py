@@ -1,7 +1,6 @@
 """Published weights as an encoder: converted by their family, checked against the network, and described on a card."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ def convert(family: Family, published: Published) -> Imported:
     except (IndexError, RuntimeError) as error:  # of torch, for tensors that it cannot slice or join
         raise UserError(
             f"the tensors of {published.path} do not have the shapes of {family.name} ({first_line(error)}): copy it again, or "
-            "name with --as what it is"
+            "name its layout with --as"
         ) from None
     with torch.device("meta"):  # names and shapes only
         network = build_encoder(imported.config).timm_module()
@@ -43,18 +42,18 @@ def check_fits(path: str, network: str, expected: Mapping[str, Tensor], found: M
     """
     if left := next((name for name in found if name not in expected), None):
         raise UserError(
-            f"{path} holds {left} of shape {list(found[left].shape)}, which {network} does not have: name with --as what it is"
+            f"{path} holds {left} of shape {list(found[left].shape)}, which {network} does not have: name its layout with --as"
         )
     for name, tensor in expected.items():
         if name not in found:
             raise UserError(
-                f"{path} lacks {name} of shape {list(tensor.shape)}, which {network} has: copy it again, or name with --as what "
-                "it is"
+                f"{path} lacks {name} of shape {list(tensor.shape)}, which {network} has: copy it again, or name its layout "
+                "with --as"
             )
         if found[name].shape != tensor.shape:
             raise UserError(
-                f"{name} in {path} has the shape {list(found[name].shape)}, but in {network} it is {list(tensor.shape)}: name with "
-                "--as what it is, or another of its sizes"
+                f"{name} in {path} has the shape {list(found[name].shape)}, but in {network} it is {list(tensor.shape)}: name "
+                "its layout with --as, or another of its sizes"
             )
 
 
@@ -65,7 +64,7 @@ def own(tensor: Tensor) -> Tensor:
 
 
 def apply_given(published: Published, imported: Imported) -> Imported:
-    """Return an encoder with the preprocessing that the user gave, after checking that the sizes that he gave are its own.
+    """Return an encoder with the preprocessing that the user gave, after checking the given sizes against the network.
 
     Raises:
         UserError: a given value does not belong to the network.
@@ -77,7 +76,7 @@ def apply_given(published: Published, imported: Imported) -> Imported:
             shown = "is fixed by its name" if here is None else f"is {here}"
             raise UserError(f"{name}={value} is not that of {published.path}, where it {shown}: leave it out")
     if (given.fps or given.stride) and not config.modality.has_time:
-        raise UserError(f"{published.path} is an encoder of images, which has no rate of frames: leave fps and stride out")
+        raise UserError(f"{published.path} is an image encoder, which has no rate of frames: leave fps and stride out")
     if given.fps and given.stride:
         raise UserError("fps and stride are both given: leave one of them out")
     clip = imported.clip
@@ -90,10 +89,10 @@ def apply_given(published: Published, imported: Imported) -> Imported:
 
 
 def check_statistics(path: str, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Refuse a mean or deviation that is not of as many channels as the images, or that no pixels can be normalized by.
+    """Check mean and std: one finite value per channel.
 
     Raises:
-        UserError: one is.
+        UserError: they do not fit.
     """
     if len(mean) != channels or len(std) != channels:
         counted = "1 channel" if channels == 1 else f"{channels} channels"
@@ -114,10 +113,13 @@ def own_size(config: object, name: str) -> int | None:
     return getattr(config, name)
 
 
-def describe(family: Family, source: str, revision: str | None, weights: Weights, imported: Imported, license: str) -> EncoderCard:
+def describe(
+    name: str, family: Family, source: str, revision: str | None, weights: Weights, imported: Imported, license: str
+) -> EncoderCard:
     """Return the card of an imported encoder, which was not trained here: step, samples and hashes of a run are 0 and empty.
 
     Args:
+        name: of the encoder, in tables.
         family: that converted it.
         source: name of the file or folder, or on a hub.
         revision: on the hub.
@@ -143,7 +145,7 @@ def describe(family: Family, source: str, revision: str | None, weights: Weights
             license=license,
             notes=imported.notes,
         ),
-        name=Path(source).name,
+        name=name,
         method=family.name,
         step=0,
         samples=0,

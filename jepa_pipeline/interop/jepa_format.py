@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from jepa_pipeline.interop import preprocessing
-from jepa_pipeline.interop.format import PARITY, Format, Network, Request, encoder_outputs
+from jepa_pipeline.interop.format import PARITY, ExportFormat, ExportRequest, Network, encoder_outputs
 from jepa_pipeline.models.weights import load_encoder, save_encoder
 
 
-def check(request: Request) -> None:
+def check(request: ExportRequest) -> None:
     """Accept any encoder."""
 
 
-def write(folder: Path, request: Request) -> None:
+def write(folder: Path, request: ExportRequest) -> None:
     """Write model.safetensors and config.json."""
     save_encoder(folder, request.encoder, request.card)
 
@@ -26,8 +26,8 @@ def load(folder: Path) -> Network:
     return lambda pixels: encoder_outputs(encoder, pixels)
 
 
-def usage(request: Request, difference: float) -> str:
-    """Return how to load it; see Format."""
+def usage(request: ExportRequest, difference: float) -> str:
+    """Return how to load it; see ExportFormat."""
     photo = "from PIL import Image\n" if preprocessing.takes_photos(request) else ""
     code = f"""import numpy as np
 import torch
@@ -43,9 +43,9 @@ with torch.inference_mode():
         f"```python\n{code}\n```\n\n"
         f'{preprocessing.words(request)} `encoder.pooled` gives vectors "B D" of width {request.encoder.width}, '
         f'`encoder.intermediates(pixels, 1)[-1]` tokens "B N D". `{PARITY}` holds pixels and these two outputs of the pretrained '
-        "encoder, as `pooled` and `tokens`. A process of its own computed them from this folder before it was published, for two "
-        f"sizes of batches: they differ by {difference:.1e} at most."
+        "encoder, as `pooled` and `tokens`. A separate process recomputed them from this folder with two batch sizes; the largest "
+        f"difference is {difference:.1e}."
     )
 
 
-JEPA = Format("this package's own, for any encoder", "jepa_pipeline", check, write, encoder_outputs, load, usage)
+JEPA = ExportFormat("this package's own, for any encoder", "jepa_pipeline", check, write, encoder_outputs, load, usage)

@@ -46,7 +46,7 @@ def convert_ijepa(published: Published) -> Imported:
     sizes = read_sizes(published, HEADS, video=False)
     weights = rename(published, (SAME, POSITIONS))
     config = encoder_config(published, sizes, image_size=sizes.patch * square_side(published, 1), positions="sincos")
-    check_positions(published, config, "I-JEPA has: name with --as what it is")
+    check_positions(published, config, "I-JEPA has: name its layout with --as")
     return build(config, weights, sizes.notes)
 
 
@@ -65,7 +65,7 @@ def convert_vjepa(published: Published) -> Imported:
 
 
 def convert_vjepa2(published: Published) -> Imported:
-    """Return V-JEPA 2's encoder. Its rotary positions are in the tiled form, whose weights load into the other form as strictly."""
+    """Return V-JEPA 2's encoder. Its positions are `rope_tiled`; the same weights would load with `rope` without an error."""
     sizes = read_sizes(published, HEADS_2, video=True)
     # Released files still hold a table that the network does not use.
     weights = rename(published, (SAME,), drop=(r"pos_embed",))
@@ -88,10 +88,12 @@ def convert_vjepa21(published: Published) -> Imported:
         (rf"norms_block\.{norms - 1}\.(weight|bias)", r"norm.\1"),
     )
     if "norm.weight" in published.tensors:
-        raise UserError(f"{published.path} holds norm.weight, which V-JEPA 2.1 does not have: name with --as what it is")
+        raise UserError(f"{published.path} holds norm.weight, which V-JEPA 2.1 does not have: name its layout with --as")
     side = PUBLISHED_SIDE.get(sizes.patch, 256 // sizes.patch)
     clips = {"image_size": 24 * sizes.patch, "frames": 64}
-    config = encoder_config(published, sizes, **clips, positions="rope", kind=ImageVideoConfig, rope_side=side, norms=norms)
+    config = encoder_config(
+        published, sizes, **clips, positions="rope", kind=ImageVideoConfig, rope_grid_size=side, num_norms=norms
+    )
     notes = (*sizes.notes, *defaults_note(published, config), "a single image has a patch embedding of its own, of one frame")
     return build(config, rename(published, rules), notes, ClipConfig(stride=None, fps=4, spacing="window", short="hold"))
 
@@ -112,7 +114,7 @@ def read_sizes(published: Published, heads: Mapping[int, int], video: bool) -> S
         wanted = "clips, whose kernel has five axes" if video else "images, whose kernel has four axes"
         raise UserError(
             f"patch_embed.proj.weight in {published.path} has the shape {list(kernel.shape)}, which is no square patch embedding "
-            f"of {wanted}: name with --as what it is"
+            f"of {wanted}: name its layout with --as"
         )
     dim, hidden = len(kernel), len(find(published, "blocks.0.mlp.fc1.weight"))
     # of a file that skips a number, the last blocks are refused by name
@@ -125,7 +127,7 @@ def read_sizes(published: Published, heads: Mapping[int, int], video: bool) -> S
                 f"the network in {published.path} has a width of {dim}, which is none of the published ones, and no tensor shows "
                 "its number of attention heads: give it with num_heads=N"
             )
-        notes = (f"its {num_heads} heads are those of the published network of width {dim}, for the file does not hold them",)
+        notes = (f"num_heads={num_heads} is assumed from the published network of width {dim}; the file does not hold it",)
     tubelet = kernel.shape[2] if video else 1
     return Sizes(tubelet, kernel.shape[-1], Size(dim, depth, num_heads, mlp_ratio(dim, hidden)), notes)
 
@@ -142,7 +144,7 @@ def find(published: Published, name: str) -> Tensor:
         raise UserError(f"{name} in {published.path} is a single number and no table of weights: copy it again")
     some = ", ".join([*published.tensors][:3])
     raise UserError(
-        f"{published.path} holds no {name}, but {len(published.tensors)} other tensors ({some}, ...): name with --as what it is"
+        f"{published.path} holds no {name}, but {len(published.tensors)} other tensors ({some}, ...): name its layout with --as"
     )
 
 
@@ -219,7 +221,7 @@ def defaults_note(published: Published, config: EncoderConfig) -> tuple[str, ...
     unsaid = [f"{name}={value}" for name, value in said.items() if getattr(published.given, name) is None]
     if not unsaid:
         return ()
-    return (f"{' and '.join(unsaid)} are as published, for the file does not say; rotary positions fit other sizes too",)
+    return (f"{' and '.join(unsaid)}: published values, not in the file; rotary positions also fit other sizes",)
 
 
 def is_ijepa(published: Published) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.interop import preprocessing
-from jepa_pipeline.interop.format import PARITY, Format, Network, Request, encoder_outputs
+from jepa_pipeline.interop.format import PARITY, ExportFormat, ExportRequest, Network, encoder_outputs
 from jepa_pipeline.interop.torch_format import trace
 from jepa_pipeline.redaction import redact
 
@@ -31,17 +31,17 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = ("tokens", "pooled")
 
 
-def check(request: Request) -> None:
+def check(request: ExportRequest) -> None:
     """Accept any encoder, if the packages are there.
 
     Raises:
-        UserError: one is not.
+        UserError: a package is missing.
     """
     if missing := [package for package in NEEDED if find_spec(package) is None]:
         raise UserError(f"exporting to ONNX needs packages that are not installed: pip install {' '.join(missing)}")
 
 
-def write(folder: Path, request: Request) -> None:
+def write(folder: Path, request: ExportRequest) -> None:
     """Write model.onnx, with the preprocessing in its metadata, and the weights in a second file if they are large.
 
     Raises:
@@ -86,7 +86,7 @@ def without_remarks() -> Iterator[None]:
         optimizer.setLevel(level)
 
 
-def weighs(request: Request) -> int:
+def weighs(request: ExportRequest) -> int:
     """Return the bytes of all weights in the exported type."""
     state = [*request.encoder.parameters(), *request.encoder.buffers()]
     return sum(tensor.numel() for tensor in state) * (2 if request.dtype == "fp16" else 4)
@@ -105,8 +105,8 @@ def run(session: "InferenceSession", pixels: Tensor) -> dict[str, Tensor]:
     return {name: torch.from_numpy(output) for name, output in zip(OUTPUTS, found, strict=True)}
 
 
-def usage(request: Request, difference: float) -> str:
-    """Return how to load it; see Format."""
+def usage(request: ExportRequest, difference: float) -> str:
+    """Return how to load it; see ExportFormat."""
     photo = "from PIL import Image\n" if preprocessing.takes_photos(request) else ""
     code = f"""import numpy as np
 import onnxruntime
@@ -129,4 +129,4 @@ tokens, pooled = session.run(["tokens", "pooled"], {{"pixels": pixels}})  # "B N
     )
 
 
-ONNX = Format("a graph for onnxruntime", "onnxruntime", check, write, encoder_outputs, load, usage, dtypes=("fp32", "fp16"))
+ONNX = ExportFormat("a graph for onnxruntime", "onnxruntime", check, write, encoder_outputs, load, usage, dtypes=("fp32", "fp16"))

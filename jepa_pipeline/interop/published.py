@@ -10,7 +10,7 @@ from torch import Tensor
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 
 
 class Published(NamedTuple):
@@ -31,7 +31,7 @@ class Published(NamedTuple):
     path: str
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
-    given: GivenConfig = GivenConfig()
+    given: ImportSettings = ImportSettings()
     network: str = "model"
     predictor: Mapping[str, Tensor] = MappingProxyType({})
     online: Mapping[str, Tensor] = MappingProxyType({})
@@ -102,7 +102,7 @@ def rename(published: Published, rules: Sequence[tuple[str, str]], drop: Sequenc
             renamed[new] = tensor
         elif not any(re.fullmatch(pattern, name) for pattern in drop):
             raise UserError(
-                f"{published.path} holds {name} of shape {list(tensor.shape)}, which is no tensor of this network: name with --as "
-                "what it is"
+                f"{published.path} holds {name} of shape {list(tensor.shape)}, which is not a tensor of this network: name its "
+                "layout with --as"
             )
     return renamed

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -16,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError, first_line
-from jepa_pipeline.interop.format import PARITY, Format, Network
+from jepa_pipeline.interop.format import PARITY, ExportFormat, Network
 
 ONE = "one "
 """Prefix of the outputs for the first sample by itself."""
 
 
-def read_back(folder: Path, format: Format, here: bool = False) -> dict[str, Tensor]:
+def read_back(folder: Path, format: ExportFormat, here: bool = False) -> dict[str, Tensor]:
     """Return the outputs for the stored pixels that a new process computes with an exported network; see `compute`.
 
     Args:
@@ -43,13 +44,13 @@ def read_back(folder: Path, format: Format, here: bool = False) -> dict[str, Ten
         command = [sys.executable, "-m", __name__, format.load.__module__, format.load.__name__, str(folder), str(out)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode < 0:
-            raise cannot_load(format, f"its process was ended by signal {-done.returncode}, as where memory is short")
+            raise cannot_load(format, f"its process was ended by signal {-done.returncode} (out of memory?)")
         if done.returncode:
             raise cannot_load(format, last_line(done.stderr) or f"its process ended with exit code {done.returncode}")
         return load_file(out)
 
 
-def cannot_load(format: Format, reason: str) -> UserError:
+def cannot_load(format: ExportFormat, reason: str) -> UserError:
     return UserError(f"nothing is exported, because {format.library} cannot load the encoder: {reason}")
 
 
@@ -57,11 +58,6 @@ def last_line(text: str) -> str:
     """Return the last line that is not empty, which tells the error of a traceback, without the name of this package's class."""
     line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
-
-
-def largest_value(outputs: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> float:
-    """Return the largest absolute value of what is stored for the outputs."""
-    return max(float(stored[name.removeprefix(ONE)].abs().max()) for name in outputs)
 
 
 def load_and_compute(load: Callable[[Path], Network], folder: Path) -> dict[str, Tensor]:
@@ -76,19 +72,26 @@ def compute(network: Network, pixels: Tensor) -> dict[str, Tensor]:
     return {name: output.float().contiguous().clone() for name, output in outputs.items()}
 
 
-def largest_difference(outputs: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> float:
-    """Return the largest difference between what `compute` gave and what is stored; NaN counts as infinite.
+class Deviation(NamedTuple):
+    """Largest difference of an output from what is stored, NaN counts as infinite; and the largest stored value."""
+
+    difference: float
+    largest: float
+
+
+def compare(outputs: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[Deviation]:
+    """Return the deviation of each output that `compute` gave. Each has its own scale, such as tokens before a norm.
 
     Raises:
         KeyError: an output is not stored.
     """
-    differences = []
+    deviations = []
     for name, output in outputs.items():
         expected = stored[name.removeprefix(ONE)]
         expected = expected[:1] if name.startswith(ONE) else expected
         difference = (output - expected).abs() if output.shape == expected.shape else torch.tensor(torch.inf)
-        differences.append(float(difference.nan_to_num(nan=torch.inf).max()))
-    return max(differences)
+        deviations.append(Deviation(float(difference.nan_to_num(nan=torch.inf).max()), float(expected.abs().max())))
+    return deviations
 
 
 def main(module: str, function: str, folder: str, out: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from jepa_pipeline.config.encoder_card import CARD
 from jepa_pipeline.config.errors import UserError, first_line
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.interop.published import Published
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -51,7 +51,7 @@ class Weights(NamedTuple):
     sha256: str
 
 
-def read_weights(source: Path, which: str | None, given: GivenConfig, progress: Progress) -> Weights:
+def read_weights(source: Path, which: str | None, given: ImportSettings, progress: Progress) -> Weights:
     """Return a network of a file, or of a folder with a file of weights.
 
     Args:
@@ -279,7 +279,7 @@ def checked(source: Path | str, tensors: Tensors) -> tuple[Tensors, str]:
     """Return tensors in fp32, those of integers as they are, and the types in which they were.
 
     Raises:
-        UserError: one is of a type without values of its own, such as a quantized one, or holds NaN.
+        UserError: a tensor has an unsupported dtype, such as a quantized one, or is not finite.
     """
     for name, tensor in tensors.items():
         whole = tensor.dtype in DTYPES or tensor.dtype in (torch.int64, torch.int32, torch.bool, torch.uint8)

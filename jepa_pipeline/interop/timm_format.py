@@ -13,7 +13,7 @@ import timm
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.pixel_format import RGB8, RGB_CHANNELS
-from jepa_pipeline.interop.format import PARITY, Format, Network, Request
+from jepa_pipeline.interop.format import PARITY, ExportFormat, ExportRequest, Network
 from jepa_pipeline.interop.hf_models import check_model
 from jepa_pipeline.interop.preprocessing import takes_photos
 from jepa_pipeline.models.backbone import TIMM_ERRORS
@@ -36,7 +36,7 @@ image = Image.open("photo.jpg").convert("RGB")
 pixels = transform(image)[None]
 """
 NO_PHOTO = """
-pixels = torch.rand(1, {channels}, {side}, {side})  # yours: in 0..1, minus the mean, over the deviation of each channel
+pixels = torch.rand(1, {channels}, {side}, {side})  # yours: over {levels}, then normalized with mean and std per channel
 """
 FEATURES = """
 with torch.inference_mode():
@@ -58,7 +58,7 @@ processor = AutoImageProcessor.from_pretrained(folder)
 features = wrapped(**processor(image, return_tensors="pt")).pooler_output"""
 
 
-def check(request: Request) -> None:
+def check(request: ExportRequest) -> None:
     """Refuse an encoder that no timm architecture and arguments describe.
 
     Raises:
@@ -73,7 +73,7 @@ def check(request: Request) -> None:
         )
 
 
-def write(folder: Path, request: Request) -> None:
+def write(folder: Path, request: ExportRequest) -> None:
     """Write model.safetensors and config.json."""
     encoder = request.encoder
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.timm_module().state_dict().items()}
@@ -116,23 +116,29 @@ def load_timm(folder: Path) -> nn.Module:
 
 
 def load(folder: Path) -> Network:
-    """Return the outputs of timm's network; see Format."""
+    """Return the outputs of timm's network; see ExportFormat."""
     model = load_timm(folder)
     return lambda pixels: {"forward_features": model.forward_features(pixels), "forward": model(pixels)}  # pyright: ignore[reportCallIssue]
 
 
-def usage(request: Request, difference: float) -> str:
-    """Return how to load it, as it is, for other sizes and as a pyramid of maps, and what reads it; see Format."""
+def usage(request: ExportRequest, difference: float) -> str:
+    """Return how to load it, as it is, for other sizes and as a pyramid of maps, and what reads it; see ExportFormat."""
     encoder, config = request.encoder, request.encoder.timm_config()
     photos = takes_photos(request)
-    pixels = PHOTO if photos else NO_PHOTO.format(channels=len(request.card.mean), side=encoder.config.image_size)
+    pixels = (
+        PHOTO
+        if photos
+        else NO_PHOTO.format(
+            channels=encoder.config.in_channels, side=encoder.config.image_size, levels=request.card.pixel_format.largest
+        )
+    )
     parts = [
         python("import timm\nimport torch\n" + ("from PIL import Image\n" if photos else "") + LOAD + pixels + FEATURES),
         f"It was written with timm {version('timm')} and loads with {LEAST_TIMM} or newer, if that has `{config['architecture']}`; "
         "before 1.0.29 that takes a torch whose torch.load reads safetensors, such as 2.13. `features` are "
         f"`model.forward_head(tokens, pre_logits=True)`: {encoder.pooling}. `{PARITY}` holds pixels and the outputs of the "
-        "pretrained encoder for them, as `forward_features` and `forward`. A process of its own computed them from this folder "
-        f"before it was published, for two sizes of batches: they differ by {difference:.1e} at most."
+        "pretrained encoder for them, as `forward_features` and `forward`. A separate process recomputed them from this "
+        f"folder with two batch sizes; the largest difference is {difference:.1e}."
         + (" The transform gives the pixels of the probes below, to the digit." if photos else ""),
         *other_sizes(request, config["model_args"]),
         *feature_maps(request, config),
@@ -145,7 +151,7 @@ def python(code: str) -> str:
     return f"```python\n{code.rstrip()}\n```"
 
 
-def other_sizes(request: Request, arguments: dict[str, Any]) -> list[str]:
+def other_sizes(request: ExportRequest, arguments: dict[str, Any]) -> list[str]:
     """Return how the network takes images of another size; `arguments` are those that timm creates it with."""
     encoder, channels = request.encoder.config, len(request.card.mean)
     side, size, by_name, photos = encoder.image_size, 2 * encoder.image_size, "img_size" in arguments, takes_photos(request)
@@ -163,7 +169,7 @@ def other_sizes(request: Request, arguments: dict[str, Any]) -> list[str]:
     return parts
 
 
-def feature_maps(request: Request, config: dict[str, Any]) -> list[str]:
+def feature_maps(request: ExportRequest, config: dict[str, Any]) -> list[str]:
     """Return how timm gives maps of several blocks or stages, if it can: without weights, since they are not needed to find out."""
     fewer: dict[str, Any] = {"out_indices": request.encoder.depth} if request.encoder.depth < DEFAULT_MAPS else {}
     try:
@@ -178,4 +184,4 @@ def feature_maps(request: Request, config: dict[str, Any]) -> list[str]:
     return [f"`features_only` gives maps of strides {strides} and widths {widths}.{why if fewer else ''}\n\n" + python(code)]
 
 
-TIMM = Format("for images, as timm reads it", "timm", check, write, outputs, load, usage)
+TIMM = ExportFormat("for images, as timm reads it", "timm", check, write, outputs, load, usage)

@@ -159,7 +159,8 @@ def notes(pretrained: Mapping[str, Any]) -> tuple[str, ...]:
     found = ["pooled features are those of timm's own pooling"]
     if crop != 1.0 or interpolation != "bicubic":
         found.append(
-            f"timm evaluates it on the central {crop:.3g} of an image, resized by {interpolation}; here on all, by bicubic"
+            f"timm evaluates it on the central {crop:.3g} of the shorter side, resized by {interpolation}; here on all of it, by "
+            "bicubic"
         )
     if known := pretrained.get("license"):
         found.append(f"timm names the license {known}")

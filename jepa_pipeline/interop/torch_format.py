@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.interop import preprocessing
-from jepa_pipeline.interop.format import PARITY, Format, Network, Request, encoder_outputs
+from jepa_pipeline.interop.format import PARITY, ExportFormat, ExportRequest, Network, encoder_outputs
 
 if TYPE_CHECKING:
     from jepa_pipeline.models.interface import BaseEncoder
@@ -37,7 +37,7 @@ class Outputs(nn.Module):
         return {"tokens": blocks[-1].float(), "pooled": pooled.float()}
 
 
-def trace(request: Request) -> ExportedProgram:
+def trace(request: ExportRequest) -> ExportedProgram:
     """Return the encoder as a program for batches of any size, of images or clips of the encoder's own size.
 
     Raises:
@@ -63,15 +63,15 @@ def trace(request: Request) -> ExportedProgram:
     return program
 
 
-def check(request: Request) -> None:
+def check(request: ExportRequest) -> None:
     """Accept any encoder."""
 
 
-def write(folder: Path, request: Request) -> None:
+def write(folder: Path, request: ExportRequest) -> None:
     """Write model.pt2, with the preprocessing in it."""
     program = trace(request)
     program.example_inputs = None  # of large clips they take more room than the weights
-    torch.export.save(program, folder / PROGRAM, extra_files={PREPROCESSING: json.dumps(preprocessing.describe(request))})
+    torch.export.save(program, folder / PROGRAM, extra_files={PREPROCESSING: json.dumps(preprocessing.describe(request.card))})
 
 
 def load(folder: Path) -> Network:
@@ -79,8 +79,8 @@ def load(folder: Path) -> Network:
     return torch.export.load(folder / PROGRAM).module()
 
 
-def usage(request: Request, difference: float) -> str:
-    """Return how to load it; see Format."""
+def usage(request: ExportRequest, difference: float) -> str:
+    """Return how to load it; see ExportFormat."""
     photo = "from PIL import Image\n" if preprocessing.takes_photos(request) else ""
     code = f"""import numpy as np
 import torch
@@ -93,12 +93,12 @@ with torch.inference_mode():
 tokens, pooled = outputs["tokens"], outputs["pooled"]  # "B N D" and "B D\""""
     return (
         f"```python\n{code}\n```\n\n"
-        f"It was written with torch {torch.__version__}, the version that is known to read it, and takes batches of any size. "
+        f"It was written with torch {torch.__version__}, the version tested, and takes batches of any size. "
         f"{preprocessing.words(request)} The file `{PREPROCESSING}` of the program (`extra_files` of `torch.export.load`) holds "
         f"these values too. `pooled` is {request.encoder.pooling}.\n\n"
-        f"`{PARITY}` holds pixels and both outputs of the pretrained encoder. A process of its own computed them from the program "
-        f"before this folder was published, for two sizes of batches: they differ by {difference:.1e} at most."
+        f"`{PARITY}` holds pixels and both outputs of the pretrained encoder. A separate process recomputed them from the program "
+        f"with two batch sizes; the largest difference is {difference:.1e}."
     )
 
 
-TORCH = Format("a torch.export program", "torch", check, write, encoder_outputs, load, usage)
+TORCH = ExportFormat("a torch.export program", "torch", check, write, encoder_outputs, load, usage)

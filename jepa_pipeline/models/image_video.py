@@ -28,7 +28,7 @@ class ImageVideoEncoder(Encoder):
         self.patch_embed_img = TubeletEmbed((1, config.patch_size, config.patch_size), config.in_channels, self.width)
         self.img_mod_embed = nn.Parameter(torch.randn(1, 1, self.width) * 1e-6)
         self.video_mod_embed = nn.Parameter(torch.randn(1, 1, self.width) * 1e-6)
-        self.norms_block = nn.ModuleList(LayerNorm(self.width) for _ in range(config.norms - 1))
+        self.norms_block = nn.ModuleList(LayerNorm(self.width) for _ in range(config.num_norms - 1))
 
     def prepare_tokens(self, pixels: Float[Tensor, "B C *T H W"]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "N E"] | None]:
         """Return the embedded patches without positions, and their rotary table; see Encoder."""
@@ -51,9 +51,11 @@ class ImageVideoEncoder(Encoder):
 
     def new_rope(self, grid: Grid, device: torch.device | None = None) -> Float[Tensor, "_ E"]:
         """Return the rotary table of a grid, whose rows and columns span as much as those of the published grid."""
-        return rope_table(grid, self.width // self.config.size.num_heads, tiled=False, device=device, side=self.config.rope_side)
+        return rope_table(
+            grid, self.width // self.config.size.num_heads, tiled=False, device=device, side=self.config.rope_grid_size
+        )
 
     def norm_after(self, block: int) -> nn.Module:
         """Return the norm of the tokens after a block: its own, if it has one, else the last."""
         taps = TAPS.get(self.depth, ())
-        return self.norms_block[taps.index(block)] if len(taps) == self.config.norms and block in taps[:-1] else self.norm
+        return self.norms_block[taps.index(block)] if len(taps) == self.config.num_norms and block in taps[:-1] else self.norm

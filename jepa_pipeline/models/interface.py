@@ -11,7 +11,7 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 
 
 class BaseEncoder(nn.Module):
-    """An encoder of images or clips: a vision transformer (`Encoder`), a stack of them (`Stack`) or a timm network (`Backbone`).
+    """An image or video encoder: a vision transformer (`Encoder`), a stack of them (`Stack`) or a timm network (`Backbone`).
 
     Attributes:
         config: its configuration; `config.modality`, `frames`, `image_size` and `levels` describe its input and its levels.

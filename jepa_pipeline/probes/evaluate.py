@@ -180,8 +180,8 @@ def build_extractors(
     if scale := layer_scale(untrained):
         print_plain(
             None,
-            f"{UNTRAINED} is no fair baseline of {card.encoder.describe()}: before training, it adds its blocks times {scale:g} "
-            "(LayerScale), so that its features hardly depend on the image: compare with pixels",
+            f"{UNTRAINED} is not a fair baseline for {card.encoder.describe()}: its LayerScale factors start at {scale:g}, so its "
+            "features barely depend on the image: compare with pixels",
         )
     trained_levels: dict[str, Level] | None = None
     untrained_levels: dict[str, Level] | None = None

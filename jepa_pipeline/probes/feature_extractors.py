@@ -20,7 +20,7 @@ LAST_BLOCKS = 4
 
 
 class FeatureExtractor(NamedTuple):
-    """A frozen encoder of clips or images, and how clips are modified.
+    """A frozen video or image encoder, and how clips are modified.
 
     Attributes:
         encoder: on the device of the pixels.

@@ -141,6 +141,8 @@ def unfinished_rows(out: Path, plan: Mapping[str, Any]) -> Iterator[FeatureRows]
     folder = unfinished_folder(out)
     try:
         with name_errors(out), lock_folder(folder):
+            if os.path.lexists(out):  # which the last holder of the lock may have written
+                raise UserError(f"{out} is there already: delete it, or name another file")
             found = read_plan(folder)
             rows = FeatureRows(folder)
             if found == plan:
@@ -172,7 +174,7 @@ def give_up(rows: FeatureRows) -> None:
 
 
 def delete(folder: Path) -> None:
-    """Delete the folder, the plan last: without it nothing would be continued."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == PLAN):
+    """Delete the folder, the lock last: before, another process could lock it anew."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):
         path.unlink()
     folder.rmdir()

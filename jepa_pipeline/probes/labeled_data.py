@@ -187,7 +187,7 @@ def explain_damage(kind: DataKind) -> Iterator[None]:
 
 
 def check_media(card: EncoderCard, train_set: Shards, test_set: Shards) -> None:
-    """Raise UserError for videos with an encoder of images, and for one set of videos and one of images."""
+    """Raise UserError for videos with an image encoder, and for one set of videos and one of images."""
     kind, test_kind = train_set.manifest.kind, test_set.manifest.kind
     train, test = redact(train_set.location), redact(test_set.location)
     if kind != test_kind:
@@ -200,9 +200,7 @@ def check_input(card: EncoderCard, shards: Shards) -> None:
     """Raise UserError if an encoder does not take the samples of a data set."""
     kind, unit = shards.manifest.kind, card.encoder.modality.unit
     if kind not in card.encoder.modality.data_kinds:
-        raise UserError(
-            f"{card.name} takes {unit}, but {redact(shards.location)} holds {kind}: name {unit}, or an encoder of clips"
-        )
+        raise UserError(f"{card.name} takes {unit}, but {redact(shards.location)} holds {kind}: name {unit}, or a video encoder")
     check_stored(shards.location, shards.manifest, card.pixel_format)
     if kind == "videos" and card.clip is None:
         raise UserError(f"the card of {card.name} does not define the frames of a clip: add `clip` to it, as in ClipConfig")

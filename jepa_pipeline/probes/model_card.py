@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jepa_pipeline.config.encoder_card import Source
 from jepa_pipeline.config.level import Level
-from jepa_pipeline.interop.format import Format, Request
+from jepa_pipeline.interop.format import ExportFormat, ExportRequest
 from jepa_pipeline.models.weights import EncoderCard, hash_weights
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.levels import level_of
@@ -30,7 +30,7 @@ class Origin(NamedTuple):
     recipe: str | None
 
 
-def model_card(request: Request, format: Format, difference: float, origin: Origin) -> str:
+def model_card(request: ExportRequest, format: ExportFormat, difference: float, origin: Origin) -> str:
     """Return the text of the card, without secrets.
 
     Args:

@@ -168,7 +168,7 @@ def read_tensors(folder: Path, files: set[str], targets: LoadTargets) -> dict[st
 def empty_like(entry: Any, target: Tensor | None) -> Tensor:
     """Return an empty tensor for an entry of the index, sharded like the target."""
     dtype = entry.properties.dtype
-    if target is None or target.shape != entry.size:  # of another shape: load_state_dict will refuse it by name
+    if target is None or target.shape != entry.size:  # of another shape: init_from fits it as a whole, or refuses it by name
         return torch.empty(entry.size, dtype=dtype)
     return torch.empty_like(target, dtype=dtype, requires_grad=False)
 

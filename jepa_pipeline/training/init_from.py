@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard, read_card
+from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard, holds_encoder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.run_path import give_run
@@ -20,7 +20,7 @@ from jepa_pipeline.files import sha256_of
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.fit_weights import fit_weights, shapes_of
 from jepa_pipeline.models.weights import Weights, read_weights
-from jepa_pipeline.training.begun_from import InitialCheckpoint, read_initial_checkpoint, write_initial_checkpoint
+from jepa_pipeline.training.begun_from import InitialWeights, read_initial_checkpoint, write_initial_checkpoint
 from jepa_pipeline.training.checkpoint import State, unsharded
 from jepa_pipeline.training.collectives import run_on_all_ranks, run_on_rank_zero
 from jepa_pipeline.training.dcp_storage import LoadTargets
@@ -95,7 +95,7 @@ def find_encoder(source: Path) -> Path | None:
     if (source / "checkpoints").is_dir() or (source / "config.yaml").is_file():
         return None
     for folder in (source, source / "encoder"):  # as in a snapshot
-        if (folder / CARD).is_file() and (folder / WEIGHTS).is_file():
+        if holds_encoder(folder):
             return folder
     raise UserError(
         f"init_from is {source}, which holds no checkpoint and no encoder ({CARD} and {WEIGHTS}): {give_run(source)}, or an "
@@ -152,15 +152,12 @@ def read_encoder(folder: Path) -> tuple[EncoderCard, Weights]:
         UserError: it is none, as another library's is, or damaged.
     """
     try:
-        read_card(folder)
+        return read_weights(folder)
     except UserError as error:
-        raise UserError(
-            f"init_from is {folder}, but {error}: make an encoder folder of another library's weights with `jepa import`"
-        ) from None
-    return read_weights(folder)
+        raise UserError(f"init_from is {folder}, but {error}") from None
 
 
-def describe_initial(folder: Path, card: EncoderCard) -> InitialCheckpoint:
+def describe_initial(folder: Path, card: EncoderCard) -> InitialWeights:
     """Return what begun_from.json says of an encoder folder."""
     origin = f"began from {card.begun_from}" if card.begun_from else None
     if card.source is not None:
@@ -169,7 +166,7 @@ def describe_initial(folder: Path, card: EncoderCard) -> InitialCheckpoint:
             f"was imported from {card.source.path}{revision} (license {card.source.license}, SHA-256 {card.source.sha256[:12]})"
         )
     sha256 = card.sha256 or sha256_of(folder / WEIGHTS)  # cards of earlier versions have none
-    return InitialCheckpoint(path=str(folder), step=card.step, samples=card.samples, sha256=sha256, origin=origin)
+    return InitialWeights(path=str(folder), step=card.step, samples=card.samples, sha256=sha256, origin=origin)
 
 
 def fit_levels(

@@ -20,7 +20,7 @@ from jepa_pipeline.distributed import shard_like
 from jepa_pipeline.files import DamagedFile
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.fit_weights import fit_weights
-from jepa_pipeline.training.begun_from import InitialCheckpoint, read_initial_checkpoint, write_initial_checkpoint
+from jepa_pipeline.training.begun_from import InitialWeights, read_initial_checkpoint, write_initial_checkpoint
 from jepa_pipeline.training.checkpoint import (
     METHOD_PREFIX,
     LoadedCheckpoint,
@@ -73,7 +73,7 @@ def init_from_run(
     module.method.load_state_dict({name: shard_like(value, own[name]) for name, value in state.items()}, strict=True)
     before = run_on_rank_zero(lambda: read_initial_checkpoint(source))
     origin = None if before is None else f"began from {before.describe()}"
-    initial = InitialCheckpoint(path=str(loaded.path), step=info.step, samples=info.samples, sha256=info.sha256, origin=origin)
+    initial = InitialWeights(path=str(loaded.path), step=info.step, samples=info.samples, sha256=info.sha256, origin=origin)
     write_initial_checkpoint(config.folder, initial)
     log(f"initialized with the networks of {loaded.path}, trained on {info.samples:,} samples")
     optimizer, new = keep_moments(module, loaded.state["optimizer"]["state"])
@@ -173,7 +173,7 @@ def check_same_shapes(saved: Mapping[str, torch.Size], own: Mapping[str, torch.S
 
 
 def load_initial_checkpoint(
-    source: Path, before: InitialCheckpoint | None, log: Callable[[str], object], targets: LoadTargets
+    source: Path, before: InitialWeights | None, log: Callable[[str], object], targets: LoadTargets
 ) -> LoadedCheckpoint:
     """Load the newest checkpoint, or the one with which this run was initialized before it was killed."""
     checkpoints = source / "checkpoints"

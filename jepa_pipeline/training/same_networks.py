@@ -54,7 +54,7 @@ def check_same_architecture(folder: Path, saved: AnyEncoderConfig, method: BaseM
     if saved.modality != method.encoder.modality:
         unit = method.encoder.modality.unit
         raise UserError(
-            f"init_from is {folder}, an encoder of {saved.modality.unit}, but this run trains on {unit}: name an encoder of {unit}"
+            f"init_from is {folder}, {saved.modality.encoder}, but this run trains on {unit}: name {own[0].modality.encoder}"
         )
     if len(levels) > len(own):
         raise UserError(

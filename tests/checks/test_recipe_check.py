@@ -142,7 +142,7 @@ BACKBONE = "projector: {hidden: [8], out: 4}}"
                 "method.encoder={image_size: 16, patch_size: 4, frames: 4, tubelet_size: 2, embed_dim: 24, depth: 2, num_heads: 2}",
                 "method.masks=[{name: blocks, num_blocks: 2, scale: [0.2, 0.4], context_keep: 0.2, target_keep: 0.3}]",
             ],
-            "an encoder of images, but this run trains on clips: name an encoder of clips",
+            "an image encoder, but this run trains on clips: name a video encoder",
         ),
     ],
 )

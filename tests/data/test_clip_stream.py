@@ -170,7 +170,7 @@ def test_a_method_of_images_refuses_videos(shards: Path, folder: Path, method: s
     with pytest.raises(UserError) as refused:
         load_stream(config, [])
     assert str(refused.value) == (
-        f"{folder} holds videos, but this run's {method} trains an encoder of images: choose vjepa, vjepa2 or hjepa, or use other data"
+        f"{folder} holds videos, but this run's {method} trains an image encoder: choose vjepa, vjepa2 or hjepa, or use other data"
     )
 
 

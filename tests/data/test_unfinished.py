@@ -139,7 +139,6 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def start_and_wait(code: int):
     preexec = partial(die_with_parent, os.getpid())
     os._exit(subprocess.run([sys.executable, "-c", f"raise SystemExit({code})"], preexec_fn=preexec).returncode)
@@ -154,6 +153,7 @@ def test_a_process_of_multiprocessing_starts_others(method: str):
     assert process.exitcode == 7
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_of_a_pool_outlasts_its_parent(number: int):
     context = multiprocessing.get_context("fork")

@@ -9,7 +9,7 @@ from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import load_encoder, read_card, save_encoder
 
@@ -39,7 +39,7 @@ def official(path, family, **changes):
 
 def given(family, **values):
     frames = {} if family == "ijepa" else {"frames": 4}
-    return GivenConfig(num_heads=2, image_size=12, **{**frames, **values})
+    return ImportSettings(num_heads=2, image_size=12, **{**frames, **values})
 
 
 def pixels_for(config):

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.interop.hub import download
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.weights import load_encoder, read_card
@@ -45,7 +45,7 @@ def publish(cache, owner, name, weights="model.safetensors"):
 def test_weights_in_the_cache_are_imported_with_their_revision(cache, tmp_path, monkeypatch, weights, at):
     encoder = publish(cache, "facebook", "ijepa_small", weights)
     monkeypatch.chdir(tmp_path)
-    folder = import_weights(f"hf:facebook/ijepa_small{at}", "ijepa", given=GivenConfig(num_heads=2))
+    folder = import_weights(f"hf:facebook/ijepa_small{at}", "ijepa", given=ImportSettings(num_heads=2))
     card, pixels = read_card(folder), torch.randn(1, 3, 12, 12)
     assert folder.as_posix() == "imported/ijepa_small" and card.source is not None
     assert (card.source.path, card.source.revision) == ("hf:facebook/ijepa_small", REVISION)
@@ -65,7 +65,7 @@ def test_without_a_network_it_is_one_sentence(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as refused:
         import_weights(source, "ijepa")
-    assert "the hub is not reached from here" in str(refused.value) and "\n" not in str(refused.value)
+    assert "the hub cannot be reached" in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "imported").exists()
 
 

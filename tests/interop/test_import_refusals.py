@@ -18,12 +18,12 @@ from jepa_pipeline.config.encoder_card import read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.parse import load_overrides
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.interop.families import FAMILIES
 from jepa_pipeline.models.encoder import Encoder
 
 CONFIG = EncoderConfig(image_size=12, patch_size=4, embed_dim=24, depth=2, num_heads=2)
-GIVEN = GivenConfig(num_heads=2)
+GIVEN = ImportSettings(num_heads=2)
 
 
 class Marker:
@@ -96,7 +96,7 @@ def test_other_files_are_no_weights(tmp_path, content):
         ({"a": torch.zeros(2), "epoch": 3}, "holds epoch, which is no tensor, among tensors such as a"),
         ({"first": {"a": torch.zeros(2)}, "second": {"a": torch.zeros(2)}}, "holds first and second, but no target_encoder"),
         ({"encoder": {"a": torch.zeros(2)}}, "holds encoder, but no target_encoder: name the network to take with --which"),
-        ({"a": torch.zeros(2)}, "do not show beyond doubt whose they are: name it with --as"),
+        ({"a": torch.zeros(2)}, "cannot be determined: choose one with --as"),
     ],
 )
 def test_checkpoints_without_the_network_are_refused(tmp_path, content, words):
@@ -165,13 +165,13 @@ def test_two_tensors_of_one_name_are_no_network(tmp_path, state):
     [
         ({"image_size": 24}, "pos_embed in "),
         ({"frames": 4}, "cannot be built|frames"),
-        ({"fps": 4.0}, "encoder of images, which has no rate of frames"),
+        ({"fps": 4.0}, "image encoder, which has no rate of frames"),
         ({"num_heads": 5}, "cannot be built: embed_dim 24 is not a multiple of num_heads 5"),
     ],
 )
 def test_what_the_user_says_must_be_possible(tmp_path, state, given, words):
     path = saved(tmp_path, {"target_encoder": state})
-    said = refusal(path, tmp_path / "out", "ijepa", GivenConfig(**{"num_heads": 2, **given}))
+    said = refusal(path, tmp_path / "out", "ijepa", ImportSettings(**{"num_heads": 2, **given}))
     assert any(word in said for word in words.split("|"))
 
 
@@ -189,18 +189,18 @@ def test_what_the_user_says_must_be_possible(tmp_path, state, given, words):
 )
 def test_impossible_preprocessing_is_refused(settings, words):
     with pytest.raises(UserError, match=words):
-        load_overrides(GivenConfig, settings)
+        load_overrides(ImportSettings, settings)
 
 
 def test_mean_and_deviation_have_a_value_per_channel(tmp_path, state):
     path = saved(tmp_path, {"target_encoder": state})
-    said = refusal(path, tmp_path / "out", given=GivenConfig(num_heads=2, mean=(0.5, 0.5)))
+    said = refusal(path, tmp_path / "out", given=ImportSettings(num_heads=2, mean=(0.5, 0.5)))
     assert "takes images of 3 channels, but there are 2 of mean and 3 of std: give mean=[...] and std=[...]" in said
-    given = GivenConfig(num_heads=2, std=(1e-320, 1.0, 1.0))
+    given = ImportSettings(num_heads=2, std=(1e-320, 1.0, 1.0))
     assert "beyond what fp32 holds: give mean=[...] and std=[...]" in refusal(path, tmp_path / "out", given=given)
     gray = saved(tmp_path, {"target_encoder": state | {"patch_embed.proj.weight": torch.randn(24, 1, 4, 4)}})
     assert "takes images of 1 channel, but there are 3 of mean and 3 of std" in refusal(gray, tmp_path / "out")
-    out = import_weights(gray, out=tmp_path / "gray", given=GivenConfig(num_heads=2, mean=(0.5,), std=(0.2,)))
+    out = import_weights(gray, out=tmp_path / "gray", given=ImportSettings(num_heads=2, mean=(0.5,), std=(0.2,)))
     card = read_card(out)
     assert (card.encoder.in_channels, card.mean, card.std, card.bits) == (1, (0.5,), (0.2,), 8)
     text = (out / "config.json").read_text()
@@ -240,7 +240,7 @@ def test_a_table_that_training_has_changed_is_not_ijepas(tmp_path, state):
 
 def test_a_place_that_cannot_be_written_is_named_with_a_cure(tmp_path, state):
     path = saved(tmp_path, {"target_encoder": state})
-    with pytest.raises(UserError, match=r"cannot be made, for .*x.pth.tar is no folder that you may write to: name another place"):
+    with pytest.raises(UserError, match=r"cannot create .*, because .*x.pth.tar is not a writable folder: choose another place"):
         import_weights(path, out=path / "below" / "out", given=GIVEN)
     assert path.is_file()
 
@@ -284,7 +284,7 @@ def test_help_names_every_layout_and_every_setting():
         option.help or "" for option in typer.main.get_command(app).commands["import"].params if hasattr(option, "help")
     )
     words = {word.strip(".,;:") for word in text.split()}
-    assert {family.name for family in FAMILIES} <= words and {*GivenConfig.model_fields} <= words
+    assert {family.name for family in FAMILIES} <= words and {*ImportSettings.model_fields} <= words
 
 
 def test_the_command_line_says_it_in_one_sentence(tmp_path, state):

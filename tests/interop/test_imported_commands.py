@@ -14,7 +14,7 @@ from jepa_pipeline.commands.table import table
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.jepa import IJepaConfig, VJepa2Config, VJepaConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.config.suite import SetConfig, SuiteConfig
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.positions import sincos
@@ -37,8 +37,8 @@ METHODS = {
         }
     ),
 }
-GIVEN = GivenConfig(num_heads=2, frames=4, image_size=16)
-GIVEN_IMAGES = GivenConfig(num_heads=2, image_size=16)
+GIVEN = ImportSettings(num_heads=2, frames=4, image_size=16)
+GIVEN_IMAGES = ImportSettings(num_heads=2, image_size=16)
 PROBE = {"workers": 0, "protocols": ["linear", "knn"], "weight_decay": [0.01], "iterations": 5, "k": [5]}
 
 
@@ -145,7 +145,7 @@ def test_the_energy_of_an_imported_jepa(imported, videos, shards, tmp_path):
 def test_without_a_predictor_there_is_no_energy(checkpoints, tmp_path, videos, capsys):
     path, _ = checkpoints["vjepa"]
     folder = import_weights(path, "vjepa", out=tmp_path / "out", given=GIVEN)
-    assert "left out: the predictor (21 tensors), which --predictor takes along" in capsys.readouterr().out
+    assert "left out: the predictor (21 tensors); import it with --predictor" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds an encoder without a predictor: import a checkpoint that has one"):
         energy(folder, videos)
 

@@ -14,7 +14,7 @@ from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.weights import load_encoder, read_card
@@ -28,9 +28,9 @@ CONFIGS = {
     "vjepa2": EncoderConfig(positions="rope_tiled", **CLIP, **SIZES),
 }
 GIVEN = {
-    "ijepa": GivenConfig(num_heads=2),
-    "vjepa": GivenConfig(num_heads=2, frames=4),
-    "vjepa2": GivenConfig(num_heads=2, frames=4, image_size=12),
+    "ijepa": ImportSettings(num_heads=2),
+    "vjepa": ImportSettings(num_heads=2, frames=4),
+    "vjepa2": ImportSettings(num_heads=2, frames=4, image_size=12),
 }
 TOKENS = {"ijepa": ["mask_token"], "vjepa": ["mask_tokens.0", "mask_tokens.1"], "vjepa2": [f"mask_tokens.{k}" for k in range(10)]}
 PREFIXES = {"ijepa": "module.", "vjepa": "module.backbone.", "vjepa2": "module._orig_mod.backbone."}
@@ -117,12 +117,12 @@ def test_the_type_of_the_weights_is_recorded(tmp_path, dtype):
 def test_the_table_of_vjepa2_is_dropped_there_and_only_there(tmp_path, capsys):
     content, target, _ = checkpoint("vjepa2", table=True)
     torch.save(content, tmp_path / "vitl.pt")
-    with pytest.raises(UserError, match=r"do not show beyond doubt whose they are: name it with --as, one of ijepa .*, vjepa"):
+    with pytest.raises(UserError, match=r"cannot be determined: choose one with --as: ijepa .*, vjepa"):
         import_weights(tmp_path / "vitl.pt", out=tmp_path / "out", given=GIVEN["vjepa2"])
     out = import_weights(tmp_path / "vitl.pt", "vjepa2", out=tmp_path / "out", given=GIVEN["vjepa2"])
     x = pixels("vjepa2")
     assert (load_encoder(out)(x) - target(x)).abs().max() < 1e-5
-    assert "use for it: pos_embed" in capsys.readouterr().out
+    assert "dropped (not part of the encoder): pos_embed" in capsys.readouterr().out
     content, target, _ = checkpoint("vjepa")
     torch.save(content, tmp_path / "vjepa.pth.tar")
     kept = load_encoder(import_weights(tmp_path / "vjepa.pth.tar", "vjepa", out=tmp_path / "kept", given=GIVEN["vjepa"]))
@@ -145,8 +145,8 @@ def test_what_no_tensor_shows_is_asked_for_or_said(tmp_path, capsys):
     torch.save(content, tmp_path / "vitl.pt")
     with pytest.raises(UserError, match=r"width of 24.*num_heads=N"):
         import_weights(tmp_path / "vitl.pt", "vjepa2", out=tmp_path / "out")
-    source = read_card(import_weights(tmp_path / "vitl.pt", out=tmp_path / "out", given=GivenConfig(num_heads=2))).source
-    assert source is not None and "frames=64 and image_size=64 are as published, for the file does not say" in source.notes[0]
+    source = read_card(import_weights(tmp_path / "vitl.pt", out=tmp_path / "out", given=ImportSettings(num_heads=2))).source
+    assert source is not None and "frames=64 and image_size=64: published values, not in the file" in source.notes[0]
     assert source.notes[0] in capsys.readouterr().out
 
 
@@ -264,7 +264,7 @@ def imported_21(tmp_path_factory):
     content = {"encoder": {f"module.backbone.{name}": tensor for name, tensor in other.items()}}
     content |= {"ema_encoder": {f"module.backbone.{name}": tensor for name, tensor in state.items()}, "target_encoder": other}
     torch.save(content, folder / "vjepa2_1_vitb_dist_vitG_384.pt")
-    given = GivenConfig(num_heads=2, frames=4, image_size=32)
+    given = ImportSettings(num_heads=2, frames=4, image_size=32)
     return import_weights(folder / "vjepa2_1_vitb_dist_vitG_384.pt", out=folder / "out", given=given), state
 
 

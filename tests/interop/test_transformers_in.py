@@ -12,7 +12,7 @@ from torch import nn
 import jepa_pipeline._torchvision  # noqa: F401
 from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.published import GivenConfig
+from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD
 from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.interface import BaseEncoder
@@ -91,7 +91,7 @@ def configure(folder: Path, **values: object) -> Path:
     return folder
 
 
-def import_folder(folder: Path, name: str | None = None, given: GivenConfig | None = None) -> BaseEncoder:
+def import_folder(folder: Path, name: str | None = None, given: ImportSettings | None = None) -> BaseEncoder:
     return load_encoder(import_weights(folder, name, out=folder.with_name("imported"), given=given))
 
 
@@ -128,7 +128,7 @@ def difference(network: nn.Module, encoder: BaseEncoder, side: int = 32) -> floa
 def test_a_folder_of_transformers_is_the_same_network(tmp_path, name, newer):
     network = make(name)
     channels = NETWORKS[name][1].get("num_channels", NETWORKS[name][1].get("in_chans", 3))
-    given = None if channels == 3 else GivenConfig(mean=(0.5,) * channels, std=(0.25,) * channels, bits=16)
+    given = None if channels == 3 else ImportSettings(mean=(0.5,) * channels, std=(0.25,) * channels, bits=16)
     folder = write(tmp_path / "folder", network, newer)
     assert difference(network, import_folder(folder, given=given)) <= TOLERANCE
     if given is not None:
@@ -180,12 +180,12 @@ OWN = {"image_processor_type": "BitImageProcessor", "image_mean": [0.1, 0.2, 0.3
             CONVERTER,
             IMAGENET_MEAN,
             IMAGENET_STD,
-            "not the (0.5, 0.5, 0.5) and (0.5, 0.5, 0.5) that the converter has written",
+            "not the converter's (0.5, 0.5, 0.5) and (0.5, 0.5, 0.5)",
         ),
         ("ijepa", OWN, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), None),
-        ("ijepa", {}, IMAGENET_MEAN, IMAGENET_STD, "does not say mean and deviation"),
+        ("ijepa", {}, IMAGENET_MEAN, IMAGENET_STD, "has no mean and std"),
         ("vit", CONVERTER, (0.5,) * 3, (0.5,) * 3, None),
-        ("vit", {}, (0.5,) * 3, (0.5,) * 3, "does not say mean and deviation"),
+        ("vit", {}, (0.5,) * 3, (0.5,) * 3, "has no mean and std"),
         ("dinov3", OWN, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), None),
     ],
 )
@@ -212,7 +212,7 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path):
     refuse(vit / "model.safetensors", r"config.json of .* is missing, .* give the folder that holds both", "vit")
     refuse(configure(vit, hidden_act="tanh"), "have the activation tanh, but only gelu, ")
     refuse(configure(vit, hidden_act="gelu", num_attention_heads=2, num_hidden_layers=2) / "nothing", "there is no ")
-    refuse(change(vit, extra=torch.ones(2)), r"holds extra of shape \[2\], which is no tensor of this network")
+    refuse(change(vit, extra=torch.ones(2)), r"holds extra of shape \[2\], which is not a tensor of this network")
     newer = {"layers.0.mlp.fc1.weight": torch.ones(40, 24)}
     refuse(change(write(tmp_path / "both", make("vit")), **newer), "holds two tensors for blocks.0.mlp.fc1.weight of this network")
     key = "encoder.layer.1.attention.attention.key.weight"

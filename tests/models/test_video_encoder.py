@@ -9,7 +9,7 @@ import torch
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import EncoderConfig
-from jepa_pipeline.interop.format import Request
+from jepa_pipeline.interop.format import ExportRequest
 from jepa_pipeline.interop.timm_format import check
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.rotary import rope_table
@@ -218,7 +218,7 @@ def test_a_card_without_clip_is_of_images():
 
 
 def request(encoder):
-    return Request(Path("runs/x"), encoder, EncoderCard(encoder=encoder.config, **CARD, **HASHES))
+    return ExportRequest(Path("runs/x"), encoder, EncoderCard(encoder=encoder.config, **CARD, **HASHES))
 
 
 def test_timm_has_no_such_network(encoder):

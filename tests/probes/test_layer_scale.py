@@ -28,7 +28,7 @@ def test_probes_say_that_the_untrained_baseline_is_none(capsys, name):
     hashes = {"config_hash": "", "data_hash": "", "version": "0"}
     card = EncoderCard(encoder=config, mean=(0,) * 3, std=(1,) * 3, name="x", method="vit", step=0, samples=0, **hashes)
     build_extractors(card, untrained, level=None, seed=0, clips=False)
-    assert ("random_init is no fair baseline" in " ".join(capsys.readouterr().out.split())) == (scale is not None)
+    assert ("random_init is not a fair baseline" in " ".join(capsys.readouterr().out.split())) == (scale is not None)
 
 
 @torch.inference_mode()
