@@ -13,6 +13,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.saved_method import read_saved_method
 from jepa_pipeline.console import print_plain
@@ -96,10 +97,12 @@ def energy(
         seed: of the samples, masks and shuffled futures.
 
     Raises:
-        UserError: the run has no energy or no checkpoint, the data does not belong to it, or masks hide nothing of an image.
+        UserError: the run has no energy or no checkpoint, the data does not belong to it, masks hide nothing of an image, or the
+            report cannot be written.
     """
     folder = Path(run)
     subject = open_subject(folder)
+    check_place((out or folder / "energy") / "report.json")
     method = subject.method
     if not method.mask_sets:
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
