@@ -97,12 +97,10 @@ def energy(
         seed: of the samples, masks and shuffled futures.
 
     Raises:
-        UserError: the run has no energy or no checkpoint, the data does not belong to it, masks hide nothing of an image, or the
-            report cannot be written.
+        UserError: the run has no energy or no checkpoint, the data is not for it, masks hide nothing, or `out` cannot be written.
     """
-    folder = Path(run)
-    subject = open_subject(folder)
-    check_place((out or folder / "energy") / "report.json")
+    subject, out = open_subject(folder := Path(run)), out or folder / "energy"
+    check_place(out / "report.json")
     method = subject.method
     if not method.mask_sets:
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
@@ -145,7 +143,7 @@ def energy(
         pictures=[],
         colors=color_ranges(measured.maps) if measured.maps else [],
     )
-    path = (out or folder / "energy") / f"{chosen.name}-{step:08d}-{energy_key(report, len(measured.maps))}.json"
+    path = out / f"{chosen.name}-{step:08d}-{energy_key(report, len(measured.maps))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     files = save_pictures(measured, path, report.colors, split.frames if split else 0, fps or DEFAULT_FPS)

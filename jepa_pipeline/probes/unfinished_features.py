@@ -1,4 +1,4 @@
-"""The folder beside a file of features in which it is made, and from which the same command goes on after a kill.
+"""The folder beside a file of features in which it is made, and with which the same command continues after a kill.
 
 Its states, in order:
 
