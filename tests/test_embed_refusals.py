@@ -62,7 +62,7 @@ def snapshot(folder):
             "X.npy.partial, where unfinished rows are kept, was made by something else: move it away",
         ),
         ("X.npy", "X.npy.partial", "X.npy.partial, where unfinished rows are kept, was made by something else: move it away"),
-        ("file/x.npy", "file", "file/x.npy cannot be written, because .*file is no folder: name a file in a folder"),
+        ("file/x.npy", "file", "file/x.npy cannot be written, because .*file is no folder: name a place in a folder"),
         ("file/x/y.parquet", "file", "file/x/y.parquet cannot be written, because .*file is no folder: name"),
         ("n" * 245 + ".npy", "other", r"cannot be written in .* \(File name too long\): name"),
         ("m" * 300 + "/x.npy", "other", r"cannot be written in .* \(File name too long\): name"),
@@ -101,7 +101,7 @@ def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path):
 
 
 def test_a_folder_that_nobody_can_make_is_named():
-    with pytest.raises(UserError, match=r"--out /proc/x/a.npy cannot be written in /proc \(.*\): name a file in a folder that you"):
+    with pytest.raises(UserError, match=r"/proc/x/a.npy cannot be written in /proc \(.*\): name a place in a folder that you"):
         check_file(Path("/proc/x/a.npy"))
 
 

@@ -48,7 +48,7 @@ def decode_image(data: bytes, max_pixels: float = MAX_PIXELS, form: PixelFormat 
 
     Raises:
         DecodeError: it cannot be read, or has another number of channels or more bits.
-        UserError: a package that a TIFF image takes is missing.
+        MissingPackage: one that a TIFF image takes.
     """
     if form != RGB8:
         return fit(read_raster(data, max_pixels), form)
@@ -65,7 +65,7 @@ def read_raster(data: bytes, max_pixels: float = MAX_PIXELS) -> Raster:
 
     Raises:
         DecodeError: it cannot be read.
-        UserError: a package that a TIFF image takes is missing.
+        MissingPackage: one that a TIFF image takes.
     """
     if data.startswith(array.MAGIC):
         raster = to_raster(array.read_npy(data))

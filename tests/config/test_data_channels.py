@@ -20,7 +20,8 @@ def test_the_encoder_takes_the_number_of_the_data(recipe: str, more: list[str]):
     assert config.method.encoder.in_channels == 4
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config  # as a run folder holds it
     assert load_config(recipe).method.encoder.in_channels == 3
-    assert "4 channels" in config.method.encoder.describe() and "channel" not in load_config(recipe).method.encoder.describe()
+    assert config.method.encoder.describe().endswith(", 4 channels")
+    assert not load_config(recipe).method.encoder.describe().endswith("channels")
 
 
 def test_the_first_level_of_a_stack_takes_it():

@@ -240,7 +240,7 @@ def test_a_table_that_training_has_changed_is_not_ijepas(tmp_path, state):
 
 def test_a_place_that_cannot_be_written_is_named_with_a_cure(tmp_path, state):
     path = saved(tmp_path, {"target_encoder": state})
-    with pytest.raises(UserError, match=r"cannot create .*, because .*x.pth.tar is not a writable folder: choose another place"):
+    with pytest.raises(UserError, match=r"out cannot be written, because .*x.pth.tar is no folder: name a place in a folder"):
         import_weights(path, out=path / "below" / "out", given=GIVEN)
     assert path.is_file()
 

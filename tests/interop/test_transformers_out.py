@@ -12,19 +12,18 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_encoders import make_run
 
 from jepa_pipeline.commands import export as command
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.commands.import_weights import import_weights
-from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, PredictorConfig
 from jepa_pipeline.data.views import center_view, normalize
 from jepa_pipeline.interop import hf_format
 from jepa_pipeline.interop.read_back import read_back
-from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.predictor import Predictor
-from jepa_pipeline.models.weights import EncoderCard, load_encoder, read_card, save_encoder
+from jepa_pipeline.models.weights import load_encoder, read_card
 
 TOLERANCE = 1e-5
 SIZES = {"image_size": 24, "patch_size": 6, "embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 48 / 11}
@@ -45,19 +44,6 @@ ENCODERS = {
     "vjepa2 wide heads": EncoderConfig(**{**CLIP, "embed_dim": 64, "frames": 8}),
 }
 CLASSES = {"ijepa": transformers.IJepaModel, "vit": transformers.ViTModel, "vjepa2": transformers.VJEPA2Model}
-
-
-def make_run(folder: Path, config: EncoderConfig | BackboneConfig, **card) -> Path:
-    torch.manual_seed(3)
-    encoder = build_encoder(config)
-    for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    values = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "clip": ClipConfig() if config.frames > 1 else None} | card
-    hashes = {"config_hash": "c" * 12, "data_hash": "d" * 12, "version": "0"}
-    card = EncoderCard(encoder=config, name="tiny", method="ijepa", step=3, samples=48, **values, **hashes)
-    save_encoder(folder / "encoder", encoder, card)
-    (folder / "config.yaml").write_text("name: tiny\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
