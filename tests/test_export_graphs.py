@@ -126,9 +126,16 @@ def test_missing_packages_are_one_sentence_and_nothing_is_written(tmp_path, monk
     assert not (run / "export").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("options", [["--to", "onnx"], ["--to", "onnx", "--dtype", "fp16"], ["--to", "torch"]], ids=" ".join)
+OPTIONS = ["--to onnx", "--to onnx --dtype fp16", "--to torch"]
+ALWAYS = ("clips, rope_tiled", "--to onnx --dtype fp16")
+CASES = [
+    pytest.param(name, options.split(), id=f"{name} {options}", marks=() if (name, options) == ALWAYS else pytest.mark.slow)
+    for options in OPTIONS
+    for name in KINDS
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_encoders_of_all_kinds(tmp_path, name, options):
     run = make_run(tmp_path / "run", KINDS[name])
     folder, fp16 = export_as_users(run, *options), "fp16" in options

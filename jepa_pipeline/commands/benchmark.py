@@ -44,7 +44,7 @@ def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool
         Whether there are accuracies for every run and data set; those that are missing are printed.
 
     Raises:
-        UserError: a run is no folder.
+        UserError: a run is not a folder.
     """
     probed, missing = list[ProbedRun](), list[Missing]()
     labels = run_labels([existing_folder(run) for run in runs])

@@ -46,7 +46,7 @@ def write(folder: Path, request: ExportRequest) -> None:
 
     Raises:
         UserError: an operation has no form in ONNX.
-        onnx.checker.ValidationError: it is no valid graph.
+        onnx.checker.ValidationError: it is not a valid graph.
     """
     import onnx
 

@@ -55,7 +55,7 @@ def check_folder(out: Path) -> None:
     """
     above = next(path for path in out.absolute().parents if os.path.lexists(path))
     if not above.is_dir():
-        raise UserError(f"--out {out} cannot be written, because {above} is no folder: name a file in a folder")
+        raise UserError(f"--out {out} cannot be written, because {above} is not a folder: name a file in a folder")
     try:
         with tempfile.TemporaryDirectory(PARTIAL, dir=above) as folder:
             (folder / unfinished_folder(out.absolute()).relative_to(above)).mkdir(parents=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageOps
 from test_image import png
@@ -52,7 +53,6 @@ def by_pillow(values: np.ndarray, form: str, mode: str | None = None, **options:
 
 
 def by_tifffile(values: np.ndarray, **options: object) -> bytes:
-    tifffile = pytest.importorskip("tifffile")
     stream = BytesIO()
     tifffile.imwrite(stream, values, **options)
     return stream.getvalue()

@@ -93,7 +93,7 @@ def test_other_files_are_no_weights(tmp_path, content):
         ([1, 2], "a list and no tensors by name"),
         ({}, "holds no tensors by name"),
         ({"epoch": 3}, "holds no tensors by name"),
-        ({"a": torch.zeros(2), "epoch": 3}, "holds epoch, which is no tensor, among tensors such as a"),
+        ({"a": torch.zeros(2), "epoch": 3}, "holds epoch, which is not a tensor, among tensors such as a"),
         ({"first": {"a": torch.zeros(2)}, "second": {"a": torch.zeros(2)}}, "holds first and second, but no target_encoder"),
         ({"encoder": {"a": torch.zeros(2)}}, "holds encoder, but no target_encoder: name the network to take with --which"),
         ({"a": torch.zeros(2)}, "cannot be determined: choose one with --as"),
@@ -255,7 +255,7 @@ def test_folders_without_weights(tmp_path, state):
         torch.save({"target_encoder": state}, folder / name)
     assert "holds 2 files of weights (a.pt, b.pt, ...): name one of them" in refusal(folder, tmp_path / "out")
     (folder / "config.json").write_text("{")
-    assert "is no JSON" in refusal(folder, tmp_path / "out")
+    assert "is not JSON" in refusal(folder, tmp_path / "out")
     assert "there is no " in refusal(tmp_path / "nothing", tmp_path / "out")
 
 
