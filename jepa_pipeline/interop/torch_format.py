@@ -97,7 +97,7 @@ tokens, pooled = outputs["tokens"], outputs["pooled"]  # "B N D" and "B D\""""
         f"{preprocessing.words(request)} The file `{PREPROCESSING}` of the program (`extra_files` of `torch.export.load`) holds "
         f"these values too. `pooled` is {request.encoder.pooling}.\n\n"
         f"`{PARITY}` holds pixels and both outputs of the pretrained encoder. A separate process recomputed them from the program "
-        f"with two batch sizes; the largest difference is {difference:.1e}."
+        f"with two batch sizes: they differ by {difference:.1e} at most."
     )
 
 
