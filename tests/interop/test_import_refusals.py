@@ -137,7 +137,7 @@ def change(state, name, tensor=None):
             "has the shape [24, 23], but in ViT 24 x 2, patches of 4, 12x12 it is [24, 24]",
         ),
         ("pos_embed", torch.zeros(1, 10, 24), "pos_embed in "),
-        ("patch_embed.proj.weight", torch.zeros(24, 3, 4, 5), "no square patch embedding"),
+        ("patch_embed.proj.weight", torch.zeros(24, 3, 4, 5), "not a square patch embedding"),
         ("patch_embed.proj.weight", torch.zeros(24, 17, 4, 4), "in_channels: Input should be less"),
         ("patch_embed.proj.weight", None, "holds no patch_embed.proj.weight"),
         ("blocks.9.norm1.weight", torch.zeros(24), "blocks.9.norm1.weight"),
