@@ -314,7 +314,7 @@ def test_a_trained_run_goes_out_with_its_predictor(videos, tmp_path, exports_rea
     recipe = Path(__file__).parents[2] / "configs/debug/vjepa2.yaml"
     run = pretrain(load_config(recipe, [*steps, *place, "method.encoder.positions=rope_tiled"]))
     folder, method = export(run, to="hf", predictor=True), load_method(run)
-    model, clip = load(folder), pixels_of(method.config.encoder, batch=2)
+    model, clip = load(folder), pixels_of(method.encoder_to_export.config, batch=2)
     count = clip.shape[2] // 2 * 16
     context, targets = (torch.arange(first, count, 2).expand(2, -1) for first in (0, 1))
     with torch.inference_mode():
