@@ -221,7 +221,7 @@ def test_a_network_that_only_this_process_knows_is_read_back_in_it(tmp_path, mon
     export(make_run(tmp_path / "run", BackboneConfig(timm="known_here_only", image_size=32, args={"channels": (8, 8, 8, 8)})))
     export(make_run(tmp_path / "plain", SPELLED))
     assert asked == [True, False]
-    assert capsys.readouterr().out.count(f"since only {__name__} registers its network: import that before loading it") == 1
+    assert capsys.readouterr().out.count(f"because only {__name__} registers its network; import that module before loading") == 1
 
 
 def nothing_written(run: Path) -> bool:

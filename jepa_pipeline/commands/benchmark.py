@@ -45,7 +45,7 @@ def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool
         Whether there are accuracies for every run and data set; those that are missing are printed.
 
     Raises:
-        UserError: a run is no folder, or the table cannot be written.
+        UserError: a run is not a folder, or the table cannot be written.
     """
     check_place(out / suite.name)
     probed, missing = list[ProbedRun](), list[Missing]()

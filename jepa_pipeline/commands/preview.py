@@ -188,7 +188,7 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
 
     Returns:
         The PNG: a contact sheet with a row per image (the image, then all its views), or a row per view of a clip, its frames
-        side by side. Images of other channels than RGB, or of 16 bits, are in false colors, see to_picture.
+        side by side. Images of other channels than RGB, or 16-bit ones, are in false colors, see to_picture.
 
     Raises:
         UserError: there are no shards at data.train.

@@ -52,7 +52,7 @@ def table(runs: Sequence[Path], out: Path | None = None, over_seeds: bool = Fals
     if not summaries:
         if not any(run.is_dir() for run in runs):
             raise UserError(f"no folder {runs[0]}: give run folders, such as runs/*")
-        raise UserError(f"{runs[0]} is no run: it has no config.yaml and was not submitted; give run folders, such as runs/*")
+        raise UserError(f"{runs[0]} is not a run: it has no config.yaml and was not submitted; give run folders, such as runs/*")
     configs = [summary.values for summary in summaries if summary.values]
     keys, columns = differing_keys(configs), accuracy_columns(summaries)
     if over_seeds:

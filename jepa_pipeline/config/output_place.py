@@ -20,7 +20,7 @@ def check_place(out: Path, cure: str = "name a place in a folder that you may wr
     place = out.absolute()
     above = next(path for path in place.parents if os.path.lexists(path))
     if not above.is_dir():
-        raise UserError(f"{out} cannot be written, because {above} is no folder: {cure}")
+        raise UserError(f"{out} cannot be written, because {above} is not a folder: {cure}")
     inside = place.relative_to(above)
     beside = above / inside.parts[0]
     sweep_beside(beside)

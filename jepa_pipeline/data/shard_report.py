@@ -47,7 +47,7 @@ class ShardReport:
         videos: table of their metadata.
         channel_stats: sum over the decoded images or first frames as RGB, without those that cannot be: without_rgb.
         stored: sums over the decoded images as they are stored.
-        deep: range of the images of 16 bits.
+        deep: range of the 16-bit images.
         keys: 64-bit hashes.
     """
 

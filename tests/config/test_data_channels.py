@@ -71,8 +71,8 @@ REFUSED = {
     ),
     "gray": (SIMCLR, [*FOUR, "views.crops=[{count: 2, gray: 0.2}]"], "set views.crops.0.gray to 0"),
     "solarize": (SIMCLR, [*FOUR, "views.crops=[{}, {solarize: 0.2}]"], "set views.crops.1.solarize to 0"),
-    "clips": (VJEPA, FOUR, "images of 4 channels of 16 bits, but clips are RGB of 8 bits"),
-    "deep clips": (VJEPA, ["data.bits=16"], "but clips are RGB of 8 bits"),
+    "clips": (VJEPA, FOUR, "images of 4 channels of 16 bits, but clips are 8-bit RGB"),
+    "deep clips": (VJEPA, ["data.bits=16"], "but clips are 8-bit RGB"),
     "in_chans": (SIMCLR, ["method.encoder.args={in_chans: 4}"], "args.in_chans duplicates in_channels"),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageOps
 from test_image import png
@@ -60,7 +61,6 @@ def by_pillow(values: np.ndarray, form: str, mode: str | None = None, **options:
 
 
 def by_tifffile(values: np.ndarray, **options: object) -> bytes:
-    tifffile = pytest.importorskip("tifffile")
     stream = BytesIO()
     tifffile.imwrite(stream, values, **options)
     return stream.getvalue()
