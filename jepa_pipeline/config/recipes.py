@@ -32,7 +32,8 @@ def shipped_files() -> dict[str, Path]:
 
 def kind_of(name: str) -> Kind:
     """Return the kind of a file by its full name."""
-    return next((kind for kind, prefix in PREFIXES.items() if prefix and name.startswith(prefix)), "recipe")
+    found: list[Kind] = [kind for kind, prefix in PREFIXES.items() if prefix and name.startswith(prefix)]
+    return found[0] if found else "recipe"
 
 
 def names_of(kind: Kind) -> list[str]:
