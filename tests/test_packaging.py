@@ -70,7 +70,11 @@ def test_the_wheel_finds_its_recipes_and_sites_from_any_folder(wheel, tmp_path):
     copied = jepa("config", "copy", "debug/simclr")  # which extends a part
     assert "debug_simclr" not in copied and "temperature: 0.2" in jepa("config", "show", "simclr.yaml")
     script = jepa("submit", "masks", "preview", "debug/ijepa", "--site", "a100", "--dry-run")
-    assert "--partition=a100" in script and "# command: jepa masks preview debug/ijepa\n" in script
+    assert (
+        "--partition=a100" in script
+        and "export JEPA_SITE=a100\n" in script
+        and "# command: jepa masks preview debug/ijepa\n" in script
+    )
 
 
 @pytest.mark.slow

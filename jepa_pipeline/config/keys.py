@@ -19,7 +19,7 @@ from jepa_pipeline.config.suite import SuiteConfig
 
 Tree = Literal["recipe", "probe", "suite", "site"]
 TREES: dict[Tree, type[Section]] = {"recipe": RunConfig, "probe": ProbeConfig, "suite": SuiteConfig, "site": SiteConfig}
-"""What has keys: recipes, the settings of `jepa probe`, benchmark suites, and site files."""
+"""Models of recipes, of the settings of `jepa probe`, of benchmark suites and of site files."""
 UNITS = {
     "site:memory_gb": "GiB",
     **{f"_{name}": name for name in ("samples", "megapixels", "minutes", "epochs")},

@@ -13,7 +13,7 @@ from jepa_pipeline.version import PACKAGE
 
 Kind = Literal["recipe", "part", "suite", "site"]
 PREFIXES: dict[Kind, str] = {"recipe": "", "part": "parts/", "suite": "suites/", "site": "sites/"}
-"""What the full name of a file of each kind begins with; it may be left out where only that kind can be meant."""
+"""Beginnings of the full names of each kind, which may be left out where only that kind can be meant."""
 SUFFIX = ".yaml"
 
 

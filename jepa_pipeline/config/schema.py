@@ -10,7 +10,7 @@ EXTENDS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
 DROPPED = ("required", "discriminator", "title")
-"""What an extended file, and not this one, may have; what editors do not know; and what only repeats the key."""
+"""Words of a schema that do not hold for a file that extends another, that editors do not know, or that repeat the key."""
 DIGITS = {"type": "string", "pattern": r"^[0-9][0-9_]*$"}
 """An integer such as 1_281_167, a number in the YAML that is read here and a text to editors."""
 
