@@ -13,7 +13,10 @@ from jepa_pipeline.commands.copy_recipe import copy_recipe, standalone
 from jepa_pipeline.commands.list_recipes import describe, list_recipes
 from jepa_pipeline.config.errors import ConfigError, UserError
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.parse import build, read_yaml
 from jepa_pipeline.config.recipes import find_file, kind_of, names_of, shipped_files
+from jepa_pipeline.config.render import to_yaml
+from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.site import load_site, site_reference
 from jepa_pipeline.config.suite import load_suite
 from jepa_pipeline.methods.build import build_method
@@ -70,12 +73,20 @@ def test_a_local_run_folder_comes_first(elsewhere):
     (elsewhere / "ijepa_vits16").mkdir()
     with pytest.raises(UserError, match=r"ijepa_vits16 is a folder without a config\.yaml"):
         load_config("ijepa_vits16")
+    (elsewhere / "ijepa_vits16/config.yaml").write_text(to_yaml(load_config("debug/ijepa")))
+    assert load_config("ijepa_vits16").method == load_config("debug/ijepa").method
+
+
+def test_a_folder_is_no_suite_or_site(elsewhere, capsys):
+    (elsewhere / "demo").mkdir()
+    assert load_suite("demo").name == "demo" and not capsys.readouterr().err
 
 
 def test_a_recipe_extends_those_of_the_package_by_name(elsewhere):
     (elsewhere / "mine.yaml").write_text("extends: [parts/views_byol, ijepa_vits16]\nname: mine\n")
     mine = load_config("mine.yaml")
-    assert mine.method == load_config("ijepa_vits16").method and mine.about is None
+    assert mine.method == load_config("ijepa_vits16").method
+    assert build(RunConfig, read_yaml(elsewhere / "mine.yaml", RunConfig)).about is None, "it describes ijepa_vits16"
     (elsewhere / "typo.yaml").write_text("extends: [part/views_byo]\n")
     with pytest.raises(ConfigError, match=r"extends part/views_byo, but there is no file .* did you mean parts/views_byol\?"):
         load_config("typo.yaml")
