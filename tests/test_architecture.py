@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "redaction": set(),
     "files": {"redaction"},
     "locks": {"files"},
-    "config": {"files", "redaction"},
+    "config": {"files", "redaction", "version"},
     "batch": set(),
     "distributed": set(),
     "losses": set(),

@@ -103,7 +103,7 @@ def test_a_wrong_site_is_one_sentence(wrong, says):
 def test_the_site_is_found_by_option_then_variable_then_home(tmp_path, monkeypatch):
     monkeypatch.delenv("JEPA_SITE", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"copy slurm/generic.yaml .* to .*jepa_pipeline/site.yaml"):
+    with pytest.raises(UserError, match=r"`jepa config copy sites/generic .*jepa_pipeline/site.yaml`"):
         load_site()
     for name, place in (
         ("home", tmp_path / "jepa_pipeline/site.yaml"),

@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, Time, parse_level
+from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, parse_level
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
+from jepa_pipeline.cli.config import config
 from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.embed import embed
 from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
@@ -24,7 +25,7 @@ from jepa_pipeline.cli.import_weights import import_weights
 from jepa_pipeline.cli.selftest import selftest
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, redact, redacted_streams, remember_environment, remember_secrets
+from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, redacted_streams, remember_environment, remember_secrets
 from jepa_pipeline.version import __version__
 
 app = typer.Typer(
@@ -35,7 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config = typer.Typer(help="Check and explain configurations.", no_args_is_help=True)
 masks = typer.Typer(help="Preview masks before training.", no_args_is_help=True)
 views = typer.Typer(help="Preview views before training.", no_args_is_help=True)
 app.add_typer(shards, name="shards")
@@ -147,34 +147,6 @@ def export(
     from jepa_pipeline.commands.export import export
 
     export(run, to=to, out=out, level=chosen_level, dtype=dtype, predictor=predictor)
-
-
-@config.command("check")
-def config_check(recipe: Recipe, overrides: Overrides = None, time: Time = False) -> None:
-    """Report all mistakes in a recipe, with file and line, and what would keep it from running on this machine."""
-    from jepa_pipeline.config.load import load_config
-
-    run = load_config(recipe, overrides or [])
-
-    from jepa_pipeline.commands.check_config import check_config
-
-    check_config(run, timed=time)
-    steps = f"{run.optim.total_steps} steps of {run.optim.batch_size_global} samples"
-    print(f"{recipe} is valid: {steps}, {run.optim.describe_lr()}, config hash {run.hash()}")
-    if run.method.encoder.timm:
-        print(f"not checked: timm's {run.method.encoder.timm} and its args, which `jepa pretrain` checks first")
-
-
-@config.command("show")
-def config_show(
-    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; default: the reference of all keys.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Print a recipe with all its keys and what they mean, or the reference of all keys."""
-    from jepa_pipeline.config.load import load_config
-    from jepa_pipeline.config.render import annotated_yaml, reference
-
-    print(redact(annotated_yaml(load_config(recipe, overrides or []))) if recipe else reference())
 
 
 @masks.command("preview")

@@ -8,13 +8,16 @@ import typer
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 
-Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, such as those in configs/, or a run folder.")]
+Recipe = Annotated[Path, typer.Argument(help="A recipe by name (`jepa config list`), a YAML recipe, or a run folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted assignments that override the recipe, such as optim.lr=3e-4.")]
 Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME, or an encoder folder.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")]
 Site = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Site file; default: $JEPA_SITE, else ~/.config/jepa_pipeline/site.yaml."),
+    typer.Option(
+        metavar="FILE",
+        help="Site file, or a site of this package by name; default: $JEPA_SITE, else ~/.config/jepa_pipeline/site.yaml.",
+    ),
 ]
 SiteOverrides = Annotated[
     list[str] | None,

@@ -10,7 +10,9 @@ from jepa_pipeline.config.errors import UserError
 
 
 def benchmark(
-    suite: Annotated[Path, typer.Argument(help="A YAML file of data sets and settings, such as configs/suites/demo.yaml.")],
+    suite: Annotated[
+        Path, typer.Argument(help="A suite: a YAML file of data sets and settings, or one of this package by name, such as demo.")
+    ],
     runs: Annotated[
         list[Path],
         typer.Argument(metavar="RUN...", help="Run folders, snapshots (runs/NAME/snapshots/step-00005000) or encoder folders."),

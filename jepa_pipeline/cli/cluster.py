@@ -11,6 +11,7 @@ import typer
 
 from jepa_pipeline.cli.arguments import DryRun, Site, SiteOverrides
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.recipes import shipped_file
 
 if TYPE_CHECKING:
     from jepa_pipeline.commands.submit import CommandLine
@@ -62,12 +63,12 @@ def submit(
     if command.name != ("pretrain",) and (sweep or at_most):
         raise UserError(f"--sweep and --at-most are for pretrain, not for {' '.join(command.name)}: remove them")
 
-    from jepa_pipeline.config.site import load_site
+    from jepa_pipeline.config.site import load_site, site_reference
 
     cluster = load_site(site, settings or [])
     if site:  # jobs that the job itself submits, such as probes during training, need the same site file
-        path = str(site.expanduser().absolute())
-        cluster = cluster.model_copy(update={"environment": {"JEPA_SITE": path, **cluster.environment}})
+        environment = {"JEPA_SITE": site_reference(site), **cluster.environment}
+        cluster = cluster.model_copy(update={"environment": environment})
 
     if command.name == ("pretrain",):
         from jepa_pipeline.commands.submit import expand_sweep, submit_pretraining
@@ -205,7 +206,11 @@ def check_parameters(command: "CommandLine", parameters: dict[str, Any], data_ma
 
 
 def find_run(parameters: dict[str, Any]) -> Path | None:
-    """Return the run folder among a command's parameters, if any."""
-    value = next((parameters[name] for name in RUN_ARGUMENTS if parameters.get(name)), None)
-    first = value[0] if isinstance(value, list | tuple) else value
-    return None if first is None or Path(first).suffix in (".yaml", ".yml") else Path(first)
+    """Return the run folder among a command's parameters, if any; a recipe is none."""
+    name = next((name for name in RUN_ARGUMENTS if parameters.get(name)), None)
+    if name is None:
+        return None
+    value = parameters[name]
+    first = Path(value[0] if isinstance(value, list | tuple) else value)
+    named = name == "recipe" and not first.exists() and shipped_file(first, "recipe")
+    return None if named or first.suffix in (".yaml", ".yml") else first

@@ -83,7 +83,7 @@ def shards_demo(
     images: Annotated[int, typer.Option(min=1, help="Number of images; a fifth of them is the test set.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
 ) -> None:
-    """Generate a small labeled data set of ten shapes in 40x40 pixels, for the recipes in configs/debug."""
+    """Generate a small labeled data set of ten shapes in 40x40 pixels, for the debug recipes."""
     from jepa_pipeline.commands.demo_shards import demo
 
     demo(out, images, seed)

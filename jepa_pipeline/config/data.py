@@ -30,6 +30,10 @@ class SourceConfig(Section):
     weight: float = Field(default=1.0, gt=0, description="Relative share of the samples; weights need not add up to 1.")
 
 
+Sources = str | SourceConfig | list[str | SourceConfig]
+"""Forms of data sets in a recipe."""
+
+
 def parse_sources(value: object) -> object:
     """Return the entries of a mixture: a lone folder or URL, and every one in the list, becomes a source of weight 1."""
     entries = value if isinstance(value, list | tuple) else [value]
@@ -73,7 +77,7 @@ class CacheConfig(Section):
 class DataConfig(Section):
     """Training data. The number of workers never changes which samples are read."""
 
-    train: Annotated[tuple[SourceConfig, ...], BeforeValidator(parse_sources)] = Field(
+    train: Annotated[tuple[SourceConfig, ...], BeforeValidator(parse_sources, json_schema_input_type=Sources)] = Field(
         max_length=MAX_SOURCES,
         description="Folder or URL of shards with a manifest.json, as written by `jepa shards build`; "
         "or a mixture, such as [{path: data/a, weight: 3}, {path: data/b, weight: 1}].",

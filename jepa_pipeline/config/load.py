@@ -6,6 +6,7 @@ from pathlib import Path
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.layers import Layer
 from jepa_pipeline.config.parse import build, read_overrides, read_yaml
+from jepa_pipeline.config.recipes import find_file
 from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.run import RunConfig
 
@@ -14,16 +15,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a recipe.
 
     Args:
-        path: a YAML 1.2 file. The files that its `extends: [other.yaml]` names, relative to it, are merged below it. Or a
-            run folder: its config.yaml, with the folder's present path and name.
+        path: a YAML 1.2 file. The files that its `extends: [other.yaml]` names, relative to it, or recipes of this package by
+            name, are merged below it. Or the name of a recipe of this package, such as ijepa_vits16. Or a run folder: its
+            config.yaml, with the folder's present path and name.
         overrides: dotted assignments such as "optim.lr=3e-4", merged above it.
 
     Raises:
         ConfigError: with every mistake in it.
     """
-    layer = read_run_folder(Path(path)) if Path(path).is_dir() else read_yaml(Path(path), RunConfig)
+    file = find_file(path, "recipe")
+    layer = read_run_folder(file) if file.is_dir() else read_yaml(file, RunConfig)
     layer.update(read_overrides(overrides, RunConfig), RunConfig)
-    return build(RunConfig, layer)
+    return build(RunConfig, layer).model_copy(update={"about": None})  # a recipe's words about itself are no part of a run
 
 
 def read_run_folder(folder: Path) -> Layer:

@@ -14,6 +14,7 @@ from jepa_pipeline.config.bounded_yaml import MAX_DEPTH, BadYaml, parse_bounded,
 from jepa_pipeline.config.control_characters import RULE, with_controls
 from jepa_pipeline.config.errors import ConfigError, Mistake, UserError, first_line
 from jepa_pipeline.config.layers import Key, Layer
+from jepa_pipeline.config.recipes import find_base, shipped_bases
 from jepa_pipeline.config.removed import removed_key, removed_value
 from jepa_pipeline.config.section import Section, section_types, type_name
 from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value, other_unit
@@ -53,9 +54,14 @@ def read_yaml(path: Path, model: type[BaseModel], parents: tuple[Path, ...] = ()
         raise ConfigError([Mistake(str(path), f"extends is {bases!r}: it must be a list of files, such as [base.yaml]")])
     layer = Layer({}, {}, str(path))
     for base in bases:
-        if not (path.parent / base).is_file():
-            raise ConfigError([Mistake(str(path), f"extends {base}, but there is no file {path.parent / base}")])
-        layer.update(read_yaml(path.parent / base, model, (*parents, path.resolve()), read), model)
+        file = find_base(path, base)
+        if file is None:
+            near = get_close_matches(base.removesuffix(".yaml"), shipped_bases(), 1)
+            hint = f" - did you mean {near[0]}?" if near else ""
+            raise ConfigError([Mistake(str(path), f"extends {base}, but there is no file {path.parent / base}{hint}")])
+        below = read_yaml(file, model, (*parents, path.resolve()), read)
+        below.values.pop("about", None)  # it describes that recipe, not this one
+        layer.update(below, model)
     layer.update(Layer(to_plain(document), dict(locate_keys(document, str(path))), str(path)), model)
     return layer
 
@@ -64,13 +70,7 @@ def parse_file(path: Path) -> CommentedMap:
     try:
         document = parse_bounded(read_bounded(path))
     except FileNotFoundError:
-        if "=" in str(path):
-            raise UserError(
-                f"{path} stands where the recipe should: name a recipe first, such as configs/ijepa_vits16.yaml"
-            ) from None
-        near = get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], 1)
-        hint = f" - did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"no file {path}{hint}") from None
+        raise UserError(f"no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a YAML file: {first_line(error)}") from None
     except BadYaml as error:

@@ -1,4 +1,4 @@
-"""Configurations as YAML with comments, and the reference of all keys."""
+"""Configurations as YAML, also with comments."""
 
 from io import StringIO
 from pathlib import Path
@@ -8,8 +8,6 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.section import section_types, type_name
 from jepa_pipeline.files import atomic_write
 from jepa_pipeline.redaction import find_secrets
 
@@ -30,32 +28,15 @@ def annotated_yaml(config: BaseModel) -> str:
     return dump(annotate(config, indent=0))
 
 
-def reference() -> str:
-    """Return the default and description of every key of a run, one line each."""
-    return "\n".join(describe(RunConfig, ""))
-
-
 def annotate(config: BaseModel, indent: int) -> CommentedMap:
     node = CommentedMap()
     for name, field in type(config).model_fields.items():
+        if field.exclude:
+            continue
         value = getattr(config, name)
         node[name] = annotate(value, indent + 2) if isinstance(value, BaseModel) else config.model_dump(mode="json")[name]
         node.yaml_set_comment_before_after_key(name, before=field.description, indent=indent)
     return node
-
-
-def describe(model: type[BaseModel], prefix: str) -> list[str]:
-    lines = []
-    for name, field in model.model_fields.items():
-        types = section_types(field.annotation)
-        for section in types:
-            option = f" ({type_name(section)})" if len(types) > 1 else ""
-            meaning = (section.__doc__ or "").split("\n")[0] if option else field.description
-            lines += ["", f"{prefix}{name}{option}: {meaning}", *describe(section, f"{prefix}{name}.")]
-        if not types:
-            default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
-            lines.append(f"  {prefix}{name} ({default}): {field.description}")
-    return lines
 
 
 def dump(values: Any) -> str:

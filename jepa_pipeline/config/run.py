@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.about import AboutConfig
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.optim import OptimConfig
@@ -61,6 +62,9 @@ class RunConfig(Section):
     health: HealthConfig = Field(default_factory=HealthConfig, description="Measurement of collapse.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Checkpoints.")
     probing: ProbingConfig = Field(default_factory=ProbingConfig, description="Probes of the encoder during training.")
+    about: AboutConfig | None = Field(
+        default=None, exclude=True, description="What `jepa config list` shows of a recipe; no part of a run, and not inherited."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.parse import build, read_overrides, read_yaml
+from jepa_pipeline.config.recipes import find_file, shipped_file
 from jepa_pipeline.config.section import Section
 
 TIME = re.compile(
@@ -45,7 +46,7 @@ def to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Text = Annotated[str, BeforeValidator(to_text)]
+Text = Annotated[str, BeforeValidator(to_text, json_schema_input_type=str | int | float)]
 
 
 class SiteConfig(Section):
@@ -185,11 +186,12 @@ def site_file() -> Path:
     return Path(home) / "jepa_pipeline" / "site.yaml"
 
 
-def load_site(path: Path | None = None, overrides: Sequence[str] = ()) -> SiteConfig:
+def load_site(given: Path | None = None, overrides: Sequence[str] = ()) -> SiteConfig:
     """Read a site.
 
     Args:
-        path: a YAML file; default: $JEPA_SITE, else ~/.config/jepa_pipeline/site.yaml.
+        given: a YAML file, or a site of this package by its name, such as a100; default: $JEPA_SITE, else
+            ~/.config/jepa_pipeline/site.yaml.
         overrides: assignments such as "time=2:00:00", which override it.
 
     Raises:
@@ -197,14 +199,27 @@ def load_site(path: Path | None = None, overrides: Sequence[str] = ()) -> SiteCo
         UserError: there is no site file.
     """
     variable = os.environ.get("JEPA_SITE")
-    file = (path or (Path(variable) if variable else site_file())).expanduser()
-    if path is None and variable and not file.is_file():
-        raise UserError(f"no file {file}, which $JEPA_SITE names: change that variable, or give a site file with --site FILE")
-    if path is None and not file.is_file():
+    if given is None and variable:
+        try:
+            file = find_file(variable, "site")
+        except UserError:
+            raise UserError(
+                f"no file {variable}, which $JEPA_SITE names, and no site of this package has that name: change that variable, or "
+                "give a site file with --site FILE"
+            ) from None
+    elif given is None and not site_file().is_file():
         raise UserError(
-            f"there is no site file for this cluster: copy slurm/generic.yaml of this project to {file} and fill it in, or give "
-            "one with --site FILE or $JEPA_SITE"
+            f"there is no site file for this cluster: write one with `jepa config copy sites/generic {site_file()}` and fill it "
+            "in, or give one with --site FILE or $JEPA_SITE"
         )
+    else:
+        file = site_file() if given is None else find_file(given, "site")
     layer = read_yaml(file, SiteConfig)
     layer.update(read_overrides(overrides, SiteConfig), SiteConfig)
     return build(SiteConfig, layer)
+
+
+def site_reference(given: Path) -> str:
+    """Return what names a site in another folder too: the absolute path of a file, or a name of this package."""
+    file = find_file(given, "site")
+    return str(given) if file == shipped_file(given, "site") else str(file.absolute())

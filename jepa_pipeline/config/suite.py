@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from jepa_pipeline.config.parse import build, read_yaml
 from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.config.recipes import find_file
 from jepa_pipeline.config.section import Section, flatten
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -78,9 +79,10 @@ def to_overrides(config: ProbeConfig) -> list[str]:
 
 
 def load_suite(path: Path) -> SuiteConfig:
-    """Read a suite.
+    """Read a suite: a YAML file, or one of this package by its name, such as demo.
 
     Raises:
         ConfigError: with every mistake in it.
+        UserError: there is no such file.
     """
-    return build(SuiteConfig, read_yaml(path, SuiteConfig))
+    return build(SuiteConfig, read_yaml(find_file(path, "suite"), SuiteConfig))

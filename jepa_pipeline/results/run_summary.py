@@ -12,6 +12,7 @@ from jepa_pipeline.cluster.states import UNKNOWN, query_states
 from jepa_pipeline.config.encoder_card import CARD, EncoderCard, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.recipes import find_file
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.section import flatten
 from jepa_pipeline.files import STEP, read_json_lines
@@ -159,7 +160,8 @@ def load_config_or_command(folder: Path, job: JobRecord | None, problems: list[s
         if (folder / "config.yaml").is_file():
             return load_config(folder)
         if job is not None and len(job.command) > 1:
-            return load_config(job.cwd / job.command[1], [word for word in job.command[2:] if not word.startswith("-")])
+            recipe = find_file(job.command[1], "recipe", job.cwd)
+            return load_config(recipe, [word for word in job.command[2:] if not word.startswith("-")])
     return None
 
 

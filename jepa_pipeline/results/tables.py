@@ -54,12 +54,18 @@ def new_table(title: str | None = None, caption: str | None = None) -> RichTable
     return table
 
 
-def print_table(table: Table, title: str | None = None) -> None:
-    """Print a table, the best of each column in bold; in a file or pipe no row wraps, in a terminal they may."""
+def print_table(table: Table, title: str | None = None, left: bool = False) -> None:
+    """Print a table, the best of each column in bold; in a file or pipe no row wraps, in a terminal they may.
+
+    Args:
+        table: the table.
+        title: printed above it.
+        left: align all columns at the left, and not only the first.
+    """
     header, rows = table.texts()
     printed = new_table(title)
     for number, name in enumerate(header):
-        printed.add_column(Text(name), justify="left" if number == 0 else "right", no_wrap=number == 0)
+        printed.add_column(Text(name), justify="left" if left or number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         printed.add_row(*(Text(text, "bold" if best else "") for text, best in row))
     console = Console()

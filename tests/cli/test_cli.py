@@ -47,6 +47,9 @@ def jepa(*arguments, cwd=None):
         "config",
         "config check",
         "config show",
+        "config list",
+        "config copy",
+        "config keys",
         "masks preview",
         "views preview",
         "energy",
@@ -61,7 +64,16 @@ def test_every_command_has_help(command):
     assert result.returncode == 0 and "Usage" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["config", "check", RECIPE, "optim.lrr=1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["pretrain", "--help"],
+        ["config", "check", RECIPE, "optim.lrr=1"],
+        ["config", "keys"],
+        ["config", "copy", "nothing"],
+    ],
+)
 def test_help_and_typos_do_not_import_torch(arguments, cpu_ratio):
     """They take little more CPU time than the imports of their libraries: about 0.4 s where torch alone takes 2 s."""
     profile = [sys.executable, "-X", "importtime", "-c", JEPA[2], *map(str, arguments)]
@@ -133,7 +145,7 @@ def test_an_override_with_dashes_is_told_how_to_write_it(option):
 def test_config_show_explains_every_key():
     shown = jepa("config", "show", RECIPE).stdout
     assert "# Peak learning rate" in shown and "lr: 0.001" in shown
-    assert "optim.lr (default 0.001): Peak learning rate" in jepa("config", "show").stdout
+    assert "optim.lr (adamw): number > 0, default 0.001. Peak learning rate" in jepa("config", "show").stdout
 
 
 def test_config_check_accepts_a_valid_recipe():
