@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jepa_pipeline.cli.arguments import DryRun, Site, SiteOverrides
+from jepa_pipeline.cli.arguments import DryRun, Json, Site, SiteOverrides, split_data
+from jepa_pipeline.cli.every_command import NOT_FOR_JOBS
 from jepa_pipeline.config.errors import UserError
 
 if TYPE_CHECKING:
     from jepa_pipeline.commands.submit import CommandLine
 
 JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
-NOT_FOR_JOBS = ("submit", "jobs", "logs", "cancel")
 RUN_ARGUMENTS = ("run", "runs", "recipe")
 """Names of the first argument of the commands that work on a run folder."""
 
@@ -83,7 +83,7 @@ def submit(
 
 def jobs(
     folder: Annotated[Path, typer.Argument(help="Folder of the run folders, or a run folder.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    as_json: Json = False,
     everything: Annotated[bool, typer.Option("--all", help="Include jobs that were submitted again later.")] = False,
 ) -> None:
     """List submitted jobs: their state, progress, speed and collapse.
@@ -201,7 +201,8 @@ def check_parameters(command: "CommandLine", parameters: dict[str, Any], data_ma
     if command.name == ("probe",):
         from jepa_pipeline.checks.submission import check_probe
 
-        check_probe(parameters["settings"] or [], parameters["data"], parameters["test"], data_may_come)
+        data, settings = split_data(parameters["settings"] or [], parameters["data"])
+        check_probe(settings, data, parameters["test"], data_may_come)
 
 
 def find_run(parameters: dict[str, Any]) -> Path | None:

@@ -195,6 +195,12 @@ def read_manifest(location: str | Path) -> Manifest:
     return manifest
 
 
+def check_there(location: str) -> None:
+    """Raise UserError if a local folder is no data set; what a URL holds is known when it is read."""
+    if not is_remote(location) and not (Path(location) / MANIFEST).is_file():
+        raise UserError(describe_missing(Path(location)))
+
+
 def read_manifest_text(location: str) -> tuple[str, bytes]:
     """Return the printable path or URL of a manifest, and its content."""
     if is_remote(location):

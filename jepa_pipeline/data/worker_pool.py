@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -14,9 +14,6 @@ from itertools import islice
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import track
 
 from jepa_pipeline.config.errors import UserError
 
@@ -109,8 +106,3 @@ def parallel_map(
 
 def apply(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     return [function(item) for item in items]
-
-
-def track_progress(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-    """Show a progress bar on stderr, so that stdout holds results alone."""
-    return track(items, title, total, console=Console(stderr=True))
