@@ -12,17 +12,8 @@ INTERRUPTED = 130
 NO_TEMPORARY_FOLDER = "No usable temporary directory"
 """Text of Python's error, which torchmetrics meets when it is imported."""
 PRINTED = (
-    "--version",
-    "-V",
-    "config show",
-    "config list",
-    "config keys",
-    "doctor",
-    "jobs",
-    "logs",
-    "shards check",
-    "shards stats",
-    "table",
+    *("--version", "-V", "config show", "config list", "config keys"),
+    *("doctor", "jobs", "logs", "shards check", "shards stats", "table"),
 )
 """Commands that leave their result nowhere but on stdout."""
 

@@ -210,7 +210,7 @@ def test_interrupted_run_says_how_to_resume(shards, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "Traceback" not in stderr and "stopped cleanly after step" in stderr and "run the same command to resume" in stderr
+    assert "Traceback" not in stderr and "stopped cleanly after step" in stderr and "the same command resumes from" in stderr
     assert (tmp_path / "ijepa_fashion_mnist/checkpoints/last").exists()
 
 
