@@ -4,14 +4,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jepa_pipeline.checks.submission import check_probe
 from jepa_pipeline.config.encoder_card import holds_encoder, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.init_from import find_encoder
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.parse import load_overrides
+from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.run_path import give_run
-from jepa_pipeline.data.manifest import MANIFEST, check_there
+from jepa_pipeline.data.manifest import check_there, load_manifest
+from jepa_pipeline.data.missing import MANIFEST
 from jepa_pipeline.data.remote import is_remote
 
 LAUNCHED = ("RANK", "SLURM_PROCID")
@@ -107,3 +109,25 @@ def check_folders(runs: Sequence[Path]) -> list[Path]:
         if not run.is_dir():
             raise UserError(f"no folder {run}: give run folders, such as runs/NAME")
     return [*runs]
+
+
+def check_probe(settings: Sequence[str], data: str | None, test: str | None, made_later: bool) -> None:
+    """Check the settings of a probe, and its data if it is given and local.
+
+    Args:
+        settings: assignments of probe settings.
+        data: location of training data, or of a folder with train/ and test/.
+        test: location of test data.
+        made_later: data that is missing may be made by a job before this one.
+
+    Raises:
+        UserError: the settings or the data are unusable.
+    """
+    load_overrides(ProbeConfig, settings)
+    if data is not None and test is None:
+        locations = [f"{data}/train", f"{data}/test"]
+    else:
+        locations = [location for location in (data, test) if location is not None]
+    for location in locations:
+        if not is_remote(location) and not (made_later and not Path(location).exists()):
+            load_manifest(location)

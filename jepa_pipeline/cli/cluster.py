@@ -199,7 +199,7 @@ def check_parameters(command: "CommandLine", parameters: dict[str, Any], data_ma
             f"no folder {parameters['folder']}: give the one with the images or videos, or the job that creates it with --after"
         )
     if command.name == ("probe",):
-        from jepa_pipeline.checks.submission import check_probe
+        from jepa_pipeline.checks.given_paths import check_probe
 
         data, settings = split_data(parameters["settings"] or [], parameters["data"])
         check_probe(settings, data, parameters["test"], data_may_come)

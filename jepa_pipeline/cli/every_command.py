@@ -1,4 +1,4 @@
-"""What holds for every command: options that may stand anywhere, and the end of its help."""
+"""Options of every command, which may stand anywhere, and the end of its help."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, get_args

@@ -1,4 +1,4 @@
-"""What initializes a run: the kind of folder that init_from names, told without torch."""
+"""The kind of folder that init_from names, told without torch."""
 
 import re
 from pathlib import Path

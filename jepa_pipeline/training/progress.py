@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jepa_pipeline.cluster.progress import Progress as JobProgress
+from jepa_pipeline.cluster.collapse import describe_collapse
 from jepa_pipeline.console import PRINT_INTERVAL_S, describe_seconds, is_printed, note
 
 WARM_UP_STEPS = 3
@@ -141,12 +141,9 @@ class TrainingProgress:
 
 def describe_health(newest: Mapping[str, float | int]) -> str:
     """Return in a few words how well the targets are predicted and whether they collapse; empty before the first measurement."""
-    verdict = JobProgress(
-        rank=newest.get("health/target_rankme"),
-        std=newest.get("health/target_std_mean"),
-        cosine=newest.get("health/target_cosine"),
-    ).verdict
-    if verdict == "-":
+    measured = (newest.get(f"health/target_{name}") for name in ("rankme", "std_mean", "cosine"))
+    verdict = describe_collapse(*measured)
+    if verdict is None:
         return ""
     r2 = newest.get("health/predictor_r2")
     return verdict if r2 is None else f"{verdict}, R2 {r2:.2f}"
