@@ -11,6 +11,7 @@ import typer
 
 from jepa_pipeline.cli.arguments import DryRun, Json, Site, SiteOverrides, split_data
 from jepa_pipeline.cli.every_command import NOT_FOR_JOBS
+from jepa_pipeline.cli.export import FORMATS
 from jepa_pipeline.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -185,8 +186,10 @@ def parse_follower(root: Any, text: str) -> "CommandLine":
         raise UserError(f"--then '{text}': {' '.join(command.name)} does not work on a run: submit it by itself")
     context = click_command.make_context(" ".join(["jepa", *command.name]), ["RUN", *command.arguments], allow_extra_args=True)
     parameters = context.params
-    overrides = parameters.get("settings") or parameters.get("overrides") or []
-    if extra := [*context.args, *(word for word in overrides if "=" not in word)]:
+    # beside the run, a word without an option may be a format or an assignment; data is named with --data
+    given = [parameters[name] or [] for name in arguments[1:]]
+    words = [str(word) for value in given for word in (value if isinstance(value, list | tuple) else [value])]
+    if extra := [*context.args, *(word for word in words if "=" not in word and word not in FORMATS)]:
         raise UserError(f"--then '{text}': remove {extra[0]}, because the run is passed as the first argument")
     check_parameters(command, parameters, data_may_come=False)
     return command

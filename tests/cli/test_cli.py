@@ -102,7 +102,7 @@ def test_three_mistakes_are_reported_with_their_lines(tmp_path):
         (["pretrain", RECIPE, "data.train=nowhere"], "nowhere"),
         (["pretrain", RECIPE, "optim.lr"], "KEY=VALUE"),
         (["pretrain", "data.train=nowhere"], "name a recipe first"),
-        (["probe", "data/demo", "runs/first"], "the shards to probe it on"),
+        (["probe", "runs/first", "data/demo", "more"], "give one run, then one data set, then settings"),
         (["probe", "nowhere", "--data", "d"], "no folder nowhere"),
         (["export", "nowhere"], "no folder nowhere"),
         (["export", "nowhere", "--to", "tim"], "timm"),
