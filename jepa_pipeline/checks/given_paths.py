@@ -40,9 +40,8 @@ def check_probing(run: Path, data: str | None, test: str | None) -> None:
     Raises:
         UserError: they are not.
     """
-    folder = None if data is None or is_remote(data) else Path(data)
-    if folder is not None and not is_encoder(run) and is_encoder(folder):
-        raise UserError(f"{run} is no run, but {folder} is: name the run first, as in `jepa probe {folder} {run}`")
+    if data is not None and not is_encoder(run) and is_encoder(Path(data)):
+        raise UserError(f"{run} is no run, but {data} is: name the run first, as in `jepa probe {data} {run}`")
     read_card(run)
     check_probe((), data, test, made_later=False)
 

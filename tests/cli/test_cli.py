@@ -202,7 +202,8 @@ def test_interrupted_run_says_how_to_resume(shards, tmp_path):
         "trainer.precision=fp32",
         "log.every_steps=1",
     ]
-    process = WarmJepa(["pretrain", *recipe])
+    wait = "import jepa_pipeline.training.signals as signals; signals.LITTLE_TO_LOSE_S = 0.0"  # a slow machine has slow steps
+    process = WarmJepa(["pretrain", *recipe], before=wait)
     metrics = tmp_path / "ijepa_fashion_mnist/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:

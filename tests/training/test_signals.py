@@ -14,7 +14,7 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.files import read_json_lines
-from jepa_pipeline.training import callbacks
+from jepa_pipeline.training import callbacks, signals
 from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest, step_of
 from jepa_pipeline.training.loggers import HASHES
 
@@ -34,6 +34,7 @@ def signal_in(monkeypatch, step, *numbers):
             os.kill(os.getpid(), left.pop(0))
 
     monkeypatch.setattr(callbacks.DataWaitTimer, "on_train_batch_start", hook)
+    monkeypatch.setattr(signals, "LITTLE_TO_LOSE_S", 0.0)  # a slow machine may take long for a step
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
