@@ -66,7 +66,7 @@ def refuse(*_, **__):
 
 def test_two_runs_on_two_sets_are_one_table_and_are_not_probed_again(suite, make, tmp_path, monkeypatch, capsys):
     runs, out = [make("a"), make("b", "seed=1")], tmp_path / "out"
-    assert benchmark(load_suite(suite), runs, out)
+    assert not benchmark(load_suite(suite), runs, out)["missing"]
     lines = list(csv.DictReader((out / "shapes.csv").read_text().splitlines()))
     assert [(line["run"], line["encoder"]) for line in lines] == [
         ("a", "target"),
@@ -97,7 +97,7 @@ def test_two_runs_on_two_sets_are_one_table_and_are_not_probed_again(suite, make
     capsys.readouterr()
     files = {path: path.stat().st_mtime_ns for run in runs for path in (run / "probes").iterdir()}
     monkeypatch.setattr(evaluate, "build_extractors", refuse)
-    assert benchmark(load_suite(suite), runs, tmp_path / "again")
+    assert not benchmark(load_suite(suite), runs, tmp_path / "again")["missing"]
     assert (tmp_path / "again/shapes.csv").read_text() == (out / "shapes.csv").read_text()
     assert {path: path.stat().st_mtime_ns for run in runs for path in (run / "probes").iterdir()} == files
     assert capsys.readouterr().out.count("was probed before") == 4
@@ -131,7 +131,7 @@ def test_any_error_costs_one_pair(suite, make, tmp_path, monkeypatch, capsys):
         return probe_pooled(report, *rest)
 
     monkeypatch.setattr(evaluate, "probe_pooled", fail)
-    assert not benchmark(load_suite(suite), [make("a")], tmp_path / "out")
+    assert benchmark(load_suite(suite), [make("a")], tmp_path / "out")["missing"]
     out, err = capsys.readouterr()
     assert "missing: a on few: RuntimeError: out of memory" in out and "Traceback" in err
 
@@ -143,18 +143,18 @@ def test_a_report_without_all_protocols_is_probed_again(suite, make, tmp_path, m
     run, jobs = make("a"), []
     with monkeypatch.context() as failing:
         failing.setattr(evaluate, "attentive_probe", refuse)
-        assert not benchmark(load_suite(suite), [run], tmp_path / "out")
+        assert benchmark(load_suite(suite), [run], tmp_path / "out")["missing"]
     run_probe = evaluate.run_probe
     monkeypatch.setattr("jepa_pipeline.commands.benchmark.run_probe", lambda job: jobs.append(job) or run_probe(job))
-    assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(jobs) == 2
+    assert not benchmark(load_suite(suite), [run], tmp_path / "out")["missing"] and len(jobs) == 2
     assert "few attentive" in (tmp_path / "out/shapes.csv").read_text()
-    assert benchmark(load_suite(suite), [run], tmp_path / "out") and len(jobs) == 2
+    assert not benchmark(load_suite(suite), [run], tmp_path / "out")["missing"] and len(jobs) == 2
 
 
 def test_a_snapshot_has_its_own_row_and_its_report_is_in_the_run(suite, make, tmp_path):
     run = make("a", step=6)
     early = make("a", "seed=1", step=3, folder=run / "snapshots/step-00000003")
-    assert benchmark(load_suite(suite), [run, early], tmp_path / "out")
+    assert not benchmark(load_suite(suite), [run, early], tmp_path / "out")["missing"]
     lines = list(csv.DictReader((tmp_path / "out/shapes.csv").read_text().splitlines()))
     assert [(line["run"], line["step"]) for line in lines[:2]] == [("a", "6"), ("a/step-00000003", "3")]
     names = sorted(path.name.rpartition("-")[0] for path in (run / "probes").iterdir())
@@ -163,7 +163,7 @@ def test_a_snapshot_has_its_own_row_and_its_report_is_in_the_run(suite, make, tm
 
 def test_collecting_probes_nothing(suite, make, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "build_extractors", refuse)
-    assert not benchmark(load_suite(suite), [make("a")], tmp_path / "out", collect=True)
+    assert benchmark(load_suite(suite), [make("a")], tmp_path / "out", collect=True)["missing"]
     assert "missing: a on many, a on few: it was not probed" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
@@ -251,7 +251,7 @@ def test_only_unfinished_probes_are_submitted_with_a_job_that_collects(suite, ma
     monkeypatch.setattr("jepa_pipeline.cluster.sbatch.submit", submit)
     chosen = load_suite(suite)
     few = chosen.model_copy(update={"data": chosen.data[1:]})
-    assert benchmark(few, runs[:1], tmp_path / "few")
+    assert not benchmark(few, runs[:1], tmp_path / "few")["missing"]
     site = SiteConfig.model_validate({"time": "10"})
     assert submit_benchmark(chosen, suite, runs, out, site) == ["17_0", "17_1", "17_2", "27"]
     said = capsys.readouterr().out

@@ -17,6 +17,7 @@ from jepa_pipeline.cli.end import exit_code
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.console import LastingFile, keep_streams, lasting_streams, output_failure
 from jepa_pipeline.training.signals import StopSignals, outlive_terminal, write_stderr
+from jepa_pipeline.training.stacks import StacksFile
 
 
 def broken_pipe():
@@ -119,13 +120,13 @@ def hang_up():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_a_hang_up_ends_no_run_and_nohup_stays_as_it_is(capfd, hang_up):
-    with StopSignals(str):
+def test_a_hang_up_ends_no_run_and_nohup_stays_as_it_is(capfd, hang_up, tmp_path):
+    with StopSignals(str, StacksFile(tmp_path / "stacks")):
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     assert f"the run continues without it; kill {os.getpid()} stops it with a checkpoint" in capfd.readouterr().err
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with StopSignals(str):
+    with StopSignals(str, StacksFile(tmp_path / "stacks")):
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     assert outlive_terminal() is None
 

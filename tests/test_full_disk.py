@@ -88,7 +88,7 @@ def test_a_run_names_the_log_and_where_it_resumes(tiny, monkeypatch, tmp_path):
         pretrain(tiny("checkpoint.every_steps=2", "health.every_steps=6"), QUIET)
     path = tmp_path / "runs/tiny/metrics.jsonl"
     assert str(refused.value) == (
-        f"{path} could not be written (File too large); the same command resumes from step-00000002: "
+        f"{path} could not be written (File too large); the same command resumes from {tmp_path}/runs/tiny/checkpoints/step-00000002: "
         "raise the limit on the size of a file (ulimit -f), or write to a disk that takes larger ones, then run the same command again"
     )
 

@@ -55,3 +55,25 @@ def test_words_are_american_and_the_fields(path):
     for word, instead in PRIVATE.items():
         found = re.search(rf"\b(?:{word})\b", text, re.IGNORECASE)
         assert not found, f"{path}: {found[0]!r} is nobody else's word: write {instead}"
+
+
+INSTALLED = re.compile(r"pip install ([^`\\\"]+)")
+ON_AN_INDEX = {"transformers", "imagecodecs", "huggingface_hub", "vizdoom"}
+
+
+def requirements():
+    """Names of the packages that this one depends on, all of which are on an index."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(name for names in project["optional-dependencies"].values() for name in names)]
+    return {re.match(r"[\w-]+", name)[0] for name in wanted}
+
+
+def test_messages_install_packages_that_an_index_has():
+    """This package is on none, nor are its extras; a clone may be elsewhere."""
+    known = (requirements() | ON_AN_INDEX) - {"jepa_pipeline"}
+    for path in PACKAGE:
+        for wanted in INSTALLED.findall(path.read_text()):
+            names = re.findall(r"[\w.-]+(?:\[[\w,]+\])?", wanted.split(",")[0].split(":")[0].replace("'", ""))
+            assert names[0] in known or "{" in wanted, f"{path}: pip install {wanted}"

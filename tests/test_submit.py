@@ -538,8 +538,5 @@ def test_jobs_without_slurm_still_says_how_far_runs_are(tiny, tmp_path):
         "-",
         done.stdout.split()[-1],
     ]
-    rows = [
-        json.loads(line)
-        for line in jepa("jobs", config.folder.parent, "--json", "--all", cwd=tmp_path, PATH="").stdout.splitlines()
-    ]
+    rows = json.loads(jepa("jobs", config.folder.parent, "--json", "--all", cwd=tmp_path, PATH="").stdout)["jobs"]
     assert [row["job"] for row in rows] == ["5", "6"] and rows[1]["step"] == 4 and rows[1]["state"] == "UNKNOWN"

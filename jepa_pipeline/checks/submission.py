@@ -1,18 +1,11 @@
 """Checks before a run is submitted, so that a mistake costs seconds and not a place in the queue."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from jepa_pipeline.checks.recipe import check_manifests, check_recipe
 from jepa_pipeline.checks.result import CheckResult, from_error, require
 from jepa_pipeline.checks.storage import check_space, free_bytes, max_checkpoints, temporary_folder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
-from jepa_pipeline.config.parse import load_overrides
-from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.manifest import load_manifest
-from jepa_pipeline.data.remote import is_remote
 
 MAX_HEAD_BYTES, MAX_TIMM_BYTES = 10e9, 50e9
 """Generous limits of a checkpoint's predictors and heads, and of a checkpoint with any of timm's networks."""
@@ -36,28 +29,6 @@ def check_submission(config: RunConfig, ranks: int, made_later: bool = False) ->
         results.append(CheckResult("batch", "fail", str(error), "change optim.batch_size_global, or the number of devices"))
     results += [*check_manifests(config, may_be_missing=made_later), *check_recipe(config, made_later)]
     require([*results, *check_folder(config, ranks)])
-
-
-def check_probe(settings: Sequence[str], data: str | None, test: str | None, made_later: bool) -> None:
-    """Check the settings of a probe, and its data if it is given and local.
-
-    Args:
-        settings: assignments of probe settings.
-        data: location of training data, or of a folder with train/ and test/.
-        test: location of test data.
-        made_later: data that is missing may be made by a job before this one.
-
-    Raises:
-        UserError: the settings or the data are unusable.
-    """
-    load_overrides(ProbeConfig, settings)
-    if data is not None and test is None:
-        locations = [f"{data}/train", f"{data}/test"]
-    else:
-        locations = [location for location in (data, test) if location is not None]
-    for location in locations:
-        if not is_remote(location) and not (made_later and not Path(location).exists()):
-            load_manifest(location)
 
 
 def find_data_errors(config: RunConfig) -> list[str]:

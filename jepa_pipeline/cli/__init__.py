@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides, Recipe, Run, parse_level
+from jepa_pipeline.cli.arguments import Overrides, Recipe, choose
 from jepa_pipeline.cli.benchmark import benchmark, table
 from jepa_pipeline.cli.cluster import cancel, jobs, logs, rewrite_submit, submit
 from jepa_pipeline.cli.config import config
@@ -21,7 +21,10 @@ from jepa_pipeline.cli.doctor import doctor
 from jepa_pipeline.cli.embed import embed
 from jepa_pipeline.cli.end import INTERRUPTED, exit_code, explain
 from jepa_pipeline.cli.energy import energy
+from jepa_pipeline.cli.every_command import Level, Quiet, add_epilogs, check_level, refuse_without_submit, split_shared
+from jepa_pipeline.cli.export import export
 from jepa_pipeline.cli.import_weights import import_weights
+from jepa_pipeline.cli.probe import probe
 from jepa_pipeline.cli.selftest import selftest
 from jepa_pipeline.cli.shards import shards
 from jepa_pipeline.config.errors import UserError
@@ -30,9 +33,9 @@ from jepa_pipeline.version import __version__
 
 app = typer.Typer(
     help="Pretrain image and video encoders without labels by joint-embedding prediction, probe them and export them.",
-    epilog="Add --submit to run any command as a Slurm job; see `jepa submit --help`.",
+    epilog="Add --submit to run any command as a Slurm job; see `jepa submit -h`.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,20 +57,33 @@ def print_version(value: bool) -> None:
 @app.callback()
 def options(
     _: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", "-V", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-) -> None: ...
+    quiet: Quiet = False,
+    log_level: Level = "info",
+) -> None:
+    level = check_level(log_level, quiet)
+    if level != "info":
+        from jepa_pipeline.console import set_log_level
+
+        set_log_level(level)
 
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder in which everything is created.")] = Path("quickstart"),
+    folder: Annotated[Path | None, typer.Argument(help="Folder in which everything is created; default: quickstart.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The same as FOLDER.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images and of the run.")] = 0,
 ) -> None:
     """Generate images, pretrain on them, probe and export, in minutes on a CPU and without downloads."""
+    from jepa_pipeline.checks.given_paths import check_place
+
+    place = choose(folder, out, "--out") or Path("quickstart")
+    check_place(place)
+
     from jepa_pipeline.commands.quickstart import quickstart
 
-    quickstart(out, seed)
+    quickstart(place, seed)
 
 
 @app.command()
@@ -81,72 +97,13 @@ def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
 
     run = load_config(recipe, overrides or [])
 
+    from jepa_pipeline.checks.given_paths import check_run
+
+    check_run(run)
+
     from jepa_pipeline.commands.pretrain import pretrain
 
     pretrain(run)
-
-
-@app.command()
-def probe(
-    run: Run,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Labeled shards: a folder or URL with train/ and test/ in it, or that of the training shards; default: the folder "
-            "around the run's own training shards."
-        ),
-    ] = None,
-    test: Annotated[str | None, typer.Option(help="Test shards, if DATA holds only training shards.")] = None,
-    level: Annotated[
-        str | None,
-        typer.Option(help="Level of a stack of encoders, such as 2, or all (concatenated); default: each level, and all."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Argument(help="Probe settings that override the defaults, such as iterations=20.")
-    ] = None,
-) -> None:
-    """Probe a run's encoder with linear heads and nearest neighbors, next to an untrained encoder and raw pixels.
-
-    'protocols=[linear,knn,attentive]' adds heads that attend to all tokens. On videos, probes of single frames and of shuffled
-    frames show how much of the accuracy depends on time. A stack of encoders has rows for each level and for all concatenated.
-    """
-    from jepa_pipeline.config.parse import load_overrides
-    from jepa_pipeline.config.probe import ProbeConfig
-
-    if stray := [setting for setting in settings or [] if "=" not in setting]:
-        raise UserError(
-            f"{stray[0]} is not a setting KEY=VALUE: the first argument is the run, and --data names the shards to probe it on"
-        )
-    probe_config = load_overrides(ProbeConfig, settings or [])
-    chosen_level = None if level is None else parse_level(level)
-
-    from jepa_pipeline.commands.probe import probe
-
-    probe(run, data, test=test, config=probe_config, level=chosen_level)
-
-
-@app.command()
-def export(
-    run: Run,
-    to: Annotated[
-        str,
-        typer.Option(help="Format: timm (images), hf (transformers), onnx, torch (torch.export) or jepa (this package)."),
-    ] = "timm",
-    out: Annotated[
-        Path | None, typer.Option(help="Output folder; default: RUN/export/FORMAT, plus -DTYPE and -LEVEL if given.")
-    ] = None,
-    level: Annotated[
-        str | None, typer.Option(help="Level of a stack of encoders, such as 1, exported without those above it; or all.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Type of the weights: fp32, or for onnx fp16.")] = None,
-    predictor: Annotated[bool, typer.Option("--predictor", help="With --to hf: also export a video predictor.")] = False,
-) -> None:
-    """Export a run's encoder to a format that other code loads, and check that it computes the same."""
-    chosen_level = None if level is None else parse_level(level)
-
-    from jepa_pipeline.commands.export import export
-
-    export(run, to=to, out=out, level=chosen_level, dtype=dtype, predictor=predictor)
 
 
 @masks.command("preview")
@@ -180,11 +137,17 @@ def views_preview(
 
     run = load_config(recipe, overrides or [])
 
+    from jepa_pipeline.checks.given_paths import check_run
+
+    check_run(run)
+
     from jepa_pipeline.commands.preview import preview_views
 
     preview_views(run, out)
 
 
+app.command()(probe)
+app.command()(export)
 app.command(context_settings={"ignore_unknown_options": True})(submit)
 app.command()(jobs)
 app.command()(logs)
@@ -195,6 +158,7 @@ app.command()(doctor)
 app.command()(energy)
 app.command("import")(import_weights)
 app.command()(embed)
+add_epilogs(app)
 
 
 def main() -> None:
@@ -212,8 +176,10 @@ def main() -> None:
 
 def run_command(words: list[str]) -> None:
     try:
+        words, shared = split_shared(words)
         refuse_dashes(words)
-        app(args=rewrite_submit(words) or words)
+        refuse_without_submit(words)
+        app(args=[*shared, *(rewrite_submit(words) or words)])
     except SystemExit as exit:
         from jepa_pipeline.console import COMMAND
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import DryRun, Site, SiteOverrides
+from jepa_pipeline.cli.arguments import DryRun, Json, Site, SiteOverrides, find_runs
 from jepa_pipeline.config.errors import UserError
 
 
@@ -15,7 +15,11 @@ def benchmark(
     ],
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, snapshots (runs/NAME/snapshots/step-00005000) or encoder folders."),
+        typer.Argument(
+            callback=find_runs,
+            metavar="RUN...",
+            help="Run folders or their names, snapshots (runs/NAME/snapshots/step-00005000) or encoder folders.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the table, which is named after the suite.")] = Path("benchmarks"),
     collect: Annotated[bool, typer.Option("--collect", help="Only collect existing results, and probe nothing.")] = False,
@@ -25,6 +29,7 @@ def benchmark(
     site: Site = None,
     settings: SiteOverrides = None,
     dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Probe the encoders of runs on the data sets of a suite, and write one table as Markdown, CSV and JSON.
 
@@ -37,27 +42,44 @@ def benchmark(
     if not submit and (site or settings or dry_run):
         raise UserError("--site, --set and --dry-run require --submit: add it, or remove them")
 
+    from jepa_pipeline.checks.given_paths import check_folders
+
+    check_folders(runs)
+
     from jepa_pipeline.commands.benchmark import benchmark, submit_benchmark
+    from jepa_pipeline.console import json_alone
 
     if submit:
         from jepa_pipeline.config.site import load_site
 
         submit_benchmark(config, suite, runs, out, load_site(site, settings or []), dry_run=dry_run)
-    elif not benchmark(config, runs, out, collect=collect):
+        return
+    with json_alone(as_json) as print_json:
+        results = benchmark(config, runs, out, collect=collect)
+        print_json(results)
+    if results["missing"]:
         raise typer.Exit(1)
 
 
 def table(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/*, and encoder folders.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            callback=find_runs, metavar="RUN...", help="Run folders, such as runs/*, or their names, and encoder folders."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write the table to OUT.md, OUT.csv and OUT.json.")] = None,
     over_seeds: Annotated[
         bool, typer.Option("--over-seeds", help="One row for the runs that differ in the seed alone: means with their intervals.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare runs: the configuration keys in which they differ, their progress, newest metrics and probe results.
 
     Runs that failed, or were submitted but have not started, are included. Other folders are skipped.
     """
     from jepa_pipeline.commands.table import table
+    from jepa_pipeline.console import json_alone
 
-    table(runs, out, over_seeds)
+    with json_alone(as_json) as print_json:
+        print_json({"runs": table(runs, out, over_seeds)})

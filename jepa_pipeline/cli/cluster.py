@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jepa_pipeline.cli.arguments import DryRun, Site, SiteOverrides
+from jepa_pipeline.cli.arguments import DryRun, Json, Site, SiteOverrides, split_data
+from jepa_pipeline.cli.every_command import NOT_FOR_JOBS
+from jepa_pipeline.cli.export import FORMATS
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.recipes import shipped_file
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from jepa_pipeline.commands.submit import CommandLine
 
 JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
-NOT_FOR_JOBS = ("submit", "jobs", "logs", "cancel")
 RUN_ARGUMENTS = ("run", "runs", "recipe")
 """Names of the first argument of the commands that work on a run folder."""
 
@@ -84,7 +85,7 @@ def submit(
 
 def jobs(
     folder: Annotated[Path, typer.Argument(help="Folder of the run folders, or a run folder.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    as_json: Json = False,
     everything: Annotated[bool, typer.Option("--all", help="Include jobs that were submitted again later.")] = False,
 ) -> None:
     """List submitted jobs: their state, progress, speed and collapse.
@@ -186,8 +187,10 @@ def parse_follower(root: Any, text: str) -> "CommandLine":
         raise UserError(f"--then '{text}': {' '.join(command.name)} does not work on a run: submit it by itself")
     context = click_command.make_context(" ".join(["jepa", *command.name]), ["RUN", *command.arguments], allow_extra_args=True)
     parameters = context.params
-    overrides = parameters.get("settings") or parameters.get("overrides") or []
-    if extra := [*context.args, *(word for word in overrides if "=" not in word)]:
+    # beside the run, a word without an option may be a format or an assignment; data is named with --data
+    given = [parameters[name] or [] for name in arguments[1:]]
+    words = [str(word) for value in given for word in (value if isinstance(value, list | tuple) else [value])]
+    if extra := [*context.args, *(word for word in words if "=" not in word and word not in FORMATS)]:
         raise UserError(f"--then '{text}': remove {extra[0]}, because the run is passed as the first argument")
     check_parameters(command, parameters, data_may_come=False)
     return command
@@ -200,9 +203,10 @@ def check_parameters(command: "CommandLine", parameters: dict[str, Any], data_ma
             f"no folder {parameters['folder']}: give the one with the images or videos, or the job that creates it with --after"
         )
     if command.name == ("probe",):
-        from jepa_pipeline.checks.submission import check_probe
+        from jepa_pipeline.checks.given_paths import check_probe
 
-        check_probe(parameters["settings"] or [], parameters["data"], parameters["test"], data_may_come)
+        data, settings = split_data(parameters["settings"] or [], parameters["data"])
+        check_probe(settings, data, parameters["test"], data_may_come)
 
 
 def find_run(parameters: dict[str, Any]) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides, Time
+from jepa_pipeline.cli.arguments import Json, Overrides, Time
 
 
 def doctor(
@@ -16,7 +16,7 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     site: Annotated[Path | None, typer.Option(help="Site file to compare with the cluster; default: your own, if any.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
     quick: Annotated[bool, typer.Option("--quick", help="Decode fewer samples and write fewer bytes.")] = False,
     time: Time = False,
     out: Annotated[Path | None, typer.Option(help="Folder whose disk is checked; default: the recipe's output.")] = None,

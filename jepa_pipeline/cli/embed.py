@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import parse_level
+from jepa_pipeline.cli.arguments import Run, parse_level
 
 
 def embed(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/NAME, or an encoder folder.")],
+    run: Run,
     data: Annotated[str, typer.Argument(help="A folder of images or videos, nested in any way, or the folder or URL of shards.")],
     out: Annotated[Path, typer.Option(help="File to write: .parquet (needs pyarrow), or .npy with a list of its rows beside it.")],
     features: Annotated[
@@ -29,6 +29,12 @@ def embed(
     An interrupted command continues when it is run again.
     """
     chosen_level = None if level is None else parse_level(level)
+
+    from jepa_pipeline.checks.given_paths import check_samples
+    from jepa_pipeline.config.encoder_card import read_card
+
+    read_card(run)
+    check_samples(data)
 
     from jepa_pipeline.commands.embed import embed
 

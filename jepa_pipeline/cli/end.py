@@ -4,13 +4,17 @@ import errno
 import sys
 from typing import NamedTuple
 
+from jepa_pipeline.cli.every_command import split_shared
 from jepa_pipeline.config.errors import OUT_OF_MEMORY, UserError, disk_error, is_disk_error, is_out_of_memory
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as typer gives it."""
 NO_TEMPORARY_FOLDER = "No usable temporary directory"
 """Text of Python's error, which torchmetrics meets when it is imported."""
-PRINTED = ("--version", "config show", "doctor", "jobs", "logs", "shards check", "shards stats", "table")
+PRINTED = (
+    *("--version", "-V", "config show", "config list", "config keys"),
+    *("doctor", "jobs", "logs", "shards check", "shards stats", "table"),
+)
 """Commands that leave their result nowhere but on stdout."""
 
 
@@ -48,4 +52,5 @@ def exit_code(code: int) -> int:
     if failure is None or failure.errno == errno.EPIPE:
         return code
     print(f"standard output cannot be written ({failure.strerror}): part of what was printed is lost", file=sys.stderr)
-    return code or int("--dry-run" in sys.argv or " ".join(sys.argv[1:3]).startswith(PRINTED))
+    words = split_shared(sys.argv[1:]).words
+    return code or int("--dry-run" in words or "--json" in words or " ".join(words[:2]).startswith(PRINTED))

@@ -50,6 +50,10 @@ def import_weights(
         raise UserError(f"{stray[0]} is not a KEY=VALUE setting: give one source, then settings")
     given = load_overrides(ImportSettings, settings or [])
 
+    from jepa_pipeline.checks.given_paths import check_source
+
+    check_source(source, out)
+
     from jepa_pipeline.commands.import_weights import import_weights
 
     import_weights(source, family, which=which, out=out, license=license, given=given, predictor=predictor)

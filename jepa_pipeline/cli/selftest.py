@@ -26,6 +26,10 @@ def resume(
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, overrides or []) if recipe else None
+    if run is not None:
+        from jepa_pipeline.checks.given_paths import check_run
+
+        check_run(run)
 
     from jepa_pipeline.commands.selftest import resume as test_resume
 
@@ -56,6 +60,10 @@ def faults(
     from jepa_pipeline.config.load import load_config
 
     run = load_config(recipe, overrides or []) if recipe else None
+    if run is not None:
+        from jepa_pipeline.checks.given_paths import check_run
+
+        check_run(run)
 
     from jepa_pipeline.commands.faults import faults as test_faults
 

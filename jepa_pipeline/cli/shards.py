@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Workers
+from jepa_pipeline.cli.arguments import Json, Workers
 
 shards = typer.Typer(help="Make and verify data sets of WebDataset shards.", no_args_is_help=True)
 
@@ -24,7 +24,6 @@ ClassFile = Annotated[
         help="The class names in order: one per line, or JSON, such as Something-Something's labels.json; labels count from 0."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def given(labels: Path | None) -> Path | None:
@@ -66,6 +65,10 @@ def shards_build(
     If there are several top-level subfolders, they are the classes, unless they are parts such as train and val: build each by
     itself. Files are copied unchanged, except with --size or --reencode. Exit code 1 if no file of a class could be used.
     """
+    from jepa_pipeline.checks.given_paths import check_media
+
+    check_media(folder)
+
     from jepa_pipeline.commands.build_shards import build, reencoding_from_options
 
     encoding = reencoding_from_options(reencode, gop, crf)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from jepa_pipeline.cluster.collapse import describe_collapse
 from jepa_pipeline.cluster.records import JobRecord
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
@@ -11,9 +12,6 @@ from jepa_pipeline.files import STEP, parse_json_lines
 
 TAIL_BYTES = 200_000
 """Bytes read from the end of metrics.jsonl; they contain a line of each kind."""
-
-MIN_RANK, MIN_STD, MAX_COSINE = 2.0, 1e-4, 0.99
-"""Limits of the targets' effective rank, deviation and mean cosine; beyond any of them, all inputs are represented alike."""
 
 
 class Progress(NamedTuple):
@@ -36,11 +34,8 @@ class Progress(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Return "collapsed" if any limit is passed, else the rank, which alone does not tell how good a run is."""
-        if self.rank is None or self.std is None or self.cosine is None:
-            return "-"
-        collapsed = self.rank < MIN_RANK or self.std < MIN_STD or self.cosine > MAX_COSINE
-        return "collapsed" if collapsed else f"rank {self.rank:.0f}"
+        """Return the verdict on collapse; "-" before the first measurement."""
+        return describe_collapse(self.rank, self.std, self.cosine) or "-"
 
 
 def read_progress(record: JobRecord) -> Progress:

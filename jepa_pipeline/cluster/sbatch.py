@@ -251,7 +251,7 @@ def require_submitit() -> None:
     try:
         import_module("submitit")
     except ImportError:
-        raise UserError("submitit is not installed in this Python: pip install -c constraints.txt -e .") from None
+        raise UserError("submitit is not installed in this Python: pip install 'submitit>=1.5.3'") from None
 
 
 @contextmanager

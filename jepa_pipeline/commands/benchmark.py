@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jepa_pipeline.checks.given_paths import check_folders
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.site import SiteConfig
 from jepa_pipeline.config.suite import SetConfig, SuiteConfig, to_overrides
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import note, print_plain
 from jepa_pipeline.probes.evaluate import FrozenEncoder, load_finished, load_frozen, plan_probe, run_probe
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.benchmark_table import EncoderRow, ProbedRun, benchmark_table, encoder_rows
@@ -32,7 +33,7 @@ class Missing(NamedTuple):
     why: str
 
 
-def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool = False) -> bool:
+def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool = False) -> dict[str, Any]:
     """Probe each run's encoder on each data set unless it was probed before; write the table OUT/NAME.md, .csv and .json.
 
     Args:
@@ -42,14 +43,14 @@ def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool
         collect: only collect the reports that exist.
 
     Returns:
-        Whether there are accuracies for every run and data set; those that are missing are printed.
+        The document of the JSON file; its `missing` lists the runs and data sets without accuracies, which are printed too.
 
     Raises:
         UserError: a run is not a folder, or the table cannot be written.
     """
     check_place(out / suite.name)
     probed, missing = list[ProbedRun](), list[Missing]()
-    labels = run_labels([existing_folder(run) for run in runs])
+    labels = run_labels(check_folders(runs))
     total = len(labels) * len(suite.data)
     for number, (folder, label) in enumerate(labels.items()):
         try:
@@ -59,22 +60,18 @@ def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool
             continue
         reports = dict[str, ProbeReport]()
         for index, data in enumerate(suite.data, number * len(suite.data) + 1):
-            print_plain(None, f"{index}/{total}  {label} on {data.name}")
+            note(f"{index}/{total}  {label} on {data.name}")
             report = probe_or_explain(frozen, suite, data, collect)
             if isinstance(report, str):
                 missing.append(Missing(label, data.name, report))
             else:
                 reports[data.name] = report
         probed.append(ProbedRun(label, folder, frozen.card, reports))
-    for line in [*(f"written to {path}" for path in write(suite, probed, missing, out)), *missing_sentences(missing)]:
+    rows = encoder_rows(probed)
+    document = json_document(suite, probed, rows, missing)
+    for line in [*(f"written to {path}" for path in write(suite, rows, missing, document, out)), *missing_sentences(missing)]:
         print_plain(None, line)
-    return not missing
-
-
-def existing_folder(run: Path) -> Path:
-    if not run.is_dir():
-        raise UserError(f"no folder {run}: give run folders, such as runs/NAME")
-    return run
+    return document
 
 
 def probe_or_explain(frozen: FrozenEncoder, suite: SuiteConfig, data: SetConfig, collect: bool) -> ProbeReport | str:
@@ -85,7 +82,7 @@ def probe_or_explain(frozen: FrozenEncoder, suite: SuiteConfig, data: SetConfig,
         if report is None and collect:
             return "it was not probed"
         if report is not None:
-            print_plain(None, "  was probed before")
+            note("  was probed before")
         return report or run_probe(job)
     except UserError as error:
         return str(error)
@@ -94,15 +91,17 @@ def probe_or_explain(frozen: FrozenEncoder, suite: SuiteConfig, data: SetConfig,
         return redact(f"{type(error).__name__}: {error}").splitlines()[0]
 
 
-def write(suite: SuiteConfig, probed: Sequence[ProbedRun], missing: Sequence[Missing], out: Path) -> list[Path]:
+def write(
+    suite: SuiteConfig, rows: Sequence[EncoderRow], missing: Sequence[Missing], document: dict[str, Any], out: Path
+) -> list[Path]:
     """Print and write the table; return the paths, none if there are no accuracies."""
-    rows, names = encoder_rows(probed), [data.name for data in suite.data]
+    names = [data.name for data in suite.data]
     if not rows:
         return []
     print_table(benchmark_table(rows, names, intervals=False), f"{suite.name}: top-1 %")
     notes = [f"Top-1 % (95 % interval); settings, hashes and commits in {suite.name}.json.", *missing_sentences(missing)]
     table = benchmark_table(rows, names, intervals=True)
-    return write_table(out / suite.name, table, json_document(suite, probed, rows, missing), notes)
+    return write_table(out / suite.name, table, document, notes)
 
 
 def json_document(
@@ -187,7 +186,7 @@ def unfinished_probes(suite: SuiteConfig, runs: Sequence[Path]) -> list["JobSpec
     from jepa_pipeline.cluster.sbatch import JobSpec
 
     specs = []
-    for folder, label in run_labels([existing_folder(run) for run in runs]).items():
+    for folder, label in run_labels(check_folders(runs)).items():
         frozen = load_frozen(folder)
         for data in suite.data:
             config = suite.probe_settings(data)

@@ -11,6 +11,7 @@ from time import perf_counter
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.console import track
 from jepa_pipeline.data.channel_stats import DeepRange
 from jepa_pipeline.data.class_names import count_names, read_classes
 from jepa_pipeline.data.index import load_index
@@ -29,7 +30,7 @@ from jepa_pipeline.data.summary import compute_video_stats, format_pixels, forma
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.unfinished import Progress, new_folder
 from jepa_pipeline.data.video import import_av
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool
 from jepa_pipeline.data.writer import write_shards
 from jepa_pipeline.version import __version__
 
@@ -97,7 +98,7 @@ def build(
             prepared = parallel_map(pool, workers, partial(prepare, root, size, reencode), rest, CHUNK_FILES[kind])
             unlisted = () if number else listing.skipped[max(0, progress.done - len(jobs)) :]  # all in the first manifest
             manifests[out / part] = write_shards(
-                chain(track_progress(prepared, f"writing {out / part}", len(rest)), unlisted),
+                chain(track(prepared, f"writing {out / part}", len(rest)), unlisted),
                 folder / part,
                 classes=listing.classes,
                 made={"source": root.resolve().name, "part": part, **made},

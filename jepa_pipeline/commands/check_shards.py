@@ -11,6 +11,7 @@ from pydantic import computed_field
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.pixel_format import PerChannel
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.console import track
 from jepa_pipeline.data.channel_stats import mean_and_std
 from jepa_pipeline.data.manifest import Manifest, StoredPixels, locate_tars, read_manifest
 from jepa_pipeline.data.shard_report import Finding
@@ -30,7 +31,7 @@ from jepa_pipeline.data.summary import (
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.verify import Contents, check_shard
 from jepa_pipeline.data.verify_set import dim_images, mixed_channels, repeated_keys, total_stored
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool
 from jepa_pipeline.redaction import redact
 
 
@@ -110,7 +111,7 @@ def check_part(pool: Executor, workers: int, folder: str, manifest: Manifest) ->
     names = manifest.classes
     work = partial(check_shard, folder, locate_tars(folder, manifest), Contents.of(manifest))
     checked = parallel_map(pool, workers, work, manifest.shards)
-    shards = list(track_progress(checked, f"checking {redact(str(folder))}", len(manifest.shards)))
+    shards = list(track(checked, f"checking {redact(str(folder))}", len(manifest.shards)))
     decoded, stored = sum(shard.decoded for shard in shards), total_stored(shards)
     has_rgb = decoded and not any(shard.without_rgb for shard in shards)
     mean, std = mean_and_std(sum((shard.channel_stats for shard in shards), np.zeros((2, 3))), decoded) if has_rgb else (None, None)

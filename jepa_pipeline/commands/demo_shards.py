@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.console import track
 from jepa_pipeline.data.manifest import Manifest
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.data.summary import format_pixels, print_lines
@@ -65,7 +65,7 @@ def demo_scales(out: Path, videos: int = 6000, seed: int = 0) -> dict[Path, Mani
     with new_folder(out) as folder:
         for part, count in (("train", videos - test), ("test", test)):
             made = {"source": "two time scales", "seed": seed, "part": part}
-            batch = (next(records) for _ in track(range(count), f"generating {out / '*' / part}"))
+            batch = (next(records) for _ in track(range(count), f"generating {out / '*' / part}", count))
             fast, slow = folder / "fast" / part, folder / "slow" / part
             manifests[out / "fast" / part] = write_shards(batch, fast, classes=DOT_DIRECTIONS, made={**made, "factor": "fast"})
             manifests[out / "slow" / part] = write_shards(
@@ -95,7 +95,7 @@ def write_parts(
     manifests = {}
     with new_folder(out) as folder:
         for part, count in (("train", train), ("test", test)):
-            batch = (next(records) for _ in track(range(count), f"generating {out / part}"))
+            batch = (next(records) for _ in track(range(count), f"generating {out / part}", count))
             manifests[out / part] = write_shards(batch, folder / part, classes=classes, made={**made, "part": part})
     return manifests
 

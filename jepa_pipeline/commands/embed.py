@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from rich.progress import Progress
 
+from jepa_pipeline.checks.given_paths import check_samples
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import note, print_plain, show_progress
 from jepa_pipeline.data.local_files import require_files
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.media_files import MediaFiles
@@ -81,11 +81,10 @@ def embed(
     with unfinished_features(out, plan) as unfinished:
         rows = unfinished.rows
         if not unfinished.complete:
-            with Progress() as progress:
-                task = progress.add_task("features", total=loader.samples, completed=rows.done)
+            with show_progress("features", loader.samples, rows.done) as advance:
                 for batch, values in embed_batches(embedding, shards, loader, -(-rows.done // loader.batch_size)):
                     rows.add(batch, values)
-                    progress.update(task, completed=rows.done)
+                    advance(len(batch))
             report_damage(rows, shards)
         if not (unfinished.complete or unfinished.staged):
             with unfinished.stage() as path:
@@ -132,14 +131,12 @@ def open_samples(data: str) -> Shards:
         shards = Shards(data)
         require_files(data, shards.manifest)
         return shards
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "is not there"
-        raise UserError(f"{data} {found}: name a folder of images or videos, or the folder or URL of shards")
+    check_samples(data)
     if parts := sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")):
         raise UserError(f"{data} holds {len(parts)} sets of shards, such as {parts[0]}: name one of them")
     samples = MediaFiles(folder)
-    for note in samples.notes:
-        print_plain(None, note)
+    for sentence in samples.notes:
+        note(sentence)
     return samples
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jepa_pipeline.batch import Masks
+from jepa_pipeline.checks.given_paths import check_energy
 from jepa_pipeline.config.encoder_card import holds_encoder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
@@ -16,7 +17,7 @@ from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.saved_method import read_saved_method
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import note
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url
@@ -99,13 +100,13 @@ def energy(
     Raises:
         UserError: the run has no energy or no checkpoint, the data is not for it, masks hide nothing, or `out` cannot be written.
     """
-    subject, out = open_subject(folder := Path(run)), out or folder / "energy"
+    folder = Path(run)
+    check_energy(folder, None if data is None else str(data), past)
+    subject, out = open_subject(folder), out or folder / "energy"
     check_place(out / "report.json")
     method = subject.method
     if not method.mask_sets:
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
-    if not 0 < past < 1:
-        raise UserError(f"--past is {past:g}, but it is the share of a clip that is context: give one between 0 and 1")
     model, checkpoint_hash, step = load_subject(folder, subject)
     assert isinstance(model, EnergyModel)
     chosen, card = choose_samples(subject, None if data is None else str(data), samples, seed), check_weights(folder)
@@ -113,7 +114,7 @@ def energy(
     split = split_time(past, encoders) if encoders[0].modality.has_time else None
     if split and abs(split.share - past) > 1e-6:
         frames = f"{split.frames} of {encoders[0].frames} frames are past"
-        print_line(f"{frames}, the nearest to {past:g} that lies between steps of every level")
+        note(f"{frames}, the nearest to {past:g} that lies between steps of every level")
     sample_masks = combine_samplers(future_samplers(method, split) if split else training_samplers(method))
     distances = method.distances[: len(split.steps) if split else None]
     preprocessing = Preprocessing(card.mean, card.std)
@@ -171,7 +172,7 @@ def load_subject(folder: Path, subject: Subject) -> tuple[Method, str, int]:
         model, saved = load_imported(folder)
         checkpoint_hash, step = saved.sha256, 0
     else:
-        model, about = load_trained(folder, print_line)
+        model, about = load_trained(folder, note)
         checkpoint_hash, step = about.sha256, about.step
     return model, checkpoint_hash, step
 
@@ -199,7 +200,7 @@ def choose_samples(subject: Subject, data: str | None, count: int, seed: int) ->
         raise UserError(f"{redact(location)} holds images, which have no future: name videos with --data")
     if data is None:
         why = "next to the shards it was trained on" if location == test else "which it was trained on, because there is no test/"
-        print_line(f"evaluating on {redact(location)}, {why} (change with --data)")
+        note(f"evaluating on {redact(location)}, {why} (change with --data)")
     if (available := min(count, shards.manifest.samples)) < 2:
         raise UserError(f"{available} sample of {redact(location)} has no other one to be compared with: give 2 or more")
     order = keyed_generator(seed, Stream.SHUFFLE, 0, 0).permutation(shards.manifest.samples)
@@ -272,7 +273,3 @@ def save_picture(path: Path, write: Callable[[Path], object]) -> str:
     except OSError as error:
         raise UserError(f"{path} could not be written ({error.strerror}): free some space, or set another --out") from None
     return path.name
-
-
-def print_line(text: str) -> None:
-    print_plain(None, text)

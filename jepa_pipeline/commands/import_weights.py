@@ -5,15 +5,14 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from jepa_pipeline.checks.given_paths import check_source
 from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
-from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.config.saved_method import METHOD, METHOD_WEIGHTS, SavedMethod
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import print_plain, track
 from jepa_pipeline.data.unfinished import check_new, new_folder
-from jepa_pipeline.data.worker_pool import track_progress
 from jepa_pipeline.files import sha256_of
 from jepa_pipeline.interop import hub
 from jepa_pipeline.interop.families import choose_family
@@ -58,10 +57,10 @@ def import_weights(
     name = source if downloaded else path.resolve().name
     out = out or Path("imported") / folder_name(name)
     check_new(out)
-    check_place(out)
+    check_source(source, out)
 
     def progress(blocks: Iterator[bytes], count: int) -> Iterable[bytes]:
-        return track_progress(blocks, f"reading {name}", count) if count > LONG else blocks
+        return track(blocks, f"reading {name}", count) if count > LONG else blocks
 
     weights = read_weights(path, which, given, progress)
     chosen, published = choose_family(weights.published, family)

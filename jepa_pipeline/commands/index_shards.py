@@ -13,6 +13,7 @@ from typing import NamedTuple
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.output_place import check_place
+from jepa_pipeline.console import track
 from jepa_pipeline.data.class_names import read_classes
 from jepa_pipeline.data.index import index_path, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
@@ -25,7 +26,7 @@ from jepa_pipeline.data.tar_labels import Labels, TarSummary, label_by_list, nam
 from jepa_pipeline.data.tar_list import check_tar_parts, list_tars
 from jepa_pipeline.data.tar_reader import ShardError, printable
 from jepa_pipeline.data.unfinished import clear
-from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool, track_progress
+from jepa_pipeline.data.worker_pool import available_cores, parallel_map, process_pool
 from jepa_pipeline.files import LOCK, sha256_of
 from jepa_pipeline.locks import Locked, lock_folder
 from jepa_pipeline.redaction import redact
@@ -87,7 +88,7 @@ def index(
     workers = workers or available_cores()
     with staging(folder) as staged, process_pool(workers) as pool:
         work = partial(index_tar, staged, location, None if listed else names, chosen)
-        read = list(track_progress(parallel_map(pool, workers, work, files), f"indexing {redact(location)}", len(files)))
+        read = list(track(parallel_map(pool, workers, work, files), f"indexing {redact(location)}", len(files)))
         indexed = [tar for tar in read if isinstance(tar, TarSummary)]
         skipped = [tar for tar in read if isinstance(tar, Skipped)]
         print_lines(f"skipped {printable(tar.file)}: {tar.reason}" for tar in skipped)

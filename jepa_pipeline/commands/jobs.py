@@ -36,7 +36,7 @@ def jobs(folder: Path, *, as_json: bool = False, everything: bool = False) -> li
 
     Args:
         folder: of the run folders, or a run folder.
-        as_json: print one JSON object per line.
+        as_json: print a JSON object.
         everything: include jobs that were submitted again later.
 
     Raises:
@@ -51,8 +51,7 @@ def jobs(folder: Path, *, as_json: bool = False, everything: bool = False) -> li
         records = [record for record in records if states[record.id].live or latest[task_key(record)] == record.id]
     listed = [Job(record, states[record.id], read_progress(record)) for record in records]
     if as_json:
-        for job in listed:
-            print(json.dumps(to_dict(job)))
+        print(json.dumps({"jobs": [to_dict(job) for job in listed]}, indent=1))
     elif listed:
         print(*format_table(listed), sep="\n")
     else:

@@ -15,7 +15,7 @@ from jepa_pipeline.checks.recipe import check_memory, check_packages, check_shar
 from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.errors import Interrupted, UserError, disk_error, first_line, is_disk_error, is_out_of_memory
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.console import lasting_streams, print_plain
+from jepa_pipeline.console import lasting_streams, note, print_plain
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.reading import name_slow
@@ -56,6 +56,7 @@ from jepa_pipeline.training.processes import (
     report_on_rank_zero,
     watch_processes,
 )
+from jepa_pipeline.training.progress import TrainingProgress
 from jepa_pipeline.training.requeue import requeue_after_stop
 from jepa_pipeline.training.restarts import report_restart
 from jepa_pipeline.training.run_folder import check_same_run, lock_run_folder, write_run_files
@@ -65,8 +66,10 @@ from jepa_pipeline.training.setup import (
     check_view_sizes,
     choose_accelerator,
     compare_data,
+    cure_for_waiting,
     describe_start,
     hash_data,
+    limit_workers,
 )
 from jepa_pipeline.training.signals import InterruptedAlone, StopRequested, StopSignals
 from jepa_pipeline.training.skipped_samples import SkippedSamples, describe_restart
@@ -116,7 +119,7 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
 
 def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelerator: str, console: Console) -> None:
     """Check the data and the run folder, build the method, resume it and fit it, in every process of the run."""
-    log, is_first = partial(print_plain, console), processes.info.rank == 0
+    log, is_first = partial(note, console=console), processes.info.rank == 0
     with raise_on_all_ranks():
         data_hash = hash_data(config.data, config.method)
     check_same_setup(processes, config, data_hash)
@@ -137,7 +140,7 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
             log(finished)
             return
         restart = partial(describe_restart, config.folder / "checkpoints")
-        stop = stack.enter_context(StopSignals(restart, watchdog.report_error))
+        stop = stack.enter_context(StopSignals(restart, watchdog.stacks, watchdog.report_error))
         stack.enter_context(stop.end_before_first_step())
         with raise_on_all_ranks():
             torch.manual_seed(config.seed)
@@ -191,8 +194,10 @@ def fit(
     """Train from the module's step to the last one, on this process's share of the stream."""
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
+    log, data = partial(note, console=console), limit_workers(config, info, partial(note, console=console))
+    progress = TrainingProgress(console, checkpoints.watchdog.began_s, cure_for_waiting(config, data.workers, info))
     loader = train_loader(
-        config.data,
+        data,
         config.views,
         config.method,
         build_mask_samplers(config.method),
@@ -209,11 +214,11 @@ def fit(
     writer, timer = MetricsWriter(run / "metrics.jsonl", module.step, wandb), DataWaitTimer()
     skipped = SkippedSamples(run, sources, config.data.damage.limit, every_steps, console, checkpoints.writer.wait)
     checkpoints.before_save.append(skipped.report)
-    log, hashes_every = partial(print_plain, console), config.log.hashes_every_steps
+    hashes_every = config.log.hashes_every_steps
     callbacks = order_callbacks(
         skipped,
         HealthMonitor(writer, config.health.every_steps),
-        MetricsLogger(writer, cast(TrainDataset, loader.dataset).mixture, sources, timer, console, every_steps),
+        MetricsLogger(writer, cast(TrainDataset, loader.dataset).mixture, sources, timer, progress, every_steps),
         HashLogger(run / HASHES, hashes_every) if hashes_every else None,
         OnlineEval(config.probing, run, checkpoints.card, log) if config.probing.every_steps else None,
         checkpoints,

@@ -5,7 +5,7 @@ from pathlib import Path
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import note
 from jepa_pipeline.probes.evaluate import load_frozen, plan_probe, run_probe
 from jepa_pipeline.probes.labeled_data import find_labeled_data
 from jepa_pipeline.redaction import redact
@@ -42,7 +42,7 @@ def probe(
         if test is not None:
             raise UserError(f"--test names {test}, but nothing names the training shards: give them with --data")
         data = find_labeled_data(run_of(frozen.folder))
-        print_plain(None, f"probing on {redact(data)}, around the shards it was trained on (change with --data)")
+        note(f"probing on {redact(data)}, around the shards it was trained on (change with --data)")
     config = config or ProbeConfig.model_validate({})
     job = plan_probe(frozen, str(data), None if test is None else str(test), config, out)
     report = run_probe(job)

@@ -30,8 +30,10 @@ NAMED = 5
 """Keys, or folders that are no runs, that a sentence names at most."""
 
 
-def table(runs: Sequence[Path], out: Path | None = None, over_seeds: bool = False) -> None:
+def table(runs: Sequence[Path], out: Path | None = None, over_seeds: bool = False) -> list[dict[str, Any]]:
     """Print runs side by side: where their configurations differ, how far they are, and their newest metrics and accuracies.
+
+    Return what the JSON file holds.
 
     A stack has a row per level, with that level's metrics and accuracies, and one for all levels together if they were probed;
     metrics of the whole run are in the first row.
@@ -70,10 +72,11 @@ def table(runs: Sequence[Path], out: Path | None = None, over_seeds: bool = Fals
         print_plain(None, f"skipped: {len(skipped)} without config.yaml that were not submitted as runs ({first_few(skipped)})")
     for problem in (problem for summary in summaries for problem in summary.problems):
         print_plain(None, problem)
+    details = seed_details(groups, columns) if over_seeds else [run_details(summary, keys) for summary in summaries]
     if out is not None:
-        details = seed_details(groups, columns) if over_seeds else [run_details(summary, keys) for summary in summaries]
         for path in write_table(out, hide(runs_table, keys, shared), details, [INTERVALS] if over_seeds else []):
             print_plain(None, f"written to {path}")
+    return details
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from jepa_pipeline.config.layers import Key, Layer
 from jepa_pipeline.config.recipes import find_base, shipped_bases
 from jepa_pipeline.config.removed import removed_key, removed_value
 from jepa_pipeline.config.section import Section, section_types, type_name
-from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value, other_unit
+from jepa_pipeline.config.suggest import assignment_in, nearest_key, nearest_value, other_unit, other_way
 from jepa_pipeline.redaction import remember_secrets
 
 Config = TypeVar("Config", bound=Section)
@@ -161,6 +161,8 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
     match kind:
         case "extra_forbidden" if (cure := removed_key(dotted)) is not None:
             text = f"key '{dotted}' no longer exists: {cure}"
+        case "extra_forbidden" if (cure := other_way(str(key[-1]))) is not None:
+            text = f"unknown key '{dotted}': {cure}"
         case "extra_forbidden":
             near = nearest_key(dotted_keys(model, entries=False), section, around, str(key[-1]))
             text = f"unknown key '{dotted}'" + (f" - did you mean '{near}'{other_unit(str(key[-1]), near)}?" if near else "")

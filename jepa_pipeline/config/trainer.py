@@ -1,9 +1,9 @@
 """Devices, precision, logging, checkpoints and probes of a run. Only precision changes its results beyond rounding."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from jepa_pipeline.config.section import MAX_COUNT, Section
 
@@ -13,10 +13,21 @@ STOP_WITHIN_S = 120.0
 """Seconds after a stop signal within which a run must save and exit, or it is killed: a hanging file system must not hold a job."""
 
 
+LIGHTNING = {"gpu": "cuda", "32-true": "fp32", "32": "fp32", 32: "fp32", "bf16-mixed": "bf16"}
+"""Values of Lightning's Trainer that mean exactly one of ours."""
+
+
+def translate_lightning(value: object) -> object:
+    """Return the value that Lightning calls so, and any other as it is."""
+    return LIGHTNING.get(value, value) if isinstance(value, str | int) else value
+
+
 class TrainerConfig(Section):
     """Devices, precision and compilation."""
 
-    accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a CUDA GPU if there is one.")
+    accelerator: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(translate_lightning)] = Field(
+        default="auto", description="auto: a CUDA GPU if there is one. Lightning's gpu means cuda."
+    )
     devices: int | None = Field(
         default=None,
         ge=1,
@@ -34,8 +45,9 @@ class TrainerConfig(Section):
         description="Recompute each transformer block in the backward pass instead of storing its activations: less memory, "
         "about a third more time.",
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="bf16: networks compute in bfloat16 and weights stay fp32."
+    precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(translate_lightning)] = Field(
+        default="fp32",
+        description="bf16: networks compute in bfloat16 and weights stay fp32. Lightning's 32-true and bf16-mixed mean the same.",
     )
     compile: bool = Field(
         default=False, description="torch.compile the networks: worth its minutes of start-up on a GPU, rarely on a CPU."

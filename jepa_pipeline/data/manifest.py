@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -14,21 +13,16 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.pixel_format import MAX_CHANNELS, PerChannel, PixelFormat
 from jepa_pipeline.config.section import Section
+from jepa_pipeline.data.missing import MANIFEST, describe_other
 from jepa_pipeline.data.remote import MANIFEST_BYTES, is_remote, join_url, read_bytes
-from jepa_pipeline.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from jepa_pipeline.files import PARTIAL, atomic_write
 from jepa_pipeline.redaction import find_secrets, redact
 
-MANIFEST = "manifest.json"
 PLAN = ".plan.json"
 """File of a data set that is being built; an interrupted build leaves it behind. See unfinished.py."""
 INDEXED = "jepa shards index"
 """The command that makes a manifest of tars of other writers, under made.by."""
 VERSION = 1
-SYNTHETIC = ("demo", "demo-video", "demo-scales")
-"""Data sets that `jepa shards` generates, in folders of these names."""
-FILES_SEEN = 10_000
-"""Files of a folder that are looked at to tell what it holds."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -195,6 +189,12 @@ def read_manifest(location: str | Path) -> Manifest:
     return manifest
 
 
+def check_there(location: str) -> None:
+    """Raise UserError if a local folder is no data set; what a URL holds is known when it is read."""
+    if not is_remote(location) and not (Path(location) / MANIFEST).is_file():
+        raise UserError(describe_missing(Path(location)))
+
+
 def read_manifest_text(location: str) -> tuple[str, bytes]:
     """Return the printable path or URL of a manifest, and its content."""
     if is_remote(location):
@@ -208,6 +208,12 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
     return str(path), path.read_bytes()
 
 
+def describe_missing(folder: Path) -> str:
+    """Return why a folder is no data set, and the command that makes one."""
+    check_finished(folder)
+    return describe_other(folder)
+
+
 def check_finished(folder: Path) -> None:
     """Check that a folder holds no part of an interrupted build, which lacks samples, and that none is beside it in its place.
 
@@ -219,39 +225,3 @@ def check_finished(folder: Path) -> None:
     left = next((place for place in places if (place / PLAN).is_file()), None)
     if left is not None:
         raise UserError(f"{left} is an interrupted build, which lacks samples: run the command that began it again, to continue it")
-
-
-def describe_missing(folder: Path) -> str:
-    """Return why a folder is not a data set, and the command that makes one."""
-    check_finished(folder)
-    if not folder.is_dir():
-        moved = "if it moved, name its new place (for a run: data.train=NEW)"
-        return f"{folder} is not a folder: {moved}, else make it with `{command_that_makes(folder)}`"
-    parts = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
-    if parts:
-        return f"{folder} has no {MANIFEST}, but its folders {' and '.join(parts)} do: name one, such as {folder / parts[-1]}"
-    if any(folder.glob("*.tar")):
-        return f"{folder} has tars but no {MANIFEST}: make it with `jepa shards index {folder}`"
-    if media := first_media(folder):
-        return (
-            f"{folder} has no {MANIFEST} but files such as {media.relative_to(folder)}: make shards of it with `jepa shards build "
-            f"{folder} SHARDS`, where SHARDS is a new folder, and name that"
-        )
-    return f"{folder} has no {MANIFEST}: make shards of a folder of images or videos with `jepa shards build IMAGES SHARDS`"
-
-
-def command_that_makes(folder: Path) -> str:
-    """Return the command that makes a data set: for the synthetic ones, which the recipes name, their own."""
-    for out in (folder, *folder.parents):
-        if out.name in SYNTHETIC:
-            return f"jepa shards {out.name} {out}"
-    if folder.name in ("train", "test"):
-        return f"jepa shards build IMAGES {folder.parent} --split 0.1"
-    return f"jepa shards build IMAGES {folder}"
-
-
-def first_media(folder: Path) -> Path | None:
-    """Return an image or video in a folder or in one of its first subfolders."""
-    suffixes = {f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)}
-    names = islice(chain(folder.iterdir(), folder.glob("*/*")), FILES_SEEN)
-    return next((path for path in names if path.suffix.lower() in suffixes), None)

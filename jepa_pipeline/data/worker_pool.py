@@ -6,17 +6,16 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
+from math import ceil
 from multiprocessing.connection import wait
+from pathlib import Path
 from threading import Thread
 from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import track
 
 from jepa_pipeline.config.errors import UserError
 
@@ -27,9 +26,37 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+CGROUP_CORES = Path("/sys/fs/cgroup/cpu.max")
+"""The quota and the period of a container's processor time."""
+
+
 def available_cores() -> int:
-    """Return the number of cores this process may use; on a cluster the machine has more."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores this process may use; on a cluster or in a container the machine has more."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    quota, _, period = CGROUP_CORES.read_text().partition(" ") if CGROUP_CORES.is_file() else ("max", "", "")
+    limits = [int(given)] if given.isdecimal() else []
+    limits += [ceil(int(quota) / int(period))] if quota.isdecimal() else []
+    return max(1, min([cores, *limits]))
+
+
+def count_workers(wanted: int, processes: int, log: Callable[[str], object]) -> int:
+    """Return how many data workers a process may start: no more than there are cores for it.
+
+    Args:
+        wanted: workers that were asked for.
+        processes: processes that share the cores, each with its own workers.
+        log: is told if there are fewer.
+    """
+    cores = available_cores()
+    allowed = min(wanted, max(1, cores // processes))
+    if allowed < wanted:
+        shared = f" and {processes} processes" if processes > 1 else ""
+        log(
+            f"{wanted} data workers were asked for, but there are {cores} cores{shared}: {allowed} are started; lower their "
+            "number, or give more cores (Slurm's --cpus-per-task)"
+        )
+    return allowed
 
 
 @contextmanager
@@ -109,8 +136,3 @@ def parallel_map(
 
 def apply(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     return [function(item) for item in items]
-
-
-def track_progress(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-    """Show a progress bar on stderr, so that stdout holds results alone."""
-    return track(items, title, total, console=Console(stderr=True))

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
-from rich.progress import track
 from torch import Tensor, nn
 
 from jepa_pipeline.config.encoder_card import AnyEncoderConfig
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import BackboneConfig
 from jepa_pipeline.config.probe import AttentiveConfig, ProbeConfig
+from jepa_pipeline.console import track
 from jepa_pipeline.probes.features import autocast, compute_device
 from jepa_pipeline.probes.linear import check_pairs, held_out
 from jepa_pipeline.probes.pooler import AttentivePooler, largest_divisor

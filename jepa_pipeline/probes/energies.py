@@ -6,13 +6,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Num
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch, Energy, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.method import Distance
+from jepa_pipeline.console import track
 from jepa_pipeline.data.picture import to_picture
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize

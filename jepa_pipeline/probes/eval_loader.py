@@ -1,10 +1,13 @@
 """Loading of all samples of a data set for frozen encoders."""
 
+from functools import cache
 from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.console import note
+from jepa_pipeline.data.worker_pool import count_workers
 from jepa_pipeline.data.workers import build_loader
 
 TIMEOUT_S = 1800.0
@@ -32,4 +35,10 @@ class EvalLoader(NamedTuple):
 
     def load(self, batches: list[list[int]]) -> DataLoader[Batch]:
         """Return a loader of the batches with these numbers."""
-        return build_loader(self.dataset, batches, self.workers, timeout_s=TIMEOUT_S)
+        return build_loader(self.dataset, batches, count_workers(self.workers, 1, note_once), timeout_s=TIMEOUT_S)
+
+
+@cache
+def note_once(text: str) -> None:
+    """Print a note the first time."""
+    note(text)

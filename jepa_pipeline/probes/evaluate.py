@@ -13,7 +13,7 @@ from jepa_pipeline.config.encoder_card import AnyEncoderConfig, EncoderCard, rea
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import note
 from jepa_pipeline.data.dataset import EvalImages
 from jepa_pipeline.data.eval_clips import EvalClips
 from jepa_pipeline.data.local_files import describe_unhashed
@@ -144,7 +144,7 @@ def run_probe(job: ProbeJob) -> ProbeReport:
         report = report.model_copy(update={"labels": counts})
         unhashed = (describe_unhashed(shards.location, shards.manifest) for shards in (job.train_set, job.test_set))
         for sentence in (*counts.sentences(), *chain.from_iterable(unhashed)):
-            print_plain(None, sentence)
+            note(sentence)
         check_set_size(job.train_set, config)
         extractors = build_extractors(job.frozen.card, encoder, report.level, config.seed, clips=kind == "videos")
         if {"linear", "knn"} & {*config.protocols}:
@@ -178,8 +178,7 @@ def build_extractors(
     """
     untrained = build_untrained(card.encoder, seed)
     if scale := layer_scale(untrained):
-        print_plain(
-            None,
+        note(
             f"{UNTRAINED} is not a fair baseline for {card.encoder.describe()}: its LayerScale factors start at {scale:g}, so its "
             "features barely depend on the image: compare with pixels",
         )

@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from jepa_pipeline.batch import Batch
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.pixel_format import RGB_CHANNELS, PerChannel
+from jepa_pipeline.console import track
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor, FeatureSet, feature_names
 

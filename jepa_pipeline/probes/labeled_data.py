@@ -15,8 +15,9 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.data.manifest import INDEXED, MANIFEST, command_that_makes, first_media, read_manifest
+from jepa_pipeline.data.manifest import INDEXED, read_manifest
 from jepa_pipeline.data.media import check_stored
+from jepa_pipeline.data.missing import MANIFEST, command_that_makes, commands_to_build, first_media
 from jepa_pipeline.data.open_shard import NO_LABEL
 from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.shards import SampleError, Shards
@@ -103,8 +104,8 @@ def describe_making(folder: Path) -> str:
     """Return how to make a folder of labeled shards; one that holds images is not the place for them."""
     if not folder.is_dir():
         return f"if they moved, name their new place, else make them with `{command_that_makes(folder / PARTS[0])}`"
-    images = folder if first_media(folder) else "IMAGES"
-    return f"make them with `jepa shards build {images} SHARDS --split 0.1` and name SHARDS"
+    command = "`jepa shards build IMAGES SHARDS --split 0.1`"
+    return f"make them with {commands_to_build(folder, ' --split 0.1') if first_media(folder) else command} and name SHARDS"
 
 
 def describe_difference(data: str, classes: Sequence[str], test: str, test_classes: Sequence[str]) -> str:

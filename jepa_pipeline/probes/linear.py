@@ -6,6 +6,7 @@ training set; the chosen head is then fitted to the whole training set and teste
 minimizes the same loss, but not on the GPU.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -42,8 +43,9 @@ def linear_probe(
     test_labels: Int[Tensor, "Q"],
     classes: int,
     config: ProbeConfig,
+    fitted: Callable[[int], object] = lambda heads: None,
 ) -> LinearResult:
-    """Choose a head on held-out training samples, fit it to all of them, and test it.
+    """Choose a head on held-out training samples, fit it to all of them, and test it; tell `fitted` of each head.
 
     Raises:
         UserError: every class has a single training sample, so none can be held out.
@@ -54,27 +56,40 @@ def linear_probe(
     trials = [
         pair
         for kind, vectors in train.items()
-        for pair in try_decays(kind, vectors[order], train_labels[order], int((~held).sum()), classes, config)
+        for pair in try_decays(kind, vectors[order], train_labels[order], int((~held).sum()), classes, config, fitted)
     ]
     chosen, head = max(trials, key=lambda pair: pair[0].selection_top1)
     vectors, mean, scale = standardize(train[chosen.features])
     fit(head, vectors, train_labels.to(vectors.device), chosen.weight_decay, config.iterations)
+    fitted(1)
     test_vectors = (test[chosen.features].to(vectors.device) - mean) / scale
     return LinearResult(count_correct(head, test_vectors, test_labels), chosen, [trial for trial, _ in trials])
 
 
+def count_heads(kinds: int, config: ProbeConfig) -> int:
+    """Return how many heads are fitted for an encoder with this number of kinds of features."""
+    return kinds * len(config.weight_decay) + 1
+
+
 def try_decays(
-    kind: str, vectors: Float[Tensor, "S D"], labels: Int[Tensor, "S"], fitted: int, classes: int, config: ProbeConfig
+    kind: str,
+    vectors: Float[Tensor, "S D"],
+    labels: Int[Tensor, "S"],
+    count: int,
+    classes: int,
+    config: ProbeConfig,
+    fitted: Callable[[int], object],
 ) -> list[tuple[LinearTrial, nn.Linear]]:
-    """Return a head per weight decay, fitted to the first `fitted` samples, and its accuracy on the rest."""
+    """Return a head per weight decay, fitted to the first `count` samples, and its accuracy on the rest."""
     vectors, _, _ = standardize(vectors)
     labels = labels.to(vectors.device)
     head = new_head(vectors.shape[1], classes)
     trials = []
     for decay in sorted(config.weight_decay, reverse=True):
-        fit(head, vectors[:fitted], labels[:fitted], decay, config.iterations)
-        correct = count_correct(head, vectors[fitted:], labels[fitted:])
-        trial = LinearTrial(features=kind, weight_decay=decay, selection_top1=correct / (len(labels) - fitted))
+        fit(head, vectors[:count], labels[:count], decay, config.iterations)
+        correct = count_correct(head, vectors[count:], labels[count:])
+        fitted(1)
+        trial = LinearTrial(features=kind, weight_decay=decay, selection_top1=correct / (len(labels) - count))
         trials.append((trial, deepcopy(head)))  # the next weight decay continues from this head
     return trials
 

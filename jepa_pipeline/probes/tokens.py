@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import BFloat16, Int64
-from rich.progress import track
 from torch import Tensor
 
 from jepa_pipeline.batch import Batch
+from jepa_pipeline.console import track
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.probes.eval_loader import EvalLoader
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor, feature_names
@@ -86,7 +86,7 @@ def cache_tokens(computed: ComputedTokens, memory_gb: float) -> Tokens:
     cached = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in computed.shapes.items()}
     labels = torch.empty(computed.loader.samples, dtype=torch.long)
     batches = computed.loader.batches()
-    for numbers, (tokens, found) in zip(track(batches, "training tokens"), computed.batches(batches), strict=True):
+    for numbers, (tokens, found) in zip(track(batches, "training tokens", len(batches)), computed.batches(batches), strict=True):
         labels[numbers] = found.cpu()
         for name, values in tokens.items():
             cached[name][numbers] = values.cpu()

@@ -4,23 +4,20 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
-from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.distributed import all_gather_object, gather, rank
 from jepa_pipeline.losses.prediction import mean_distance
 from jepa_pipeline.probes.collapse_metrics import collapse_metrics, constant_loss, predictor_r2
 from jepa_pipeline.training.loggers import MetricsWriter
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.progress import TrainingProgress
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
 from lightning import Callback, Trainer
-
-PRINT_INTERVAL_S = 30.0
 
 
 class StepCallback(Callback):
@@ -44,10 +41,14 @@ def is_due(module: Pretraining, every_steps: int) -> bool:
 
 
 class DataWaitTimer(Callback):
-    """Measures the seconds spent waiting for data, from the end of all callbacks of a batch to the start of the next."""
+    """Measures the seconds spent waiting for data, from the end of all callbacks of a batch to the start of the next.
+
+    Attributes:
+        waited_s: so far.
+    """
 
     def __init__(self) -> None:
-        self.waited_s = 0.0
+        self.waited_s = self.popped_s = 0.0
 
     def on_train_start(self, *_: Any) -> None:
         self.ended = time.perf_counter()
@@ -60,8 +61,8 @@ class DataWaitTimer(Callback):
 
     def pop(self) -> float:
         """Return the seconds waited since the last call."""
-        waited, self.waited_s = self.waited_s, 0.0
-        return waited
+        before, self.popped_s = self.popped_s, self.waited_s
+        return self.waited_s - before
 
 
 class MetricsLogger(StepCallback):
@@ -74,7 +75,7 @@ class MetricsLogger(StepCallback):
         mixture: the stream of samples.
         sources: names of its data sets.
         timer: measures the waiting.
-        console: shows the progress.
+        progress: shows the rows and the steps.
         every_steps: steps between two rows.
     """
 
@@ -84,14 +85,14 @@ class MetricsLogger(StepCallback):
         mixture: Mixture,
         sources: Sequence[str],
         timer: DataWaitTimer,
-        console: Console,
+        progress: TrainingProgress,
         every_steps: int,
     ) -> None:
         self.writer = writer
         self.mixture = mixture
         self.sources = sources
         self.timer = timer
-        self.progress = TrainingProgress(console)
+        self.progress = progress
         self.every_steps = every_steps
 
     def on_train_start(self, trainer: Trainer, pl_module: Pretraining) -> None:
@@ -101,12 +102,14 @@ class MetricsLogger(StepCallback):
         self.progress.start(pl_module.step, pl_module.optim.total_steps)
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
-        self.progress.advance()
+        if self.progress.is_measured_now() and torch.cuda.is_available():
+            torch.cuda.synchronize()  # else the host is ahead of the device, and the first estimate too short
+        self.progress.advance(self.timer.waited_s)
         if is_due(module, self.every_steps):
             module.check_finite()
             row = self.measure(module)
             self.writer.write(row)
-            self.progress.update(row)
+            self.progress.update(row, self.writer.newest)
 
     def measure(self, module: Pretraining) -> dict[str, float | int]:
         """Return a row of metrics of the steps since the last call. All ranks must call this."""
@@ -144,38 +147,6 @@ def count_epochs(mixture: Mixture, sources: Sequence[str], samples: int) -> dict
     shares = [count / samples for count in counts]
     columns = {f"epoch/{name}": epoch for name, epoch in zip(sources, epochs, strict=True)}
     return columns | {f"share/{name}": share for name, share in zip(sources, shares, strict=True)}
-
-
-class TrainingProgress:
-    """A progress bar on a terminal; elsewhere, as in a log file, a line every half minute."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        columns = (TextColumn("pretraining"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
-        self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-        self.printed_s = -PRINT_INTERVAL_S
-
-    def start(self, step: int, total_steps: int) -> None:
-        self.task = self.bar.add_task("", total=total_steps, completed=step, status="")
-        self.step, self.total_steps = step, total_steps
-        self.bar.start()
-
-    def advance(self) -> None:
-        self.step += 1
-        self.bar.advance(self.task)
-
-    def update(self, row: dict[str, float | int]) -> None:
-        """Show a row of metrics."""
-        status = f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  {row['data_wait_share']:.0%} waiting for data"
-        self.bar.update(self.task, status=status)
-        now = time.perf_counter()
-        if not self.console.is_terminal and (now - self.printed_s > PRINT_INTERVAL_S or self.step == self.total_steps):
-            left_s = (self.total_steps - self.step) * row["samples"] / row["step"] / row["samples_per_s"]
-            print_plain(self.console, f"step {self.step}/{self.total_steps}  {status}  {left_s / 60:.1f} min left")
-            self.printed_s = now
-
-    def stop(self) -> None:
-        self.bar.stop()
 
 
 class HealthMonitor(StepCallback):

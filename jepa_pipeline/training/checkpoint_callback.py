@@ -184,7 +184,8 @@ class CheckpointCallback(StepCallback):
             Interrupted: the run was asked to stop, and is saved.
             UserError: the disk refused an earlier checkpoint.
         """
-        self.stop.before_first_step = False
+        if self.stop.before_first_step:
+            self.stop.before_first_step, self.stop.unsaved_since_s = False, time.monotonic()
         config, last = self.writer.config, module.step == module.optim.total_steps
         late = config.every_minutes is not None and time.monotonic() - self.saved_time >= 60 * config.every_minutes
         mine = [int(self.stop.received or 0), int(late and rank() == 0), int(self.writer.failed)]
@@ -207,7 +208,7 @@ class CheckpointCallback(StepCallback):
     def interrupted(self, module: Pretraining, requested: int, alone: bool = False) -> Interrupted:
         """Return the exception that ends a stopped run, with the signal that one of the processes received."""
         self.stop.received = signal.Signals(requested) if requested else None
-        return interruption(self.stop.received, self.resume_step(module), alone)
+        return interruption(self.stop.received, self.resume_step(module), self.stop.describe_restart(), alone)
 
     def resume_step(self, module: Pretraining) -> int:
         """Return the step from which a run that ends now resumes."""
@@ -216,6 +217,7 @@ class CheckpointCallback(StepCallback):
     def save(self, module: Pretraining, wait: bool) -> None:
         """Save a checkpoint, and before it gets its name the encoder: a run that ends with a checkpoint has its encoder too."""
         self.watchdog.set_stage("checkpoint", module.step)
+        self.stop.saving = True
         module.check_finite()
         for write in self.before_save:
             write()
@@ -230,7 +232,8 @@ class CheckpointCallback(StepCallback):
         state, rank_state = run_state(self.optimizer, module)
         info = self.info.model_copy(update=progress)
         self.writer.save(state, rank_state, info, before_commit=write_encoder_and_sync_logs, wait=wait)
-        self.saved_time, self.saved_step = time.monotonic(), module.step
+        self.saved_time = self.stop.unsaved_since_s = time.monotonic()
+        self.saved_step, self.stop.saving = module.step, False
 
     def __enter__(self) -> "CheckpointCallback":
         return self

@@ -3,17 +3,16 @@
 An encoder folder is that of a run, an export, or published weights that were imported.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard, holds_encoder
+from jepa_pipeline.config.encoder_card import CARD, WEIGHTS, EncoderCard
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.init_from import find_encoder
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.config.run_path import give_run
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.distributed import shard_like
 from jepa_pipeline.files import sha256_of
@@ -74,33 +73,6 @@ def check_source(source: Path, config: RunConfig, build: Callable[[], Method]) -
     if encoder is None:
         return f"initialized with the networks of {find_checkpoint(source, config, build)}"
     return "; ".join([f"initialized with the encoder of {encoder}", *check_encoder(encoder, config, build())])
-
-
-def find_encoder(source: Path) -> Path | None:
-    """Return the encoder folder that init_from names; None if it names a run.
-
-    Raises:
-        UserError: it names neither.
-    """
-    if re.match(r"(?:hf|timm):", str(source)):
-        raise UserError(f"init_from is {source}, but it is read from a local folder: make one with `jepa import {source}`")
-    if re.match(r"[a-z0-9]+:/", str(source)):
-        raise UserError(f"init_from is {source}, but it is read from a local folder: copy the run here and name its folder")
-    if source.is_file():
-        raise UserError(
-            f"init_from is {source}, which is a file: {give_run(source)}, or what `jepa import` makes of published weights"
-        )
-    if not source.is_dir():
-        raise UserError(f"init_from is {source}, but there is no such folder: {give_run(source)}")
-    if (source / "checkpoints").is_dir() or (source / "config.yaml").is_file():
-        return None
-    for folder in (source, source / "encoder"):  # as in a snapshot
-        if holds_encoder(folder):
-            return folder
-    raise UserError(
-        f"init_from is {source}, which holds no checkpoint and no encoder ({CARD} and {WEIGHTS}): {give_run(source)}, or an "
-        "encoder folder"
-    )
 
 
 def init_from_encoder(module: Pretraining, folder: Path, config: RunConfig, log: Callable[[str], object]) -> None:

@@ -32,15 +32,18 @@ class MetricsWriter:
 
     Attributes:
         seconds_before: seconds the run had trained at start_step.
+        newest: the newest value of each key that was written.
     """
 
     def __init__(self, path: Path, start_step: int, wandb: "WandbRun | None" = None) -> None:
         self.path = path
         self.wandb = wandb
+        self.newest: Row = {}
         rows = truncate_rows(path, start_step) if rank() == 0 else []
         self.seconds_before = max((row["seconds"] for row in rows if isinstance(row.get("seconds"), float)), default=0.0)
 
     def write(self, row: Row) -> None:
+        self.newest |= row
         if rank() > 0:
             return
         append_row(self.path, row)

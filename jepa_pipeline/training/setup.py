@@ -12,13 +12,15 @@ from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.local_files import describe_unhashed, require_files
 from jepa_pipeline.data.manifest import load_manifest, read_manifest
 from jepa_pipeline.data.media import check_kind, check_motion, check_stored
+from jepa_pipeline.data.remote import is_remote
+from jepa_pipeline.data.worker_pool import available_cores, count_workers
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.begun_from import read_initial_checkpoint
 from jepa_pipeline.training.checkpoint import CheckpointInfo
 from jepa_pipeline.training.module import Pretraining
-from jepa_pipeline.training.processes import Rendezvous
+from jepa_pipeline.training.processes import RankInfo, Rendezvous
 from jepa_pipeline.version import __version__
 
 
@@ -75,6 +77,30 @@ def compare_data(data: DataConfig, log: Callable[[str], object], progress: Calla
         if data.check_hashes:
             log(f"comparing all shards of {redact(source.path)} with the SHA-256 of their manifest")
             require_files(source.path, manifest, hashes=True, progress=progress)
+
+
+def limit_workers(config: RunConfig, info: RankInfo, log: Callable[[str], object]) -> DataConfig:
+    """Return the data of a run with no more workers than there are cores for this process; log: is told if they are fewer."""
+    return config.data.model_copy(update={"workers": count_workers(config.data.workers, processes_on_cores(info), log)})
+
+
+def processes_on_cores(info: RankInfo) -> int:
+    """Return how many processes share the cores that this one may use: one where srun gives each its own."""
+    on_node = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    own = "SLURM_CPUS_PER_TASK" in os.environ or (on_node.isdecimal() and available_cores() < int(on_node))
+    return 1 if info.launcher == "Slurm" and own else info.local_world_size
+
+
+def cure_for_waiting(config: RunConfig, workers: int, info: RankInfo) -> str:
+    """Return what helps a run that waits for its data, with this number of workers."""
+    if any(is_remote(source.path) for source in config.data.train):
+        return "copy the shards to a disk of this machine, or raise data.cache.limit_gb so that they stay in the cache"
+    unit = config.method.encoder.modality.unit
+    smaller = f"store smaller {unit} (`jepa shards build --size`)"
+    most = available_cores() // processes_on_cores(info)
+    if workers < most:
+        return f"raise data.workers ({workers} now, {most} cores), or {smaller}"
+    return f"{smaller}, or give the run more cores: each of the {most} has a data worker already"
 
 
 def check_view_sizes(method: Method, sizes: Sequence[int]) -> None:

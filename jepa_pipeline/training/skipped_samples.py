@@ -16,6 +16,7 @@ from jepa_pipeline.training.callbacks import StepCallback, is_due
 from jepa_pipeline.training.checkpoint import list_checkpoints as list_checkpoints
 from jepa_pipeline.training.loggers import append_row, truncate_rows
 from jepa_pipeline.training.module import Pretraining
+from jepa_pipeline.training.signals import NOTHING_SAVED
 from lightning import Trainer
 
 DAMAGED = "damaged.jsonl"
@@ -110,5 +111,5 @@ def describe_restart(checkpoints: Path) -> str:
     """Return what the same command will do after the run has ended here."""
     found = list_checkpoints(checkpoints)
     if found:
-        return f"the same command resumes from {found[-1].name}"
-    return "there is no checkpoint yet, so the same command starts over"
+        return f"the same command resumes from {found[-1]}"
+    return f"{NOTHING_SAVED}, so the same command starts over"

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from jepa_pipeline.distributed import Store
 from jepa_pipeline.redaction import redact
-from jepa_pipeline.training.heartbeat import GONE, Heartbeat, HeartbeatTable
+from jepa_pipeline.training.heartbeat import GONE, HASHING, Heartbeat, HeartbeatTable
 from jepa_pipeline.training.signals import write_stderr
+from jepa_pipeline.training.stacks import StacksFile
 
 ABORTED = 71
 """Exit code of every process of a run that the watchdog ended."""
@@ -53,7 +54,7 @@ class Watchdog:
         store: a client of its own, with a prefix that no earlier start of the run has used; None in a single process.
         rank: of this process.
         hosts: the machine of each process, in order of rank.
-        folder: of the run, shared by all.
+        folder: of the run, shared by all; `stacks` is the file in it for those of this process.
         silent_s: seconds without a heartbeat after which a process is dead.
         stuck_s: seconds without a step on any process after which the run is aborted; None: never.
         on_abort: called with the verdict by one living process, in a thread, such as to requeue the job.
@@ -70,11 +71,13 @@ class Watchdog:
         on_abort: Callable[[str], object],
     ) -> None:
         self.store, self.rank, self.size, self.folder, self.on_abort = store, rank, len(hosts), folder / STACKS, on_abort
+        self.stacks = StacksFile(self.folder / f"rank-{rank:04d}.txt")
         self.silent_s, self.period = silent_s, min(2.0, silent_s / 5)
         self.table = HeartbeatTable(rank, hosts, silent_s, stuck_s)
         # If a thread holds Python's lock for so long, monitor() cannot run: only faulthandler's thread, in C, can show the stacks.
         self.locked_out_s = stuck_s if store is None else 0.75 * silent_s
-        self.stage = ("start", 0, time.monotonic())
+        self.began_s = time.monotonic()
+        self.stage = ("start", 0, self.began_s)
         self.describe_reading: Callable[[], str] = str  # a loader's
         self.heartbeats: dict[int, Heartbeat] = {}
         self.count, self.leaving = 0, False
@@ -198,16 +201,23 @@ class Watchdog:
     def monitor(self) -> None:
         """Check all heartbeats, by a clock that stands still while this process does, as when it is stopped or starved."""
         now, before = 0.0, time.monotonic()
+        locked_out: IO[str] | None = None
         while not self.closing.wait(self.period / 2):
             then, before = before, time.monotonic()
             now += min(before - then, 2 * self.period)
             if self.locked_out_s is not None:
-                faulthandler.dump_traceback_later(self.locked_out_s, file=2)
+                if locked_out is None and self.stage[0] not in ("start", HASHING):  # before, the run has no folder
+                    locked_out = self.stacks.open()
+                if locked_out is not None:
+                    faulthandler.dump_traceback_later(self.locked_out_s, file=locked_out)
             self.table.update({**self.heartbeats, self.rank: self.heartbeat(self.count)}, now)
             verdict = self.verdict or self.decide(now)
             if verdict is not None:
                 self.exit(verdict)
         faulthandler.cancel_dump_traceback_later()
+        if locked_out is not None:
+            locked_out.close()
+            self.stacks.remove_empty()
 
     def decide(self, now: float) -> Verdict | None:
         """Return a verdict if a process is dead or the run stuck: this process's, or the one that another proposed before."""
@@ -237,14 +247,9 @@ class Watchdog:
 
     def write_stacks(self, text: str) -> None:
         """Write the stacks of all threads of this process, even of one that holds Python's lock."""
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stage, step, since = self.stage
-            with (self.folder / f"rank-{self.rank:04d}.txt").open("w") as file:
-                where = f"{Heartbeat(0, stage, step, 0.0).describe()} for {time.monotonic() - since:.0f} s"
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self.rank}, {where}\n{redact(text)}\n\n")
-                file.flush()
-                faulthandler.dump_traceback(file, all_threads=True)
+        stage, step, since = self.stage
+        where = f"{Heartbeat(0, stage, step, 0.0).describe()} for {time.monotonic() - since:.0f} s"
+        self.stacks.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self.rank}, {where}\n{redact(text)}\n\n")
 
     def claim_report(self, verdict: Verdict) -> bool:
         """Return whether this process is the one that reports: the first living one, as far as a shared folder can tell."""

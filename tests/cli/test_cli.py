@@ -114,7 +114,7 @@ def test_three_mistakes_are_reported_with_their_lines(tmp_path):
         (["pretrain", RECIPE, "data.train=nowhere"], "nowhere"),
         (["pretrain", RECIPE, "optim.lr"], "KEY=VALUE"),
         (["pretrain", "data.train=nowhere"], "name a recipe first"),
-        (["probe", "data/demo", "runs/first"], "the shards to probe it on"),
+        (["probe", "runs/first", "data/demo", "more"], "give one run, then one data set, then settings"),
         (["probe", "nowhere", "--data", "d"], "no folder nowhere"),
         (["export", "nowhere"], "no folder nowhere"),
         (["export", "nowhere", "--to", "tim"], "timm"),
@@ -214,7 +214,8 @@ def test_interrupted_run_says_how_to_resume(shards, tmp_path):
         "trainer.precision=fp32",
         "log.every_steps=1",
     ]
-    process = WarmJepa(["pretrain", *recipe])
+    wait = "import jepa_pipeline.training.signals as signals; signals.LITTLE_TO_LOSE_S = 0.0"  # a slow machine has slow steps
+    process = WarmJepa(["pretrain", *recipe], before=wait)
     metrics = tmp_path / "ijepa_fashion_mnist/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
@@ -222,7 +223,7 @@ def test_interrupted_run_says_how_to_resume(shards, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "Traceback" not in stderr and "stopped cleanly after step" in stderr and "run the same command to resume" in stderr
+    assert "Traceback" not in stderr and "stopped cleanly after step" in stderr and "the same command resumes from" in stderr
     assert (tmp_path / "ijepa_fashion_mnist/checkpoints/last").exists()
 
 

@@ -4,8 +4,10 @@ import pytest
 
 from jepa_pipeline.config.errors import ConfigError
 from jepa_pipeline.config.load import load_config
-from jepa_pipeline.config.parse import load_overrides
+from jepa_pipeline.config.parse import dotted_keys, load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.config.suggest import OTHER_NAMES, OTHER_WAYS, nearest_key
 
 RECIPE = "configs/debug/ijepa.yaml"
 
@@ -79,7 +81,7 @@ def test_a_section_that_was_given_nonsense_is_told_what_there_is():
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        ("trainer.accelerator=gpu", "cuda"),
+        ("trainer.accelerator=gpus", "cuda"),
         ("trainer.precision=bfloat16", "bf16"),
         ("trainer.precision=16-mixed", "bf16"),
         ("trainer.strategy=fsdp", "fsdp2"),
@@ -93,3 +95,46 @@ def test_a_section_that_was_given_nonsense_is_told_what_there_is():
 def test_a_value_as_others_call_it_is_translated(given, meant):
     assert mistake(given).endswith(f" - did you mean '{meant}'?")
     assert "did you mean" not in mistake("trainer.accelerator=quantum")
+
+
+KEYS = [*dotted_keys(RunConfig, entries=False)]
+
+
+@pytest.mark.parametrize("key", OTHER_NAMES)
+def test_every_name_of_other_programs_leads_to_a_key_that_exists(key):
+    """Alone, as people type it, and with the dashes of a command line."""
+    if key == "batch_size":  # of probes
+        assert key in ProbeConfig.model_fields
+        return
+    assert any(f".{dotted}".endswith(f".{key}") for dotted in KEYS)
+    for name in OTHER_NAMES[key]:
+        for written in (name, name.replace("_", "-"), name.upper()):
+            found = nearest_key(KEYS, RunConfig, (), written)
+            assert found is not None and f".{found}".endswith(f".{key}"), (written, found)
+
+
+@pytest.mark.parametrize("name", OTHER_WAYS)
+def test_what_a_run_does_by_itself_needs_no_key(name):
+    assert mistake(f"{name}=1").endswith(f"unknown key '{name}': {OTHER_WAYS[name]}")
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        ("mask_ratio", "did you mean 'method.masks.context_keep', the share that is seen?"),
+        ("per_device_train_batch_size", "did you mean 'optim.batch_size_global', over all devices?"),
+        ("max-epochs", "did you mean 'optim.total_samples', in samples?"),
+    ],
+)
+def test_another_unit_is_said(given, end):
+    assert mistake(f"{given}=1").endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("accelerator=gpu", "cuda"), ("precision=32-true", "fp32"), ("precision=32", "fp32"), ("precision=bf16-mixed", "bf16")],
+)
+def test_what_lightning_calls_so_is_the_same_run(given, meant):
+    key = given.partition("=")[0]
+    theirs, ours = (load_config(RECIPE, [f"trainer.{assignment}"]) for assignment in (given, f"{key}={meant}"))
+    assert theirs == ours and theirs.hash() == ours.hash()

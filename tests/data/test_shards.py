@@ -354,9 +354,34 @@ def test_missing_data_is_made_by_the_command_for_it(place, command, tmp_path, mo
         load_manifest(place)
 
 
-@pytest.mark.parametrize("name", ["cat.JPG", "cats/a.webp", "clips/b.mp4"])
+@pytest.mark.parametrize(
+    ("files", "place", "said"),
+    [
+        (["one photo.jpg"], "one photo.jpg", "is one file: make shards of its folder with `jepa shards build {folder} SHARDS`"),
+        (["a.tar"], "a.tar", "is one tar of a data set: name its folder, {folder}, after `jepa shards index {folder}`"),
+        (["a.tar", "manifest.json"], "a.tar", "is one tar of a data set: name its folder, {folder}"),
+        (["manifest.json"], "manifest.json", "is the manifest of a data set: name its folder, {folder}"),
+        (["notes.txt"], "notes.txt", "is a file: name a folder of shards"),
+        (
+            ["train/cats/a.jpg", "val/cats/b.jpg"],
+            "",
+            "`jepa shards build {folder}/train SHARDS/train` and `jepa shards build {folder}/val SHARDS/test`",
+        ),
+        (["my photos/2020/05/a.jpg"], "my photos", "`jepa shards build '{folder}/my photos' SHARDS`"),
+    ],
+)
+def test_what_is_no_data_set_is_answered_with_the_command_for_it(files, place, said, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    with pytest.raises(UserError) as refused:
+        load_manifest(tmp_path / place)
+    assert said.format(folder=tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["cat.JPG", "cats/a.webp", "clips/b.mp4", "cameras/1/2/c.png"])
 def test_a_folder_of_images_is_what_shards_are_made_of_and_not_where(name, tmp_path):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=f"no manifest.json but files such as {name}: .*`jepa shards build {tmp_path} SHARDS`"):
         load_manifest(tmp_path)

@@ -183,13 +183,15 @@ def test_ctrl_c_in_the_first_step_ends_all_processes_at_once(configure, run_rank
                         time.sleep(0.1)
             return original(self, *arguments)
 
-        signals.NOTHING_TO_SAVE_S = 0.3
+        signals.LEAVE_WITHIN_S = 0.3
         original, Pretraining.training_step = Pretraining.training_step, training_step
         pretrain(config)
 
     assert run_ranks(work, 2) == [75, 75]
     said = capfd.readouterr().err
-    assert said.count("SIGINT: stopped cleanly before the first step; run the same command to resume") == 1, said
+    assert (
+        said.count("SIGINT: stopped cleanly before the first step; nothing is saved yet, so the same command starts over") == 1
+    ), said
     assert not (config.folder / "checkpoints").exists()
 
 

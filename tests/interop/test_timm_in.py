@@ -142,7 +142,7 @@ PRETRAINED = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]}
         ({"model_args": {**VIT, "img_size": [32, 64]}}, "images of 32x64 pixels, but encoders here take squares"),
         ({"model_args": {**VIT, "depth": 3}}, r"lacks blocks.2.norm1.weight of shape \[24\]"),
         ({"model_args": [1]}, "model_args in .*config.json is .1., but it "),
-        ({"model_args": {**VIT, "img_size": "32"}}, "img_size in .*config.json is "32", but it "),
+        ({"model_args": {**VIT, "img_size": "32"}}, 'img_size in .*config.json is "32", but it '),
         ({"model_args": {**VIT, "in_chans": 2.5}}, "in_chans in "),
         ({"pretrained_cfg": "x"}, "pretrained_cfg in "),
         ({"pretrained_cfg": PRETRAINED | {"std": [0, 1, 1]}}, "std in .*config.json is .0, 1, 1., but it should be greater than 0"),

@@ -77,7 +77,7 @@ def preempt(id):
 
 
 def rows(jepa):
-    return {row["job"]: row for row in map(json.loads, jepa("jobs", "--json", "--all").splitlines())}
+    return {row["job"]: row for row in json.loads(jepa("jobs", "--json", "--all"))["jobs"]}
 
 
 def test_a_chain_runs_in_its_order(project, queued):

@@ -14,11 +14,12 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.files import read_json_lines
-from jepa_pipeline.training import callbacks
+from jepa_pipeline.training import callbacks, signals
 from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest, step_of
 from jepa_pipeline.training.loggers import HASHES
 
 QUIET = Console(quiet=True)
+LONG = ["optim.total_samples=8000000", "log.hashes_every_steps=1", "checkpoint.every_steps=1000000"]
 HASHED = ["log.hashes_every_steps=1", "optim.accumulate_steps=2", "checkpoint.every_steps=100"]
 
 
@@ -33,6 +34,7 @@ def signal_in(monkeypatch, step, *numbers):
             os.kill(os.getpid(), left.pop(0))
 
     monkeypatch.setattr(callbacks.DataWaitTimer, "on_train_batch_start", hook)
+    monkeypatch.setattr(signals, "LITTLE_TO_LOSE_S", 0.0)  # a slow machine may take long for a step
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -43,11 +45,13 @@ def test_a_signal_ends_the_run_at_the_step_boundary_and_nothing_is_lost(tiny, mo
     with monkeypatch.context() as patch:
         signal_in(patch, 3, number)
         with pytest.raises(
-            Interrupted, match=f"{number.name}: stopped cleanly after step 3 and saved a checkpoint; run the same command to resume"
+            Interrupted,
+            match=f"{number.name}: stopped cleanly after step 3 and saved a checkpoint; the same command resumes from .*/step-00000003",
         ):
             pretrain(config, QUIET)
     assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
-    assert f"{number.name}: stopping after this step with a checkpoint" in capfd.readouterr().err
+    said = f"{number.name}: nothing is saved yet: stopping after this step with a checkpoint; Ctrl-C again stops at once"
+    assert said in capfd.readouterr().err
     assert [step_of(path) for path in list_checkpoints(config.folder / "checkpoints")] == [3]
     pretrain(config, QUIET)
     assert read_json_lines(config.folder / HASHES) == read_json_lines(straight.folder / HASHES)
@@ -66,7 +70,9 @@ def test_asked_before_the_first_step_it_says_so(tiny, monkeypatch):
     monkeypatch.setattr(
         callbacks.MetricsLogger, "on_train_start", lambda *them: (original(*them), os.kill(os.getpid(), signal.SIGINT))
     )
-    with pytest.raises(Interrupted, match="SIGINT: stopped cleanly before the first step; run the same command to resume"):
+    with pytest.raises(
+        Interrupted, match="SIGINT: stopped cleanly before the first step; nothing is saved yet, so the same command starts over"
+    ):
         pretrain(config, QUIET)
     assert not (config.folder / "checkpoints").exists()
 
@@ -82,10 +88,13 @@ def test_before_its_first_step_a_run_leaves_at_once_and_has_lost_nothing(tiny, m
             pretrain(config, QUIET)
     with monkeypatch.context() as patch:
         signal_in(patch, step, signal.SIGINT)
-        where = f"after step {step - 1} and saved a checkpoint" if step > 1 else "before the first step"
-        with pytest.raises(Interrupted, match=f"SIGINT: stopped cleanly {where}; run the same command to resume"):
+        where, restart = "before the first step", "nothing is saved yet, so the same command starts over"
+        if step > 1:
+            where = f"after step {step - 1} and saved a checkpoint"
+            restart = f"the same command resumes from {config.folder}/checkpoints/step-{step - 1:08d}"
+        with pytest.raises(Interrupted, match=f"SIGINT: stopped cleanly {where}; {restart}"):
             pretrain(config, QUIET)
-    assert "SIGINT: stopping; there is nothing to save before the first step" in capfd.readouterr().err
+    assert f"SIGINT: stopping before the first step; {restart}" in capfd.readouterr().err
     assert [step_of(path) for path in list_checkpoints(config.folder / "checkpoints")] == ([step - 1] if step > 1 else [])
     pretrain(config, QUIET)
     assert read_json_lines(config.folder / HASHES) == read_json_lines(straight.folder / HASHES)
@@ -96,7 +105,7 @@ def test_a_first_step_that_cannot_be_interrupted_ends_soon_after_ctrl_c(tiny, tm
     stuck = f"""
 import time
 import jepa_pipeline.training.signals as signals
-signals.NOTHING_TO_SAVE_S = 0.3
+signals.LEAVE_WITHIN_S = 0.3
 from jepa_pipeline.training.module import Pretraining
 def training_step(self, batch, batch_idx):
     open({str(tmp_path / "begun")!r}, "w").close()
@@ -116,20 +125,62 @@ Pretraining.training_step = training_step
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
-    assert "SIGINT: stopped cleanly before the first step" in stderr and "Thread" not in stderr
+    assert "SIGINT: stopped cleanly before the first step; nothing is saved yet, so the same command starts over" in stderr
+    assert "Thread" not in stderr
 
 
-def launch(config, tmp_path, before="", steps=2):
+STUCK_STEP = """
+import time
+import jepa_pipeline.training.signals as signals
+signals.LEAVE_WITHIN_S, signals.LITTLE_TO_LOSE_S = 0.3, {worth}
+from jepa_pipeline.training.module import Pretraining
+original = Pretraining.training_step
+def training_step(self, batch, batch_idx):
+    if self.step < 3:
+        return original(self, batch, batch_idx)
+    open({begun!r}, "w").close()
+    end = time.monotonic() + {seconds}
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.1)
+        except BaseException:
+            pass
+    return original(self, batch, batch_idx)
+Pretraining.training_step = training_step
+"""
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_soon_after_the_start_or_a_checkpoint_ctrl_c_waits_for_no_long_step(tiny, tmp_path, saved):
+    begun = tmp_path / "begun"
+    config = tiny(*LONG, *(["checkpoint.every_steps=2"] if saved else []))
+    process = launch(config, tmp_path, STUCK_STEP.format(worth=1e9, begun=str(begun), seconds=600), steps=9, until=begun.exists)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    where = f"the same command resumes from {config.folder}/checkpoints/step-00000002"
+    restart = where if saved else "nothing is saved yet, so the same command starts over"
+    assert f"SIGINT: stopped within a step; {restart}" in stderr and "Thread" not in stderr
+
+
+def test_training_that_is_worth_it_is_saved_at_the_end_of_the_step(tiny, tmp_path):
+    begun, config = tmp_path / "begun", tiny(*LONG)
+    process = launch(config, tmp_path, STUCK_STEP.format(worth=0, begun=str(begun), seconds=2), steps=9, until=begun.exists)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr
+    assert "SIGINT: stopped cleanly after step 4 and saved a checkpoint" in stderr
+    assert [step_of(path) for path in list_checkpoints(config.folder / "checkpoints")] == [4]
+
+
+def launch(config, tmp_path, before="", steps=2, until=lambda: False):
     """Return the process of a run that has taken `steps` steps, or has ended."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(config))
     process = WarmJepa(["pretrain", recipe], before=before)
-    while len(read_json_lines(config.folder / HASHES)) < steps and process.poll() is None:
+    while len(read_json_lines(config.folder / HASHES)) < steps and not until() and process.poll() is None:
         time.sleep(0.05)
     return process
-
-
-LONG = ["optim.total_samples=8000000", "log.hashes_every_steps=1", "checkpoint.every_steps=1000000"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -175,12 +226,15 @@ signals.StopSignals.force_exit = lambda self: (begun.wait(), force_exit(self))  
 
 
 def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
-    process = launch(tiny(*LONG), tmp_path, HANGING_SAVE)
+    config = tiny(*LONG)
+    process = launch(config, tmp_path, HANGING_SAVE)
     process.send_signal(signal.SIGUSR1)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 70
-    assert "stopping took longer than 2 s" in stderr and "in save" in stderr
-    assert "ended by force; there is no checkpoint yet, so the same command starts over" in stderr
+    file = config.folder / "stacks/rank-0000.txt"
+    assert "stopping took longer than 2 s: ended by force; nothing is saved yet, so the same command starts over" in stderr
+    assert f"Where every thread was: {file}" in stderr and "Thread" not in stderr
+    assert "in save" in file.read_text()
 
 
 def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
@@ -189,7 +243,7 @@ def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
     os.kill(int(children[0]), signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
-    assert "a data worker died after step" in stderr and "there is no checkpoint yet" in stderr
+    assert "a data worker died after step" in stderr and "nothing is saved yet" in stderr
     assert "Traceback" not in stderr
 
 

@@ -153,7 +153,7 @@ def runs(tmp_path_factory):
         codes = [process.exitcode for process in processes]
         gave_up = {rank: path.read_text() for rank in range(3) if (path := folder / f"gave_up{rank}").exists()}
         stderr = [(folder / f"stderr{rank}").read_text() for rank in range(3)]
-        stacks = {path.name: path.read_text() for path in (folder / "stacks").glob("*")}
+        stacks = {path.name: path.read_text() for path in (folder / "stacks").glob("*") if path.stat().st_size}
         ends[name] = SimpleNamespace(codes=codes, gave_up=gave_up, stderr=stderr, stacks=stacks)
     for _, processes in started.values():
         for process in processes:
@@ -191,12 +191,16 @@ def test_the_dead_process_is_named_and_one_of_the_living_gives_the_run_up(runs, 
     assert [rank for rank in range(3) if text in end.stderr[rank]] == [rank]
     assert end.stacks["verdict"] == text + "\n"
     living = [f"rank-{rank:04d}.txt" for rank in range(3) if codes[rank] == ABORTED]
-    assert sorted(end.stacks) == [*living, "verdict"]
+    assert sorted(end.stacks) == sorted([*living, "verdict", *(["rank-0001.txt"] if name == "locked" else [])])
     assert all(who in end.stacks[path] and "in train" in end.stacks[path] for path in living)
 
 
 def test_who_holds_pythons_lock_still_shows_where(runs):
-    assert "in hold_the_lock" in runs["locked"].stderr[1]
+    assert "in hold_the_lock" in runs["locked"].stacks["rank-0001.txt"]
+
+
+def test_no_stack_goes_to_the_terminal(runs):
+    assert not [text for end in runs.values() for text in end.stderr if 'File "' in text]
 
 
 def test_one_that_waits_for_a_broken_collective_shows_where(runs):

@@ -1,0 +1,38 @@
+"""The file in a run folder that says where every thread of a process was: nobody can read that on a terminal."""
+
+import faulthandler
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+
+class StacksFile:
+    """A file for the stacks of all threads of a process. A disk that refuses it is no error: there is one already."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> IO[str] | None:
+        """Return the file, new and open, in its folder; None if it cannot be written."""
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("w")
+
+    def write(self, header: str) -> bool:
+        """Write a header and the stacks, even of a thread that holds Python's lock; return whether they are written."""
+        file = self.open()
+        if file is None:
+            return False
+        with suppress(OSError), file:
+            file.write(header)
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
+            return True
+        return False
+
+    def remove_empty(self) -> None:
+        """Delete the file and its folder if nothing was written."""
+        with suppress(OSError):
+            if not self.path.stat().st_size:
+                self.path.unlink()
+            self.path.parent.rmdir()
