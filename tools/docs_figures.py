@@ -89,9 +89,9 @@ def jepa() -> str:
     draw, colors = Drawing(860, 330, "A joint-embedding predictive architecture"), image_masks(10)
     visible = np.where(colors == CONTEXT, CONTEXT, HIDDEN)
     draw.grid(20, 40, [*visible], 11)
-    draw.text(75, 30, "visible patches (context)")
+    draw.text(20, 30, "visible patches (context)", "start")
     draw.grid(20, 205, [["#8fb3d4"] * 10] * 10, 11)
-    draw.text(75, 195, "the whole image")
+    draw.text(20, 195, "the whole image", "start")
     draw.box(180, 60, 120, 60, "context\nencoder", TRAINED)
     draw.box(380, 60, 120, 60, "predictor", TRAINED)
     draw.box(180, 230, 120, 60, "target\nencoder", AVERAGED)
@@ -119,11 +119,11 @@ def jepa() -> str:
 
 def masks() -> str:
     """Masks of images and clips, as the samplers return them."""
-    draw = Drawing(860, 430, "Masks: what is context and what is target")
+    draw = Drawing(860, 500, "Masks: what is context and what is target")
     draw.text(20, 22, "I-JEPA (multiblock): context, four target blocks, and patches that are neither", "start")
     for number in range(4):
         draw.grid(20 + 200 * number, 34, [*image_masks(seed=SEED + number)])
-    grid = (8, 7, 7)
+    grid = (8, 14, 14)
     rows: list[tuple[str, BlocksConfig | CausalConfig, Callable[..., MultiBlock3d | Causal]]] = [
         ("V-JEPA (blocks): blocks of space and time; eight time steps of one clip", blocks(), MultiBlock3d),
         ("causal: the future from the past", CausalConfig.model_validate({"name": "causal", "context_time": 0.5}), Causal),
@@ -131,15 +131,15 @@ def masks() -> str:
     for number, (words, config, sampler) in enumerate(rows):
         sampled = sampler(config, grid)([np.random.default_rng(SEED)], 0)
         colors = patch_colors(grid, sampled.context[0].numpy(), [*sampled.targets[0].numpy()])
-        top = 245 + 95 * number
+        top = 245 + 125 * number
         draw.text(20, top - 10, words, "start")
         for step in range(grid[0]):
-            draw.grid(20 + 100 * step, top, [*colors[step]], 8)
+            draw.grid(20 + 103 * step, top, [*colors[step]], 6)
     for number, (color, words) in enumerate(
         ((CONTEXT, "context: encoded"), (TARGETS[0], "target: predicted"), (HIDDEN, "neither"))
     ):
-        draw.rectangle(20 + 170 * number, 408, 12, 12, color)
-        draw.text(38 + 170 * number, 419, words, "start")
+        draw.rectangle(20 + 170 * number, 473, 12, 12, color)
+        draw.text(38 + 170 * number, 484, words, "start")
     return draw.finish()
 
 
@@ -161,7 +161,7 @@ def ema() -> str:
         if number < 3:
             draw.arrow((x + 80, 70), (x + 118, 70))
             draw.arrow((x + 80, 170), (x + 118, 170))
-    draw.text(86, 125, "1 − m", "start")
+    draw.text(186, 125, "1 − m", "start")
     draw.text(119, 162, "m")
     draw.text(119, 62, "step")
     left, right, top, bottom = 590, 830, 60, 180
@@ -219,8 +219,8 @@ def hierarchy() -> str:
             draw.box(760, y - 5, 80, 50, f"loss {number}", LOSS)
             draw.arrow((590, y + 20), (623, y + 20))
             draw.arrow((725, y + 20), (758, y + 20))
-    draw.text(535, 65, "far ahead, little detail")
-    draw.text(535, 215, "soon, in detail")
+    draw.text(675, 97, "far ahead, little detail")
+    draw.text(675, 212, "soon, in detail")
     draw.arrow((535, 283), (535, 197))
     draw.text(545, 262, "patches", "start")
     draw.arrow((535, 143), (535, 82))
