@@ -64,7 +64,7 @@ def place(tmp_path_factory):
     for path in photos:
         (place / "flat" / path.name).write_bytes(path.read_bytes())
     (place / "flat.csv").write_text("file,label\n" + "".join(f"{path.name},{path.parent.name}\n" for path in photos))
-    for number in range(20):
+    for number in range(32):
         folder = place / "videos" / DIRECTIONS[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.mp4").write_bytes(encode_video(generate_moving_shape(number % 2, 40, 48, generator), 10.0))
