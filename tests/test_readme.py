@@ -23,7 +23,7 @@ from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "slurm/dev-cluster/site.yaml"
-PAGES = ("start", "images", "video", "methods", "hierarchy", "evaluation", "runs", "slurm", "shards", "channels")
+PAGES = ("start", "images", "video", "methods", "hierarchy", "evaluation", "runs", "slurm", "shards", "labels", "channels")
 DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in PAGES))
 """In the order in which a reader follows them: later ones use the data and runs of earlier ones."""
 SHORT = [
