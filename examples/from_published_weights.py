@@ -8,7 +8,7 @@ samples, with three seeds each; their probes are one table, which
 
     jepa table work/runs/adapted-* work/runs/scratch-* work/imported --over-seeds
 
-prints again.
+prints again. The same command resumes where it was ended, and skips what is finished.
 """
 
 import sys
@@ -21,6 +21,7 @@ from jepa_pipeline import export, import_weights, load_config, pretrain, probe
 from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.demo_shards import demo
 from jepa_pipeline.commands.table import table
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.synthetic.shapes import CLASSES, generate_shapes
 
@@ -61,20 +62,26 @@ def main(
     """Make everything in a folder, and print the table.
 
     Args:
-        work: a new folder.
+        work: a new folder, or that of an earlier call, whose finished steps are skipped.
         published_samples: on which the published weights are trained.
         samples: that each run on the other domain sees.
         images: of the published weights' domain.
         domain_images: of the other domain, half of which test the probes.
     """
-    demo(work / "shapes", images=images)
-    make_domain(work / "images", domain_images, seed=7)
-    build(work / "images", work / "domain", split=0.5)
+    if not (work / "shapes").exists():  # each of these folders gets its name once it is whole
+        demo(work / "shapes", images=images)
+    if not (work / "domain").exists():
+        make_domain(work / "images", domain_images, seed=7)
+        build(work / "images", work / "domain", split=0.5)
 
     common = [*NETWORKS, f"output={work / 'runs'}"]
     first = [f"data.train={work / 'shapes/train'}", *length(published_samples), "name=published"]
-    published = export(pretrain(load_config(RECIPE, [*common, *first])), to="timm", out=work / "published")
-    imported = import_weights(published, out=work / "imported")
+    published, imported = work / "published", work / "imported"
+    run = pretrain(load_config(RECIPE, [*common, *first]))
+    if not published.exists():
+        export(run, to="timm", out=published)
+    if not imported.exists():
+        import_weights(published, out=imported)
 
     runs = []
     for seed in SEEDS:
@@ -89,4 +96,10 @@ def main(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "work"))
+    try:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "work"))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command resumes")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -64,7 +64,7 @@ class Batch(NamedTuple):
     """The input of a method.
 
     Attributes:
-        views: uint8, or uint16 for images of 16 bits, until they are on the device, then normalized floats.
+        views: uint8, or uint16 for 16-bit images, until they are on the device, then normalized floats.
         masks: one per mask set; empty for methods without masks.
         labels: classes, where the data set has them.
         keys: names of the samples in their shards.

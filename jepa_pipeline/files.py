@@ -105,10 +105,30 @@ def sweep(folder: Path) -> None:
             with suppress(OSError):
                 if not path.is_dir() or path.is_symlink():
                     path.unlink()
-                    continue
-                with (path / LOCK).open("a") as lock:
-                    if acquire(lock):
-                        shutil.rmtree(path)
+                else:
+                    delete_unlocked(path)
+
+
+def sweep_beside(path: Path) -> None:
+    """Delete the folders that killed processes left beside `path` while they wrote it by partial_folder, as far as they can be.
+
+    Unlike sweep, it spares all else that is unfinished in that folder, such as what another command keeps to continue with.
+    """
+    left = re.compile(rf"{re.escape(path.name[:40])}\.\w{{8}}{re.escape(PARTIAL)}")
+    with suppress(OSError):
+        for folder in path.parent.iterdir():
+            if not left.fullmatch(folder.name):
+                continue
+            with suppress(OSError):
+                if {inside.name for inside in folder.iterdir()} <= {LOCK, path.name, path.name + PARTIAL}:
+                    delete_unlocked(folder)
+
+
+def delete_unlocked(folder: Path) -> None:
+    """Delete a folder, unless the process that writes there lives."""
+    with (folder / LOCK).open("a") as lock:
+        if acquire(lock):
+            shutil.rmtree(folder)
 
 
 @contextmanager

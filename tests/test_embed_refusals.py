@@ -62,8 +62,8 @@ def snapshot(folder):
             "X.npy.partial, where unfinished rows are kept, was made by something else: move it away",
         ),
         ("X.npy", "X.npy.partial", "X.npy.partial, where unfinished rows are kept, was made by something else: move it away"),
-        ("file/x.npy", "file", "file/x.npy cannot be written, because .*file is no folder: name a file in a folder"),
-        ("file/x/y.parquet", "file", "file/x/y.parquet cannot be written, because .*file is no folder: name"),
+        ("file/x.npy", "file", "file/x.npy cannot be written, because .*file is not a folder: name a place in a folder"),
+        ("file/x/y.parquet", "file", "file/x/y.parquet cannot be written, because .*file is not a folder: name"),
         ("n" * 245 + ".npy", "other", r"cannot be written in .* \(File name too long\): name"),
         ("m" * 300 + "/x.npy", "other", r"cannot be written in .* \(File name too long\): name"),
     ],
@@ -95,13 +95,13 @@ def test_all_files_that_are_there_are_named_at_once(tmp_path):
 def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path):
     (tmp_path / "X.json").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
-    for out, sentence in (("X.npy", "would replace .*X.json: delete or move"), ("folder/x.npy", "folder is no folder: name")):
+    for out, sentence in (("X.npy", "would replace .*X.json: delete or move"), ("folder/x.npy", "folder is not a folder: name")):
         with pytest.raises(UserError, match=sentence):
             check_file(tmp_path / out)
 
 
 def test_a_folder_that_nobody_can_make_is_named():
-    with pytest.raises(UserError, match=r"--out /proc/x/a.npy cannot be written in /proc \(.*\): name a file in a folder that you"):
+    with pytest.raises(UserError, match=r"/proc/x/a.npy cannot be written in /proc \(.*\): name a place in a folder that you"):
         check_file(Path("/proc/x/a.npy"))
 
 
@@ -127,8 +127,8 @@ def spoil(photos):
         "annex.png": r"it is a link to ../.git/annex/objects/SHA256E-s9--1.png: No such .*\): get the file .* or delete the link",
         "loop.png": r"Too many levels of symbolic links\): ",
         "under.png": r"Not a directory\): ",
-        "pipe.png": r"it is no file, but a pipe, a socket or a device\): move it away",
-        "device.png": r"it is no file, but a pipe, a socket or a device\): move it away",
+        "pipe.png": r"it is not a file, but a pipe, a socket or a device\): move it away",
+        "device.png": r"it is not a file, but a pipe, a socket or a device\): move it away",
     }
 
 

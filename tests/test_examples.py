@@ -21,7 +21,11 @@ def load_example(name):
     return module
 
 
-def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp_path, capsys, exports_read_here):
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp_path, capsys, monkeypatch, exports_read_here):
     """One table: three seeds each, at equal samples, with intervals."""
     example = load_example("from_published_weights")
     example.NETWORKS[:] = [
@@ -30,7 +34,12 @@ def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp
         "optim.batch_size_global=8",
     ]
     example.PROBE = ProbeConfig(workers=0, iterations=2, weight_decay=(0.01,), features=("last",), protocols=("linear",))
-    example.main(tmp_path, published_samples=16, samples=8, images=50, domain_images=100)
+    sizes = {"published_samples": 16, "samples": 8, "images": 50, "domain_images": 100}
+    for step in ("export", "probe"):  # ended before it, and called again
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(example, step, interrupt)
+            example.main(tmp_path, **sizes)
+    example.main(tmp_path, **sizes)
     said = capsys.readouterr().out
     assert "initialized with the encoder of" in said and "predictor and the moments of the optimizer are new" in said
     rows = {row["run"]: row for row in json.loads((tmp_path / "table.json").read_text())}

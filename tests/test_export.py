@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_encoders import features_of_photo, run_card
+from tiny_encoders import features_of_photo, make_run, run_card
 
 import jepa_pipeline.interop.timm_format as timm_format
 import timm
@@ -21,9 +21,8 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.data.views import center_view, normalize
 from jepa_pipeline.interop.timm_format import LEAST_TIMM, load_timm
-from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.encoder import TIMM_ARCHITECTURES
-from jepa_pipeline.models.weights import EncoderCard, hash_weights, load_encoder, read_card, save_encoder, save_tensors
+from jepa_pipeline.models.weights import hash_weights, load_encoder, read_card, save_tensors
 from jepa_pipeline.results.probe_report import ProbeReport, ProbeRow, save_report
 
 pytestmark = pytest.mark.usefixtures("exports_read_here")
@@ -37,29 +36,6 @@ BACKBONES = {
     "class token": BackboneConfig(timm="vit_tiny_patch16_224", image_size=32, args=VIT),
     "mean": BackboneConfig(timm="vit_tiny_patch16_224", image_size=32, args={**VIT, "class_token": False, "global_pool": "avg"}),
 }
-
-
-def make_run(folder: Path, config: EncoderConfig | BackboneConfig) -> Path:
-    torch.manual_seed(3)
-    encoder = build_encoder(config)
-    encoder.pooled(torch.randn(8, 3, config.image_size, config.image_size))  # statistics of batch norms away from 0 and 1
-    for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
-        parameter.data.add_(0.02 * torch.randn_like(parameter))
-    card = EncoderCard(
-        encoder=config,
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-        name="tiny",
-        method="ijepa",
-        step=3,
-        samples=48,
-        config_hash="c" * 12,
-        data_hash="d" * 12,
-        version="0",
-    )
-    save_encoder(folder / "encoder", encoder, card)
-    (folder / "config.yaml").write_text("name: tiny\nseed: 5\n")
-    return folder
 
 
 @pytest.fixture
@@ -245,7 +221,7 @@ def test_a_network_that_only_this_process_knows_is_read_back_in_it(tmp_path, mon
     export(make_run(tmp_path / "run", BackboneConfig(timm="known_here_only", image_size=32, args={"channels": (8, 8, 8, 8)})))
     export(make_run(tmp_path / "plain", SPELLED))
     assert asked == [True, False]
-    assert capsys.readouterr().out.count(f"since only {__name__} registers its network: import that before loading it") == 1
+    assert capsys.readouterr().out.count(f"because only {__name__} registers its network; import that module before loading") == 1
 
 
 def nothing_written(run: Path) -> bool:

@@ -4,16 +4,21 @@ import resource
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from rich.console import Console
 
 from jepa_pipeline import cli
 from jepa_pipeline.commands.export import export
 from jepa_pipeline.commands.pretrain import pretrain
-from jepa_pipeline.config.errors import CURES, OUT_OF_MEMORY, UserError
+from jepa_pipeline.config.errors import CURES, OUT_OF_MEMORY, UserError, is_disk_error
 from jepa_pipeline.data.unfinished import new_folder
 from jepa_pipeline.data.writer import png_record, write_shards
+from jepa_pipeline.probes.feature_file import write_features
+from jepa_pipeline.probes.feature_rows import Row
+from jepa_pipeline.probes.unfinished_features import unfinished_features, unfinished_folder
 from jepa_pipeline.training.loggers import MetricsWriter, append_row
 
 QUIET = Console(quiet=True)
@@ -119,3 +124,27 @@ def test_a_line_that_is_written_in_part_is_named_and_hides_no_other(tmp_path):
     with file_limit(14), pytest.raises(OSError, match="File too large") as refused:
         append_row(path, {"step": 2, "text": "x" * 100})
     assert refused.value.filename == str(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_file_of_features_is_named_and_its_rows_are_kept(tmp_path, capsys, suffix):
+    """A memory map would end the process with SIGBUS, which nothing can catch."""
+    features = np.zeros((500, 8), np.float32)
+    rows, plan, out = [Row(f"{number}", 0, None) for number in range(500)], {"encoder": "b"}, tmp_path / f"x{suffix}"
+
+    def write(limit):
+        with file_limit(limit), unfinished_features(out, plan) as unfinished:
+            if not unfinished.rows.done:
+                unfinished.rows.add(rows, np.random.default_rng(0).random(features.shape, np.float32))
+            with unfinished.stage() as path:
+                write_features(path, unfinished.rows, {"data": {"classes": None}})
+            unfinished.publish()
+
+    with pytest.raises(OSError, match="File too large") as refused:
+        write(features.nbytes + 100)
+    assert refused.value.filename == str(out) and is_disk_error(refused.value)
+    assert "keeps 500 rows: the same command continues" in capsys.readouterr().out
+    assert not (unfinished_folder(out) / "staged").exists()
+    write(resource.RLIM_INFINITY)
+    read = np.load(out) if suffix == ".npy" else np.array(parquet.read_table(out)["feature"].to_pylist(), np.float32)
+    assert np.array_equal(read, np.random.default_rng(0).random(features.shape, np.float32))

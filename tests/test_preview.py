@@ -94,5 +94,7 @@ def test_masks_of_a_method_without_any_are_refused(tiny):
 @pytest.mark.parametrize("place", ["file/x.png", "file/x/y.png"])
 def test_a_picture_in_no_folder_is_refused(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"but the folder .* cannot be made \(.*\): name a file in a folder that you may write to"):
+    with pytest.raises(
+        UserError, match=r"png cannot be written, because .*file is not a folder: name a place in a folder that you may write to"
+    ):
         png_path(tmp_path / place, "x.png")

@@ -456,5 +456,5 @@ def test_a_folder_without_two_parts_is_refused_with_the_cure(run, data, tmp_path
 def test_an_invalid_report_is_named(run):
     (run / "probes").mkdir()
     (run / "probes" / "a.json").write_text("{}")
-    with pytest.raises(UserError, match=r"a.json is no probe report \(data: "):
+    with pytest.raises(UserError, match=r"a.json is not a probe report \(data: "):
         load_reports(run / "probes")

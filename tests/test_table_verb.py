@@ -133,7 +133,9 @@ def test_what_is_damaged_in_one_run_is_named_and_hides_nothing_else(make, tmp_pa
     output = result.output
     assert result.exit_code == 0 and f"{log}: 3 of 11 lines cannot be read and are passed over" in output
     assert f"{whole.folder / 'metrics.jsonl'} cannot be read: Is a directory" in output
-    assert f"{damaged.folder / 'encoder/config.json'} is not an encoder's card" in output and "b.json is no probe report" in output
+    assert (
+        f"{damaged.folder / 'encoder/config.json'} is not an encoder's card" in output and "b.json is not a probe report" in output
+    )
     assert ".demo" not in output and "._a" not in output and ".7.json" not in output
     _, lines, _ = read(tmp_path / "t")
     assert [(line["step"], line["loss"]) for line in lines] == [("4", ""), ("6", "0.5")]
@@ -220,7 +222,7 @@ def test_keys_that_change_no_result_are_the_last_columns(make, tmp_path):
 
 def test_the_folder_of_all_runs_is_no_run(make, tmp_path):
     save_record(record(tmp_path / "runs/b"))
-    with pytest.raises(UserError, match=r"runs is no run: it has no config.yaml"):
+    with pytest.raises(UserError, match=r"runs is not a run: it has no config.yaml"):
         table([tmp_path / "runs"])
 
 

@@ -31,23 +31,29 @@ CONFIGS = {
 }
 
 
-def make_run(folder: Path, config) -> Path:
-    torch.manual_seed(3)
+def make_run(folder: Path, config, noise: float = 0.02, seed: int = 3, **card) -> Path:
+    """Write a run folder with an untrained encoder, whose parameters and statistics are away from the ones and zeros of a start.
+
+    card: values of the encoder's card.
+    """
+    torch.manual_seed(seed)
     encoder = build_encoder(config)
-    for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
-        parameter.data.add_(0.02 * torch.randn_like(parameter))
-    card = EncoderCard(
-        encoder=config,
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-        clip=ClipConfig.model_validate({"stride": 2}) if config.modality.has_time else None,
-        **{"name": "tiny", "method": "hjepa", "step": 3, "samples": 48, "version": "0"},
-        config_hash="c" * 12,
-        data_hash="d" * 12,
-    )
-    save_encoder(folder / "encoder", encoder, card)
+    if isinstance(config, BackboneConfig):
+        encoder.pooled(torch.randn(8, config.in_channels, config.image_size, config.image_size))  # statistics of batch norms
+    for parameter in encoder.parameters():
+        parameter.data.add_(noise * torch.randn_like(parameter))
+    save_encoder(folder / "encoder", encoder, make_card(config, **card))
     (folder / "config.yaml").write_text("name: tiny\nseed: 5\n")
     return folder
+
+
+def make_card(config, **values) -> EncoderCard:
+    """Return the card of an encoder, with these values in place of some."""
+    clip = ClipConfig.model_validate({"stride": 2}) if config.modality.has_time else None
+    origin = {"name": "tiny", "method": "ijepa", "step": 3, "samples": 48, "version": "0"}
+    hashes = {"config_hash": "c" * 12, "data_hash": "d" * 12}
+    statistics = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "clip": clip}
+    return EncoderCard(encoder=config, **{**origin, **hashes, **statistics, **values})
 
 
 def run_card(folder: Path, without: str = "nothing is left out") -> dict:

@@ -15,7 +15,7 @@ from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.local_files import describe_unhashed, wrong_hashes, wrong_sizes
 from jepa_pipeline.data.manifest import Manifest, locate_tars
 from jepa_pipeline.data.remote import is_remote
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import DecodeError, name_missing
 from jepa_pipeline.data.shards import SampleError, Shards
 from jepa_pipeline.data.video import Video
 from jepa_pipeline.redaction import redact
@@ -92,7 +92,8 @@ def decode_sample(shards: Shards, shard: int, member: int) -> None:
     """
     sample = shards.read(shard, member)
     try:
-        media = open_media(shards, sample)
+        with name_missing(shards.describe(shard, member)):
+            media = open_media(shards, sample)
         if isinstance(media, Video):
             media.frames(np.unique([0, len(media) - 1]))
     except DecodeError as error:

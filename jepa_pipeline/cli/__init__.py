@@ -115,7 +115,7 @@ def probe(
 
     if stray := [setting for setting in settings or [] if "=" not in setting]:
         raise UserError(
-            f"{stray[0]} is no setting KEY=VALUE: the first argument is the run, and --data names the shards to probe it on"
+            f"{stray[0]} is not a setting KEY=VALUE: the first argument is the run, and --data names the shards to probe it on"
         )
     probe_config = load_overrides(ProbeConfig, settings or [])
     chosen_level = None if level is None else parse_level(level)

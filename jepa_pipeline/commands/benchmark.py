@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.site import SiteConfig
 from jepa_pipeline.config.suite import SetConfig, SuiteConfig, to_overrides
 from jepa_pipeline.console import print_plain
@@ -44,8 +45,9 @@ def benchmark(suite: SuiteConfig, runs: Sequence[Path], out: Path, collect: bool
         Whether there are accuracies for every run and data set; those that are missing are printed.
 
     Raises:
-        UserError: a run is no folder.
+        UserError: a run is not a folder, or the table cannot be written.
     """
+    check_place(out / suite.name)
     probed, missing = list[ProbedRun](), list[Missing]()
     labels = run_labels([existing_folder(run) for run in runs])
     total = len(labels) * len(suite.data)

@@ -115,9 +115,7 @@ def build(
 def describe_converted(images: int) -> str | None:
     if not images:
         return None
-    return (
-        f"{images} images of other channels or bits became RGB of 8 bits, because --size shrinks JPEG, PNG and WebP images as such"
-    )
+    return f"{images} images of other channels or bits became 8-bit RGB, because --size shrinks JPEG, PNG and WebP images as such"
 
 
 def make_plan(

@@ -21,9 +21,10 @@ from jepa_pipeline.probes.embed import Embedding, FeatureKind, embed_batches
 from jepa_pipeline.probes.evaluate import FrozenEncoder, build_eval_loader, load_frozen
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor
 from jepa_pipeline.probes.feature_file import check_file, write_features
-from jepa_pipeline.probes.feature_rows import FeatureRows, unfinished_rows
+from jepa_pipeline.probes.feature_rows import FeatureRows
 from jepa_pipeline.probes.features import compute_device
 from jepa_pipeline.probes.labeled_data import check_input
+from jepa_pipeline.probes.unfinished_features import unfinished_features
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.levels import level_name
 from jepa_pipeline.version import __version__
@@ -71,20 +72,25 @@ def embed(
     about = {"features": features, "level": level, "segments": segments if shards.manifest.kind == "videos" else 1}
     plan = {
         **about,
-        "encoder": frozen.weights_hash,
+        "encoder": {**frozen.card.model_dump(mode="json"), "weights_hash": frozen.weights_hash},
         "data": f"{redact(shards.location)} {shards.fingerprint()}",
         "batch_size": batch_size,
         "device": chosen.type,
         "version": __version__,
     }
-    with unfinished_rows(out, plan) as rows:
-        with Progress() as progress:
-            task = progress.add_task("features", total=loader.samples, completed=rows.done)
-            for batch, values in embed_batches(embedding, shards, loader, -(-rows.done // loader.batch_size)):
-                rows.add(batch, values)
-                progress.update(task, completed=rows.done)
-        report_damage(rows, shards)
-        written = write_features(out, rows, describe(about, frozen, shards, rows))
+    with unfinished_features(out, plan) as unfinished:
+        rows = unfinished.rows
+        if not unfinished.complete:
+            with Progress() as progress:
+                task = progress.add_task("features", total=loader.samples, completed=rows.done)
+                for batch, values in embed_batches(embedding, shards, loader, -(-rows.done // loader.batch_size)):
+                    rows.add(batch, values)
+                    progress.update(task, completed=rows.done)
+            report_damage(rows, shards)
+        if not (unfinished.complete or unfinished.staged):
+            with unfinished.stage() as path:
+                write_features(path, rows, describe(about, frozen, shards, rows))
+        written = unfinished.publish()
     print_plain(None, f"{rows.done:,} rows of {rows.width} values, written to {', '.join(map(str, written))}")
     return out
 

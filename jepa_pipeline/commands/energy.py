@@ -13,6 +13,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.saved_method import read_saved_method
 from jepa_pipeline.console import print_plain
@@ -96,10 +97,10 @@ def energy(
         seed: of the samples, masks and shuffled futures.
 
     Raises:
-        UserError: the run has no energy or no checkpoint, the data does not belong to it, or masks hide nothing of an image.
+        UserError: the run has no energy or no checkpoint, the data is not for it, masks hide nothing, or `out` cannot be written.
     """
-    folder = Path(run)
-    subject = open_subject(folder)
+    subject, out = open_subject(folder := Path(run)), out or folder / "energy"
+    check_place(out / "report.json")
     method = subject.method
     if not method.mask_sets:
         raise UserError(f"{folder} was trained by {method.name}, which predicts nothing that is hidden: name a run of a JEPA")
@@ -142,7 +143,7 @@ def energy(
         pictures=[],
         colors=color_ranges(measured.maps) if measured.maps else [],
     )
-    path = (out or folder / "energy") / f"{chosen.name}-{step:08d}-{energy_key(report, len(measured.maps))}.json"
+    path = out / f"{chosen.name}-{step:08d}-{energy_key(report, len(measured.maps))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     files = save_pictures(measured, path, report.colors, split.frames if split else 0, fps or DEFAULT_FPS)

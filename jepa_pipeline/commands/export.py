@@ -51,7 +51,8 @@ def export(
 
     Raises:
         UserError: the format, its dtype or the level does not exist, there is no encoder or one that the format cannot hold, a
-            package is missing, `out` is not empty, what is loaded from it gives other features, or a file would hold a secret.
+            package is missing, `out` is not empty or cannot be made, what is loaded from it gives other features, or a file would
+            hold a secret.
     """
     if to not in FORMATS:
         choices = ", ".join(f"{name} ({each.description})" for name, each in FORMATS.items())
@@ -74,7 +75,6 @@ def export(
     origin = Origin(run_hash=hash_weights(trained), level=level, reports=load_reports(run / "probes"), recipe=recipe)
     name = "-".join([to, *([dtype] if dtype != format.dtypes[0] else []), *([level_name(level)] if isinstance(level, int) else [])])
     out = Path(out or run / "export" / name)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as partial:
         format.write(partial, request)
         (partial / PARITY).parent.mkdir()

@@ -137,7 +137,7 @@ def choose_faults(config: RunConfig, only: Sequence[str]) -> list[str]:
         UserError: one is not known, or needs data on this machine.
     """
     if unknown := [name for name in only if name not in FAULTS]:
-        raise UserError(f"--only {unknown[0]} is no fault: give one of {', '.join(FAULTS)}")
+        raise UserError(f"--only {unknown[0]} is not a fault: give one of {', '.join(FAULTS)}")
     local = all(map(is_local, config.data.train))
     if not local and (remote := [name for name in only if name in DATA_FAULTS]):
         raise UserError(f"--only {remote[0]} needs shards on this machine, but data.train is at a URL: leave that fault out")

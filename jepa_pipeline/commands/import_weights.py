@@ -1,6 +1,5 @@
 """`jepa import`: published weights as an encoder folder, which the other commands take like a run's."""
 
-import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.published import ImportSettings
 from jepa_pipeline.config.saved_method import METHOD, METHOD_WEIGHTS, SavedMethod
 from jepa_pipeline.console import print_plain
@@ -72,7 +72,6 @@ def import_weights(
     license = license or (downloaded and downloaded.license) or "unknown"
     revision = downloaded.revision if downloaded else None
     card = describe(folder_name(name), chosen, name.partition("@")[0], revision, weights, imported, license)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as partial:
         save_weights(partial, imported.weights, card)
         if method is not None:
@@ -81,17 +80,6 @@ def import_weights(
     for sentence in [*summary(out, card, imported, left_out), *next_commands(out, card, predictor)]:
         print_plain(None, sentence)
     return out
-
-
-def check_place(out: Path) -> None:
-    """Refuse a folder that cannot be made, before weights are read.
-
-    Raises:
-        UserError: it is below a file, or in a folder where this user may not write.
-    """
-    nearest = next(folder for folder in out.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"cannot create {out}, because {nearest} is not a writable folder: choose another place with --out")
 
 
 def folder_name(name: str) -> str:

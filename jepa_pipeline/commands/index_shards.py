@@ -1,7 +1,6 @@
 """`jepa shards index`: make tar shards of any writer a data set."""
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.data.class_names import read_classes
 from jepa_pipeline.data.index import index_path, load_index, save_index
 from jepa_pipeline.data.indexing import IndexedShard, index_shard
@@ -173,8 +173,7 @@ def output_folder(location: str, out: Path | None, files: Sequence[str]) -> Path
     if not is_remote(location):
         check_finished(Path(location))
     folder = out or Path(location)
-    if folder.is_dir() and not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written: give another folder for the manifest and the indexes with --out")
+    check_place(folder / MANIFEST, "give another folder for the manifest and the indexes with --out")
     path = folder / MANIFEST
     if path.exists() and not is_ours(path):
         raise UserError(f"{path} was not made by `{INDEXED}`, so it is not replaced: give another folder with --out, or delete it")

@@ -15,6 +15,7 @@ from rich.console import Console
 from jepa_pipeline.batch import Batch, Masks
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.pixel_format import RGB8
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.video_masks import Grid
@@ -76,16 +77,13 @@ def png_path(out: Path | None, name: str) -> Path:
     """Return the path of the picture, after creating its folder.
 
     Raises:
-        UserError: it does not end with .png, or its folder cannot be made.
+        UserError: it does not end with .png, or cannot be written.
     """
     out = out or Path(name)
     if out.suffix != ".png":
         raise UserError(f"--out is {out}: name a file that ends with .png")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"the folder {out.parent} cannot be made ({error.strerror})"
-        raise UserError(f"--out is {out}, but {reason}: name a file in a folder that you may write to") from None
+    check_place(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
 
@@ -190,7 +188,7 @@ def preview_views(config: RunConfig, out: Path | None = None, console: Console |
 
     Returns:
         The PNG: a contact sheet with a row per image (the image, then all its views), or a row per view of a clip, its frames
-        side by side. Images of other channels than RGB, or of 16 bits, are in false colors, see to_picture.
+        side by side. Images of other channels than RGB, or 16-bit ones, are in false colors, see to_picture.
 
     Raises:
         UserError: there are no shards at data.train.

@@ -11,6 +11,7 @@ from jepa_pipeline.commands.export import export
 from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.commands.probe import probe
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.data.manifest import MANIFEST, load_manifest
@@ -28,6 +29,7 @@ def quickstart(out: Path, seed: int = 0, total_samples: int = TOTAL_SAMPLES, ima
     Returns:
         The rows of the probe report.
     """
+    check_place(out / "images")
     console, start = Console(), time.perf_counter()
     prepare_shards(out, images, seed, console)
     run = pretrain(build_config(out, seed, total_samples), console)

@@ -125,5 +125,5 @@ def contents_lines(part: Contents) -> Iterator[str]:
         yield f"  {part.lost}"
     yield from (f"  {line}" for line in format_pixels(part.kind, part.mean, part.std, part.stored))
     if part.kind == "images" and not part.stored:
-        yield "  channels and bits are unknown: `jepa shards check` decodes the images, and prints these with mean and deviation"
+        yield "  channels and bits are unknown: `jepa shards check` decodes the images, and prints these with mean and std"
     yield from (f"  {line}" for line in (format_class_table(part.classes) if part.classes else ["no classes"]))

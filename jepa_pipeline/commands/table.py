@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.run import RESULT_NEUTRAL_KEYS
 from jepa_pipeline.console import print_plain
 from jepa_pipeline.results.over_seeds import INTERVALS, config_cell, group_by_seed, seed_details, seed_table
@@ -43,13 +44,15 @@ def table(runs: Sequence[Path], out: Path | None = None, over_seeds: bool = Fals
         over_seeds: one row for all runs that differ in nothing but the seed, with the mean of their accuracies and its interval.
 
     Raises:
-        UserError: there is no run.
+        UserError: there is no run, or the table cannot be written.
     """
+    if out is not None:
+        check_place(out)
     summaries = summarize_runs(runs)
     if not summaries:
         if not any(run.is_dir() for run in runs):
             raise UserError(f"no folder {runs[0]}: give run folders, such as runs/*")
-        raise UserError(f"{runs[0]} is no run: it has no config.yaml and was not submitted; give run folders, such as runs/*")
+        raise UserError(f"{runs[0]} is not a run: it has no config.yaml and was not submitted; give run folders, such as runs/*")
     configs = [summary.values for summary in summaries if summary.values]
     keys, columns = differing_keys(configs), accuracy_columns(summaries)
     if over_seeds:

@@ -34,7 +34,7 @@ def read_bounded(path: Path) -> str:
     Raises:
         BadYaml: it is longer than MAX_BYTES.
         OSError: it cannot be read.
-        UnicodeDecodeError: it is no text.
+        UnicodeDecodeError: it is not text.
     """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)

@@ -88,7 +88,7 @@ class DataConfig(Section):
     bits: Bits | None = Field(
         default=None,
         description="Bits per channel of decoded images, which are scaled to 0..1: 8 by 1/255, 16 by 1/65535. 16 holds images of "
-        "both exactly; 8 halves the bytes of a batch, and refuses images of 16 bits, save for 3 channels, where they are scaled "
+        "both exactly; 8 halves the bytes of a batch, and refuses 16-bit images, save for 3 channels, where they are scaled "
         "to 8. null: 8 for 3 channels, else 16.",
     )
     workers: int = Field(default=2, ge=0, le=MAX_COUNT, description="Data workers per device; 0: decode in the training process.")

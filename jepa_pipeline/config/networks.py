@@ -221,6 +221,12 @@ class PredictorConfig(Section):
             raise ValueError(f"predictor: {error}") from None
 
 
+def is_size(argument: TimmArgument) -> bool:
+    """Return whether an argument of timm is a size: a whole number, or some."""
+    numbers = argument if isinstance(argument, tuple) else (argument,)
+    return all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+
+
 class BackboneConfig(Section):
     """A timm network by name, if it returns a feature map or tokens."""
 
@@ -256,8 +262,13 @@ class BackboneConfig(Section):
         return self
 
     def describe(self) -> str:
-        """Return the network in a few words, for tables."""
-        return f"{self.timm}{' (small stem)' if self.small_stem else ''}, {self.input_shape}"
+        """Return the network in a few words, for tables: timm's name, with the sizes in which it differs from that name."""
+        sizes = {name: value for name, value in self.args.items() if is_size(value)}
+        if {"patch_size", "embed_dim", "depth"} <= sizes.keys():  # nothing that the name says is left
+            network = f"ViT {sizes['embed_dim']} x {sizes['depth']}, patches of {sizes['patch_size']}"
+        else:
+            network = f"{self.timm}{' with' * bool(sizes)} {', '.join(f'{name} {value}' for name, value in sizes.items())}".strip()
+        return f"{network}{' (small stem)' if self.small_stem else ''}, {self.input_shape}"
 
     @model_validator(mode="after")
     def check_args(self) -> Self:

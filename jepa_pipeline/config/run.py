@@ -90,7 +90,7 @@ class RunConfig(Section):
             )
         if encoder.modality.has_time and self.data.pixel_format != RGB8:
             raise ValueError(
-                f"data gives images of {self.data.pixel_format}, but clips are RGB of 8 bits, as videos are decoded: remove "
+                f"data gives images of {self.data.pixel_format}, but clips are 8-bit RGB, as videos are decoded: remove "
                 "data.channels and data.bits, or choose a method and frames: 1 for images"
             )
         if channels != RGB_CHANNELS:

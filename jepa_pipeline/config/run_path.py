@@ -10,6 +10,6 @@ def run_around(path: Path) -> Path | None:
 
 
 def give_run(path: Path) -> str:
-    """Return the end of a sentence about a path that is no run folder: which one to give."""
+    """Return the end of a sentence about a path that is not a run folder: which one to give."""
     run = run_around(path)
     return f"give the run folder around it, {run}" if run else "give a run folder, such as runs/NAME"

@@ -47,7 +47,7 @@ def read_text(path: Path, expected: str) -> str:
     """Return the text of a file; expected: a description of what it should hold, for the error.
 
     Raises:
-        UserError: it cannot be read, or is no text.
+        UserError: it cannot be read, or is not text.
     """
     try:
         data = path.read_bytes()
@@ -121,7 +121,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def parse_json(path: Path, text: str) -> object:
-    """Return the content of a JSON file, None if it is no JSON.
+    """Return the content of a JSON file, None if it is not JSON.
 
     Raises:
         UserError: its name ends in .json, but it cannot be read.
@@ -180,7 +180,7 @@ def number_classes(labels: Collection[str], names: Sequence[str] | None, source:
         source: of the labels, for errors.
 
     Raises:
-        UserError: a label is no class.
+        UserError: a label is not a class.
     """
     if names is None:
         numeric = all(label.isascii() and label.isdigit() for label in labels)

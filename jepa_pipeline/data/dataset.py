@@ -20,7 +20,7 @@ from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.raster import Raster
 from jepa_pipeline.data.reading import reading
 from jepa_pipeline.data.rng import Stream, keyed_generator
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import DecodeError, name_missing
 from jepa_pipeline.data.sampler import Positions
 from jepa_pipeline.data.shards import Sample, SampleError, Shards
 from jepa_pipeline.data.video import Video, open_video
@@ -177,8 +177,10 @@ def read_decoded(process: Callable[[Any], Decoded], shards: Shards, shard: int, 
 
     Raises:
         SampleError: it cannot be read, decoded or processed.
+        UserError: a package is missing that reads it.
     """
-    with reading(shards.describe(shard, member)):
+    name = shards.describe(shard, member)
+    with reading(name), name_missing(name):
         sample = shards.read(shard, member)
         try:
             return sample, process(open_media(shards, sample))

@@ -25,10 +25,10 @@ class Inspected(NamedTuple):
 
     Attributes:
         extension: of its format in a shard.
-        rgb: the image as RGB of 8 bits; None if it has neither one nor three channels, and a format that cannot mean RGB.
+        rgb: the image as 8-bit RGB; None if it has neither one nor three channels, and a format that cannot mean RGB.
         stored: its channels and their bits as they are stored.
         raster: the same pixels as they are stored; None if those are the ones of `rgb`.
-        brightest: of an image of 16 bits that becomes RGB, the brightest level of the 8-bit ones.
+        brightest: of a 16-bit image that becomes RGB, the brightest level of the 8-bit ones.
     """
 
     extension: str
@@ -44,11 +44,11 @@ class Inspected(NamedTuple):
 
 
 def decode_image(data: bytes, max_pixels: float = MAX_PIXELS, form: PixelFormat = RGB8) -> Image.Image | Raster:
-    """Return an image, upright, in the form that is wanted: RGB of 8 bits as Pillow's, others as Raster.
+    """Return an image, upright, in the form that is wanted: 8-bit RGB as Pillow's, others as Raster.
 
     Raises:
         DecodeError: it cannot be read, or has another number of channels or more bits.
-        UserError: a package that a TIFF image takes is missing.
+        MissingPackage: one that a TIFF image takes.
     """
     if form != RGB8:
         return fit(read_raster(data, max_pixels), form)
@@ -65,7 +65,7 @@ def read_raster(data: bytes, max_pixels: float = MAX_PIXELS) -> Raster:
 
     Raises:
         DecodeError: it cannot be read.
-        UserError: a package that a TIFF image takes is missing.
+        MissingPackage: one that a TIFF image takes.
     """
     if data.startswith(array.MAGIC):
         raster = to_raster(array.read_npy(data))
@@ -125,7 +125,7 @@ def has_rgb(form: PixelFormat) -> bool:
 
 
 def to_rgb_image(raster: Raster) -> Image.Image:
-    """Return gray or RGB as an RGB image of 8 bits.
+    """Return gray or RGB as an 8-bit RGB image.
 
     Raises:
         OtherFormat: it has another number of channels.

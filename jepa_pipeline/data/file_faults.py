@@ -13,14 +13,14 @@ OWN_FAULTS = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPER
 
 
 class Fault(NamedTuple):
-    """Why a path is no file that can be opened, and what helps."""
+    """Why a path is not a file that can be opened, and what helps."""
 
     reason: str
     cure: str
 
 
 def find_fault(path: Path) -> Fault | None:
-    """Return why a path is no file that can be opened; None if it is one, as far as can be told without opening it.
+    """Return why a path is not a file that can be opened; None if it is one, as far as can be told without opening it.
 
     Raises:
         UserError: the disk cannot tell.
@@ -36,7 +36,7 @@ def find_fault(path: Path) -> Fault | None:
         return Fault(f"{error.strerror}", "fix that, or move it away")
     if stat.S_ISREG(mode):
         return None
-    return Fault("it is no file, but a pipe, a socket or a device", "move it away")  # reading it might never end
+    return Fault("it is not a file, but a pipe, a socket or a device", "move it away")  # reading it might never end
 
 
 def read_state(path: Path) -> str:

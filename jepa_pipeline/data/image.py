@@ -148,7 +148,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def deep_to_rgb(image: Image.Image, stripped: Stripped) -> tuple[Image.Image, int]:
-    """Return a PNG image of 16 bits per channel as RGB, and its brightest level of the 8-bit ones.
+    """Return a PNG image with 16 bits per channel as RGB, and its brightest level of the 8-bit ones.
 
     Pillow clips gray instead of scaling it, keeps the upper byte of colors, and compares a transparent color with that. Cameras
     and microscopes store 12 bits or so without scaling them up, which would leave 16 levels; where sBIT tells their number, they
@@ -194,7 +194,7 @@ def scale(values: UInt16[np.ndarray, "*shape"], bits: int) -> UInt8[np.ndarray, 
 
 
 def read_channels(image: Image.Image, data: bytes) -> UInt16[np.ndarray, "H W C"]:
-    """Return the channels of a PNG image of 16 bits, of which Pillow has loaded the upper bytes, or all of gray alone."""
+    """Return the channels of a 16-bit PNG image, of which Pillow has loaded the upper bytes, or all of gray alone."""
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)[..., None]
     if is_gray(data):

@@ -204,7 +204,7 @@ def read_manifest_text(location: str) -> tuple[str, bytes]:
     if not path.is_file():
         raise UserError(describe_missing(Path(location)))
     if (size := path.stat().st_size) > MANIFEST_BYTES:
-        raise UserError(f"{path} has {size:,} bytes, more than {MANIFEST_BYTES:,}, so it is no manifest: copy it again")
+        raise UserError(f"{path} has {size:,} bytes, more than {MANIFEST_BYTES:,}, so it is not a manifest: copy it again")
     return str(path), path.read_bytes()
 
 
@@ -222,7 +222,7 @@ def check_finished(folder: Path) -> None:
 
 
 def describe_missing(folder: Path) -> str:
-    """Return why a folder is no data set, and the command that makes one."""
+    """Return why a folder is not a data set, and the command that makes one."""
     check_finished(folder)
     if not folder.is_dir():
         moved = "if it moved, name its new place (for a run: data.train=NEW)"

@@ -164,7 +164,7 @@ def label_by_folder(folder: Path, paths: list[Path], labeling: Labeling, robot: 
 
 
 def describe_nested(folder: Path, parents: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a sentence if all files are in one folder, which is no class beside others."""
+    """Yield a sentence if all files are in one folder, which is not a class beside others."""
     tree, above = subfolders(parents), ()
     while len(tree.get(above, ())) == 1:
         above = (*above, *tree[above])
@@ -282,7 +282,7 @@ def check_parts_filled(parts: Mapping[str, Sequence[MediaFile]], units: Mapping[
     for part, selected in parts.items():
         if not selected:
             single = recordings and max(Counter(units.values()).values()) == 1
-            cure = "build each part by itself, or rename what is no recording" if single else "choose another share"
+            cure = "build each part by itself, or rename what is not a recording" if single else "choose another share"
             of = f"{len(units)} recordings, such as {next(iter(units))}," if recordings else f"{len(units)} files"
             raise UserError(f"split {split:g} of {of} leaves none for {part}: {cure}")
 

@@ -55,7 +55,7 @@ def read_label(sample: dict[str, Member], classes: Classes | None) -> tuple[int 
     """Return the label and the extension of the member that holds it.
 
     Raises:
-        LabelError: it is no label, or there is none although `classes` is given.
+        LabelError: it is not a label, or there is none although `classes` is given.
     """
     label, labeled_by, others = None, None, list[object]()
     for extension, read in ((LABEL, read_text_label), (JSON, read_json_labels)):
@@ -92,7 +92,7 @@ def read_text_label(member: Member) -> Iterator[object]:
 
 
 def read_json_labels(member: Member) -> Iterator[object]:
-    """Yield what a sample's JSON has under the keys of a label, without null, which is no label.
+    """Yield what a sample's JSON has under the keys of a label, without null, which is not a label.
 
     Raises:
         LabelError: it is not readable, or has a label under another key only.

@@ -32,7 +32,7 @@ def open_local(tar: Path) -> int:
         raise ValueError("its shard is missing") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise ValueError("its shard is no file")
+        raise ValueError("its shard is not a file")
     if hasattr(os, "posix_fadvise"):  # all of it will be read: one sequential read is faster than one for each image
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
     return fd

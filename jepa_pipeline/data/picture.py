@@ -8,7 +8,7 @@ from jepa_pipeline.config.pixel_format import RGB_CHANNELS
 
 
 def to_picture(pixels: Num[Tensor, "C *T H W"]) -> UInt8[Tensor, "3 *T H W"]:
-    """Return an image or clip as RGB of 8 bits: as it is, or in false colors.
+    """Return an image or clip as 8-bit RGB: as it is, or in false colors.
 
     These show the first three channels, or one channel as gray, with the least value black and the largest white.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_pipeline.data.manifest import PLAN
-from jepa_pipeline.files import atomic_write
+from jepa_pipeline.files import atomic_path
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
@@ -19,8 +19,9 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 
 
 def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Write a plan whose values are JSON."""
-    atomic_write(folder / PLAN, json.dumps(plan), exact=True)
+    """Write a plan whose values are JSON, durably; secrets stay in it, because it is compared."""
+    with atomic_path(folder / PLAN, sync=True) as partial:
+        partial.write_text(json.dumps(plan))
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from jepa_pipeline.data.file_faults import find_fault
 from jepa_pipeline.data.manifest import Skipped
 from jepa_pipeline.data.media_folder import MediaFile, to_utf8
 from jepa_pipeline.data.raster import Raster, as_array
-from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, DecodeError
+from jepa_pipeline.data.sample import MAX_MEDIA_BYTES, DecodeError, name_missing
 from jepa_pipeline.data.video_writer import reencode_video
 from jepa_pipeline.data.writer import Record, image_record, new_record, video_record
 
@@ -36,7 +36,11 @@ def record_key(index: int, path: Path) -> str:
 
 
 def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tuple[str, MediaFile]) -> Record | Skipped:
-    """Return the record of a file, or the reason why it is skipped."""
+    """Return the record of a file, or the reason why it is skipped.
+
+    Raises:
+        UserError: a package is missing that reads it.
+    """
     key, file = job
     name = to_utf8(str(file.path.relative_to(root)))
     if fault := find_fault(file.path):
@@ -47,7 +51,8 @@ def prepare(root: Path, size: int | None, reencode: Reencoding | None, job: tupl
     try:
         if file.kind == "videos":
             return prepare_video(key, file, size, reencode)
-        return prepare_image(key, file, size)
+        with name_missing(f"{root / name}"):
+            return prepare_image(key, file, size)
     except (OSError, DecodeError) as error:
         return Skipped(file=name, reason=str(error))
 

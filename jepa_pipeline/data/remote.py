@@ -79,7 +79,7 @@ def read_bytes(url: str) -> bytes:
             while chunk := file.read(1 << 20):
                 data += chunk
                 if len(data) > MANIFEST_BYTES:
-                    raise UserError(f"{redact(url)} has more than {MANIFEST_BYTES:,} bytes, so it is no manifest: check the URL")
+                    raise UserError(f"{redact(url)} has more than {MANIFEST_BYTES:,} bytes, so it is not a manifest: check the URL")
                 if time.monotonic() > end:
                     raise UserError(
                         f"{redact(url)} sent {len(data):,} bytes in {MANIFEST_S:g} s and has not ended: check that its server "

@@ -1,8 +1,12 @@
 """The parts of a sample: the extensions of its members, the metadata of a video, and the error of bytes that do not decode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import Field
 
 from jepa_pipeline.config.data import MAX_MEGAPIXELS
+from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.section import Section
 
@@ -35,6 +39,23 @@ class TooLarge(DecodeError):
         self.cure = (
             "raise data.damage.max_megapixels, or encode it again, videos with more key frames (`jepa shards build --reencode`)"
         )
+
+
+class MissingPackage(UserError):
+    """A package is not installed that reads an image; the text lacks the image's name, which name_missing adds."""
+
+
+@contextmanager
+def name_missing(sample: str) -> Iterator[None]:
+    """Name the sample for which a package is missing.
+
+    Raises:
+        UserError: one is.
+    """
+    try:
+        yield
+    except MissingPackage as error:
+        raise UserError(f"{sample}: {error}") from None
 
 
 class VideoMetadata(Section):

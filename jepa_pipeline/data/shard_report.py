@@ -12,7 +12,7 @@ from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import ChannelStats, DeepRange, StoredTotals, compute_channel_stats, stats_of
 from jepa_pipeline.data.decode import Inspected, inspect_image
 from jepa_pipeline.data.indexing import unreadable_video
-from jepa_pipeline.data.sample import MAX_VIDEO_PIXELS, DecodeError
+from jepa_pipeline.data.sample import MAX_VIDEO_PIXELS, DecodeError, name_missing
 from jepa_pipeline.data.summary import metadata_table
 from jepa_pipeline.data.tar_reader import printable
 from jepa_pipeline.data.tar_samples import Defect, TarSample
@@ -47,7 +47,7 @@ class ShardReport:
         videos: table of their metadata.
         channel_stats: sum over the decoded images or first frames as RGB, without those that cannot be: without_rgb.
         stored: sums over the decoded images as they are stored.
-        deep: range of the images of 16 bits.
+        deep: range of the 16-bit images.
         keys: 64-bit hashes.
     """
 
@@ -84,7 +84,8 @@ class ShardReport:
         self.extensions.update(sample.ranges.keys())
         try:
             if video is None:
-                self.add_image(sample, inspect_image(sample.media))
+                with name_missing(f"sample {printable(sample.key)} of {self.shard}"):
+                    self.add_image(sample, inspect_image(sample.media))
             else:
                 self.remark_unread(sample, video)
                 self.add_frame(sample, decode_all(video))

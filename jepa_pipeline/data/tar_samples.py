@@ -52,7 +52,7 @@ class Defect(NamedTuple):
     """Something wrong with a sample or member of a tar, and whether the sample is skipped for it.
 
     kind: "name", "key", "late" (a label apart from its image), "missing", "image", "video", "label", "member" or "joined".
-    label: a whole number that is no label of the data set. unknown: a label that is a text, but no class of the data set.
+    label: a whole number that is not a label of the data set. unknown: a label that is a text, but no class of the data set.
     """
 
     kind: str

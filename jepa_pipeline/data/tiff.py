@@ -10,11 +10,11 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
-from jepa_pipeline.config.errors import UserError, first_line
+from jepa_pipeline.config.errors import first_line
 from jepa_pipeline.config.pixel_format import MAX_CHANNELS
 from jepa_pipeline.data.array import channels_last, check_levels
 from jepa_pipeline.data.image import check_size, to_stored, turn_upright
-from jepa_pipeline.data.sample import DecodeError
+from jepa_pipeline.data.sample import DecodeError, MissingPackage
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF files of either byte order."""
@@ -39,7 +39,7 @@ def read_tiff(data: bytes, max_pixels: float) -> np.ndarray:
 
     Raises:
         DecodeError: it is damaged, has too many pixels, or values of another type than 8 or 16 bits without a sign.
-        UserError: a package that it takes is missing.
+        MissingPackage: one that it takes.
     """
     try:
         with Image.open(BytesIO(data), formats=("TIFF",)) as image:
@@ -85,7 +85,7 @@ def read_by_tifffile(data: bytes, max_pixels: float) -> np.ndarray:
     try:
         from tifffile import TiffFile
     except ImportError:
-        raise UserError(
+        raise MissingPackage(
             "this TIFF image has channels or bits that Pillow does not keep, and reading it takes the package tifffile: "
             "`pip install tifffile`"
         ) from None
@@ -106,6 +106,8 @@ def read_by_tifffile(data: bytes, max_pixels: float) -> np.ndarray:
         raise
     except Exception as error:  # as Pillow's
         if "imagecodecs" in str(error):
-            raise UserError(f"{first_line(error)}: `pip install imagecodecs`, or compress the TIFF images with deflate") from error
+            raise MissingPackage(
+                f"{first_line(error)}: `pip install imagecodecs`, or compress the TIFF images with deflate"
+            ) from error
         raise DecodeError(f"{error or type(error).__name__}") from error
     return turn_upright(np.invert(values) if inverted else values, orientation)

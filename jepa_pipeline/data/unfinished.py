@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.modality import DataKind
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.section import Section
 from jepa_pipeline.data.channel_stats import DeepRange, StoredSums, StoredTotals
 from jepa_pipeline.data.index import index_path
@@ -148,9 +149,10 @@ def new_folder(out: Path, plan: Mapping[str, object] | None = None) -> Iterator[
         plan: all that decides what is written, as JSON; None: nothing can be continued.
 
     Raises:
-        UserError: `out` is not empty, or another process is writing it.
+        UserError: `out` is not empty or cannot be made, or another process is writing it.
     """
     check_new(out)
+    check_place(out)
     partial = out.with_name(out.name + PARTIAL)
     if partial.exists() and not is_new(partial) and not (partial / PLAN).exists():
         raise UserError(f"{partial} is not empty and was left by no build of this version: delete it or name another folder")

@@ -36,7 +36,7 @@ class Record(NamedTuple):
         label: None without classes.
         channel_stats: of the image as RGB, None if it cannot be, or of a video's first frame.
         metadata: of a video.
-        brightest: level of an image of 16 bits once it has 8.
+        brightest: level of a 16-bit image once it has 8.
         stored: channels of an image and their bits as they are stored, with their statistics; None: of videos.
         converted: whether the image was of other channels or bits in its file.
     """

@@ -28,7 +28,7 @@ def choose_family(published: Published, name: str | None) -> tuple[Family, Publi
     named = [family for family in FAMILIES if family.name == name]
     if not named:
         near = get_close_matches(name, [family.name for family in FAMILIES], 1, cutoff=0.5)
-        raise UserError(f"--as {name} is no layout of weights{f' (did you mean {near[0]}?)' if near else ''}: choose {listed()}")
+        raise UserError(f"--as {name} is not a layout of weights{f' (did you mean {near[0]}?)' if near else ''}: choose {listed()}")
     fitting = [family for family in named if (family.argument is not None) == bool(colon)] or named
     written = [family for family in fitting if (family in HUGGING_FACE) == ("model_type" in published.config)]
     family = next((family for family in fitting if family.recognize(published)), (written or fitting)[0])

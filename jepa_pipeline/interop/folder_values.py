@@ -1,6 +1,7 @@
 """Values of the JSON files beside published weights, each checked before it is used."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -9,6 +10,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter, Validatio
 
 from jepa_pipeline.config.encoder_card import CARD
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.grid import MAX_FRAMES, MAX_SIDE
 from jepa_pipeline.config.pixel_format import PixelFormat
 from jepa_pipeline.interop.published import Published
 from jepa_pipeline.interop.reading import PREPROCESSORS
@@ -20,20 +22,30 @@ def square(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1)]
-Side = Annotated[Count, BeforeValidator(square)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE), BeforeValidator(square)]
 PositiveNumber = Annotated[FiniteFloat, Field(gt=0)]
 Numbers = Annotated[list[FiniteFloat], Field(min_length=1)]
 Deviations = Annotated[list[PositiveNumber], Field(min_length=1)]
 KINDS: dict[str, Any] = {
     "num_attention_heads": Count,
     "num_hidden_layers": Count,
+    "hidden_size": Count,
+    "intermediate_size": Count,
+    "mlp_ratio": PositiveNumber,
+    "num_channels": Count,
+    "in_chans": Count,
+    "num_register_tokens": Annotated[int, Field(ge=0)],
     "image_size": Side,
+    "patch_size": Side,
+    "tubelet_size": Count,
     "crop_size": Side,
-    "frames_per_clip": Count,
+    "frames_per_clip": Annotated[int, Field(ge=1, le=MAX_FRAMES)],
     "layer_norm_eps": PositiveNumber,
     "rope_theta": PositiveNumber,
     "hidden_act": str,
     "qkv_bias": bool,
+    "query_bias": bool,
+    "value_bias": bool,
     "proj_bias": bool,
     "mlp_bias": bool,
     "use_swiglu_ffn": bool,
@@ -57,20 +69,25 @@ def checked_value(kind: Any, value: Any, key: str, file: str) -> Any:
         return adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         text = error.errors()[0]["msg"].removeprefix("Input ")
-        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
+        written = json.dumps(value, default=repr)  # as in the file: null and not None
+        shown = written if len(written) <= 60 else f"{written[:60]}..."
         raise UserError(f"{key} in {file} is {shown}, but it {text}: correct it, or copy the file again") from None
 
 
-def checked_settings(published: Published, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of config.json, with those that it may leave out.
+def checked_settings(published: Published, keys: Collection[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of config.json that are read, with those that it may leave out.
+
+    Args:
+        published: the folder.
+        keys: that are read if they are there; others are not of this network.
+        defaults: values of keys that are read, where they are not there.
 
     Raises:
-        UserError: a value that is read is of another kind.
+        UserError: a value is of another kind; null is of none.
     """
-    given = {key: value for key, value in published.config.items() if value is not None}
-    read = KINDS.keys() - ({"image_size"} - defaults.keys())  # else the positions tell it
-    checked = {key: checked_value(KINDS[key], given[key], key, f"{published.path}/{CARD}") for key in sorted(read & given.keys())}
-    return {**defaults, **given, **checked}
+    file, config = f"{published.path}/{CARD}", published.config
+    read = [key for key in KINDS if key in config and (key in keys or key in defaults)]
+    return {**defaults, **{key: checked_value(KINDS[key], config[key], key, file) for key in read}}
 
 
 class Preprocessing(NamedTuple):

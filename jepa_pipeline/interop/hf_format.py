@@ -33,7 +33,7 @@ def check(request: ExportRequest) -> None:
     if request.card.pixel_format != RGB8:
         raise UserError(
             f"the encoder of {request.run} takes images of {request.card.pixel_format}, but the processors of transformers read "
-            "RGB of 8 bits: export it with --to timm, onnx, torch or jepa"
+            "8-bit RGB: export it with --to timm, onnx, torch or jepa"
         )
     if request.predictor is not None and model is not VJEPA2:
         raise UserError("--predictor is for clips: of the classes of transformers only VJEPA2Model has a predictor; leave it out")

@@ -6,7 +6,6 @@ Also those in networks with a head, such as ViTForImageClassification, without i
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, Size, T
 from jepa_pipeline.config.views import IMAGENET_MEAN, IMAGENET_STD
 from jepa_pipeline.interop import timm_sizes
 from jepa_pipeline.interop.folder_values import read_preprocessing
+from jepa_pipeline.interop.hf_checks import check_heads, check_image_size, default
 from jepa_pipeline.interop.hf_layouts import DINOV2, DINOV3, IJEPA, LATER, VIT, VJEPA2, Layout, Network, read
 from jepa_pipeline.interop.official import Sizes, encoder_config, find, first_mistake, square_side
 from jepa_pipeline.interop.published import Family, Imported, Published
@@ -32,10 +32,8 @@ ACTIVATIONS: dict[str, dict[str, TimmArgument]] = {
 TOKEN = "pooled features are the class token after the last norm; the pooler of transformers, if it has one, is left out"
 TOKEN_OF_DINOV3 = "pooled features are the class token after the last norm, as DINOv3's are; timm itself pools patches"
 MEAN = "pooled features are the mean of the patches; transformers gives none"
-BIASES = {"proj_bias": ("attn.proj",), "mlp_bias": ("mlp.fc1", "mlp.fc1_g", "mlp.fc1_x", "mlp.fc2")}
-"""Layers of DINOv3 whose biases a key of config.json turns off."""
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and deviation per channel."""
+"""Mean and std per channel."""
 IMAGENET: Statistics = (IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -47,15 +45,15 @@ def finish(
     weights: dict[str, Tensor] | None = None,
     converter: Statistics | None = None,
 ) -> Imported:
-    """Return an encoder with the mean and deviation of preprocessor_config.json.
+    """Return an encoder with the mean and std of preprocessor_config.json.
 
     Args:
         network: the network.
         config: of the encoder.
-        default: mean and deviation where the folder has none, which the notes then say.
+        default: mean and std where the folder has none, which the notes then say.
         notes: for the card.
         weights: those of the network if they are not as read.
-        converter: mean and deviation that the folder has from its converter, and not from its training: replaced by the default.
+        converter: mean and std that the folder has from its converter, and not from its training: replaced by the default.
     """
     told = read_preprocessing(network.published, config.in_channels)
     given = network.published.given
@@ -81,7 +79,9 @@ def encoder(network: Network, image_size: int, positions: str, tubelet: int = 1,
     """
     activation = network.settings["hidden_act"]
     if activation != "gelu":
-        raise UserError(f"the MLPs of {network.published.path} have the activation {activation}, but I-JEPA and V-JEPA 2 have gelu")
+        raise UserError(
+            f"hidden_act in config.json of {network.published.path} is {activation}, but the MLPs of I-JEPA and V-JEPA 2 have gelu"
+        )
     sizes = network.sizes
     size = Size(sizes.embed_dim, sizes.depth, sizes.num_heads, sizes.mlp_ratio)
     return encoder_config(
@@ -132,22 +132,28 @@ def activation(network: Network) -> dict[str, TimmArgument]:
     name = network.settings["hidden_act"]
     if name not in ACTIVATIONS:
         raise UserError(
-            f"the MLPs of {network.published.path} have the activation {name}, but only {', '.join(ACTIVATIONS)} are read"
+            f"hidden_act in config.json of {network.published.path} is {name}, but only {', '.join(ACTIVATIONS)} are read"
         )
     return ACTIVATIONS[name]
 
 
-def image_size_of(network: Network) -> int:
-    """Return the height and width of the images for whose patches, and a class token, there are positions."""
-    positions = find(network.published, "pos_embed")[:, 1:]
-    tensors = {**network.published.tensors, "pos_embed": positions}
-    return network.sizes.patch_size * square_side(network.published._replace(tensors=tensors), 1)
+def image_size_of(network: Network, prefix: int = 1) -> int:
+    """Return the height and width of the images for whose patches there are positions, behind those of other tokens.
+
+    Raises:
+        UserError: they are not a square grid, or config.json says another size.
+    """
+    published, patch_size = network.published, network.sizes.patch_size
+    tensors = {**published.tensors, "pos_embed": find(published, "pos_embed")[:, prefix:]}
+    size = patch_size * square_side(published._replace(tensors=tensors), 1)
+    check_image_size(published, network.settings, patch_size, size)
+    return size
 
 
 def convert_ijepa(published: Published) -> Imported:
-    """Return I-JEPA's encoder, with the mean and deviation of its training, which the converter of transformers did not write."""
+    """Return I-JEPA's encoder, with the mean and std of its training, which the converter of transformers did not write."""
     network = read(published, IJEPA)
-    config = encoder(network, network.sizes.patch_size * square_side(network.published, 1), "sincos")
+    config = encoder(network, image_size_of(network, prefix=0), "sincos")
     default_of_vit = str(published.preprocessor.get("image_processor_type")).startswith("ViTImageProcessor")
     return finish(network, config, IMAGENET, MEAN, converter=(HALF, HALF) if default_of_vit else None)
 
@@ -162,10 +168,15 @@ def convert_vit(published: Published) -> Imported:
 def convert_dinov2(published: Published) -> Imported:
     """Return the encoder of DINOv2, whose pooled features are the class token."""
     network = read(published, DINOV2)
-    weights, swiglu = network.weights, bool(network.settings.get("use_swiglu_ffn"))
+    weights, swiglu = network.weights, network.settings["use_swiglu_ffn"]
     names = timm_sizes.DINOV2_SWIGLU if swiglu else timm_sizes.DINOV2
     args = {} if swiglu else dict(activation(network))
     if "reg_token" in weights:
+        if published.config["model_type"] == "dinov2":
+            raise UserError(
+                f"the config.json of {published.path} says model_type: dinov2, but its weights hold register tokens: correct it to "
+                "dinov2_with_registers, or copy the folder again"
+            )
         names = {name.replace("_dinov2", "_reg4_dinov2"): sizes for name, sizes in names.items()}
         args |= {"reg_tokens": count} if (count := weights["reg_token"].shape[1]) != 4 else {}
         # timm has no position for the class token beside registers: it is added to the token itself.
@@ -178,12 +189,13 @@ def convert_dinov2(published: Published) -> Imported:
 def convert_dinov3(published: Published) -> Imported:
     """Return the encoder of DINOv3, whose pooled features are the class token: timm's own default is the mean of the patches."""
     network = read(published, DINOV3)
-    weights, settings, gated = network.weights, network.settings, bool(network.settings.get("use_gated_mlp"))
+    weights, settings, gated = network.weights, network.settings, network.settings["use_gated_mlp"]
     if settings["hidden_act"] != ("silu" if gated else "gelu"):
         raise UserError(
-            f"the {'gated ' if gated else ''}MLPs of {published.path} have the activation {settings['hidden_act']}, but DINOv3 in "
-            "timm has silu in gated MLPs and gelu in others"
+            f"hidden_act in config.json of {published.path} is {settings['hidden_act']}{default(published, 'hidden_act')} and "
+            f"use_gated_mlp {str(gated).lower()}, but DINOv3 in timm has silu in gated MLPs and gelu in others"
         )
+    check_heads(published, network.sizes, multiple=4)  # which its rotary positions need
     args: dict[str, TimmArgument] = {"global_pool": "token"}
     if gated and network.hidden % 8:
         args["swiglu_align_to"] = 1
@@ -193,23 +205,17 @@ def convert_dinov3(published: Published) -> Imported:
         args["rope_temperature"] = settings["rope_theta"]
     names = timm_sizes.DINOV3_GATED if gated else timm_sizes.DINOV3
     config = backbone(network, names, settings["image_size"], 1e-5, args)
-    biased = any(name.endswith(("attn.q_bias", "attn.v_bias")) for name in weights)
+    biased = settings["query_bias"] or settings["value_bias"]  # of one alone, the other is zero
+    if not biased:
+        weights = {name: tensor for name, tensor in weights.items() if not name.endswith(("attn.q_bias", "attn.v_bias"))}
     if biased != config.timm.endswith("_qkvb"):
         config = config.model_copy(update={"args": config.args | {"qkv_bias": biased}})
-    if biased:  # one without is as one of zeros
-        for name in [f"blocks.{block}.attn.{part}_bias" for block in range(network.sizes.depth) for part in "qv"]:
-            weights.setdefault(name, torch.zeros(network.sizes.embed_dim))
-    for key, parts in BIASES.items():  # of these, too, one that is absent is as one of zeros
-        if not settings.get(key, True):
-            for name in [f"blocks.{block}.{part}" for block in range(network.sizes.depth) for part in parts]:
-                if (weight := weights.get(f"{name}.weight")) is not None:
-                    weights.setdefault(f"{name}.bias", torch.zeros(len(weight)))
     return finish(network, config, IMAGENET, TOKEN_OF_DINOV3, weights=weights)
 
 
 def convert_vjepa2(published: Published) -> Imported:
     """Return V-JEPA 2's encoder. Its positions are `rope_tiled`; the same weights would load with `rope` without an error."""
-    if later := [key for key in LATER if published.config.get(key)]:
+    if later := [key for key in LATER if published.config.get(key) not in (None, False)]:
         raise UserError(
             f"{published.path} is V-JEPA 2.1 ({later[0]} in its config.json), which is read from its official file only: give "
             "that, with --as vjepa2.1"

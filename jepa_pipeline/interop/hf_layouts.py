@@ -1,15 +1,15 @@
 """Folders of transformers, read into tensors under the names of this package."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.interop import hf_names
 from jepa_pipeline.interop.folder_values import checked_settings
+from jepa_pipeline.interop.hf_checks import check_biases, check_heads, check_sizes, measure, with_biases
 from jepa_pipeline.interop.official import find, mlp_ratio
 from jepa_pipeline.interop.published import Published, rename
 from jepa_pipeline.interop.timm_sizes import ViTSizes
@@ -22,12 +22,14 @@ class Layout(NamedTuple):
         types: values of model_type in config.json.
         table: names of tensors.
         drop: regular expressions of names, without the prefix of a network with a head, that are not of the encoder.
-        defaults: values that config.json may leave out.
+        sizes: keys of config.json that tensors show too; where they are left out, the tensors tell them.
+        defaults: values of the other keys that decide what is computed, for where config.json leaves them out.
     """
 
     types: Sequence[str]
     table: hf_names.Table
     drop: Sequence[str]
+    sizes: Sequence[str]
     defaults: dict[str, Any]
 
 
@@ -36,7 +38,7 @@ class Network(NamedTuple):
 
     Attributes:
         published: its tensors, with attn.qkv in one.
-        settings: its config.json, with the defaults of its layout.
+        settings: what was read of its config.json, with the defaults of its layout.
         dropped: names of tensors that are not of the encoder.
         sizes: of its blocks.
         hidden: width of its MLPs, before the activation.
@@ -55,26 +57,50 @@ class Network(NamedTuple):
 
 
 HEADS = (r"(?:classifier|pooler|decoder)\..+", r"embeddings\.mask_token")
+BLOCKS = ("hidden_size", "num_hidden_layers", "patch_size")
+IMAGES = (*BLOCKS, "num_channels", "image_size")
+VIT_SIZES = (*IMAGES, "intermediate_size")
 VIT_DEFAULTS = {"num_attention_heads": 12, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "qkv_bias": True}
-IJEPA = Layout(["ijepa"], [*hf_names.VIT, *hf_names.VIT_NEWER], HEADS, VIT_DEFAULTS)
-VIT = Layout(["vit"], IJEPA.table, HEADS, VIT_DEFAULTS)
+IJEPA = Layout(["ijepa"], [*hf_names.VIT, *hf_names.VIT_NEWER], HEADS, VIT_SIZES, VIT_DEFAULTS)
+VIT = Layout(["vit"], IJEPA.table, HEADS, VIT_SIZES, VIT_DEFAULTS)
 DINOV2 = Layout(
     ["dinov2", "dinov2_with_registers"],
     [*hf_names.DINOV2, *hf_names.DINOV2_NEWER],
     HEADS,
-    {**VIT_DEFAULTS, "layer_norm_eps": 1e-6},
+    (*IMAGES, "mlp_ratio", "num_register_tokens"),
+    {**VIT_DEFAULTS, "layer_norm_eps": 1e-6, "use_swiglu_ffn": False},
 )
 DINOV3 = Layout(
     ["dinov3_vit"],
     hf_names.DINOV3,
     HEADS,
-    {"num_attention_heads": 6, "layer_norm_eps": 1e-5, "hidden_act": "gelu", "image_size": 224, "rope_theta": 100.0},
+    (*BLOCKS, "num_channels", "intermediate_size", "num_register_tokens"),
+    {
+        "num_attention_heads": 6,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+        "image_size": 224,
+        "rope_theta": 100.0,
+        "query_bias": True,
+        "value_bias": True,
+        "proj_bias": True,
+        "mlp_bias": True,
+        "use_gated_mlp": False,
+    },
 )
 VJEPA2 = Layout(
     ["vjepa2"],
     hf_names.VJEPA2,
     (*HEADS, r"predictor\..+"),
-    {"num_attention_heads": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu", "crop_size": 256, "frames_per_clip": 64},
+    (*BLOCKS, "in_chans", "tubelet_size", "mlp_ratio"),
+    {
+        "num_attention_heads": 16,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "crop_size": 256,
+        "frames_per_clip": 64,
+    },
 )
 LATER = ("use_rope_interleave", "use_modality_embeddings", "interpolate_rope", "use_image_patch_embedder")
 """Keys of VJEPA2Config that only V-JEPA 2.1 sets."""
@@ -106,35 +132,16 @@ def read(published: Published, layout: Layout) -> Network:
         missing = hf_names.theirs(error.args[0], layout.table)
         raise UserError(f"{published.path} holds no {missing}, which this network needs: copy the folder again") from None
     renamed = published._replace(tensors=tensors)
-    settings = checked_settings(published, layout.defaults)
+    settings = checked_settings(published, layout.sizes, layout.defaults)
     kernel, hidden = find(renamed, "patch_embed.proj.weight"), len(find_mlp(renamed))
-    depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
-    check_sizes(published, settings, len(kernel), depth)
-    ratio = mlp_ratio(len(kernel), hidden)
-    sizes = ViTSizes(kernel.shape[-1], len(kernel), depth, settings["num_attention_heads"], ratio)
-    if not settings.get("qkv_bias", True):  # without is as with zeros
-        tensors |= {f"blocks.{block}.attn.qkv.bias": torch.zeros(3 * len(kernel)) for block in range(depth)}
+    # of a file that skips a number, the last blocks are refused by name
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    sizes = ViTSizes(kernel.shape[-1], len(kernel), depth, settings["num_attention_heads"], mlp_ratio(len(kernel), hidden))
+    check_heads(published, sizes)
+    check_sizes(published, settings, measure(tensors, depth, hidden))
+    check_biases(published, settings, tensors)
     dropped = tuple(name for name in published.tensors if any(re.fullmatch(pattern, name) for pattern in drop))
-    return Network(renamed, settings, dropped, sizes, hidden)
-
-
-def check_sizes(published: Published, settings: Mapping[str, Any], dim: int, depth: int) -> None:
-    """Compare the sizes in config.json with those of the tensors.
-
-    Raises:
-        UserError: they differ.
-    """
-    if (told := settings.get("num_hidden_layers", depth)) != depth:
-        raise UserError(
-            f"config.json of {published.path} says num_hidden_layers {told}, but its weights are of {depth} layers: copy the "
-            "folder again, or correct it"
-        )
-    if dim % (heads := settings["num_attention_heads"]):
-        left_out = "" if published.config.get("num_attention_heads") else " (the default)"
-        raise UserError(
-            f"num_attention_heads in config.json of {published.path} is {heads}{left_out}, but does not divide the width of "
-            f"{dim}: correct it, or copy the folder again"
-        )
+    return Network(renamed._replace(tensors=with_biases(tensors, settings, depth)), settings, dropped, sizes, hidden)
 
 
 def find_mlp(renamed: Published) -> Tensor:

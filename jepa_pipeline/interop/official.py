@@ -113,8 +113,8 @@ def read_sizes(published: Published, heads: Mapping[int, int], video: bool) -> S
     if kernel.ndim != (5 if video else 4) or kernel.shape[-1] != kernel.shape[-2]:
         wanted = "clips, whose kernel has five axes" if video else "images, whose kernel has four axes"
         raise UserError(
-            f"patch_embed.proj.weight in {published.path} has the shape {list(kernel.shape)}, which is no square patch embedding "
-            f"of {wanted}: name its layout with --as"
+            f"patch_embed.proj.weight in {published.path} has the shape {list(kernel.shape)}, which is not a square patch "
+            f"embedding of {wanted}: name its layout with --as"
         )
     dim, hidden = len(kernel), len(find(published, "blocks.0.mlp.fc1.weight"))
     # of a file that skips a number, the last blocks are refused by name
@@ -164,7 +164,7 @@ def square_side(published: Published, steps: int) -> int:
     side = round((shape[1] / steps) ** 0.5) if len(shape) == 3 else 0
     if len(shape) != 3 or side * side * steps != shape[1] or not side:
         clips = f" of {steps} time steps: give the frames of a clip with frames=N" if steps > 1 else " of an image"
-        raise UserError(f"pos_embed in {published.path} has the shape {shape}, which is no square grid{clips}")
+        raise UserError(f"pos_embed in {published.path} has the shape {shape}, which is not a square grid{clips}")
     return side
 
 

@@ -46,7 +46,7 @@ def write(folder: Path, request: ExportRequest) -> None:
 
     Raises:
         UserError: an operation has no form in ONNX.
-        onnx.checker.ValidationError: it is no valid graph.
+        onnx.checker.ValidationError: it is not a valid graph.
     """
     import onnx
 
@@ -124,8 +124,8 @@ tokens, pooled = session.run(["tokens", "pooled"], {{"pixels": pixels}})  # "B N
         f"{preprocessing.words(request)} The graph's metadata (`session.get_modelmeta().custom_metadata_map`) holds these values "
         f"too. `pooled` is {request.encoder.pooling}.\n\n"
         f"`{PARITY}` holds pixels and both outputs of the pretrained encoder in fp32. Before this folder was published, "
-        "onnx.checker accepted the graph, and onnxruntime computed them in a process of its own, for two sizes of batches: they "
-        f"differ by {difference:.1e} at most."
+        "onnx.checker accepted the graph, and onnxruntime recomputed them in a separate process with two batch sizes; the largest "
+        f"difference is {difference:.1e}."
     )
 
 

@@ -82,7 +82,7 @@ def mask_token(family: Family, predictor: Published) -> tuple[Tensor, tuple[str,
         raise UserError(f"the predictor in {predictor.path} has {len(tokens)} mask tokens, but {family.name} has {wanted}")
     if any(token.ndim != 3 for token in tokens) or len({token.shape for token in tokens}) > 1:
         raise UserError(
-            f"{names[0]} in {predictor.path} has the shape {list(tokens[0].shape)}, which is no mask token: copy it again"
+            f"{names[0]} in {predictor.path} has the shape {list(tokens[0].shape)}, which is not a mask token: copy it again"
         )
     note = f"of its {len(tokens)} mask tokens, {names[0]} is taken, the only one that training on clips of one length changes"
     return torch.cat(tokens[:wanted]), (note,) if len(tokens) > wanted else ()

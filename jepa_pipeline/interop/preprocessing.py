@@ -17,7 +17,7 @@ pixels = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
 
 
 def takes_photos(request: ExportRequest) -> bool:
-    """Return whether the encoder takes RGB images of 8 bits, not clips or other pixels."""
+    """Return whether the encoder takes 8-bit RGB images, not clips or other pixels."""
     return not request.encoder.config.modality.has_time and request.card.pixel_format == RGB8
 
 

@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({first_line(error)}): copy it again") from None
+        raise UserError(f"{path} is not JSON ({first_line(error)}): copy it again") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object: copy it again")
     return values
@@ -209,8 +209,8 @@ def refused(path: Path, error: pickle.UnpicklingError) -> UserError:
     if found is None:
         return damaged(path, first_line(Exception(str(error).rpartition("error: ")[2])))
     return UserError(
-        f"{path} is not read, because it names {found[1]}, which is no tensor or number, and could run code: ask its publisher for "
-        "safetensors, or save its tensors alone where you trust it"
+        f"{path} is not read, because it names {found[1]}, which is not a tensor or number, and could run code: ask its publisher "
+        "for safetensors, or save its tensors alone where you trust it"
     )
 
 
@@ -230,7 +230,7 @@ def networks_of(path: Path, loaded: Any) -> dict[str, Tensors]:
     mixed = next((name for name, value in loaded.items() if isinstance(value, Tensor)), None)
     other = next((name for name, value in loaded.items() if not isinstance(value, Tensor)), None)
     if mixed is not None:
-        raise UserError(f"{path} holds {other}, which is no tensor, among tensors such as {mixed}: save its tensors alone")
+        raise UserError(f"{path} holds {other}, which is not a tensor, among tensors such as {mixed}: save its tensors alone")
     raise UserError(f"{path} holds no tensors by name")
 
 
@@ -270,7 +270,7 @@ def strip_prefixes(source: Path, tensors: Tensors) -> Tensors:
     for name, tensor in tensors.items():
         short = PREFIXES.sub("", name, count=1) if PREFIXES.match(name) else name
         if short in stripped:
-            raise UserError(f"{source} holds {short} twice, once as {name}: it is no single network")
+            raise UserError(f"{source} holds {short} twice, once as {name}: it is not a single network")
         stripped[short] = tensor
     return stripped
 

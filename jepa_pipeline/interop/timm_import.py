@@ -90,7 +90,7 @@ def convert(published: Published, architecture: str, model_args: Mapping[str, An
         pretrained: the preprocessing, and the name of the classifier, as timm's pretrained_cfg.
 
     Raises:
-        UserError: an argument is no value, or the preprocessing is not told.
+        UserError: an argument is not a value, or the preprocessing is not told.
     """
     missing = [key for key in ("mean", "std", "input_size") if not pretrained.get(key)]
     if missing:

@@ -234,7 +234,7 @@ def replace_stem(network: nn.Module, config: BackboneConfig) -> None:
     """Replace a ResNet's stem by a 3x3 convolution of stride 1 without pooling, as SimCLR on CIFAR-10 (Chen et al. 2020, B.9).
 
     Raises:
-        UserError: the network is no ResNet, or its stem has several convolutions.
+        UserError: the network is not a ResNet, or its stem has several convolutions.
     """
     if not isinstance(network, ResNet):
         raise UserError(f"small_stem is for ResNets, but {config.timm} is none: set small_stem to false, or choose a ResNet")

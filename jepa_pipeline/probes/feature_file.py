@@ -1,8 +1,6 @@
 """Files of features: Parquet, or a numpy array with a list of its rows beside it."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +10,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.files import PARTIAL, atomic_path, atomic_write
-from jepa_pipeline.probes.feature_rows import FeatureRows, Row, check_unfinished, unfinished_folder
+from jepa_pipeline.config.output_place import check_place
+from jepa_pipeline.probes.feature_rows import FeatureRows, Row
+from jepa_pipeline.probes.unfinished_features import check_replaced, written_files
+from jepa_pipeline.redaction import redact
 
 GROUP_BYTES = 2**25
 """Bytes of the features of a row group, which are in memory at a time."""
@@ -32,50 +32,20 @@ def check_file(out: Path) -> None:
         raise UserError(f"--out {out} ends in {out.suffix or 'no suffix'}: name a file that ends in .parquet or .npy")
     if out.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise UserError(f"--out {out} is a Parquet file, but pyarrow is not installed: pip install pyarrow, or name a .npy file")
-    there = [path for path in written_files(out) if os.path.lexists(path)]  # also links that lead nowhere, which would be replaced
-    beside = " and ".join(str(path) for path in there if path != out)
-    if out in there:
-        raise UserError(f"--out {out} is there already: delete it{beside and f', and {beside}'}, or name another file")
-    if there:
-        raise UserError(f"--out {out} would replace {beside}: delete or move what is there, or name another file")
-    check_folder(out)
-    check_unfinished(out)
+    check_replaced(out)
+    check_place(out)
 
 
-def written_files(out: Path) -> list[Path]:
-    """Return the paths of all files that write_features writes."""
-    return [out] if out.suffix == ".parquet" else [out, out.with_suffix(".jsonl"), out.with_suffix(".json")]
-
-
-def check_folder(out: Path) -> None:
-    """Check that the folder of a file is there or can be made, and written to; what is made to find that out is deleted.
-
-    Raises:
-        UserError: it cannot.
-    """
-    above = next(path for path in out.absolute().parents if os.path.lexists(path))
-    if not above.is_dir():
-        raise UserError(f"--out {out} cannot be written, because {above} is no folder: name a file in a folder")
-    try:
-        with tempfile.TemporaryDirectory(PARTIAL, dir=above) as folder:
-            (folder / unfinished_folder(out.absolute()).relative_to(above)).mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"--out {out} cannot be written in {above} ({error.strerror}): name a file in a folder that you may write to"
-        ) from None
-
-
-def write_features(out: Path, rows: FeatureRows, metadata: Mapping[str, Any]) -> list[Path]:
-    """Write all rows to a file, in one rename; return the paths of what was written. metadata: values that JSON can hold."""
+def write_features(out: Path, rows: FeatureRows, metadata: Mapping[str, Any]) -> None:
+    """Write all rows to a file, and to what belongs beside it. metadata: values that JSON can hold."""
     groups = rows.groups(max(1, GROUP_BYTES // (4 * rows.width)))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return (write_parquet if out.suffix == ".parquet" else write_npy)(out, rows, groups, metadata)
+    (write_parquet if out.suffix == ".parquet" else write_npy)(out, rows, groups, metadata)
 
 
 Groups = Iterator[tuple[list[Row], Float32[np.ndarray, "S D"]]]
 
 
-def write_parquet(out: Path, rows: FeatureRows, groups: Groups, metadata: Mapping[str, Any]) -> list[Path]:
+def write_parquet(out: Path, rows: FeatureRows, groups: Groups, metadata: Mapping[str, Any]) -> None:
     """Write the columns name, label, feature (null for a damaged sample) and error, a group of rows at a time."""
     import pyarrow
     from pyarrow import parquet
@@ -85,7 +55,7 @@ def write_parquet(out: Path, rows: FeatureRows, groups: Groups, metadata: Mappin
     if metadata["data"]["classes"] is None:
         del columns["label"]
     schema = pyarrow.schema(columns, metadata={METADATA: json.dumps(metadata)})
-    with atomic_path(out, sync=True) as partial, parquet.ParquetWriter(partial, schema) as writer:
+    with parquet.ParquetWriter(out, schema) as writer:
         for group, values in groups:
             damaged = pyarrow.array([row.error is not None for row in group])
             flat = pyarrow.array(values.reshape(-1))
@@ -96,21 +66,17 @@ def write_parquet(out: Path, rows: FeatureRows, groups: Groups, metadata: Mappin
                 "error": pyarrow.array([row.error for row in group], columns["error"]),
             }
             writer.write_table(pyarrow.table([arrays[name] for name in columns], schema=schema), row_group_size=len(group))
-    return [out]
 
 
-def write_npy(out: Path, rows: FeatureRows, groups: Groups, metadata: Mapping[str, Any]) -> list[Path]:
+def write_npy(out: Path, rows: FeatureRows, groups: Groups, metadata: Mapping[str, Any]) -> None:
     """Write an array (NaN for a damaged sample), beside it the list of its rows as JSON lines, and the metadata."""
     _, names, about = written_files(out)
-    with atomic_path(out, sync=True) as partial, atomic_path(names, sync=True) as partial_names:
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(rows.done, rows.width))
-        start = 0
-        with partial_names.open("w") as file:
-            for group, values in groups:
-                array[start : start + len(group)] = values
-                start += len(group)
-                for row in group:
-                    file.write(json.dumps({"name": row.key, "label": row.label, "error": row.error}) + "\n")
-        array.flush()
-        atomic_write(about, json.dumps(dict(metadata), indent=1) + "\n")
-    return [out, names, about]
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows.done, rows.width)}
+    # One write after the other: on a full disk a memory map ends the process with SIGBUS.
+    with out.open("wb") as array, names.open("w") as lines:
+        np.lib.format.write_array_header_1_0(array, header)
+        for group, values in groups:
+            array.write(values.astype("<f4", copy=False).tobytes())
+            for row in group:
+                lines.write(json.dumps({"name": row.key, "label": row.label, "error": row.error}) + "\n")
+    about.write_text(redact(json.dumps(dict(metadata), indent=1)) + "\n")

@@ -1,20 +1,13 @@
-"""Rows of features on the way to a file: on disk as they are computed, kept after a kill, and continued by the same command."""
+"""Rows of features on the way to a file: on disk as they are computed, and kept after a kill."""
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
-
-from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.data.manifest import PLAN
-from jepa_pipeline.data.plan import differing_keys, read_plan, write_plan
-from jepa_pipeline.files import LOCK, PARTIAL, name_errors
-from jepa_pipeline.locks import Locked, lock_folder
 
 ROWS, VALUES = "rows.jsonl", "features.f32"
 
@@ -108,73 +101,3 @@ class FeatureRows:
 def sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def unfinished_folder(out: Path) -> Path:
-    """Return the folder of the rows that are on their way to a file."""
-    return out.with_name(out.name + PARTIAL)
-
-
-def check_unfinished(out: Path) -> None:
-    """Raise UserError if the folder of unfinished rows holds something else, which would be deleted with it."""
-    folder = unfinished_folder(out)
-    if not os.path.lexists(folder):
-        return
-    if folder.is_dir() and not folder.is_symlink():
-        own = {PLAN, ROWS, VALUES, LOCK}
-        if not [path for path in folder.iterdir() if path.name not in own and not path.name.endswith(PARTIAL)]:
-            return
-    raise UserError(f"{folder}, where unfinished rows are kept, was made by something else: move it away, or name another --out")
-
-
-@contextmanager
-def unfinished_rows(out: Path, plan: Mapping[str, Any]) -> Iterator[FeatureRows]:
-    """Yield the rows of an unfinished file, in a locked folder beside it: deleted at the end, but kept after an error.
-
-    Args:
-        out: the file.
-        plan: all that decides what is computed, as JSON; rows of another plan are deleted.
-
-    Raises:
-        UserError: another process is writing them.
-    """
-    folder = unfinished_folder(out)
-    try:
-        with name_errors(out), lock_folder(folder):
-            if os.path.lexists(out):  # which the last holder of the lock may have written
-                raise UserError(f"{out} is there already: delete it, or name another file")
-            found = read_plan(folder)
-            rows = FeatureRows(folder)
-            if found == plan:
-                rows.resume()
-                print(f"{folder} is continued: {rows.done:,} rows of an interrupted command are kept")
-            else:
-                if found is not None:
-                    print(f"{folder} is begun anew: it was left by a command that differs in {differing_keys(found, plan)}")
-                for name in (PLAN, ROWS, VALUES):
-                    (folder / name).unlink(missing_ok=True)
-                (folder / VALUES).touch()
-                write_plan(folder, plan)
-            try:
-                yield rows
-            except BaseException:
-                give_up(rows)
-                raise
-            delete(folder)
-    except Locked as error:
-        raise UserError(f"{error} is writing {folder}: wait for it or stop it, or name another file with --out") from None
-
-
-def give_up(rows: FeatureRows) -> None:
-    """Keep an unfinished folder if there are features in it, and say so."""
-    if rows.width:
-        print(f"{rows.folder} keeps {rows.done:,} rows: the same command continues with them; else delete that folder")
-    else:
-        delete(rows.folder)
-
-
-def delete(folder: Path) -> None:
-    """Delete the folder, the lock last: before, another process could lock it anew."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):
-        path.unlink()
-    folder.rmdir()

@@ -15,7 +15,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
         ValueError: there is nothing to count, or more correct than there are.
     """
     if not 0 <= correct <= total or total == 0:
-        raise ValueError(f"{correct} of {total} is no share")
+        raise ValueError(f"{correct} of {total} is not a share")
     return share_interval(correct / total, total)
 
 

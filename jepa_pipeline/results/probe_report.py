@@ -130,7 +130,7 @@ def load_reports(folder: Path) -> list[ProbeReport]:
     """Return all reports in a folder, sorted by file name; none if there is no folder.
 
     Raises:
-        UserError: a file is no probe report.
+        UserError: a file is not a probe report.
     """
     return [load_report(path) for path in report_paths(folder)]
 
@@ -147,4 +147,4 @@ def load_report(path: Path) -> ProbeReport:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is no probe report ({where}: {first['msg']}): move it away, or probe again") from None
+        raise UserError(f"{path} is not a probe report ({where}: {first['msg']}): move it away, or probe again") from None

@@ -1,7 +1,7 @@
 """Tensors on disk by torch.distributed.checkpoint (DCP): each process writes its shards and reads what it needs of all.
 
 Only tensors go this way, and what DCP would unpickle is read otherwise: its index by an unpickler that knows a few plain
-records, and anything that is no tensor not at all.
+records, and anything that is not a tensor not at all.
 """
 
 import pickle
@@ -191,7 +191,7 @@ class IndexUnpickler(pickle.Unpickler):
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if dtype or name in INDEX_CLASSES.get(module, ()):
             return super().find_class(module, name)
-        raise DamagedFile(f"{INDEX} holds {module}.{name}, which is no part of an index")
+        raise DamagedFile(f"{INDEX} holds {module}.{name}, which is not part of an index")
 
 
 def read_index(folder: Path, files: set[str]) -> Metadata:
@@ -211,7 +211,7 @@ def read_index(folder: Path, files: set[str]) -> Metadata:
         tensors = all(isinstance(entry, TensorStorageMetadata) for entry in index.state_dict_metadata.values())
         inside = all(info.relative_path in files and not info.transform_descriptors for info in index.storage_data.values())
     except AttributeError:
-        raise DamagedFile(f"{INDEX} is no index") from None
+        raise DamagedFile(f"{INDEX} is not an index") from None
     if not tensors or not inside:
         raise DamagedFile(f"{INDEX} names other things than tensors in the files beside it")
     chunks = {MetadataIndex(name, chunk.offsets) for name, entry in index.state_dict_metadata.items() for chunk in entry.chunks}

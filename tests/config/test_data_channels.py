@@ -20,7 +20,8 @@ def test_the_encoder_takes_the_number_of_the_data(recipe: str, more: list[str]):
     assert config.method.encoder.in_channels == 4
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config  # as a run folder holds it
     assert load_config(recipe).method.encoder.in_channels == 3
-    assert "4 channels" in config.method.encoder.describe() and "channel" not in load_config(recipe).method.encoder.describe()
+    assert config.method.encoder.describe().endswith(", 4 channels")
+    assert not load_config(recipe).method.encoder.describe().endswith("channels")
 
 
 def test_the_first_level_of_a_stack_takes_it():
@@ -70,8 +71,8 @@ REFUSED = {
     ),
     "gray": (SIMCLR, [*FOUR, "views.crops=[{count: 2, gray: 0.2}]"], "set views.crops.0.gray to 0"),
     "solarize": (SIMCLR, [*FOUR, "views.crops=[{}, {solarize: 0.2}]"], "set views.crops.1.solarize to 0"),
-    "clips": (VJEPA, FOUR, "images of 4 channels of 16 bits, but clips are RGB of 8 bits"),
-    "deep clips": (VJEPA, ["data.bits=16"], "but clips are RGB of 8 bits"),
+    "clips": (VJEPA, FOUR, "images of 4 channels of 16 bits, but clips are 8-bit RGB"),
+    "deep clips": (VJEPA, ["data.bits=16"], "but clips are 8-bit RGB"),
     "in_chans": (SIMCLR, ["method.encoder.args={in_chans: 4}"], "args.in_chans duplicates in_channels"),
 }
 

@@ -2,17 +2,19 @@
 
 import re
 import struct
+import sys
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageOps
 from test_image import png
 
 from jepa_pipeline.batch import Batch
-from jepa_pipeline.checks.data import check_data
+from jepa_pipeline.checks.data import check_data, decode_sample
 from jepa_pipeline.commands.check_config import check_config
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.parse import load_overrides
@@ -20,15 +22,22 @@ from jepa_pipeline.config.pixel_format import RGB8, PixelFormat
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.views import ViewsConfig
 from jepa_pipeline.data.channel_stats import compute_raster_stats, mean_and_std
+from jepa_pipeline.data.dataset import read_decoded
 from jepa_pipeline.data.decode import decode_image, inspect_image
 from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.manifest import Manifest, StoredPixels
 from jepa_pipeline.data.media import check_stored
+from jepa_pipeline.data.media_files import MediaFiles
+from jepa_pipeline.data.media_folder import MediaFile
 from jepa_pipeline.data.picture import to_picture
+from jepa_pipeline.data.prepare import prepare
 from jepa_pipeline.data.raster import Raster
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.sample import DecodeError, TooLarge
+from jepa_pipeline.data.shard_report import ShardReport
+from jepa_pipeline.data.shards import Shards
+from jepa_pipeline.data.tar_samples import TarSample
 from jepa_pipeline.data.views import DeferredViews, ImageViews, center_view, normalize
 from jepa_pipeline.data.writer import image_record, write_shards
 from jepa_pipeline.training.setup import hash_data
@@ -52,7 +61,6 @@ def by_pillow(values: np.ndarray, form: str, mode: str | None = None, **options:
 
 
 def by_tifffile(values: np.ndarray, **options: object) -> bytes:
-    tifffile = pytest.importorskip("tifffile")
     stream = BytesIO()
     tifffile.imwrite(stream, values, **options)
     return stream.getvalue()
@@ -198,10 +206,30 @@ def test_a_large_image_is_refused_before_its_pixels_take_memory():
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
     data = by_tifffile(DEEP, photometric="minisblack", planarconfig="contig")
-    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UserError, match=r"`pip install tifffile`") as error:
         decode_image(data, form=PixelFormat(16, 16))
     assert not isinstance(error.value, DecodeError)  # which would be skipped as damage
+
+
+def test_a_missing_package_is_said_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Wherever images are read: from a folder, from shards, when shards are built, and when they are checked."""
+    data = by_tifffile(DEEP[..., :5], photometric="minisblack", planarconfig="contig")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/deep.tif").write_bytes(data)
+    write_shards([image_record("key", data, None)], tmp_path / "shards", classes=None, made={})
+    files, shards = MediaFiles(tmp_path / "photos"), Shards(tmp_path / "shards", form=PixelFormat(5, 16))
+    file, sample = MediaFile(tmp_path / "photos/deep.tif", None), TarSample("key", {}, None, None, data)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    for read, name in (
+        (lambda: read_decoded(np.asarray, files, 0, 0), "photos/deep.tif"),
+        (lambda: decode_sample(files, 0, 0), "photos/deep.tif"),
+        (lambda: prepare(tmp_path / "photos", None, None, ("0", file)), "photos/deep.tif"),
+        (lambda: read_decoded(np.asarray, shards, 0, 0), "sample number 0 of .*shard-000000.tar"),
+        (lambda: ShardReport("shard-000000.tar").add(sample, "images"), "sample key of shard-000000.tar"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}: this TIFF image has .*`pip install tifffile`"):
+            read()
 
 
 @pytest.mark.parametrize(

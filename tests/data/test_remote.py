@@ -103,7 +103,7 @@ def test_a_url_without_a_manifest_is_one_sentence(server, folder):
 def test_a_manifest_without_an_end_is_one_sentence(url, server, monkeypatch):
     monkeypatch.setattr("jepa_pipeline.data.remote.MANIFEST_BYTES", 100_000)
     server.forever[MANIFEST] = "endless"
-    with pytest.raises(UserError, match=r"manifest.json has more than 100,000 bytes, so it is no manifest: check the URL$"):
+    with pytest.raises(UserError, match=r"manifest.json has more than 100,000 bytes, so it is not a manifest: check the URL$"):
         read_manifest(url)
     monkeypatch.setattr("jepa_pipeline.data.remote.MANIFEST_BYTES", 1 << 40)
     monkeypatch.setattr("jepa_pipeline.data.remote.MANIFEST_S", 0.01)

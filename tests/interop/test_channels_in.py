@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from tiny_encoders import make_card
 
 from jepa_pipeline.commands.export import export
 from jepa_pipeline.commands.import_weights import import_weights
-from jepa_pipeline.config.clip import ClipConfig
-from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.published import ImportSettings
+from jepa_pipeline.interop import preprocessing
+from jepa_pipeline.interop.folder_values import read_preprocessing
+from jepa_pipeline.interop.published import Published
 from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.weights import load_encoder, read_card, save_encoder
 
@@ -59,12 +61,10 @@ def test_the_first_kernel_shows_the_channels(tmp_path, family):
     assert (load_encoder(out)(pixels) - encoder(pixels)).abs().max() <= 1e-5
 
 
-def make_run(folder, config, **values):
+def run_of(folder, config, **values):
+    """Write a run folder; return its encoder."""
     encoder = noisy(config)
-    values = {"clip": ClipConfig() if config.frames > 1 else None, **STATISTICS, **values}
-    hashes = {"config_hash": "c" * 12, "data_hash": "d" * 12, "version": "0"}
-    card = EncoderCard(encoder=config, name="tiny", method="ijepa", step=3, samples=48, **values, **hashes)
-    save_encoder(folder / "encoder", encoder, card)
+    save_encoder(folder / "encoder", encoder, make_card(config, **(STATISTICS | values)))
     (folder / "config.yaml").write_text("name: tiny\n")
     return encoder
 
@@ -75,7 +75,7 @@ def make_run(folder, config, **values):
     ids=["vit", "resnet"],
 )
 def test_an_export_to_timm_of_4_channels_comes_in_again(tmp_path, config):
-    encoder = make_run(tmp_path / "run", config)
+    encoder = run_of(tmp_path / "run", config)
     out = import_weights(export(tmp_path / "run", to="timm"), out=tmp_path / "in")
     card, pixels = read_card(out), pixels_for(config)
     assert (card.encoder.in_channels, card.mean, card.std) == (4, *STATISTICS.values())
@@ -95,9 +95,28 @@ def test_vjepa_has_its_fixed_table(tmp_path):
 
 def test_what_timm_cannot_load_is_exported_to_transformers_where_that_can(tmp_path):
     rgb = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    make_run(tmp_path / "rgb", OFFICIAL["vjepa2"].model_copy(update={"in_channels": 3}), **rgb)
+    run_of(tmp_path / "rgb", OFFICIAL["vjepa2"].model_copy(update={"in_channels": 3}), **rgb)
     with pytest.raises(UserError, match="which takes clips: export it with --to hf, onnx, torch or jepa"):
         export(tmp_path / "rgb", to="timm")
-    make_run(tmp_path / "four", OFFICIAL["vjepa2"])
+    run_of(tmp_path / "four", OFFICIAL["vjepa2"])
     with pytest.raises(UserError, match="which takes clips: export it with --to onnx, torch or jepa"):
         export(tmp_path / "four", to="timm")
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(8, 255), (16, 65535)])
+def test_a_folder_that_scales_pixels_to_1_has_the_mean_and_std_that_it_names(tmp_path, bits, largest):
+    """By the factor of its own bits: 1/255 of pixels of 16 bits is another scale."""
+    published = Published(str(tmp_path), {}, {}, ImportSettings(bits=bits))
+    for factor, scale in ((1 / largest, 1.0), (2 / largest, 2.0), (1 / 255, largest / 255)):
+        values = {"do_rescale": True, "rescale_factor": factor, "image_mean": [0.5] * 4, "image_std": [0.25] * 4}
+        found = read_preprocessing(published._replace(preprocessor=values), 4)
+        assert found.scale == pytest.approx(scale)
+        mean, std = found.fold(found.mean, found.std)
+        assert mean == pytest.approx([0.5 / scale] * 4) and std == pytest.approx([0.25 / scale] * 4)
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(8, 255), (16, 65535)])
+def test_the_description_of_an_encoder_has_its_bits(bits, largest):
+    about = preprocessing.describe(make_card(OFFICIAL["ijepa"], **STATISTICS, bits=bits))
+    assert (about["bits"], about["scale"]) == (bits, f"0..1: values over {largest}")
+    assert (about["mean"], about["std"]) == ([*STATISTICS["mean"]], [*STATISTICS["std"]])

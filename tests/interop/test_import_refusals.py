@@ -93,7 +93,7 @@ def test_other_files_are_no_weights(tmp_path, content):
         ([1, 2], "a list and no tensors by name"),
         ({}, "holds no tensors by name"),
         ({"epoch": 3}, "holds no tensors by name"),
-        ({"a": torch.zeros(2), "epoch": 3}, "holds epoch, which is no tensor, among tensors such as a"),
+        ({"a": torch.zeros(2), "epoch": 3}, "holds epoch, which is not a tensor, among tensors such as a"),
         ({"first": {"a": torch.zeros(2)}, "second": {"a": torch.zeros(2)}}, "holds first and second, but no target_encoder"),
         ({"encoder": {"a": torch.zeros(2)}}, "holds encoder, but no target_encoder: name the network to take with --which"),
         ({"a": torch.zeros(2)}, "cannot be determined: choose one with --as"),
@@ -137,7 +137,7 @@ def change(state, name, tensor=None):
             "has the shape [24, 23], but in ViT 24 x 2, patches of 4, 12x12 it is [24, 24]",
         ),
         ("pos_embed", torch.zeros(1, 10, 24), "pos_embed in "),
-        ("patch_embed.proj.weight", torch.zeros(24, 3, 4, 5), "no square patch embedding"),
+        ("patch_embed.proj.weight", torch.zeros(24, 3, 4, 5), "not a square patch embedding"),
         ("patch_embed.proj.weight", torch.zeros(24, 17, 4, 4), "in_channels: Input should be less"),
         ("patch_embed.proj.weight", None, "holds no patch_embed.proj.weight"),
         ("blocks.9.norm1.weight", torch.zeros(24), "blocks.9.norm1.weight"),
@@ -240,7 +240,7 @@ def test_a_table_that_training_has_changed_is_not_ijepas(tmp_path, state):
 
 def test_a_place_that_cannot_be_written_is_named_with_a_cure(tmp_path, state):
     path = saved(tmp_path, {"target_encoder": state})
-    with pytest.raises(UserError, match=r"cannot create .*, because .*x.pth.tar is not a writable folder: choose another place"):
+    with pytest.raises(UserError, match=r"out cannot be written, because .*x.pth.tar is not a folder: name a place in a folder"):
         import_weights(path, out=path / "below" / "out", given=GIVEN)
     assert path.is_file()
 
@@ -255,7 +255,7 @@ def test_folders_without_weights(tmp_path, state):
         torch.save({"target_encoder": state}, folder / name)
     assert "holds 2 files of weights (a.pt, b.pt, ...): name one of them" in refusal(folder, tmp_path / "out")
     (folder / "config.json").write_text("{")
-    assert "is no JSON" in refusal(folder, tmp_path / "out")
+    assert "is not JSON" in refusal(folder, tmp_path / "out")
     assert "there is no " in refusal(tmp_path / "nothing", tmp_path / "out")
 
 

@@ -12,7 +12,7 @@ import jepa_pipeline._torchvision  # noqa: F401
 import timm
 from jepa_pipeline.commands.import_weights import import_weights
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.networks import EncoderConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.interop import timm_sizes
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.weights import load_encoder, read_card
@@ -62,6 +62,28 @@ def difference(network: nn.Module, encoder: BaseEncoder) -> float:
     pooled = (encoder.pooled(pixels) - network(pixels)).abs().max()
     features = (encoder.forward_features(pixels) - network.forward_features(pixels)).abs().max()  # pyright: ignore[reportCallIssue]
     return float(max(pooled, features))
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("vit mean", "ViT 24 x 2, patches of 8, 32x32"),
+        ("ijepa", "ViT 24 x 2, patches of 8, 32x32"),
+        ("resnet", "resnet18 with channels (8, 8, 16, 16), 224x224"),
+    ],
+)
+def test_the_summary_tells_the_sizes_that_the_network_has(tmp_path, capsys, name, network):
+    """Not those that a name of timm promises."""
+    write(tmp_path / "folder", name)
+    read(tmp_path / "folder")
+    said = capsys.readouterr().out.splitlines()[0]
+    assert f": {network}, " in said and "vit_tiny" not in said
+
+
+def test_a_name_of_timm_is_said_with_what_differs():
+    whole = BackboneConfig(timm="vit_small_patch16_224", args={"drop_path_rate": 0.1, "class_token": False})
+    assert whole.describe() == "vit_small_patch16_224, 224x224"
+    assert whole.model_copy(update={"args": {"depth": 6}}).describe() == "vit_small_patch16_224 with depth 6, 224x224"
 
 
 @pytest.mark.parametrize("classes", [0, 5])

@@ -95,6 +95,22 @@ def import_folder(folder: Path, name: str | None = None, given: ImportSettings |
     return load_encoder(import_weights(folder, name, out=folder.with_name("imported"), given=given))
 
 
+def channels_of(name: str) -> int:
+    values = NETWORKS[name][1]
+    return values.get("num_channels", values.get("in_chans", 3))
+
+
+def given_for(name: str) -> ImportSettings | None:
+    """Return what an import must be told of images that are not RGB."""
+    channels = channels_of(name)
+    return None if channels == 3 else ImportSettings(mean=(0.5,) * channels, std=(0.25,) * channels, bits=16)
+
+
+def input_of(name: str) -> torch.Tensor:
+    """Return images or clips for a network."""
+    return pixels_for(NETWORKS[name][1].get("frames_per_clip", 1), channels=channels_of(name))
+
+
 def pixels_for(frames: int, side: int = 32, channels: int = 3) -> torch.Tensor:
     shape = (2, channels, frames, side, side) if frames > 1 else (3, channels, side, side)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -126,9 +142,7 @@ def difference(network: nn.Module, encoder: BaseEncoder, side: int = 32) -> floa
 @pytest.mark.parametrize("newer", [False, True], ids=["older names", "newer names"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_folder_of_transformers_is_the_same_network(tmp_path, name, newer):
-    network = make(name)
-    channels = NETWORKS[name][1].get("num_channels", NETWORKS[name][1].get("in_chans", 3))
-    given = None if channels == 3 else ImportSettings(mean=(0.5,) * channels, std=(0.25,) * channels, bits=16)
+    network, given, channels = make(name), given_for(name), channels_of(name)
     folder = write(tmp_path / "folder", network, newer)
     assert difference(network, import_folder(folder, given=given)) <= TOLERANCE
     if given is not None:
@@ -210,7 +224,7 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path):
     vit, ijepa = write(tmp_path / "vit", make("vit")), write(tmp_path / "ijepa", make("ijepa"))
     refuse(vit, r"config.json of .*vit says model_type: vit, but .* for model_type: ijepa", "ijepa")
     refuse(vit / "model.safetensors", r"config.json of .* is missing, .* give the folder that holds both", "vit")
-    refuse(configure(vit, hidden_act="tanh"), "have the activation tanh, but only gelu, ")
+    refuse(configure(vit, hidden_act="tanh"), "hidden_act in config.json of .* is tanh, but only gelu, ")
     refuse(configure(vit, hidden_act="gelu", num_attention_heads=2, num_hidden_layers=2) / "nothing", "there is no ")
     refuse(change(vit, extra=torch.ones(2)), r"holds extra of shape \[2\], which is not a tensor of this network")
     newer = {"layers.0.mlp.fc1.weight": torch.ones(40, 24)}
@@ -218,9 +232,9 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path):
     key = "encoder.layer.1.attention.attention.key.weight"
     refuse(change(ijepa, drop=key), f"holds no {key}, which this network needs")
     refuse(change(ijepa, **{key: torch.ones(24, 24), "layernorm.bias": torch.ones(23)}), r"norm.bias in .* has the shape \[23\]")
-    refuse(configure(ijepa, hidden_act="relu"), "have the activation relu, but I-JEPA and V-JEPA 2 have gelu")
+    refuse(configure(ijepa, hidden_act="relu"), "hidden_act in .* is relu, but the MLPs of I-JEPA and V-JEPA 2 have gelu")
     dinov3 = write(tmp_path / "dinov3", make("dinov3"))
-    refuse(configure(dinov3, hidden_act="silu"), "MLPs of .* have the activation silu, but DINOv3 in timm has silu in gated MLPs")
+    refuse(configure(dinov3, hidden_act="silu"), "is silu and use_gated_mlp false, but DINOv3 in timm has silu in gated MLPs")
     key = "layer.0.attention.k_proj.bias"
     refuse(change(configure(dinov3, hidden_act="gelu"), **{key: torch.ones(24)}), "the keys of .* have biases")
     vjepa2 = write(tmp_path / "vjepa2", make("vjepa2"))
@@ -286,10 +300,14 @@ def test_a_processor_with_impossible_values_is_one_sentence(tmp_path, values, wo
 @pytest.mark.parametrize(
     ("name", "values", "words"),
     [
-        ("vit", {"num_attention_heads": "2"}, "num_attention_heads in .*config.json is '2', but it should be a valid integer"),
+        ("vit", {"num_attention_heads": "2"}, 'num_attention_heads in .*config.json is "2", but it should be a valid integer'),
         ("vit", {"num_attention_heads": 0}, "num_attention_heads in "),
         ("vit", {"num_attention_heads": 5}, "num_attention_heads in .* is 5, but does not divide the width of 24"),
-        ("dinov2", {"num_hidden_layers": 1}, "says num_hidden_layers 1, but its weights are of 2 layers"),
+        (
+            "dinov2",
+            {"num_hidden_layers": 1},
+            "says num_hidden_layers 1, but its weights show 2: copy the folder again, or correct it",
+        ),
         ("vit", {"layer_norm_eps": "1e-6"}, "layer_norm_eps in "),
         ("vit", {"hidden_act": ["gelu"]}, "hidden_act in "),
         ("vjepa2", {"crop_size": [32, 48]}, "crop_size in "),

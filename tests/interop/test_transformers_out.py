@@ -12,19 +12,22 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_encoders import make_run
 
+from jepa_pipeline.batch import Masks
 from jepa_pipeline.commands import export as command
 from jepa_pipeline.commands.export import check_parity, export
 from jepa_pipeline.commands.import_weights import import_weights
-from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, PredictorConfig
 from jepa_pipeline.data.views import center_view, normalize
 from jepa_pipeline.interop import hf_format
 from jepa_pipeline.interop.read_back import read_back
-from jepa_pipeline.models.build import build_encoder
 from jepa_pipeline.models.predictor import Predictor
-from jepa_pipeline.models.weights import EncoderCard, load_encoder, read_card, save_encoder
+from jepa_pipeline.models.weights import load_encoder, read_card
+from jepa_pipeline.training.trained_method import load_method
 
 TOLERANCE = 1e-5
 SIZES = {"image_size": 24, "patch_size": 6, "embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 48 / 11}
@@ -45,19 +48,6 @@ ENCODERS = {
     "vjepa2 wide heads": EncoderConfig(**{**CLIP, "embed_dim": 64, "frames": 8}),
 }
 CLASSES = {"ijepa": transformers.IJepaModel, "vit": transformers.ViTModel, "vjepa2": transformers.VJEPA2Model}
-
-
-def make_run(folder: Path, config: EncoderConfig | BackboneConfig, **card) -> Path:
-    torch.manual_seed(3)
-    encoder = build_encoder(config)
-    for parameter in encoder.parameters():  # norms and biases away from their ones and zeros
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    values = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "clip": ClipConfig() if config.frames > 1 else None} | card
-    hashes = {"config_hash": "c" * 12, "data_hash": "d" * 12, "version": "0"}
-    card = EncoderCard(encoder=config, name="tiny", method="ijepa", step=3, samples=48, **values, **hashes)
-    save_encoder(folder / "encoder", encoder, card)
-    (folder / "config.yaml").write_text("name: tiny\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -293,10 +283,33 @@ def test_the_predictor_goes_along_with_one_mask_token(tmp_path, monkeypatch, exp
     assert (found - stored["predicted"]).abs().max() <= TOLERANCE
     said = "its only one" if shared else "the first of those of its 2 mask sets; the others are left out"
     assert f"the predictor with one mask token, {said}" in (folder / "README.md").read_text()
-    predictor.proj.bias.add_(1e-3)
+    weights = load_file(folder / "model.safetensors")
+    spoilt = {"predictor.proj.bias": weights["predictor.proj.bias"] + 1e-3}
+    save_file(weights | spoilt, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"nothing is exported, because transformers gives features that differ"):
+        check_parity(folder, "hf")
+    method.encoder_to_export.norm.bias.add_(1)
     with pytest.raises(UserError, match=r"newest checkpoint of .* is of another step"):
-        method.encoder_to_export.norm.bias.add_(1)
         export(run, to="hf", out=tmp_path / "other", predictor=True)
+
+
+def test_a_trained_run_goes_out_with_its_predictor(videos, tmp_path, exports_read_here):
+    """Two steps of V-JEPA 2, whose target encoder and predictor are those of its last checkpoint."""
+    steps = ["optim.total_samples=8", "optim.warmup_samples=0", "optim.constant_samples=0", "optim.batch_size_global=4"]
+    place = [f"data.train={videos / 'train'}", f"output={tmp_path}", "name=run", "trainer.accelerator=cpu"]
+    recipe = Path(__file__).parents[2] / "configs/debug/vjepa2.yaml"
+    run = pretrain(load_config(recipe, [*steps, *place, "method.encoder.positions=rope_tiled"]))
+    folder, method = export(run, to="hf", predictor=True), load_method(run)
+    model, clip = load(folder), pixels_of(method.encoder_to_export.config, batch=2)
+    count = clip.shape[2] // 2 * 16
+    context, targets = (torch.arange(first, count, 2).expand(2, -1) for first in (0, 1))
+    with torch.inference_mode():
+        found = model(clip.transpose(1, 2), [context], [targets])
+        tokens, predictor = method.encoder_to_export(clip), method.predictor
+        masks = Masks(context.contiguous(), targets[:, None].contiguous())
+        predicted = predictor.predict_blocks(tokens[:, context[0]], masks, predictor.mask_token[0]).squeeze(1)
+    assert read_card(run).step == 2 and (found.last_hidden_state - tokens).abs().max() <= TOLERANCE
+    assert (found.predictor_output.last_hidden_state - predicted).abs().max() <= TOLERANCE
 
 
 def test_a_predictor_is_for_clips_and_for_transformers(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_only_faults_that_are_known_and_can_meet_the_data(tiny):
     assert choose_faults(far, []) == [name for name in FAULTS if name not in DATA_FAULTS]
     with pytest.raises(UserError, match="--only slow-server needs shards on this machine"):
         choose_faults(far, ["slow-server"])
-    with pytest.raises(UserError, match="--only fire is no fault: give one of kill, "):
+    with pytest.raises(UserError, match="--only fire is not a fault: give one of kill, "):
         choose_faults(far, ["fire"])
 
 

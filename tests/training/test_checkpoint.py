@@ -288,10 +288,10 @@ def test_an_index_is_no_program(tmp_path):
     missing.storage_data.clear()
     bad = {
         "holds _pytest.outcomes": bomb,
-        "which is no part of an index": program,
+        "which is not part of an index": program,
         "names other things than tensors": outside,
         "does not fit the files": missing,
-        "is no index": [1],
+        "is not an index": [1],
         "cannot be read": b"\x80\x05\x95",
         "holds os.system": b"cos\nsystem\n(S'false'\ntR.",
         "holds torch.hub.load": b"\x80\x04\x8c\x05torch\x8c\x08hub.load\x93.",

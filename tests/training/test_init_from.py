@@ -8,6 +8,7 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.methods.build import build_method
 from jepa_pipeline.models.weights import load_encoder, read_card
+from jepa_pipeline.training.begun_from import read_initial_checkpoint
 from jepa_pipeline.training.checkpoint import load_latest
 from jepa_pipeline.training.init_from_run import init_from_run
 from jepa_pipeline.training.module import Pretraining
@@ -214,3 +215,13 @@ def test_another_runs_folder_is_never_changed(tiny):
     with pytest.raises(UserError, match=r"first, where .*step-00000002 is damaged .* and no other is left: name another run"):
         begin("third")
     assert sorted((first / "checkpoints").glob("step-*")) == checkpoints
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"path": "runs/a"}', b"\xff\xfe", b'{"path": "a", "step": "many"}'])
+def test_a_damaged_record_of_the_first_weights_is_one_sentence(tmp_path, content):
+    assert read_initial_checkpoint(tmp_path) is None
+    (tmp_path / "begun_from.json").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"^\S*begun_from.json is damaged: copy it back, or delete this run's folder to start over$"
+    ):
+        read_initial_checkpoint(tmp_path)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
+from tiny_encoders import make_card
 
 import jepa_pipeline._torchvision  # noqa: F401  # before timm
 import timm
 from jepa_pipeline.commands.pretrain import pretrain
-from jepa_pipeline.config.clip import ClipConfig
-from jepa_pipeline.config.encoder_card import EncoderCard, Source, read_card
+from jepa_pipeline.config.encoder_card import Source, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.stack import StackConfig
@@ -56,21 +56,9 @@ def written(folder, config, seed=0, change=lambda encoder: None, **values):
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     change(encoder)
-    card = EncoderCard(
-        encoder=config,
-        clip=ClipConfig(stride=2) if config.modality.has_time else None,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        name="published",
-        method="ijepa",
-        step=0,
-        samples=0,
-        config_hash="",
-        data_hash="",
-        version="0",
-        **values,
-    )
-    save_encoder(folder, encoder, card)
+    statistics = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    origin = {"name": "published", "step": 0, "samples": 0, "config_hash": "", "data_hash": ""}
+    save_encoder(folder, encoder, make_card(config, **statistics, **origin, **values))
     return folder
 
 
