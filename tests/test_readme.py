@@ -1,6 +1,7 @@
-"""Every command in the README runs as it stands, on a folder of photographs made here.
+"""Every command in the README and in the documentation's pages runs as it stands, on photographs and videos made here.
 
-Two things are added: recipes are shrunk by overrides at the end of their line, and what installs or runs all tests is left out.
+Two things are added: recipes and generated data are shrunk by words at the end of their line, and what installs or runs all tests
+is left out.
 """
 
 import os
@@ -22,21 +23,29 @@ from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "slurm/dev-cluster/site.yaml"
-SHRINK = [
-    "method.encoder={image_size: 28, patch_size: 2, arch: null, embed_dim: 24, depth: 4, num_heads: 2}",
-    "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
+PAGES = ("start", "images", "video", "methods", "hierarchy", "evaluation", "runs", "slurm", "shards", "labels", "channels")
+DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in PAGES))
+"""In the order in which a reader follows them: later ones use the data and runs of earlier ones."""
+SHORT = [
     "optim={batch_size_global: 8, accumulate_steps: 1, total_samples: 16, warmup_samples: 8}",
     "data.workers=0",
     "trainer={precision: fp32, accelerator: cpu}",
 ]
+SHRINK = [
+    "method.encoder={image_size: 28, patch_size: 2, arch: null, embed_dim: 24, depth: 4, num_heads: 2}",
+    "method.predictor={embed_dim: 16, depth: 1, num_heads: 2}",
+    *SHORT,
+]
+FEW = {"demo": ["--images", "300"], "demo-video": ["--videos", "160"], "demo-scales": ["--videos", "160"]}
+TESTED_ELSEWHERE = ("jepa quickstart", "jepa selftest resume", "jepa selftest faults", "pytest -n auto", "mkdocs build --strict")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(language, document="README.md"):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-def commands():
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+def commands(document="README.md"):
+    lines = [line for block in blocks("bash", document) for line in block.splitlines()]
     return [part.strip() for line in lines for part in line.split("&&")]
 
 
@@ -55,7 +64,7 @@ def place(tmp_path_factory):
     for path in photos:
         (place / "flat" / path.name).write_bytes(path.read_bytes())
     (place / "flat.csv").write_text("file,label\n" + "".join(f"{path.name},{path.parent.name}\n" for path in photos))
-    for number in range(20):
+    for number in range(32):
         folder = place / "videos" / DIRECTIONS[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.mp4").write_bytes(encode_video(generate_moving_shape(number % 2, 40, 48, generator), 10.0))
@@ -64,6 +73,10 @@ def place(tmp_path_factory):
     with tarfile.open(foreign / "train-0.tar", "w") as tar:
         for path in sorted((place / "photos").rglob("*.png"))[:12]:
             tar.add(path, f"train/{path.stem}.png")
+    for number in range(40):
+        (place / "scans" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 2**16, (32, 32), dtype=np.uint16)
+        Image.fromarray(pixels).save(place / "scans" / f"class{number % 2}" / f"{number}.png")
     (place / "configs").symlink_to(ROOT / "configs")
     return place
 
@@ -74,47 +87,56 @@ def run(command, cwd):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def shrink(arguments):
+    """Add what makes a command short: after its recipe and its data, or at its end."""
+    if arguments[0] == "shards":
+        return [*arguments, *FEW.get(arguments[1], [])]
+    trains = arguments[0] in ("pretrain", "submit", "doctor") or arguments[:2] == ["config", "check"]
+    recipes = [word for word in arguments if word.startswith("configs/")]
+    if recipes and "debug" not in recipes[0] and (trains or arguments[:2] == ["masks", "preview"]):
+        first = 1 + max(arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word)
+        return [*arguments[:first], *(SHRINK if "vits16" in recipes[0] else SHORT), *arguments[first:]]
+    return arguments
+
+
 def test_every_command_runs(place):
-    ran = []
-    for command in commands():
-        program, *arguments = shlex.split(command)
-        if program == "jepa" and arguments[0] not in ("quickstart", "selftest"):  # they have tests of their own
-            if (arguments[0] in ("pretrain", "submit", "doctor") and "debug" not in command) or arguments[:2] == [
-                "masks",
-                "preview",
-            ]:
-                first = 1 + max(
-                    arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word
-                )
-                arguments[first:first] = SHRINK
-            done = run_jepa(arguments, place, {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {})
-            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-            ran.append(arguments[0])
-        else:
-            assert (
-                command in ("jepa quickstart", "jepa selftest resume", "jepa selftest faults", "pytest -n auto") or program == "pip"
-            ), command
-    assert set(ran) == {
-        "shards",
+    ran = {}
+    for document in DOCUMENTS:
+        for command in commands(document):
+            program, *arguments = shlex.split(command)
+            if command in TESTED_ELSEWHERE or program == "pip" or command in ran:
+                continue
+            assert program == "jepa", f"{document}: {command}"
+            site = {"JEPA_SITE": str(SITE)} if {"submit", "--submit"} & {*arguments} else {}
+            done = run_jepa(shrink(arguments), place, site)
+            assert done.returncode == 0, f"{document}: {command}: {done.stdout}{done.stderr}"
+            ran[command] = arguments[0]
+    assert {*ran.values()} == {
+        "benchmark",
+        "config",
+        "doctor",
+        "embed",
+        "energy",
+        "export",
+        "jobs",
         "masks",
-        "views",
         "pretrain",
         "probe",
-        "energy",
-        "embed",
-        "export",
-        "doctor",
+        "shards",
         "submit",
         "table",
-        "jobs",
+        "views",
     }
-    python, timm_only = (next(block for block in blocks("python") if word in block) for word in ("load_config", "import timm"))
+    python = {block for document in DOCUMENTS for block in blocks("python", document)}
+    (timm_only,) = (block for block in python if "import timm" in block)
     run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
-    shrunk = python.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHRINK))
-    assert shrunk != python
+    (own,) = (block for block in python if "load_config" in block)
+    shrunk = own.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHORT))
+    assert shrunk != own
     run([sys.executable, "-c", shrunk], place)
-    world = next(block for block in blocks("python") if "load_method" in block)
+    (world,) = (block for block in python if "load_method" in block)
     run([sys.executable, "-c", "import torch\nclips = torch.rand(2, 3, 8, 24, 24)\n" + world], place)
+    assert len(python) == 3, "a block of Python that no line above runs"
 
 
 def test_the_commands_ci_runs_are_the_readmes():
