@@ -1,18 +1,17 @@
 """`jepa config`: recipes and their keys."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jepa_pipeline.cli.arguments import Overrides, Recipe, Time
+from jepa_pipeline.cli.arguments import Json, Overrides, Recipe, Time
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.keys import KeyRow
+from jepa_pipeline.console import json_alone
 from jepa_pipeline.redaction import redact, redact_values
 
 config = typer.Typer(help="List, copy, check and explain recipes and their keys.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
 @config.command("list")
@@ -20,7 +19,8 @@ def config_list(as_json: Json = False) -> None:
     """List the recipes of this package: method, encoder, data, hardware, time, and whether they were measured."""
     from jepa_pipeline.commands.list_recipes import list_recipes
 
-    list_recipes(as_json)
+    with json_alone(as_json) as print_json:
+        print_json({"recipes": list_recipes()})
 
 
 @config.command("copy")
@@ -57,7 +57,7 @@ def config_show(
         typer.Argument(help="A recipe, by name or as a YAML file, or a run folder; default: all keys, as `jepa config keys`."),
     ] = None,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, without the meanings.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print a recipe with all its keys, after `extends` and overrides, and what they mean."""
     if recipe is None:
@@ -66,7 +66,10 @@ def config_show(
     from jepa_pipeline.config.render import annotated_yaml
 
     run = load_config(recipe, overrides or [])
-    print(json.dumps(redact_values(run.model_dump(mode="json")), indent=1) if as_json else redact(annotated_yaml(run)))
+    with json_alone(as_json) as print_json:
+        print_json(redact_values(run.model_dump(mode="json")))
+        if not as_json:
+            print(redact(annotated_yaml(run)))
 
 
 @config.command("keys")
@@ -88,13 +91,20 @@ def config_keys(
         tree = section or "recipe"
         if tree not in TREES:
             raise UserError(f"--schema is of a whole file: give one of {', '.join(TREES)}, and not {section}")
-        print(json.dumps(file_schema(tree), indent=1))
+        with json_alone(True) as print_json:
+            print_json(file_schema(tree))
         return
-    rows, tree = all_keys(section), None
+    rows = all_keys(section)
+    with json_alone(as_json) as print_json:
+        print_json({"keys": [row._asdict() for row in rows]})
+    if not as_json:
+        print_keys(rows)
+
+
+def print_keys(rows: list[KeyRow]) -> None:
+    """Print keys below the name of the file that they are of."""
+    tree = None
     for row in rows:
-        if as_json:
-            print(json.dumps(row._asdict()))
-            continue
         if row.tree != tree:
             tree = row.tree
             print(f"{'' if row is rows[0] else chr(10)}# {tree}")

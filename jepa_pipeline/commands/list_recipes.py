@@ -1,6 +1,5 @@
 """`jepa config list`: the recipes that come with this package."""
 
-import json
 from typing import Any
 
 from jepa_pipeline.config.parse import build, read_yaml
@@ -13,16 +12,9 @@ MINUTES_UP_TO = 2.0
 """Hours below which a time is shown in minutes."""
 
 
-def list_recipes(as_json: bool = False) -> list[dict[str, Any]]:
-    """Print the recipes with what they say about themselves; return them.
-
-    Args:
-        as_json: print one JSON object per line.
-    """
+def list_recipes() -> list[dict[str, Any]]:
+    """Print the recipes with what they say about themselves; return them."""
     rows = [describe(name) for name in names_of("recipe")]
-    if as_json:
-        print("\n".join(map(json.dumps, rows)))
-        return rows
     print_table(Table(HEADER, [[Cell(text) for text in row_texts(row)] for row in rows]), left=True)
     for kind in ("suite", "site"):
         print(f"{kind}s: {', '.join(name.removeprefix(PREFIXES[kind]) for name in names_of(kind))}")

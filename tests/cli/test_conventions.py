@@ -67,7 +67,22 @@ def test_every_help_is_there_under_its_short_name_and_tells_of_jobs_and_quiet(wo
     assert ("--sweep" in text) == (words[0] in ("pretrain", "submit"))
 
 
-@pytest.mark.parametrize("name", ["probe", "table", "jobs", "benchmark", "energy", "doctor", "shards stats", "shards check"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "probe",
+        "table",
+        "jobs",
+        "benchmark",
+        "energy",
+        "doctor",
+        "shards stats",
+        "shards check",
+        "config list",
+        "config keys",
+        "config show",
+    ],
+)
 def test_every_command_that_prints_a_table_prints_json(name):
     options = [option for parameter in COMMANDS[tuple(name.split())].params for option in parameter.opts]
     assert "--json" in options

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jepa_pipeline.cli.config import config_list
 from jepa_pipeline.cluster.records import JobRecord
 from jepa_pipeline.commands.copy_recipe import copy_recipe, standalone
 from jepa_pipeline.commands.list_recipes import describe, list_recipes
@@ -144,8 +145,8 @@ def test_a_copy_overwrites_nothing(elsewhere, capsys):
 
 
 def test_the_list_has_every_recipe_once(capsys):
-    rows = list_recipes(as_json=True)
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    config_list(as_json=True)
+    rows = json.loads(capsys.readouterr().out)["recipes"]
     assert [row["name"] for row in rows] == RECIPES
     list_recipes()
     table = capsys.readouterr().out
