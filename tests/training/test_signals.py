@@ -14,7 +14,7 @@ from jepa_pipeline.commands.pretrain import pretrain
 from jepa_pipeline.config.errors import Interrupted, UserError
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.files import read_json_lines
-from jepa_pipeline.training import callbacks
+from jepa_pipeline.training import callbacks, signals
 from jepa_pipeline.training.checkpoint import list_checkpoints, load_latest, step_of
 from jepa_pipeline.training.loggers import HASHES
 
@@ -114,7 +114,7 @@ Pretraining.training_step = training_step
     while not (tmp_path / "begun").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75, stderr
     assert "SIGINT: stopped cleanly before the first step" in stderr and "Thread" not in stderr
 
@@ -137,7 +137,7 @@ def test_slurms_term_to_every_process_of_the_job_ends_it_in_order(tiny, tmp_path
     config = tiny(*LONG, f"data.workers={workers}")
     process = launch(config, tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75, stderr
     assert "Traceback" not in stderr
     stopped = int(re.search(r"SIGTERM: stopped cleanly after step (\d+)", stderr).group(1))
@@ -154,10 +154,12 @@ AsyncCheckpointWriter.write = lambda *_: time.sleep(600)
 def test_a_second_ctrl_c_ends_it_at_once(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=1"), tmp_path, SLOW_SAVE)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    while "SIGINT: stopping" not in (process.printed / "stderr").read_text() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(2 * signals.SAME_CTRL_C_S)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130 and "stopped at once" in stderr and "Traceback" not in stderr
 
 
@@ -177,7 +179,7 @@ signals.StopSignals.force_exit = lambda self: (begun.wait(), force_exit(self))  
 def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
     process = launch(tiny(*LONG), tmp_path, HANGING_SAVE)
     process.send_signal(signal.SIGUSR1)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 70
     assert "stopping took longer than 2 s" in stderr and "in save" in stderr
     assert "ended by force; there is no checkpoint yet, so the same command starts over" in stderr
@@ -187,7 +189,7 @@ def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=1"), tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 2, stderr
     assert "a data worker died after step" in stderr and "there is no checkpoint yet" in stderr
     assert "Traceback" not in stderr
@@ -242,7 +244,7 @@ def test_a_run_that_waits_for_data_leaves_without_it(tiny, tmp_path, workers):
     config = tiny(*LONG, f"data.workers={workers}")
     process = launch(config, tmp_path, STALLED, steps=3)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75, stderr
     assert "SIGTERM: stopped cleanly after step 3 and saved a checkpoint" in stderr and "Traceback" not in stderr
     assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == 3
@@ -252,7 +254,7 @@ def test_workers_are_gone_with_a_killed_parent(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=2"), tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert len(children) == 2
     while any(alive(pid) for pid in children):  # a hang is ended by the time limit of the suite
         time.sleep(0.05)
