@@ -3,18 +3,15 @@
 Two things are added: recipes are shrunk by overrides at the end of their line, and what installs or runs all tests is left out.
 """
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from warm_process import run_jepa
+from warm_process import run_jepa, run_python
 
 from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, generate_moving_shape
@@ -68,10 +65,9 @@ def place(tmp_path_factory):
     return place
 
 
-def run(command, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
+def run(code, cwd):
+    done = run_python(code, cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_command_runs(place):
@@ -109,12 +105,12 @@ def test_every_command_runs(place):
         "jobs",
     }
     python, timm_only = (next(block for block in blocks("python") if word in block) for word in ("load_config", "import timm"))
-    run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
+    run(timm_only, place)
     shrunk = python.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHRINK))
     assert shrunk != python
-    run([sys.executable, "-c", shrunk], place)
+    run(shrunk, place)
     world = next(block for block in blocks("python") if "load_method" in block)
-    run([sys.executable, "-c", "import torch\nclips = torch.rand(2, 3, 8, 24, 24)\n" + world], place)
+    run("import torch\nclips = torch.rand(2, 3, 8, 24, 24)\n" + world, place)
 
 
 def test_the_commands_ci_runs_are_the_readmes():
