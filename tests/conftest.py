@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+os.environ["OMP_NUM_THREADS"] = "1"
+"""Also for the processes that tests start, and for Lightning's DDP, which gives each process all cores if nothing says otherwise."""
+
 PACKAGE = Path(__file__).parents[1] / "jepa_pipeline"
 WITH_SHAPES = [path for path in PACKAGE.rglob("*.py") if "from jaxtyping import" in path.read_text()]
 """The check of a call takes as long as many a function, so that only modules whose annotations have shapes pay for it."""

@@ -39,13 +39,11 @@ selftest.LiveRun = WarmRun
 
 
 def warm_selftest(*arguments, before=""):
-    return run_jepa(["selftest", "resume", *arguments], variables={"OMP_NUM_THREADS": "1"}, before=WARM + before)
+    return run_jepa(["selftest", "resume", *arguments], before=WARM + before)
 
 
 def selftest(*arguments, path=None, verb="resume"):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (
-        {"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"} if path else {}
-    )
+    environment = {**os.environ} | ({"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"} if path else {})
     command = [*JEPA, "selftest", verb, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
