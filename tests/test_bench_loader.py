@@ -33,7 +33,7 @@ SPEEDS = {"workers", "whole", "bare_loop", "webdataset", "per_worker", "whole_to
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools/bench_loader.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 

@@ -19,10 +19,11 @@ def code_blocks():
     return re.findall(r"```python\n# (jepa_pipeline/\S+)\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.fixture
-def copy(tmp_path):
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
     """Return a folder with a copy of the package that has both examples: their new files, sections and lines."""
-    package, text = tmp_path / "jepa_pipeline", (ROOT / "CONTRIBUTING.md").read_text()
+    folder = tmp_path_factory.mktemp("followed")
+    package, text = folder / "jepa_pipeline", (ROOT / "CONTRIBUTING.md").read_text()
     shutil.copytree(ROOT / "jepa_pipeline", package)
     objective, objective_section, encoder, encoder_section = (block for _, block in code_blocks())
     assert [file for file, _ in code_blocks()] == [
@@ -53,7 +54,7 @@ def copy(tmp_path):
     insert(card, '"timm": "BackboneConfig"', '"stem_channels": "ConvStemConfig", ', "")
     insert(card, 'Annotated[EncoderConfig, Tag("EncoderConfig")]', 'Annotated[ConvStemConfig, Tag("ConvStemConfig")] | ', "")
     insert(card, "from jepa_pipeline.config.networks import ", "", "ConvStemConfig, ")
-    return tmp_path
+    return folder
 
 
 def insert(path, anchor, before, after):
@@ -62,10 +63,25 @@ def insert(path, anchor, before, after):
     path.write_text(text.replace(anchor, before + anchor + after))
 
 
-def jepa(copy, *command):
-    """Run a command of the copy."""
+FOLLOWED = """
+import sys
+from jepa_pipeline.config.load import load_config
+from jepa_pipeline import load_encoder, pretrain
+
+for recipe, override in zip(sys.argv[2::2], sys.argv[3::2]):
+    short = ["optim.total_samples=96", "log.every_steps=1", "trainer.threads=1", "trainer.accelerator=cpu"]
+    run = pretrain(load_config(recipe, [f"data.train={sys.argv[1]}", *short, override]))
+print(type(load_encoder(run)).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def followed(copy, shards):
+    """What a process with the copy printed, in which the examples were trained for a few steps, and the encoder read back."""
+    recipes = [("simclr", UNIFORMITY), ("ijepa", "method.encoder.stem_channels=32")]
+    words = [word for name, override in recipes for word in (ROOT / f"configs/debug/{name}.yaml", override)]
     ran = subprocess.run(
-        [sys.executable, "-m", "jepa_pipeline", *command],
+        [sys.executable, "-c", FOLLOWED, shards / "train", *words],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,
@@ -76,22 +92,11 @@ def jepa(copy, *command):
     return ran.stdout
 
 
-def pretrain(copy, shards, recipe, *overrides):
-    """Train a debug recipe for a few steps and return its metrics."""
-    data = f"data.train={shards / 'train'}"
-    recipe_file = str(ROOT / f"configs/debug/{recipe}.yaml")
-    jepa(copy, "pretrain", recipe_file, *overrides, data, "optim.total_samples=96", "log.every_steps=1")
-    return (copy / f"runs/debug_{recipe}/metrics.jsonl").read_text()
-
-
-def test_new_objective_trains(copy, shards):
-    lines = pretrain(copy, shards, "simclr", UNIFORMITY)
+def test_new_objective_trains(copy, followed):
+    lines = (copy / "runs/debug_simclr/metrics.jsonl").read_text()
     assert '"alignment"' in lines and '"uniformity"' in lines
 
 
-def test_new_encoder_trains_and_loads(copy, shards):
-    pretrain(copy, shards, "ijepa", "method.encoder.stem_channels=32")
-    load = "import jepa_pipeline; print(type(jepa_pipeline.load_encoder('runs/debug_ijepa')).__name__)"
-    env = {**os.environ, "PYTHONPATH": str(copy)}
-    ran = subprocess.run([sys.executable, "-c", load], cwd=copy, env=env, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "ConvStemEncoder"
+def test_new_encoder_trains_and_loads(copy, followed):
+    assert (copy / "runs/debug_ijepa/metrics.jsonl").read_text()
+    assert followed.splitlines()[-1] == "ConvStemEncoder"

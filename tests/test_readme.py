@@ -4,18 +4,15 @@ Two things are added: recipes and generated data are shrunk by words at the end 
 is left out.
 """
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from warm_process import run_jepa
+from warm_process import run_jepa, run_python
 
 from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, generate_moving_shape
@@ -81,10 +78,9 @@ def place(tmp_path_factory):
     return place
 
 
-def run(command, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
+def run(code, cwd):
+    done = run_python(code, cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def shrink(arguments):
@@ -129,13 +125,13 @@ def test_every_command_runs(place):
     }
     python = {block for document in DOCUMENTS for block in blocks("python", document)}
     (timm_only,) = (block for block in python if "import timm" in block)
-    run([sys.executable, "-c", "import jepa_pipeline._torchvision\n" + timm_only], place)
+    run(timm_only, place)
     (own,) = (block for block in python if "load_config" in block)
     shrunk = own.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHORT))
     assert shrunk != own
-    run([sys.executable, "-c", shrunk], place)
+    run(shrunk, place)
     (world,) = (block for block in python if "load_method" in block)
-    run([sys.executable, "-c", "import torch\nclips = torch.rand(2, 3, 8, 24, 24)\n" + world], place)
+    run("import torch\nclips = torch.rand(2, 3, 8, 24, 24)\n" + world, place)
     assert len(python) == 3, "a block of Python that no line above runs"
 
 

@@ -1,4 +1,7 @@
-"""The proofs of exact resume and of surviving faults prove it, and fail where there is something to find."""
+"""The proofs of exact resume and of surviving faults prove it, and fail where there is something to find.
+
+The default ones fork their runs from a process that has imported torch; the faults, and all slow ones, start them as users do.
+"""
 
 import os
 import subprocess
@@ -28,33 +31,33 @@ MultiBlock.__call__ = broken
 WARM = f"""
 import sys
 sys.path.append({str(Path(__file__).parents[1] / "tools")!r})
-from kill_campaign import WarmRun, jepa
+from kill_campaign import WarmRun
 from jepa_pipeline.commands import selftest
 selftest.LiveRun = WarmRun
-jepa()
 """
-"""`jepa` whose runs are forks of it, so that torch is imported once and not four times."""
+"""Makes the runs of `jepa selftest resume` forks of it, which have imported torch."""
 
 
-def selftest(*arguments, path=None, verb="resume", jepa=JEPA):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (
-        {"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"} if path else {}
-    )
-    command = [*jepa, "selftest", verb, *map(str, arguments)]
+def warm_selftest(*arguments, before=""):
+    return run_jepa(["selftest", "resume", *arguments], before=WARM + before)
+
+
+def selftest(*arguments, path=None, verb="resume"):
+    environment = {**os.environ} | ({"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"} if path else {})
+    command = [*JEPA, "selftest", verb, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_a_killed_run_is_the_run_that_was_never_killed():
     """I-JEPA with two workers and accumulation 2."""
-    result = selftest("--kills", 2)
+    result = warm_selftest("--kills", 2)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "equal: the killed run is the run that was never killed" in result.stdout
     assert result.stdout.count("killed after step") in (1, 2), "the run may be over before the second kill"
 
 
 def test_a_mask_from_the_global_generator_is_found_and_named(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(GLOBAL_MASKS)
-    result = selftest("--out", tmp_path / "runs", path=tmp_path, jepa=[sys.executable, "-c", WARM])
+    result = warm_selftest("--out", tmp_path / "runs", before=GLOBAL_MASKS)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "NOT equal, first at step" in result.stdout and "batch.0.masks.0.context (hashes.jsonl)" in result.stdout
     assert (tmp_path / "runs/killed/hashes.jsonl").exists(), "the runs are kept where there is something to see"
@@ -88,7 +91,7 @@ def test_any_recipe_can_be_tested(tiny, tmp_path):
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("optim.warmup_samples=40")))
-    result = selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 9, "--out", tmp_path / "out", jepa=[sys.executable, "-c", WARM])
+    result = warm_selftest(recipe, "method.ema=[0.9, 1.0]", "--steps", 9, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "9 steps of" in result.stdout
 
@@ -114,7 +117,7 @@ def test_a_run_that_fails_by_itself_is_said(tiny, tmp_path):
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny("data.train=/nowhere")))
-    result = run_jepa(["selftest", "resume", recipe])
+    result = warm_selftest(recipe)
     assert result.returncode == 2 and "/nowhere is not a folder" in result.stderr and "Traceback" not in result.stderr
 
 

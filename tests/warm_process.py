@@ -65,7 +65,12 @@ def run_jepa(
     """Run `jepa ARGUMENTS` to its end; see WarmJepa."""
     jepa = WarmJepa(arguments, cwd, variables, before)
     stdout, stderr = jepa.communicate()
-    return subprocess.CompletedProcess([*arguments], jepa.returncode or 0, stdout, stderr)
+    return subprocess.CompletedProcess([*map(str, arguments)], jepa.returncode or 0, stdout, stderr)
+
+
+def run_python(code: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run code to its end, in a process in which torch and the package have been imported."""
+    return run_jepa([], cwd, before=f"{code}\nraise SystemExit(0)")
 
 
 def be_jepa(arguments: list[str], cwd: Path, variables: dict[str, str], before: str, printed: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_site_is_held_against_the_cluster_and_the_recipe(cluster, jepa, recipe
     assert result.exit_code == 1 and [one["name"] for one in failures] == ["batch"] and "24 devices" in failures[0]["text"]
 
 
-def test_a_run_that_can_be_queued_is_let_through_quickly(tiny, tmp_path, cpu_ratio):
+def test_a_run_that_can_be_queued_is_let_through_quickly(tiny, tmp_path, is_light):
     (tmp_path / "recipe.yaml").write_text(to_yaml(tiny()))
     script = (
         "import sys; from jepa_pipeline.config.load import load_config;"
@@ -95,7 +95,7 @@ def test_a_run_that_can_be_queued_is_let_through_quickly(tiny, tmp_path, cpu_rat
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"] and not (tmp_path / "runs").exists()
-    assert cpu_ratio([sys.executable, "-c", script]) < 5
+    assert is_light([sys.executable, "-c", script], 5)
 
 
 def test_all_mistakes_are_told_at_once(tiny, tmp_path):

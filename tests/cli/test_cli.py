@@ -60,7 +60,7 @@ def jepa(*arguments, cwd=None):
     ],
 )
 def test_every_command_has_help(command):
-    result = jepa(*command.split(), "--help")
+    result = run_jepa([*command.split(), "--help"])
     assert result.returncode == 0 and "Usage" in result.stdout
 
 
@@ -74,12 +74,12 @@ def test_every_command_has_help(command):
         ["config", "copy", "nothing"],
     ],
 )
-def test_help_and_typos_do_not_import_torch(arguments, cpu_ratio):
+def test_help_and_typos_do_not_import_torch(arguments, is_light):
     """They take little more CPU time than the imports of their libraries: about 0.4 s where torch alone takes 2 s."""
     profile = [sys.executable, "-X", "importtime", "-c", JEPA[2], *map(str, arguments)]
     heavy = subprocess.run(profile, capture_output=True, text=True).stderr
     assert not {"torch", "timm", "lightning", "numpy"} & {line.rsplit("|")[-1].strip() for line in heavy.splitlines()}
-    assert cpu_ratio([*JEPA, *arguments]) < 4
+    assert is_light([*JEPA, *arguments], 4)
 
 
 def test_misspelled_command_is_corrected():
@@ -217,11 +217,10 @@ def test_interrupted_run_says_how_to_resume(shards, tmp_path):
     wait = "import jepa_pipeline.training.signals as signals; signals.LITTLE_TO_LOSE_S = 0.0"  # a slow machine has slow steps
     process = WarmJepa(["pretrain", *recipe], before=wait)
     metrics = tmp_path / "ijepa_fashion_mnist/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not (metrics.exists() and metrics.read_text()) and process.poll() is None:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75
     assert "Traceback" not in stderr and "stopped cleanly after step" in stderr and "the same command resumes from" in stderr
     assert (tmp_path / "ijepa_fashion_mnist/checkpoints/last").exists()

@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    stall_s = 60
+    stall_s = 600
     """Seconds for which a stalled response waits; whatever does not wait for it takes a fraction of them on any machine."""
 
     def __init__(self, folder: Path) -> None:

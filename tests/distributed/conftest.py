@@ -14,13 +14,13 @@ from jepa_pipeline.config.errors import UserError
 
 
 def exit_codes(process, world):
-    """Of so many forks that each run process(rank); one that takes more than two minutes is killed."""
+    """Of so many forks that each run process(rank); one that takes more than ten minutes is killed."""
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=process, args=(rank,)) for rank in range(world)]
     for one in processes:
         one.start()
     for one in processes:
-        one.join(120)
+        one.join(600)
         one.kill()
     return [one.exitcode for one in processes]
 

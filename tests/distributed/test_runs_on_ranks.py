@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from functools import cache, partial
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from jepa_pipeline.training.signals import StopRequested
 
 SGD = "optim={name: sgd, lr: 0.001, batch_size_global: 8, total_samples: 40, clip_norm: 1.0, weight_decay: 0.01}"
 """Under AdamW the last bits of a gradient near zero decide the whole of a step."""
-BACKBONE = "{timm: resnet18, image_size: 16, args: {channels: [4, 4, 8, 8], zero_init_last: false}}"
+BACKBONE = "{timm: resnet18, image_size: 16, args: {channels: [4, 4, 8, 8], layers: [1, 1, 1, 1], zero_init_last: false}}"
 HEAD = "{hidden: [16], out: 12}"
 METHODS = {
     "ijepa": ["method.regularizer={name: vicreg, weight: 0.04}"],
@@ -66,13 +67,15 @@ def on_processes(run_ranks):
     return run
 
 
+def complete(make, videos, method, *overrides):
+    """Return the configuration of a method's run, by what makes one of overrides."""
+    data = [f"data.train={videos / 'train'}"] if method in ("vjepa", "hjepa") else []
+    return make(*METHODS[method], SGD, *LOGGED, *data, *overrides)
+
+
 @pytest.fixture
 def configure(tiny, videos):
-    def make(method, *overrides):
-        data = [f"data.train={videos / 'train'}"] if method in ("vjepa", "hjepa") else []
-        return tiny(*METHODS[method], SGD, *LOGGED, *data, *overrides)
-
-    return make
+    return partial(complete, tiny, videos)
 
 
 def losses(config):
@@ -83,11 +86,32 @@ def weights(config):
     return load_latest(config.folder / "checkpoints", log=pytest.fail).state["module"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_on_two_processes_is_the_run_on_one(method, strategy, configure, on_processes):
-    alone, shared = configure(method, "name=alone"), configure(method, "name=shared", f"trainer.strategy={strategy}")
-    pretrain(alone)
+@pytest.fixture(scope="module")
+def alone(tiny_below, videos, tmp_path_factory):
+    """A function that returns the configuration of a method's run on one process, which runs once."""
+
+    @cache
+    def run(method):
+        config = complete(partial(tiny_below, tmp_path_factory.mktemp("alone")), videos, method)
+        pretrain(config)
+        return config
+
+    return run
+
+
+UNDER_DDP = {"ijepa": (), "byol": (), **dict.fromkeys(("vjepa", "hjepa", "vicreg", "swav"), pytest.mark.slow)}
+"""How a run is whole under DDP depends on the method less than under FSDP2, under which all run."""
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy"),
+    [
+        *((method, "fsdp2") for method in METHODS),
+        *(pytest.param(method, "ddp", marks=marks) for method, marks in UNDER_DDP.items()),
+    ],
+)
+def test_a_run_on_two_processes_is_the_run_on_one(method, strategy, alone, configure, on_processes):
+    shared, alone = configure(method, "name=shared", f"trainer.strategy={strategy}"), alone(method)
     assert on_processes(shared, 2) == [0, 0]
     assert len(losses(alone)) == 5 and losses(alone)[0] != losses(alone)[-1]
     # batch norm over eight images, and SwAV's scores over a temperature of 0.1, make more of fp32's last bits; in float64 all

@@ -3,14 +3,13 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import typer
 from safetensors.torch import save_file
+from warm_process import run_jepa
 
 from jepa_pipeline.cli import app
 from jepa_pipeline.commands.import_weights import import_weights
@@ -288,10 +287,8 @@ def test_help_names_every_layout_and_every_setting():
 
 
 def test_the_command_line_says_it_in_one_sentence(tmp_path, state):
-    """In a process of its own, where nothing else has imported what would allow more."""
+    """In a process in which nothing but this package has been imported, such as what would allow more."""
     path = saved(tmp_path, {"target_encoder": state, "epoch": Marker(tmp_path / "marker")})
-    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    command = [sys.executable, "-m", "jepa_pipeline", "import", str(path), "--as", "ijepa"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = run_jepa(["import", path, "--as", "ijepa"], tmp_path, {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"})
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "could run code" in done.stderr
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.pth.tar"]

@@ -111,7 +111,7 @@ def test_an_imported_encoder_is_benchmarked(imported, shards, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "to"), [("ijepa", "timm"), ("vjepa2", "jepa")])
-def test_the_export_keeps_source_and_license(imported, tmp_path, name, to):
+def test_the_export_keeps_source_and_license(imported, tmp_path, exports_read_here, name, to):
     folder = export(imported[name], to=to, out=tmp_path / to)
     text, source = (folder / "README.md").read_text(), read_card(imported[name]).source
     assert source is not None and f"| SHA-256 of the source | {source.sha256} |" in text

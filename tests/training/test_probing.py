@@ -68,10 +68,9 @@ def steps_of(started):
 def test_every_due_step_is_probed_beside_the_training(tiny, shards):
     config = tiny(*BESIDE, f"probing.arguments=[--data, {shards}, 'protocols=[knn]', 'workers=0']", "probing.every_steps=3")
     pretrain(config, QUIET)
-    deadline = time.monotonic() + 120
     while len(found := [*(config.folder / "probes").glob("*.json")]) < 2:
         said = "".join(log.read_text() for log in (config.folder / "snapshots").glob("*.log"))
-        assert time.monotonic() < deadline and "Traceback" not in said, said
+        assert "Traceback" not in said, said  # a hang is ended by the time limit of the suite
         time.sleep(0.1)
     assert sorted(load_report(path).step for path in found) == [3, 6]
     assert (read_card(config.folder / "snapshots/step-00000003").samples, read_card(config.folder).step) == (24, 6)

@@ -123,7 +123,7 @@ Pretraining.training_step = training_step
     while not (tmp_path / "begun").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75, stderr
     assert "SIGINT: stopped cleanly before the first step; nothing is saved yet, so the same command starts over" in stderr
     assert "Thread" not in stderr
@@ -188,7 +188,7 @@ def test_slurms_term_to_every_process_of_the_job_ends_it_in_order(tiny, tmp_path
     config = tiny(*LONG, f"data.workers={workers}")
     process = launch(config, tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75, stderr
     assert "Traceback" not in stderr
     stopped = int(re.search(r"SIGTERM: stopped cleanly after step (\d+)", stderr).group(1))
@@ -205,10 +205,12 @@ AsyncCheckpointWriter.write = lambda *_: time.sleep(600)
 def test_a_second_ctrl_c_ends_it_at_once(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=1"), tmp_path, SLOW_SAVE)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    while "SIGINT: stopping" not in (process.printed / "stderr").read_text() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(2 * signals.SAME_CTRL_C_S)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130 and "stopped at once" in stderr and "Traceback" not in stderr
 
 
@@ -229,7 +231,7 @@ def test_a_save_that_hangs_is_ended_by_the_clock(tiny, tmp_path):
     config = tiny(*LONG)
     process = launch(config, tmp_path, HANGING_SAVE)
     process.send_signal(signal.SIGUSR1)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 70
     file = config.folder / "stacks/rank-0000.txt"
     assert "stopping took longer than 2 s: ended by force; nothing is saved yet, so the same command starts over" in stderr
@@ -241,7 +243,7 @@ def test_a_decoding_process_that_is_killed_is_one_sentence(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=1"), tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 2, stderr
     assert "a data worker died after step" in stderr and "nothing is saved yet" in stderr
     assert "Traceback" not in stderr
@@ -296,7 +298,7 @@ def test_a_run_that_waits_for_data_leaves_without_it(tiny, tmp_path, workers):
     config = tiny(*LONG, f"data.workers={workers}")
     process = launch(config, tmp_path, STALLED, steps=3)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75, stderr
     assert "SIGTERM: stopped cleanly after step 3 and saved a checkpoint" in stderr and "Traceback" not in stderr
     assert load_latest(config.folder / "checkpoints", log=pytest.fail).info.step == 3
@@ -306,7 +308,7 @@ def test_workers_are_gone_with_a_killed_parent(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=2"), tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert len(children) == 2
     while any(alive(pid) for pid in children):  # a hang is ended by the time limit of the suite
         time.sleep(0.05)

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from heartbeats import has_heard_from_all
 from torch.distributed import PrefixStore, TCPStore
 from torch.utils.data import DataLoader
 
-from jepa_pipeline.training.heartbeat import GONE, Heartbeat, HeartbeatTable, format_numbers
+from jepa_pipeline.training.heartbeat import GONE, HASHING, Heartbeat, HeartbeatTable, format_numbers
 from jepa_pipeline.training.watchdog import ABORTED, Watchdog
 
 FORK = multiprocessing.get_context("fork")
@@ -95,6 +96,14 @@ def meet_all(rank, folder, name):
     wait_for(lambda: all((folder / f"{name}{other}").exists() for other in range(3)))
 
 
+def wait_until_heard(watchdog, stage):
+    def heard():
+        watchdog.set_stage(stage, 10)
+        return has_heard_from_all(watchdog)
+
+    wait_for(heard)
+
+
 def train(rank, folder, plan):
     """A process of a run: steps of 50 ms, until its plan says otherwise."""
     os.dup2(os.open(folder / f"stderr{rank}", os.O_CREAT | os.O_WRONLY), 2)
@@ -108,7 +117,9 @@ def train(rank, folder, plan):
         for step in range(plan.get("steps", 10**9)):
             watchdog.set_stage("data", step)
             if step == 10:
+                wait_until_heard(watchdog, HASHING if "stuck_s" in plan else "data")  # hashing is never stuck
                 meet_all(rank, folder, "ready")
+                watchdog.set_stage("data", step)
                 if plan.get(rank) != "data":
                     watchdog.set_stage("step", step + 1)
                 act(plan.get(rank), rank, port, folder, watchdog)
