@@ -1,7 +1,9 @@
 """Recipes and the configurations of run folders, as typed values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.layers import Layer
@@ -10,20 +12,29 @@ from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.run import RunConfig
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """Read a recipe.
 
     Args:
-        path: a YAML 1.2 file. The files that its `extends: [other.yaml]` names, relative to it, are merged below it. Or a
-            run folder: its config.yaml, with the folder's present path and name.
+        recipe: a YAML 1.2 file. The files that its `extends: [other.yaml]` names, relative to it, are merged below it. Or a
+            run folder: its config.yaml, with the folder's present path and name. Or a dictionary of sections.
         overrides: dotted assignments such as "optim.lr=3e-4", merged above it.
 
     Raises:
         ConfigError: with every mistake in it.
     """
-    layer = read_run_folder(Path(path)) if Path(path).is_dir() else read_yaml(Path(path), RunConfig)
+    return build(RunConfig, read_recipe(recipe, overrides))
+
+
+def read_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Layer:
+    """Read the values of a recipe, which need not be complete; the arguments are those of load_config."""
+    if isinstance(recipe, Mapping):
+        layer = Layer({}, {}, "dictionary")
+        layer.update(Layer(deepcopy(dict(recipe)), {}, "dictionary"), RunConfig)
+    else:
+        layer = read_run_folder(Path(recipe)) if Path(recipe).is_dir() else read_yaml(Path(recipe), RunConfig)
     layer.update(read_overrides(overrides, RunConfig), RunConfig)
-    return build(RunConfig, layer)
+    return layer
 
 
 def read_run_folder(folder: Path) -> Layer:
