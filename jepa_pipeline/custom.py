@@ -44,7 +44,9 @@ def record(key: str, part: object, kind: type) -> Recorded:
         )
     check_subclass(key, cls, kind)
     if isinstance(part, partial) and part.args:
-        raise UserError(f"{key} is a partial with arguments that have no name: write functools.partial({cls.__name__}, argument=...)")
+        raise UserError(
+            f"{key} is a partial with arguments that have no name: write functools.partial({cls.__name__}, argument=...)"
+        )
     for name, value in args.items():
         try:
             json.dumps(value, allow_nan=False)

@@ -118,7 +118,9 @@ class CustomSamples(Shards):
                 pass
             case dict() | tuple() | list():
                 held = f"the keys {', '.join(map(str, item))}" if isinstance(item, dict) else f"{len(item)} values"
-                raise UserError(f"{self.describe(0, number)} is a {type(item).__name__} of {held}: a data set of a run returns {ITEMS}")
+                raise UserError(
+                    f"{self.describe(0, number)} is a {type(item).__name__} of {held}: a data set of a run returns {ITEMS}"
+                )
             case _:
                 image, label = item, None
         if label is not None:
@@ -215,4 +217,3 @@ def open_custom(source: SourceConfig, form: PixelFormat = RGB8) -> CustomSamples
             f"or name the class with its arguments: data.train={{class_path: {path}, init_args: {{...}}}}"
         )
     return CustomSamples(HERE[path], path, form)
-
