@@ -21,9 +21,8 @@ from jepa_pipeline.version import __version__
 
 if TYPE_CHECKING:
     from jepa_pipeline.batch import Batch, Masks, Output
-    from jepa_pipeline.commands.embed import embed
+    from jepa_pipeline.commands.embed import embed, features
     from jepa_pipeline.commands.export import export
-    from jepa_pipeline.commands.features import features
     from jepa_pipeline.commands.import_weights import import_weights
     from jepa_pipeline.commands.pretrain import pretrain
     from jepa_pipeline.commands.probe import probe
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from jepa_pipeline.training.trained_method import load_method
 
 __all__ = [
-    "__version__",
     "BaseEncoder",
     "Batch",
     "EmbeddedFeatures",
@@ -56,6 +54,7 @@ __all__ = [
     "RunConfig",
     "TokenNetwork",
     "UserError",
+    "__version__",
     "embed",
     "export",
     "features",
@@ -85,7 +84,7 @@ _MODULES = {
     "UserError": "jepa_pipeline.config.errors",
     "embed": "jepa_pipeline.commands.embed",
     "export": "jepa_pipeline.commands.export",
-    "features": "jepa_pipeline.commands.features",
+    "features": "jepa_pipeline.commands.embed",
     "gather": "jepa_pipeline.distributed",
     "import_weights": "jepa_pipeline.commands.import_weights",
     "keep_tokens": "jepa_pipeline.models.custom",

@@ -1,6 +1,7 @@
 """A user's own classes: recorded by the path with which Python imports them, and found again in every process that can."""
 
 import json
+import os
 import pickletools
 import sys
 from functools import partial
@@ -52,8 +53,8 @@ def record(key: str, part: object, kind: type) -> Recorded:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise UserError(
-                f"{key}: the argument {name} of {cls.__name__} is {value!r}, which a recipe cannot hold: give numbers, texts, lists and "
-                "dictionaries of them, and create the rest from these in the class"
+                f"{key}: the argument {name} of {cls.__name__} is {value!r}, which a recipe cannot hold: give numbers, texts, "
+                "lists and dictionaries of them, and create the rest from these in the class"
             ) from None
     HERE[class_path(cls)] = cls
     return Recorded(class_path(cls), json.loads(json.dumps(args)))
@@ -140,3 +141,8 @@ def check_importable(key: str, path: str, processes: int) -> None:
 def names_main(pickled: bytes) -> bool:
     """Return whether a pickle holds something that only the script or notebook has which pickled it."""
     return any(isinstance(value, str) and value.split(" ")[0] == "__main__" for _, value, _ in pickletools.genops(pickled))
+
+
+def module_paths() -> dict[str, str]:
+    """Return the environment in which a new process finds the modules that this one finds."""
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -34,8 +34,8 @@ from jepa_pipeline.training.checkpoint_callback import (
     CheckpointCallback,
     HeartbeatCallback,
     find_defect,
-    restore_callbacks,
     restore,
+    restore_callbacks,
     restore_encoder,
     sharded_targets,
 )

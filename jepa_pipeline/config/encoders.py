@@ -26,7 +26,7 @@ def encoder_config_type(encoder: Any) -> str:
 
 
 def choose(default: str) -> Discriminator:
-    """Return what chooses between a kind and others that a method may have; anything else counts as the default, which refuses it."""
+    """Return what chooses a kind that a method may have; anything else counts as the default, which refuses it."""
     others = {"EncoderConfig": ("BackboneConfig", "StackConfig", "ImageVideoConfig"), "BackboneConfig": ("EncoderConfig",)}[default]
     return Discriminator(lambda encoder: default if (kind := encoder_config_type(encoder)) in others else kind)
 

@@ -28,8 +28,8 @@ class JepaConfig(BaseMethodConfig, PredictionConfig):
     def check_parts(self) -> Self:
         if isinstance(self.encoder, CustomEncoderConfig) and not self.encoder.tokens:
             raise ValueError(
-                f"encoder {self.encoder.class_path} returns pooled features, but a JEPA predicts the tokens of patches: give it a grid "
-                "of tokens, or choose a method that compares views, such as vicreg"
+                f"encoder {self.encoder.class_path} returns pooled features, but a JEPA predicts the tokens of patches: give it a "
+                "grid of tokens, or choose a method that compares views, such as vicreg"
             )
         self.predictor.check_encoder(self.encoder)
         for masks in self.mask_sets:

@@ -67,8 +67,8 @@ class CustomSamples(Shards):
             dataset.__getitem__  # noqa: B018
         except (TypeError, AttributeError, NotImplementedError):
             raise UserError(
-                f"{KEY}: {name} is no map-style data set, whose samples have numbers: give it __len__ and __getitem__, so that order and "
-                "resuming are exact"
+                f"{KEY}: {name} is no map-style data set, whose samples have numbers: give it __len__ and __getitem__, so that "
+                "order and resuming are exact"
             ) from None
         if samples < 1:
             raise UserError(f"{KEY}: {name} has no samples: len(dataset) is {samples}")
@@ -128,7 +128,7 @@ class CustomSamples(Shards):
                 label = int(label)
             except (TypeError, ValueError):
                 raise UserError(
-                    f"{self.describe(0, number)} has a label of type {type(label).__name__}: give the number of its class, or no label"
+                    f"{self.describe(0, number)} has a label of type {type(label).__name__}: give the number of a class, or none"
                 ) from None
         return Item(image, label)
 
@@ -147,8 +147,8 @@ class CustomSamples(Shards):
             digest.update(self.pixels(number))
         if self.pixels(0) != self.pixels(0):
             raise UserError(
-                f"{self.describe(0, 0)} is another image each time it is read, so that no run could be resumed exactly: leave random "
-                "changes to views.crops, which keys them by seed and sample"
+                f"{self.describe(0, 0)} is another image each time it is read, so that no run could be resumed exactly: leave "
+                "random changes to views.crops, which keys them by seed and sample"
             )
         return f"{samples} samples, {digest.hexdigest()[:12]}"
 
@@ -194,8 +194,8 @@ def to_image(item: object, name: str, form: PixelFormat) -> Image.Image | Raster
         raise UserError(f"{name} is of type {type(item).__name__}{shape}: a data set of a run returns {ITEMS}")
     if item.dtype not in (np.uint8, np.uint16):
         raise UserError(
-            f"{name} has values of type {item.dtype}: give uint8 from 0 to 255, or uint16, since the run itself crops and normalizes "
-            "(leave ToTensor and Normalize out)"
+            f"{name} has values of type {item.dtype}: give uint8 from 0 to 255, or uint16, since the run itself crops and "
+            "normalizes (leave ToTensor and Normalize out)"
         )
     raster = to_raster(item if item.ndim == 3 else item[..., None])
     return to_rgb_image(raster) if form == RGB8 else fit(raster, form)
@@ -213,7 +213,7 @@ def open_custom(source: SourceConfig, form: PixelFormat = RGB8) -> CustomSamples
         return CustomSamples(create(KEY, Recorded(path, source.init_args), Dataset), path, form)
     if path not in HERE:
         raise UserError(
-            f"{KEY} is an object of {path}, which only the script or notebook has that made it: call pretrain(config, data=...) there, "
-            f"or name the class with its arguments: data.train={{class_path: {path}, init_args: {{...}}}}"
+            f"{KEY} is an object of {path}, which only the script or notebook has that made it: call pretrain(config, data=...) "
+            f"there, or name the class with its arguments: data.train={{class_path: {path}, init_args: {{...}}}}"
         )
     return CustomSamples(HERE[path], path, form)

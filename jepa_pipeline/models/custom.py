@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jepa_pipeline.config.custom_encoder import CustomEncoderConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.custom import Recorded, class_path, create
+from jepa_pipeline.custom import Recorded, class_path, create, is_importable
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.models.tokens import apply_masks
 
@@ -67,11 +67,12 @@ class CustomEncoder(BaseEncoder):
         UserError: its outputs have other shapes than its attributes say.
     """
 
-    config: CustomEncoderConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: CustomEncoderConfig
 
     def __init__(self, config: CustomEncoderConfig) -> None:
         super().__init__()
-        self.config, self.grid, self.width, self.depth = config, config.clip_grid, config.embed_dim, 1
+        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.grid, self.width, self.depth = config.clip_grid, config.embed_dim, 1
         self.pooling = "the mean over its tokens" if config.tokens else "its own"
         self.network = create(KEY, Recorded(config.class_path, config.init_args), nn.Module)
         if odd := [name for name, value in self.network.state_dict().items() if not isinstance(value, Tensor)]:
@@ -123,8 +124,8 @@ class CustomEncoder(BaseEncoder):
         parameters = signature(self.network.forward).parameters.values()
         if sum(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters) < 2:
             raise UserError(
-                f"{KEY}: {self.name}.forward takes pixels alone, but a JEPA encodes some places without the others: add the argument "
-                "keep, indices of places, or choose a method that compares views, such as vicreg"
+                f"{KEY}: {self.name}.forward takes pixels alone, but a JEPA encodes some places without the others: add the "
+                "argument keep, indices of places, or choose a method that compares views, such as vicreg"
             )
         places = prod(self.grid)
         keep = torch.arange(places, device=self.device)[None].expand(2, -1)[:, : max(1, places // 2)]
@@ -137,8 +138,8 @@ class CustomEncoder(BaseEncoder):
         if shape is None or len(shape) != len(wanted) or any(w not in (None, s) for s, w in zip(shape, wanted, strict=True)):
             grid = f"grid {'x'.join(map(str, self.grid[-2:]))} and " if self.config.tokens else ""
             raise UserError(
-                f"{KEY}: {self.name} returns {shape or type(output).__name__} for 2 {self.config.modality.unit} with {what}, but its "
-                f"{grid}width {self.width} mean [{expected.replace(' ', ', ')}]: correct its forward, or these attributes"
+                f"{KEY}: {self.name} returns {shape or type(output).__name__} for 2 {self.config.modality.unit} with {what}, but "
+                f"its {grid}width {self.width} mean [{expected.replace(' ', ', ')}]: correct its forward, or these attributes"
             )
 
     @torch.no_grad()
@@ -169,8 +170,8 @@ class CustomEncoder(BaseEncoder):
         return f"is a network of your own, {self.config.class_path}"
 
     def registered_by(self) -> str | None:
-        """Return the module of its class; see BaseEncoder."""
-        return self.config.class_path.rpartition(".")[0]
+        """Return the module of a class that only this process has; see BaseEncoder."""
+        return None if is_importable(self.config.class_path) else self.config.class_path.rpartition(".")[0]
 
     def describe(self) -> str:
         """Return its class and sizes; see BaseEncoder."""
@@ -186,5 +187,5 @@ class CustomFeatures(CustomEncoder):
 
 
 def keep_tokens(tokens: Float[Tensor, "B N D"], keep: Int[Tensor, "B K"] | None) -> Float[Tensor, "B _ D"]:
-    """Return the tokens at the places of `keep`, all if it is None: what a TokenNetwork does between its embedding and its blocks."""
+    """Return the tokens at the places of `keep`, all if it is None, as a TokenNetwork does after its embedding."""
     return tokens if keep is None else apply_masks(tokens, keep)

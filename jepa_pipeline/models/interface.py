@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 
@@ -15,12 +16,14 @@ class BaseEncoder(nn.Module):
 
     Attributes:
         config: its configuration; `config.modality`, `frames`, `image_size` and `levels` describe its input and its levels.
+        card: where it is from, and the mean and the standard deviation of its pixels, if it was loaded from a folder.
         width: width of the pooled features.
         depth: number of blocks or stages whose tokens `intermediates` returns at most.
         pooling: how the pooled features follow from the tokens, for model cards.
     """
 
     config: EncoderConfig | BackboneConfig
+    card: EncoderCard | None = None
     width: int
     depth: int
     pooling: str = "the mean over the patches"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import keystr, tree_leaves_with_path
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import Interrupted, UserError
@@ -51,11 +52,11 @@ def check_plain(callback: Callback, state: State) -> State:
     Raises:
         UserError: it has other values than tensors and plain ones, which loading would refuse as programs.
     """
-    for path, value in torch.utils._pytree.tree_leaves_with_path(state):
+    for path, value in tree_leaves_with_path(state):
         if not isinstance(value, Tensor | int | float | str | bool | None):
             raise UserError(
                 f"the state_dict of the callback {type(callback).__name__} has a value of type {type(value).__name__} at "
-                f"{torch.utils._pytree.keystr(path)}: a checkpoint holds tensors, numbers, texts, and lists and dictionaries of them"
+                f"{keystr(path)}: a checkpoint holds tensors, numbers, texts, lists and dictionaries"
             )
     return state
 

@@ -178,7 +178,7 @@ def memory_file(text: str) -> Iterator[int]:
 
 
 def start_processes(group: ProcessGroup, files: tuple[int, ...], info: RankInfo, variables: dict[str, str]) -> None:
-    """Start a process for each device, with the variables of torchrun and others, and open files, of which the first is the recipe."""
+    """Start a process for each device, with the variables of torchrun and others, and open files: first the recipe."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // info.local_world_size))
     environment = {
         **os.environ,

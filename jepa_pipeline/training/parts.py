@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +20,7 @@ from jepa_pipeline.config.layers import Layer
 from jepa_pipeline.config.load import load_config, read_recipe
 from jepa_pipeline.config.parse import build
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.custom import HERE, check_importable, create, is_importable, names_main, record, record_object
+from jepa_pipeline.custom import HERE, check_importable, create, is_importable, module_paths, names_main, record, record_object
 from jepa_pipeline.methods.custom import check_method
 from jepa_pipeline.methods.method import Method
 from lightning import Callback
@@ -90,8 +89,8 @@ def describe_encoder(encoder: Any, values: dict[str, Any]) -> dict[str, Any]:
     steps, rows, columns = grid if len(grid) == 3 else (1, *grid)
     if rows != columns or side % rows or frames % steps:
         raise UserError(
-            f"encoder: the grid of {recorded.class_path} is {tuple(grid)} for images of {side}x{side} pixels and {frames} frames, but "
-            "tokens lie on a square grid of equal patches: make rows and columns the same divisor of image_size"
+            f"encoder: the grid of {recorded.class_path} is {tuple(grid)} for images of {side}x{side} pixels and {frames} frames, "
+            "but tokens lie on a square grid of equal patches: make rows and columns the same divisor of image_size"
         )
     return {**section, "patch_size": side // rows, "frames": frames, "tubelet_size": frames // steps}
 
@@ -100,8 +99,8 @@ def describe_method(method: Any, before: dict[str, Any]) -> dict[str, Any]:
     """Return the section of an own method, with the encoder and the masks of the one that it replaces."""
     if isinstance(method, Method):
         raise UserError(
-            f"method is an object of {type(method).__name__}, but a run creates it, with the encoder of the configuration: give the "
-            "class, or functools.partial(CLASS, argument=...)"
+            f"method is an object of {type(method).__name__}, but a run creates it, with the encoder of the configuration: give "
+            "the class, or functools.partial(CLASS, argument=...)"
         )
     recorded = record("method", method, Method)
     check_method(method.func if isinstance(method, partial) else method)
@@ -110,22 +109,22 @@ def describe_method(method: Any, before: dict[str, Any]) -> dict[str, Any]:
     return {"name": "custom", **recorded._asdict(), "encoder": before.get("encoder", {}), "masks": masks}
 
 
-def class_paths(config: RunConfig) -> dict[str, str]:
-    """Return the classes of the user's own that a run needs, by their keys."""
-    found = {"data.train": source.class_path for source in config.data.train if source.class_path}
+def class_paths(config: RunConfig) -> list[tuple[str, str]]:
+    """Return the classes of the user's own that a run needs, each with its key."""
+    found = [("data.train", source.class_path) for source in config.data.train if source.class_path]
     if isinstance(config.method.encoder, CustomEncoderConfig):
-        found["method.encoder"] = config.method.encoder.class_path
+        found.append(("method.encoder", config.method.encoder.class_path))
     if isinstance(config.method, CustomMethodConfig):
-        found["method"] = config.method.class_path
+        found.append(("method", config.method.class_path))
     return found
 
 
 def describe_limits(config: RunConfig) -> list[str]:
     """Return a sentence for each own part that other processes cannot have."""
     sentences = [
-        f"{key} is {path}, which only this process has: for probes and exports by other processes, or several devices, move it into a "
-        "module, a .py file"
-        for key, path in class_paths(config).items()
+        f"{key} is {path}, which only this process has: for probes and exports by other processes, or several devices, move it "
+        "into a module, a .py file"
+        for key, path in class_paths(config)
         if not is_importable(path)
     ]
     objects = [source.class_path for source in config.data.train if source.class_path and source.init_args is None]
@@ -154,14 +153,13 @@ def objects_file(config: RunConfig, callbacks: Sequence[Callback], processes: in
     if not paths and not callbacks:
         yield None
         return
-    for key, path in paths.items():
+    for key, path in paths:
         check_importable(key, path, processes)
-    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    given = {source.class_path: HERE[source.class_path] for source in config.data.train if is_object(source)}
+    given = {source.path: HERE[source.path] for source in config.data.train if is_object(source)}
     descriptor = os.memfd_create("objects")  # on no disk, as the recipe beside it
     try:
         os.write(descriptor, pickle_objects(given, callbacks, processes))
-        yield descriptor, {**environment, OBJECTS: f"/proc/self/fd/{descriptor}"}
+        yield descriptor, {**module_paths(), OBJECTS: f"/proc/self/fd/{descriptor}"}
     finally:
         os.close(descriptor)
 
@@ -175,12 +173,12 @@ def pickle_objects(given: dict[str, Any], callbacks: Sequence[Callback], process
     """Return objects as bytes, one after the other, so that an error names the one that it is about."""
     parts = []
     for name, part in (*given.items(), *((type(callback).__name__, callback) for callback in callbacks)):
-        cure = "make it of what pickle can send (no lambdas, no open files), or set trainer.devices=1"
         try:
             parts.append(pickle.dumps(part))
         except Exception as error:  # pickle raises what the objects raise
             raise UserError(
-                f"{name} cannot be sent to the {processes} processes of this run ({type(error).__name__}: {first_line(error)}): {cure}"
+                f"{name} cannot be sent to the {processes} processes of this run ({type(error).__name__}: {first_line(error)}): "
+                "make it of what pickle can send (no lambdas, no open files), or set trainer.devices=1"
             ) from None
         if names_main(parts[-1]):
             raise UserError(
