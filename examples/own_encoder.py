@@ -1,4 +1,4 @@
-"""Train an encoder of your own as an I-JEPA, any nn.Module that returns patch tokens: python examples/own_encoder.py [KEY=VALUE ...]."""
+"""Train an encoder of your own, any nn.Module of patch tokens, as an I-JEPA: python examples/own_encoder.py [KEY=VALUE ...]."""
 
 import sys
 from functools import partial

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jepa_pipeline.batch import Masks
+from jepa_pipeline.config.data import SourceConfig
 from jepa_pipeline.config.encoder_card import holds_encoder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
@@ -51,13 +52,13 @@ class Subject(NamedTuple):
 
     Attributes:
         method: its configuration.
-        trained_on: its first training shards; None: it was imported, so they are unknown.
+        trained_on: its first training data; None: it was imported, so they are unknown.
         workers: data workers.
         config_hash: hash of its run's configuration.
     """
 
     method: MethodConfig
-    trained_on: str | None
+    trained_on: SourceConfig | None
     workers: int
     config_hash: str
 
@@ -161,7 +162,7 @@ def open_subject(folder: Path) -> Subject:
     if holds_encoder(folder):
         return Subject(read_saved_method(folder).method, None, ProbeConfig.model_validate({}).workers, "")
     config = load_config(folder)
-    return Subject(config.method, config.data.train[0].path, config.data.workers, config.hash())
+    return Subject(config.method, config.data.train[0], config.data.workers, config.hash())
 
 
 def load_subject(folder: Path, subject: Subject) -> tuple[Method, str, int]:
@@ -181,7 +182,9 @@ def choose_samples(subject: Subject, data: str | None, count: int, seed: int) ->
     Raises:
         UserError: there are fewer than two, or the encoder cannot read them.
     """
-    modality, given = subject.method.encoder.modality, data if data is not None else subject.trained_on
+    modality, given = subject.method.encoder.modality, data
+    if data is None and subject.trained_on is not None:
+        given = subject.trained_on.shards
     if given is None:
         raise UserError("the data that an imported JEPA was trained on is not known: name shards with --data")
     folder = parent_location(given) if data is None else given

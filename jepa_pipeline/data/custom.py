@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 from PIL import Image, ImageOps
 from pydantic import PrivateAttr
 from torch import Tensor
@@ -72,12 +74,41 @@ class CustomSamples(Shards):
             ) from None
         if samples < 1:
             raise UserError(f"{KEY}: {name} has no samples: len(dataset) is {samples}")
-        shard = Shard("samples.tar", samples, bytes=1, sha256="0" * 64)
+        shard = Shard("samples.tar", samples, bytes=1, sha256="0" * 64, index_sha256="0" * 64)
         self.manifest = CustomManifest.model_construct(
             created_by=__version__, kind="images", shards=(shard,), samples=samples, extensions=(), classes=None, made={}, stored=()
         )
         self.manifest._hash = self.fingerprint
         self.starts = np.array([0, samples])
+
+    def read_classes(self) -> None:
+        """Read the labels of all items, from `targets` and `classes` where the data set has these, as torchvision's do.
+
+        Raises:
+            UserError: an item has none, or all have the same.
+        """
+        given, samples = getattr(self.dataset, "targets", None), self.manifest.samples
+        given = given if given is not None and len(given) == samples else None
+        found = [to_label(given[n], self.describe(0, n)) if given is not None else self.item(n).label for n in range(samples)]
+        if None in found:
+            raise UserError(f"{self.describe(0, found.index(None))} has no label, but a probe needs one of each item: {ITEMS}")
+        self.all_labels = np.array(found, np.int64)
+        names = getattr(self.dataset, "classes", None) or range(int(self.all_labels.max()) + 1)
+        if len({*found}) < 2 or not 0 <= self.all_labels.min() <= self.all_labels.max() < len(names):
+            raise UserError(
+                f"the labels of {self.location} are {sorted({*map(int, self.all_labels)})[:5]}, but a probe needs those of two "
+                f"classes or more, numbered from 0{f' to {len(names) - 1}, as its classes' if len({*found}) > 1 else ''}"
+            )
+        self.manifest = self.manifest.model_copy(update={"classes": tuple(map(str, names))})
+
+    def shard_labels(self, shard: int) -> Int64[np.ndarray, " samples"]:
+        """Return the labels of all items, once `read_classes` has read them."""
+        return self.all_labels if self.numbers is None else self.numbers[self.all_labels]
+
+    def renumber(self, classes: Sequence[str]) -> None:
+        """Give items the labels of other classes, among which are all of this data set."""
+        own = self.manifest.classes or ()
+        self.numbers = None if own == tuple(classes) else np.array([classes.index(name) for name in own], np.int64)
 
     def prefetch(self, shards: Sequence[int]) -> None:
         """Do nothing: there are no files."""
@@ -91,9 +122,11 @@ class CustomSamples(Shards):
         """
         item = self.item(member)
         try:
-            return Sample(str(member), to_image(item.image, self.describe(0, member), self.form), item.label)
+            image = to_image(item.image, self.describe(0, member), self.form)
         except DecodeError as error:
             raise self.sample_error(shard, str(member), str(error), error.cure) from error
+        label = item.label if item.label is None or self.numbers is None else int(self.numbers[item.label])
+        return Sample(str(member), image, label)
 
     def item(self, number: int) -> Item:
         """Return an item as image and label.
@@ -123,14 +156,7 @@ class CustomSamples(Shards):
                 )
             case _:
                 image, label = item, None
-        if label is not None:
-            try:
-                label = int(label)
-            except (TypeError, ValueError):
-                raise UserError(
-                    f"{self.describe(0, number)} has a label of type {type(label).__name__}: give the number of a class, or none"
-                ) from None
-        return Item(image, label)
+        return Item(image, None if label is None else to_label(label, self.describe(0, number)))
 
     def entry(self, shard: int, member: int) -> tuple[str, int | None]:
         """Return the number of an item as its key, and its label."""
@@ -168,6 +194,18 @@ class CustomSamples(Shards):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "manifest": self.manifest.model_copy()}
+
+
+def to_label(label: Any, name: str) -> int:
+    """Return a label of an own item.
+
+    Raises:
+        UserError: it is no whole number.
+    """
+    try:
+        return index(label)
+    except TypeError:
+        raise UserError(f"{name} has a label of type {type(label).__name__}: give the number of a class, or none") from None
 
 
 def to_image(item: object, name: str, form: PixelFormat) -> Image.Image | Raster:

@@ -153,6 +153,10 @@ class Shards:
             return f"number {member} of {self.manifest.shards[shard].file}", None
         return opened.key(member), opened.label(member)
 
+    def shard_labels(self, shard: int) -> Int64[np.ndarray, " samples"]:
+        """Return the labels of a shard; NO_LABEL for a sample without one."""
+        return self.open(shard).labels
+
     def fingerprint(self) -> str:
         """Return a hash that differs where a sample has changed."""
         return self.manifest.hash()

@@ -36,7 +36,7 @@ def link_data(config: RunConfig, folder: Path) -> RunConfig:
 
 def is_local(source: SourceConfig) -> bool:
     """Return whether the shards of a data set are on this machine."""
-    return not is_remote(source.path) and not is_remote(locate_tars(source.path, load_manifest(source.path)))
+    return not is_remote(source.shards) and not is_remote(locate_tars(source.shards, load_manifest(source.shards)))
 
 
 def with_sources(config: RunConfig, places: Sequence[Path | str], **data: object) -> RunConfig:
