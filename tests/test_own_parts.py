@@ -401,7 +401,7 @@ def test_a_recipe_cannot_call_anything_but_a_part():
         **BASE["method"],
         "encoder": {"class_path": "subprocess.Popen", "image_size": 16, "embed_dim": 8, "tokens": False},
     }
-    from jepa_pipeline.data.sources import open_source
+    from jepa_pipeline.data.custom import open_source
     from jepa_pipeline.methods.build import build_method
 
     config = load_config(recipe)

@@ -20,7 +20,7 @@ from jepa_pipeline.checks.storage import MAX_SKEW_S, remove_if_empty
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.sources import source_manifest
+from jepa_pipeline.data.custom import source_manifest
 from jepa_pipeline.distributed import all_gather_object, all_reduce, barrier, rank, world_size
 from jepa_pipeline.version import __version__
 

@@ -232,7 +232,7 @@ def check_manifests(
         location = redact(source.path)
         try:
             if source.class_path is not None:
-                from jepa_pipeline.data.sources import source_manifest  # which imports torch, and the user's own module
+                from jepa_pipeline.data.custom import source_manifest  # which imports torch, and the user's own module
 
                 manifests.append(source_manifest(source, config.data))
                 text = f"data.train is {location}, your own, of {pluralize(manifests[-1].samples, 'sample')}"

@@ -8,6 +8,7 @@ import torch
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
+from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import EncoderConfig
@@ -173,7 +174,7 @@ def freeze(encoder: str | Path | BaseEncoder, level: Level | None) -> FrozenEnco
     """
     if not isinstance(encoder, BaseEncoder):
         return load_frozen(Path(encoder), level)
-    if encoder.card is None:
+    if not isinstance(encoder.card, EncoderCard):
         raise UserError("this encoder was not loaded from a folder, so how its pixels are normalized is unknown: give the run")
     folder = Path(encoder.card.name)
     return FrozenEncoder(folder, encoder.card, encoder, "", choose_level(encoder.card.encoder, level, folder))

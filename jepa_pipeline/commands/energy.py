@@ -17,6 +17,7 @@ from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.saved_method import read_saved_method
 from jepa_pipeline.console import print_plain
+from jepa_pipeline.data.custom import require_shards
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url
@@ -184,7 +185,7 @@ def choose_samples(subject: Subject, data: str | None, count: int, seed: int) ->
     """
     modality, given = subject.method.encoder.modality, data
     if data is None and subject.trained_on is not None:
-        given = subject.trained_on.shards
+        given = require_shards(subject.trained_on)
     if given is None:
         raise UserError("the data that an imported JEPA was trained on is not known: name shards with --data")
     folder = parent_location(given) if data is None else given

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from jepa_pipeline.config.custom import ClassPath, InitArgs
-from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.pixel_format import MAX_CHANNELS, RGB_CHANNELS, Bits, PixelFormat
 from jepa_pipeline.config.section import MAX_COUNT, Section, Share
 
@@ -44,17 +43,6 @@ class SourceConfig(Section):
             case {"class_path": str(path), **others} if "path" not in others:
                 return {"path": path, "init_args": {}, **values}
         return values
-
-    @property
-    def shards(self) -> str:
-        """Return the folder or URL of the shards.
-
-        Raises:
-            UserError: it is a data set of the user's own.
-        """
-        if self.class_path is not None:
-            raise UserError(f"data.train is {self.class_path}, a data set of your own, but shards are needed here: name some")
-        return self.path
 
     @model_validator(mode="after")
     def check_class(self) -> Self:

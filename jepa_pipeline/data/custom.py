@@ -12,13 +12,13 @@ from pydantic import PrivateAttr
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jepa_pipeline.config.data import SourceConfig
+from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig, SourceConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.pixel_format import RGB8, PixelFormat
 from jepa_pipeline.custom import HERE, Recorded, create
 from jepa_pipeline.data.decode import fit, to_raster, to_rgb_image
 from jepa_pipeline.data.image import to_rgb
-from jepa_pipeline.data.manifest import Manifest, Shard
+from jepa_pipeline.data.manifest import Manifest, Shard, load_manifest
 from jepa_pipeline.data.raster import Raster, as_array
 from jepa_pipeline.data.sample import DecodeError
 from jepa_pipeline.data.shards import Sample, SampleError, Shards
@@ -34,7 +34,7 @@ ITEMS = (
 
 
 class Item(NamedTuple):
-    """What an own data set returns for an index."""
+    """An item of an own data set."""
 
     image: Any
     label: int | None
@@ -255,3 +255,34 @@ def open_custom(source: SourceConfig, form: PixelFormat = RGB8) -> CustomSamples
             f"there, or name the class with its arguments: data.train={{class_path: {path}, init_args: {{...}}}}"
         )
     return CustomSamples(HERE[path], path, form)
+
+
+def open_source(source: SourceConfig, data: DataConfig) -> Shards:
+    """Return the samples of a data set.
+
+    Raises:
+        UserError: there are none.
+    """
+    if source.class_path is not None:
+        return open_custom(source, data.pixel_format)
+    return Shards(source.path, 2 * WINDOW_SHARDS, data.cache, data.damage.max_megapixels * 1e6, data.pixel_format)
+
+
+def source_manifest(source: SourceConfig, data: DataConfig) -> Manifest:
+    """Return the manifest of a data set after checking that its shards are there; an own one has one too.
+
+    Raises:
+        UserError: it is incomplete.
+    """
+    return load_manifest(source.path) if source.class_path is None else open_custom(source, data.pixel_format).manifest
+
+
+def require_shards(source: SourceConfig) -> str:
+    """Return the folder or URL of the shards of a source.
+
+    Raises:
+        UserError: it is a data set of the user's own.
+    """
+    if source.class_path is not None:
+        raise UserError(f"{KEY} is {source.class_path}, a data set of your own, but shards are needed here: name some")
+    return source.path

@@ -6,12 +6,12 @@ from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig
 from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.views import ViewsConfig
+from jepa_pipeline.data.custom import open_source
 from jepa_pipeline.data.dataset import MaskSampler, TrainDataset
 from jepa_pipeline.data.media import check_kind, check_stored
 from jepa_pipeline.data.mixture import Mixture
 from jepa_pipeline.data.sampler import DistributedBatchSampler, ShardSampler
 from jepa_pipeline.data.shards import Shards
-from jepa_pipeline.data.sources import open_source
 from jepa_pipeline.data.workers import Loader, build_loader
 
 

@@ -16,9 +16,10 @@ from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import SIG, VIC, Regularizer
 from jepa_pipeline.methods.swav import SwAV
 from jepa_pipeline.methods.targets import EMATarget, SharedTarget, StopGradientTarget
-from jepa_pipeline.models.build import TokenEncoder, build_feature_encoder, build_jepa_encoder
+from jepa_pipeline.models.build import build_feature_encoder, build_jepa_encoder
 from jepa_pipeline.models.coarse import build_coarse_encoder
 from jepa_pipeline.models.dynamics import ForwardPredictor
+from jepa_pipeline.models.interface import TokenEncoder
 from jepa_pipeline.models.predictor import Predictor
 
 AnyJepaConfig = IJepaConfig | VJepaConfig | LevelConfig

@@ -2,9 +2,6 @@
 
 from inspect import signature
 
-from torch import Tensor
-
-from jepa_pipeline.batch import Output
 from jepa_pipeline.config.custom_method import CustomMethodConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.networks import BackboneConfig
@@ -45,23 +42,3 @@ def build_custom_method(config: CustomMethodConfig) -> Method:
             what = "the width of its targets and predictions" if kind is int else "the encoder that it was created with, or a copy"
             raise UserError(f"{KEY}: {config.class_path} has no attribute {name}: set it in __init__, to {what}")
     return method
-
-
-def check_output(method: Method, output: object) -> None:
-    """Raise UserError unless a method returns what the training loop reads."""
-    name = class_path(type(method))
-    if not isinstance(output, Output):
-        raise UserError(f"{KEY}: {name}.forward returns {type(output).__name__}: return jepa_pipeline.Output(losses, ...)")
-    wrong = [key for key, loss in output.losses.items() if not isinstance(loss, Tensor) or loss.ndim]
-    if wrong or not output.losses:
-        what = f"losses[{wrong[0]!r}], which is no tensor with one value" if wrong else "no losses"
-        raise UserError(f"{KEY}: {name}.forward returns {what}: return the mean of each term by its name")
-    (features, embeddings), *_ = method.widths
-    for part, width in (("features", features), ("targets", embeddings), ("predictions", embeddings)):
-        found = getattr(output, part)
-        if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != width:
-            shape = [*found.shape] if isinstance(found, Tensor) else type(found).__name__
-            raise UserError(
-                f"{KEY}: {name}.forward returns {part} of {shape}, but vectors of width {width} are measured for collapse: return "
-                f"[rows, {width}], detached"
-            )

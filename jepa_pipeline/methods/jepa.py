@@ -11,8 +11,8 @@ from jepa_pipeline.losses.prediction import mean_distance, token_distance
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import Regularizer
 from jepa_pipeline.methods.targets import Target
-from jepa_pipeline.models.build import TokenEncoder
 from jepa_pipeline.models.dynamics import ForwardPredictor
+from jepa_pipeline.models.interface import TokenEncoder
 from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.tokens import apply_masks, layer_norm
 

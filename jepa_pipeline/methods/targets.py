@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepa_pipeline.methods.method import ExportKind
-from jepa_pipeline.models.build import TokenEncoder
 from jepa_pipeline.models.ema import copy_frozen, update_ema
+from jepa_pipeline.models.interface import TokenEncoder
 
 
 class Target:

@@ -8,10 +8,9 @@ from jepa_pipeline.models.backbone import Backbone
 from jepa_pipeline.models.custom import CustomEncoder, CustomFeatures
 from jepa_pipeline.models.encoder import Encoder
 from jepa_pipeline.models.image_video import ImageVideoEncoder
-from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.models.interface import BaseEncoder, TokenEncoder
 from jepa_pipeline.models.stack import Stack
 
-TokenEncoder = Encoder | CustomEncoder
 JEPA_ENCODERS: dict[type[EncoderConfig], type[Encoder]] = {EncoderConfig: Encoder, ImageVideoConfig: ImageVideoEncoder}
 """Encoders that a JEPA can train, by the class of their configuration."""
 

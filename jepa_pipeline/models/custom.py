@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jepa_pipeline.config.custom_encoder import CustomEncoderConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.custom import Recorded, class_path, create, is_importable
-from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.models.interface import TokenEncoder
 from jepa_pipeline.models.tokens import apply_masks
 
 KEY = "method.encoder"
@@ -20,7 +20,7 @@ KEY = "method.encoder"
 
 @runtime_checkable
 class TokenNetwork(Protocol):
-    """What an `nn.Module` needs to be the encoder of any method.
+    """The interface of an `nn.Module` that is the encoder of any method.
 
     Attributes:
         width: of a token.
@@ -42,7 +42,7 @@ class TokenNetwork(Protocol):
 
 @runtime_checkable
 class FeatureNetwork(Protocol):
-    """What an `nn.Module` needs to be the encoder of a method that compares views, such as VICReg.
+    """The interface of an `nn.Module` that is the encoder of a method which compares views, such as VICReg.
 
     Attributes:
         width: of the features.
@@ -57,7 +57,7 @@ class FeatureNetwork(Protocol):
         ...
 
 
-class CustomEncoder(BaseEncoder):
+class CustomEncoder(TokenEncoder):
     """A TokenNetwork or FeatureNetwork as an encoder of this package.
 
     Attributes:

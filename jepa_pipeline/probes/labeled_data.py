@@ -18,7 +18,7 @@ from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.custom import class_path
-from jepa_pipeline.data.custom import CustomSamples
+from jepa_pipeline.data.custom import CustomSamples, require_shards
 from jepa_pipeline.data.manifest import INDEXED, MANIFEST, command_that_makes, first_media, read_manifest
 from jepa_pipeline.data.media import check_stored
 from jepa_pipeline.data.open_shard import NO_LABEL
@@ -42,7 +42,7 @@ def find_labeled_data(run: Path) -> str:
     """
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} holds no config.yaml that names its training data: name labeled shards with --data")
-    parent = parent_location(load_config(run).data.train[0].shards)
+    parent = parent_location(require_shards(load_config(run).data.train[0]))
     if not is_remote(parent) and not Path(parent).is_dir():
         raise UserError(f"{run} was trained on {parent}, which is not here: name the place of the labeled shards with --data")
     for part in PARTS:

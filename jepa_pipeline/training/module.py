@@ -16,8 +16,7 @@ from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.distributed import all_gather_object, full_tensor, rank, world_size
-from jepa_pipeline.methods.custom import check_output
-from jepa_pipeline.methods.method import Method
+from jepa_pipeline.methods.method import Method, check_output
 from jepa_pipeline.training.meters import AverageMeters, RecentVectors
 from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
 from jepa_pipeline.training.schedules import learning_rate, weight_decay

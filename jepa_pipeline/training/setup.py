@@ -9,10 +9,10 @@ from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.custom import source_manifest
 from jepa_pipeline.data.local_files import describe_unhashed, require_files
 from jepa_pipeline.data.manifest import read_manifest
 from jepa_pipeline.data.media import check_kind, check_motion, check_stored
-from jepa_pipeline.data.sources import source_manifest
 from jepa_pipeline.methods.method import Method
 from jepa_pipeline.models.weights import EncoderCard
 from jepa_pipeline.redaction import redact
