@@ -32,8 +32,12 @@ class SourceConfig(Section):
         description="Folder or URL (http, https, s3, gs, hf) of shards with a manifest.json; with class_path: the same, as a name.",
     )
     weight: float = Field(default=1.0, gt=0, description="Relative share of the samples; weights need not add up to 1.")
-    class_path: ClassPath | None = None
-    init_args: InitArgs | None = None
+    class_path: ClassPath | None = Field(
+        default=None, description="A map-style data set of yours in place of shards, such as my_parts.Photos (docs/python.md)."
+    )
+    init_args: InitArgs | None = Field(
+        default=None, description="Keyword arguments that create it; null: an object, which pretrain was given from Python."
+    )
 
     @model_validator(mode="before")
     @classmethod
