@@ -40,7 +40,11 @@ def copy(tmp_path_factory):
     insert(objectives, "OBJECTIVES: dict[str, Callable[..., Losses]] = {\n", "", '    "uniformity": uniformity,\n')
     insert(objectives, "from jepa_pipeline.losses.vicreg", "from jepa_pipeline.losses.uniformity import uniformity\n", "")
 
-    assert "`ConvStemConfig: ConvStemEncoder` joins `JEPA_ENCODERS`" in text and "`encoder: ConvStemConfig | EncoderConfig`" in text
+    assert (
+        "`ConvStemConfig: ConvStemEncoder` joins `JEPA_ENCODERS`" in text
+        and "joins `CLASS_BY_KEY`" in text
+        and "joins `Token`" in text
+    )
     (package / "models/conv_stem.py").write_text(encoder)
     with (package / "config/networks.py").open("a") as networks:
         networks.write(f"\n\n{encoder_section}")
@@ -48,12 +52,10 @@ def copy(tmp_path_factory):
     insert(build, "{EncoderConfig: Encoder", "", ", ConvStemConfig: ConvStemEncoder")
     insert(build, "from jepa_pipeline.models.backbone", "from jepa_pipeline.models.conv_stem import ConvStemEncoder\n", "")
     insert(build, "from jepa_pipeline.config.networks import ", "", "ConvStemConfig, ")
-    insert(package / "config/jepa.py", "from jepa_pipeline.config.networks import ", "", "ConvStemConfig, ")
-    insert(package / "config/jepa.py", "EncoderConfig = Field(", "ConvStemConfig | ", "")
-    card = package / "config/encoder_card.py"
-    insert(card, '"timm": "BackboneConfig"', '"stem_channels": "ConvStemConfig", ', "")
-    insert(card, 'Annotated[EncoderConfig, Tag("EncoderConfig")]', 'Annotated[ConvStemConfig, Tag("ConvStemConfig")] | ', "")
-    insert(card, "from jepa_pipeline.config.networks import ", "", "ConvStemConfig, ")
+    encoders = package / "config/encoders.py"
+    insert(encoders, '"timm": "BackboneConfig"', '"stem_channels": "ConvStemConfig", ', "")
+    insert(encoders, 'Annotated[EncoderConfig, Tag("EncoderConfig")]', 'Annotated[ConvStemConfig, Tag("ConvStemConfig")] | ', "")
+    insert(encoders, "from jepa_pipeline.config.networks import ", "", "ConvStemConfig, ")
     return folder
 
 

@@ -1,8 +1,11 @@
 """The programs in examples/ run, and show what they claim to show."""
 
+import ast
 import json
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -55,3 +58,35 @@ def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp
     cards = {name: read_card(tmp_path / f"runs/{name}-0") for name in ("adapted", "scratch")}
     assert cards["adapted"].samples == cards["scratch"].samples == 8, "at equal samples"
     assert str(tmp_path / "imported") in cards["adapted"].begun_from and cards["scratch"].begun_from is None
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, exports_read_here):
+    """Its cells are run in one module called __main__, as a kernel does."""
+    notebook = json.loads((EXAMPLES / "own_data.ipynb").read_text())
+    kernel = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", kernel)
+    monkeypatch.chdir(tmp_path)
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "outputs are not committed"
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), kernel.__dict__)
+    assert {row.encoder for row in kernel.rows} == {"target", "random_init", "pixels"}
+    assert kernel.vectors.values.shape == (100, 48)
+    assert (tmp_path / "runs/own_encoder/export/torch/model.pt2").is_file()
+    assert kernel.load_config(kernel.run).method.init_args == {"weight": 0.5}
+
+
+@pytest.mark.parametrize("name", ["own_dataset", "own_encoder", "own_method"])
+def test_the_examples_of_own_parts_are_at_most_twenty_lines(name):
+    """Of code: without the docstrings, blank lines, and what imports and starts it."""
+    tree = ast.parse((EXAMPLES / f"{name}.py").read_text())
+    code = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    lines = ast.unparse(ast.Module([strip_docstrings(node) for node in code], [])).splitlines()
+    assert len([line for line in lines if line.strip()]) <= 20
+
+
+def strip_docstrings(node):
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(inner):
+            inner.body = inner.body[1:]
+    return node

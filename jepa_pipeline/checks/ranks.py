@@ -20,7 +20,7 @@ from jepa_pipeline.checks.storage import MAX_SKEW_S, remove_if_empty
 from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.data.manifest import load_manifest
+from jepa_pipeline.data.custom import source_manifest
 from jepa_pipeline.distributed import all_gather_object, all_reduce, barrier, rank, world_size
 from jepa_pipeline.version import __version__
 
@@ -76,7 +76,7 @@ def describe_rank(config: RunConfig | None, code: str, device: str) -> RankRepor
 def hash_data(data: DataConfig) -> str:
     """Return the hashes of all sources as this machine reads them."""
     try:
-        return " + ".join(load_manifest(source.path).hash() for source in data.train)
+        return " + ".join(source_manifest(source, data).hash() for source in data.train)
     except (UserError, OSError) as error:
         return f"unreadable ({error})"
 

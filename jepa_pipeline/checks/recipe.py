@@ -231,6 +231,13 @@ def check_manifests(
     for source in config.data.train:
         location = redact(source.path)
         try:
+            if source.class_path is not None:
+                from jepa_pipeline.data.custom import source_manifest  # which imports torch, and the user's own module
+
+                manifests.append(source_manifest(source, config.data))
+                text = f"data.train is {location}, your own, of {pluralize(manifests[-1].samples, 'sample')}"
+                results.append(CheckResult("data", "ok", text))
+                continue
             if may_be_missing and not is_remote(source.path) and not Path(source.path).exists():
                 text = f"data.train is {location}, which is not here, so that it is not checked"
                 results.append(CheckResult("data", "warn", text, "if the data is elsewhere, set data.train=NEW"))

@@ -124,9 +124,10 @@ def relabel_slow(fast: Path) -> Iterator[Record]:
     """Yield the videos of a folder with their slow labels; they are read back because all may not fit in memory."""
     shards = Shards(fast)
     for shard, member in shards.locate(range(shards.manifest.samples)):
-        sample = shards.read(shard, member)
-        label, _ = slow_and_fast_labels(int(sample.key))
-        yield video_record(sample.key, sample.media, "mp4", label)
+        opened = shards.open(shard)
+        key = opened.key(member)
+        label, _ = slow_and_fast_labels(int(key))
+        yield video_record(key, opened.media(member), "mp4", label)
 
 
 def slow_and_fast_labels(index: int) -> tuple[int, int]:

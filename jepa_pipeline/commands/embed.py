@@ -3,30 +3,36 @@
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from jepa_pipeline.checks.given_paths import check_samples
+from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import EncoderConfig
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.console import note, print_plain, show_progress
+from jepa_pipeline.custom import class_path
+from jepa_pipeline.data.custom import CustomSamples
 from jepa_pipeline.data.local_files import require_files
 from jepa_pipeline.data.manifest import MANIFEST
 from jepa_pipeline.data.media_files import MediaFiles
 from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.interop import preprocessing
-from jepa_pipeline.probes.embed import Embedding, FeatureKind, embed_batches
+from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.probes.embed import EmbeddedFeatures, Embedding, FeatureKind, embed_batches
 from jepa_pipeline.probes.evaluate import FrozenEncoder, build_eval_loader, load_frozen
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor
 from jepa_pipeline.probes.feature_file import check_file, write_features
-from jepa_pipeline.probes.feature_rows import FeatureRows
+from jepa_pipeline.probes.feature_rows import FeatureRows, Row
 from jepa_pipeline.probes.features import compute_device
 from jepa_pipeline.probes.labeled_data import check_input
 from jepa_pipeline.probes.unfinished_features import unfinished_features
 from jepa_pipeline.redaction import redact
-from jepa_pipeline.results.levels import level_name
+from jepa_pipeline.results.levels import choose_level, level_name
 from jepa_pipeline.version import __version__
 
 NAMED = 5
@@ -118,6 +124,65 @@ def choose_device(name: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices: give another, or cpu")
     return device
+
+
+def features(
+    encoder: str | Path | BaseEncoder,
+    data: str | Path | Dataset[Any],
+    features: str = "last",
+    level: Level | None = None,
+    segments: int = 2,
+    device: str | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> EmbeddedFeatures:
+    """Return in memory what `embed` writes to a file: the features of every sample of a data set, in order.
+
+    Args:
+        encoder: a run folder, one of its snapshots, an encoder folder, or what `load_encoder` returned.
+        data: a folder of images or videos, the folder or URL of shards, or a map-style data set of your own.
+        features: "last" or "last4", as probes call them.
+        level: of a stack; default: all levels, concatenated.
+        segments: clips per video.
+        device: of torch; default: a GPU if there is one.
+        batch_size: images, or frames of all clips, per forward pass.
+        workers: data workers.
+
+    Raises:
+        UserError: there is no encoder or no data, they do not belong together, or no sample can be used.
+    """
+    kind, chosen, frozen = check_features(features), choose_device(device), freeze(encoder, level)
+    own = not isinstance(data, str | Path)
+    shards = CustomSamples(data, class_path(type(data))) if own else open_samples(str(data))
+    check_input(frozen.card, shards)
+    config = ProbeConfig.model_validate({"batch_size": batch_size, "workers": workers, "segments": segments})
+    loader = build_eval_loader(shards, frozen.card, config, segments, 1, 0)
+    level = (frozen.level or "all") if frozen.card.encoder.is_stack else None
+    rows, found = list[Row](), list[np.ndarray]()
+    for batch, vectors in embed_batches(build_embedding(frozen, level, kind, chosen), shards, loader, 0):
+        found += [] if vectors is None else [vectors]
+        rows += batch
+    errors = {number: row.error for number, row in enumerate(rows) if row.error is not None}
+    if len(errors) == len(rows):
+        raise UserError(f"none of the {len(rows):,} samples of {redact(shards.location)} can be used: {errors[0]}")
+    values = np.full((len(rows), found[0].shape[1]), np.nan, np.float32)
+    values[[number not in errors for number in range(len(rows))]] = np.concatenate(found)
+    labels = np.array([-1 if row.label is None else row.label for row in rows], np.int64)
+    return EmbeddedFeatures([row.key for row in rows], labels, values, errors)
+
+
+def freeze(encoder: str | Path | BaseEncoder, level: Level | None) -> FrozenEncoder:
+    """Return the encoder of a folder, or one that was loaded from a folder before.
+
+    Raises:
+        UserError: there is none, or nothing tells how its pixels are normalized.
+    """
+    if not isinstance(encoder, BaseEncoder):
+        return load_frozen(Path(encoder), level)
+    if not isinstance(encoder.card, EncoderCard):
+        raise UserError("this encoder was not loaded from a folder, so how its pixels are normalized is unknown: give the run")
+    folder = Path(encoder.card.name)
+    return FrozenEncoder(folder, encoder.card, encoder, "", choose_level(encoder.card.encoder, level, folder))
 
 
 def open_samples(data: str) -> Shards:

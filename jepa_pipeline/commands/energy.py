@@ -9,6 +9,7 @@ import numpy as np
 
 from jepa_pipeline.batch import Masks
 from jepa_pipeline.checks.given_paths import check_energy
+from jepa_pipeline.config.data import SourceConfig
 from jepa_pipeline.config.encoder_card import holds_encoder
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
@@ -18,6 +19,7 @@ from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.saved_method import read_saved_method
 from jepa_pipeline.console import note
+from jepa_pipeline.data.custom import require_shards
 from jepa_pipeline.data.dataset import MaskSampler
 from jepa_pipeline.data.manifest import MANIFEST, read_manifest
 from jepa_pipeline.data.remote import is_remote, join_url
@@ -53,13 +55,13 @@ class Subject(NamedTuple):
 
     Attributes:
         method: its configuration.
-        trained_on: its first training shards; None: it was imported, so they are unknown.
+        trained_on: its first training data; None: it was imported, so they are unknown.
         workers: data workers.
         config_hash: hash of its run's configuration.
     """
 
     method: MethodConfig
-    trained_on: str | None
+    trained_on: SourceConfig | None
     workers: int
     config_hash: str
 
@@ -163,7 +165,7 @@ def open_subject(folder: Path) -> Subject:
     if holds_encoder(folder):
         return Subject(read_saved_method(folder).method, None, ProbeConfig.model_validate({}).workers, "")
     config = load_config(folder)
-    return Subject(config.method, config.data.train[0].path, config.data.workers, config.hash())
+    return Subject(config.method, config.data.train[0], config.data.workers, config.hash())
 
 
 def load_subject(folder: Path, subject: Subject) -> tuple[Method, str, int]:
@@ -183,7 +185,9 @@ def choose_samples(subject: Subject, data: str | None, count: int, seed: int) ->
     Raises:
         UserError: there are fewer than two, or the encoder cannot read them.
     """
-    modality, given = subject.method.encoder.modality, data if data is not None else subject.trained_on
+    modality, given = subject.method.encoder.modality, data
+    if data is None and subject.trained_on is not None:
+        given = require_shards(subject.trained_on)
     if given is None:
         raise UserError("the data that an imported JEPA was trained on is not known: name shards with --data")
     folder = parent_location(given) if data is None else given

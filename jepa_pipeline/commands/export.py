@@ -79,7 +79,7 @@ def export(
         format.write(partial, request)
         (partial / PARITY).parent.mkdir()
         save_tensors(partial / PARITY, parity_batch(request, format))
-        registered_by = encoder.registered_by()
+        registered_by = encoder.registered_by() if format.runs_class else None
         difference = check_parity(partial, to, dtype, here=registered_by is not None)
         (partial / "README.md").write_text(model_card(request, format, difference, origin))
         refuse_secrets(partial)

@@ -1,29 +1,30 @@
 """`jepa pretrain`: from shards to an encoder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from traceback import extract_tb
-from typing import cast
+from typing import Any, cast
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from torch import nn
+from torch.utils.data import Dataset
 
 from jepa_pipeline.checks.recipe import check_memory, check_packages, check_shared_memory, this_machine
 from jepa_pipeline.checks.result import require
 from jepa_pipeline.config.errors import Interrupted, UserError, disk_error, first_line, is_disk_error, is_out_of_memory
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.console import lasting_streams, note, print_plain
+from jepa_pipeline.console import lasting_streams, note
 from jepa_pipeline.data.dataset import TrainDataset
 from jepa_pipeline.data.loader import build_batch_sampler, train_loader
 from jepa_pipeline.data.reading import name_slow
 from jepa_pipeline.data.summary import print_lines
+from jepa_pipeline.data.workers import chain_of, worker_died
 from jepa_pipeline.distributed import barrier, rank, world_size
-from jepa_pipeline.files import read_json_lines
 from jepa_pipeline.masks.build import build_mask_samplers
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.methods.method import Method
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.async_save import AsyncCheckpointWriter
 from jepa_pipeline.training.callback_order import order_callbacks
@@ -34,10 +35,12 @@ from jepa_pipeline.training.checkpoint_callback import (
     HeartbeatCallback,
     find_defect,
     restore,
+    restore_callbacks,
     restore_encoder,
     sharded_targets,
 )
 from jepa_pipeline.training.collectives import raise_on_all_ranks, run_on_rank_zero, run_while_others_wait
+from jepa_pipeline.training.end_of_run import print_summary
 from jepa_pipeline.training.hashes import HashLogger
 from jepa_pipeline.training.heartbeat import HASHING
 from jepa_pipeline.training.init_from import initialize
@@ -47,6 +50,16 @@ from jepa_pipeline.training.memory import out_of_memory
 from jepa_pipeline.training.module import Pretraining
 from jepa_pipeline.training.online_eval import OnlineEval, check_online_eval
 from jepa_pipeline.training.parallel import SHARDED, parallelize
+from jepa_pipeline.training.parts import (
+    Callback,
+    Parts,
+    Recipe,
+    check_callbacks,
+    configure,
+    describe_limits,
+    inherited_callbacks,
+    objects_file,
+)
 from jepa_pipeline.training.processes import (
     RankInfo,
     Rendezvous,
@@ -77,11 +90,28 @@ from jepa_pipeline.training.trainer import build_trainer
 from jepa_pipeline.training.watchdog import Watchdog
 
 
-def pretrain(config: RunConfig, console: Console | None = None) -> Path:
+def pretrain(
+    config: Recipe,
+    console: Console | None = None,
+    *,
+    data: Dataset[Any] | Callable[..., Dataset[Any]] | None = None,
+    encoder: Callable[..., nn.Module] | None = None,
+    method: Callable[..., Method] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
     """Train a run to its end, from its last checkpoint if there is one.
 
     This process is one of those that torchrun or Slurm started. If nothing started processes but several are configured, this
     function starts them on this machine.
+
+    Args:
+        config: the configuration, or what `load_config` reads as one.
+        console: where it prints; default: the terminal.
+        data: a map-style data set of your own in place of data.train, or its class.
+        encoder: the class of an encoder of your own, a TokenNetwork or FeatureNetwork, or a functools.partial of it with its
+            arguments, in place of method.encoder.
+        method: the class of a method of your own, or a functools.partial of it, in place of method.
+        callbacks: of Lightning, called between the steps of this run beside its own.
 
     Returns:
         The run folder: config.yaml, environment.json, metrics.jsonl, checkpoints and the encoder.
@@ -91,6 +121,9 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
         SystemExit: one of the processes started here failed, and has printed why.
     """
     with report_on_rank_zero():
+        check_callbacks(callbacks)
+        callbacks = [*callbacks, *inherited_callbacks()]
+        config = configure(config, Parts(data, encoder, method))
         info = read_rank_info(config.trainer)
         try:
             config.check_processes(info.world_size)
@@ -101,7 +134,9 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
     accelerator = choose_accelerator(config.trainer.accelerator)
     if info.launcher is None and (info.world_size > 1 or config.trainer.restarts):
         hash_data(config.data, config.method)  # so that an error is printed once, before processes are started
-        if code := launch_processes(config, info):
+        with objects_file(config, callbacks, info.world_size) as objects:
+            code = launch_processes(config, info, objects)
+        if code:
             raise SystemExit(code)
         return config.folder
     sharded = config.trainer.strategy in SHARDED  # which needs a process group even for a single process
@@ -111,13 +146,20 @@ def pretrain(config: RunConfig, console: Console | None = None) -> Path:
             process_group(info, accelerator, sharded, config.trainer.stuck_s) as processes,
             watch_processes(processes, config) as watchdog,
         ):
-            train(config, processes, watchdog, accelerator, console)
+            train(config, processes, watchdog, accelerator, console, callbacks)
         if info.rank == 0:
             print_summary(config.folder, bool(config.method.mask_sets), console)
     return config.folder
 
 
-def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelerator: str, console: Console) -> None:
+def train(
+    config: RunConfig,
+    processes: Rendezvous,
+    watchdog: Watchdog,
+    accelerator: str,
+    console: Console,
+    callbacks: Sequence[Callback] = (),
+) -> None:
     """Check the data and the run folder, build the method, resume it and fit it, in every process of the run."""
     log, is_first = partial(note, console=console), processes.info.rank == 0
     with raise_on_all_ranks():
@@ -157,11 +199,12 @@ def train(config: RunConfig, processes: Rendezvous, watchdog: Watchdog, accelera
         if module.step == total:
             log(f"{finished} beyond that")
             return
-        log(describe_start(config, module, processes, accelerator))
+        for sentence in (*describe_limits(config), describe_start(config, module, processes, accelerator)):
+            log(sentence)
         checkpoint_writer = AsyncCheckpointWriter(config.folder / "checkpoints", config.checkpoint, log)
         checkpoints = CheckpointCallback(checkpoint_writer, card, run_info, optimizer_state, stop, watchdog)
         try:
-            fit(config, module, checkpoints, processes.info, accelerator, console)
+            fit(config, module, checkpoints, processes.info, accelerator, console, callbacks)
         except InterruptedAlone:
             raise
         except Interrupted:
@@ -189,7 +232,13 @@ def resume(config: RunConfig, module: Pretraining, log: Callable[[str], None]) -
 
 
 def fit(
-    config: RunConfig, module: Pretraining, checkpoints: CheckpointCallback, info: RankInfo, accelerator: str, console: Console
+    config: RunConfig,
+    module: Pretraining,
+    checkpoints: CheckpointCallback,
+    info: RankInfo,
+    accelerator: str,
+    console: Console,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train from the module's step to the last one, on this process's share of the stream."""
     if config.trainer.threads is not None:
@@ -215,7 +264,7 @@ def fit(
     skipped = SkippedSamples(run, sources, config.data.damage.limit, every_steps, console, checkpoints.writer.wait)
     checkpoints.before_save.append(skipped.report)
     hashes_every = config.log.hashes_every_steps
-    callbacks = order_callbacks(
+    ordered = order_callbacks(
         skipped,
         HealthMonitor(writer, config.health.every_steps),
         MetricsLogger(writer, cast(TrainDataset, loader.dataset).mixture, sources, timer, progress, every_steps),
@@ -224,14 +273,16 @@ def fit(
         checkpoints,
         HeartbeatCallback(checkpoints.watchdog),
         timer,
+        others=restore_callbacks(callbacks, module),
     )
     steps = config.optim.total_steps - module.step
-    trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, callbacks, log)
+    trainer = build_trainer(config.trainer, accelerator, info, steps, config.optim.accumulate_steps, ordered, log)
     checkpoints.watchdog.describe_reading = loader.reading.describe
     slow_samples = name_slow(loader.reading, config.data.damage.slow_s, lambda sentence: print_lines([sentence]))
     with closing(writer), checkpoints, slow_samples:
         try:
             trainer.fit(module, loader)
+            checkpoints.save_early_end(module)
         except StopRequested:  # raised by a signal while the loop waited for data between two steps
             raise checkpoints.save_and_interrupt(module) from None
         except (RuntimeError, OSError, EOFError, MemoryError) as last:
@@ -249,49 +300,3 @@ def fit(
                 f"a data worker died after step {module.step} ({first_line(error)}), probably for lack of memory or "
                 f"/dev/shm: lower data.workers or data.prefetch_batches; {restart}"
             ) from error
-
-
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that were being handled when it was raised: Lightning's teardown may fail after a first error."""
-    yield error
-    while error.__context__ is not None:
-        error = error.__context__
-        yield error
-
-
-def worker_died(error: BaseException) -> bool:
-    """Return whether an error of torch's DataLoader means that a worker process died, for which it has no class of its own."""
-    text = str(error)
-    if text.startswith("Caught "):  # an exception that a worker or the pinning thread raised and survived
-        return "in pin memory thread" in text
-    return "DataLoader worker" in text or any(frame.name == "_try_get_data" for frame in extract_tb(error.__traceback__))
-
-
-SUMMARY = {
-    "step": "optimizer steps",
-    "samples": "samples",
-    "seconds": "seconds",
-    "samples_per_s": "samples/s",
-    "skipped_samples": "skipped samples",
-    "data_wait_share": "share of time waiting for data",
-    "loss": "loss",
-    "health/predictor_r2": "1 - prediction error / error of the best constant",
-    "health/target_rankme": "effective rank of the targets",
-    "health/feature_rankme": "effective rank of the features",
-}
-"""The metrics that are printed at the end, with their labels."""
-
-
-def print_summary(run: Path, has_predictor: bool, console: Console) -> None:
-    """Print the last metrics of a run, where its encoder is, and the next command."""
-    last: dict[str, float | int] = {}
-    for row in read_json_lines(run / "metrics.jsonl"):
-        last |= row
-    if not has_predictor:  # views of one image are compared with each other, not predicted
-        last.pop("health/predictor_r2", None)
-    table = Table(title=f"run {run.name}", show_header=False)
-    for key, label in SUMMARY.items():
-        if key in last:
-            table.add_row(label, f"{last[key]:,.4g}" if isinstance(last[key], float) else f"{last[key]:,}")
-    console.print(table)
-    print_plain(console, f"encoder: {run / 'encoder'}\nnext:    jepa probe {run} --data SHARDS")

@@ -6,7 +6,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.console import note
-from jepa_pipeline.probes.evaluate import load_frozen, plan_probe, run_probe
+from jepa_pipeline.probes.evaluate import OwnSets, load_frozen, plan_probe, run_probe
 from jepa_pipeline.probes.labeled_data import find_labeled_data
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.results.probe_report import ProbeRow
@@ -16,7 +16,7 @@ from jepa_pipeline.results.run_folders import run_of
 
 def probe(
     run: str | Path,
-    data: str | Path | None = None,
+    data: str | Path | OwnSets | None = None,
     test: str | Path | None = None,
     config: ProbeConfig | None = None,
     out: Path | None = None,
@@ -26,8 +26,8 @@ def probe(
 
     Args:
         run: a run folder, one of its snapshots, or an encoder folder.
-        data: a folder or URL with labeled shards in train/ and test/, or the training shards if `test` is given; default: around
-            the run's own training shards.
+        data: a folder or URL with labeled shards in train/ and test/, or the training shards if `test` is given; or two map-style
+            data sets of your own with labels, (train, test); default: around the run's own training shards.
         test: the test shards.
         config: of the probe; default: the defaults of its keys.
         out: folder of the report; default: RUN/probes.
@@ -44,7 +44,8 @@ def probe(
         data = find_labeled_data(run_of(frozen.folder))
         note(f"probing on {redact(data)}, around the shards it was trained on (change with --data)")
     config = config or ProbeConfig.model_validate({})
-    job = plan_probe(frozen, str(data), None if test is None else str(test), config, out)
+    given = data if isinstance(data, tuple) else str(data)
+    job = plan_probe(frozen, given, None if test is None else str(test), config, out)
     report = run_probe(job)
     print_report(report, job.train_set.manifest.kind, job.path)
     return report.rows

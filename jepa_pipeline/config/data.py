@@ -1,10 +1,11 @@
 """Training data: shards, their mixture and how they are read."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from jepa_pipeline.config.custom import ClassPath, InitArgs
 from jepa_pipeline.config.pixel_format import MAX_CHANNELS, RGB_CHANNELS, Bits, PixelFormat
 from jepa_pipeline.config.section import MAX_COUNT, Section, Share
 
@@ -26,8 +27,34 @@ SLOW_S = 60.0
 class SourceConfig(Section):
     """One data set of a mixture."""
 
-    path: str = Field(min_length=1, description="Folder or URL (http, https, s3, gs, hf) of shards with a manifest.json.")
+    path: str = Field(
+        min_length=1,
+        description="Folder or URL (http, https, s3, gs, hf) of shards with a manifest.json; with class_path: the same, as a name.",
+    )
     weight: float = Field(default=1.0, gt=0, description="Relative share of the samples; weights need not add up to 1.")
+    class_path: ClassPath | None = Field(
+        default=None, description="A map-style data set of yours in place of shards, such as my_parts.Photos (docs/python.md)."
+    )
+    init_args: InitArgs | None = Field(
+        default=None, description="Keyword arguments that create it; null: an object, which pretrain was given from Python."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_class(cls, values: Any) -> Any:
+        """Give a data set of the user's own its class as its name; one without arguments in a recipe takes none."""
+        match values:
+            case {"class_path": str(path), **others} if "path" not in others:
+                return {"path": path, "init_args": {}, **values}
+        return values
+
+    @model_validator(mode="after")
+    def check_class(self) -> Self:
+        if self.class_path not in (None, self.path):
+            raise ValueError(f"path is {self.path} and class_path {self.class_path}: give a folder or URL of shards, or your class")
+        if self.class_path is None and self.init_args is not None:
+            raise ValueError("init_args are the arguments of a class, but there is no class_path: name it, or remove init_args")
+        return self
 
 
 Sources = str | SourceConfig | list[str | SourceConfig]

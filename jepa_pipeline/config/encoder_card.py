@@ -1,41 +1,19 @@
 """The card of an encoder on disk: `config.json` beside its `model.safetensors`. Read without torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from jepa_pipeline.config.clip import ClipConfig
+from jepa_pipeline.config.encoders import AnyEncoderConfig
 from jepa_pipeline.config.errors import UserError
-from jepa_pipeline.config.image_video import ImageVideoConfig
-from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
 from jepa_pipeline.config.pixel_format import Bits, Deviations, PerChannel, PixelFormat
 from jepa_pipeline.config.removed import upgrade_saved
 from jepa_pipeline.config.run_path import give_run
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.config.stack import StackConfig
 
 WEIGHTS, CARD = "model.safetensors", "config.json"
-
-
-CLASS_BY_KEY = {"timm": "BackboneConfig", "above": "StackConfig", "rope_grid_size": "ImageVideoConfig"}
-"""Class of an encoder's configuration, by the key that only this class has; EncoderConfig has no such key."""
-
-
-def encoder_config_type(encoder: Any) -> str:
-    """Return the class of an encoder's configuration, so that pydantic reports the mistakes of that class alone."""
-    if isinstance(encoder, dict):
-        return next((name for key, name in CLASS_BY_KEY.items() if key in encoder), "EncoderConfig")
-    return type(encoder).__name__ if isinstance(encoder, EncoderConfig | BackboneConfig) else "EncoderConfig"
-
-
-AnyEncoderConfig = Annotated[
-    Annotated[EncoderConfig, Tag("EncoderConfig")]
-    | Annotated[StackConfig, Tag("StackConfig")]
-    | Annotated[ImageVideoConfig, Tag("ImageVideoConfig")]
-    | Annotated[BackboneConfig, Tag("BackboneConfig")],
-    Discriminator(encoder_config_type),
-]
 
 
 class Source(Section):

@@ -4,6 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.custom_encoder import CustomEncoderConfig
+from jepa_pipeline.config.encoders import TokenEncoderConfig
 from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.masks import MultiBlockConfig
 from jepa_pipeline.config.method import BaseMethodConfig, Distance
@@ -16,7 +18,7 @@ from jepa_pipeline.config.video_masks import LONG_RANGE, SHORT_RANGE, VideoMasks
 class JepaConfig(BaseMethodConfig, PredictionConfig):
     """A JEPA: predict the representation of masked tokens from visible ones."""
 
-    encoder: EncoderConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+    encoder: TokenEncoderConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         description="The trained encoder; the target has the same shape."
     )
     distance: ClassVar[Distance]
@@ -24,6 +26,11 @@ class JepaConfig(BaseMethodConfig, PredictionConfig):
 
     @model_validator(mode="after")
     def check_parts(self) -> Self:
+        if isinstance(self.encoder, CustomEncoderConfig) and not self.encoder.tokens:
+            raise ValueError(
+                f"encoder {self.encoder.class_path} returns pooled features, but a JEPA predicts the tokens of patches: give it a "
+                "grid of tokens, or choose a method that compares views, such as vicreg"
+            )
         self.predictor.check_encoder(self.encoder)
         for masks in self.mask_sets:
             masks.check_grid(self.encoder.clip_grid)

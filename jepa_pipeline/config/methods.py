@@ -4,10 +4,12 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from jepa_pipeline.config.custom_method import CustomMethodConfig
+from jepa_pipeline.config.encoders import FeatureEncoderConfig
 from jepa_pipeline.config.hjepa import HJepaConfig
 from jepa_pipeline.config.jepa import IJepaConfig, VJepa2Config, VJepaConfig
 from jepa_pipeline.config.method import BaseMethodConfig
-from jepa_pipeline.config.networks import BackboneConfig, HeadConfig
+from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig, HeadConfig
 from jepa_pipeline.config.section import Positive, Share, Weight, type_name
 
 
@@ -16,11 +18,11 @@ class JointEmbeddingConfig(BaseMethodConfig):
 
     compares_samples: ClassVar[bool] = True
 
-    encoder: BackboneConfig = Field(description="The trained encoder, which is exported.")
+    encoder: FeatureEncoderConfig = Field(description="The trained encoder, which is exported.")
     projector: HeadConfig = Field(description="MLP from features to embeddings; not exported.")
 
     @property
-    def encoders(self) -> tuple[BackboneConfig, ...]:
+    def encoders(self) -> tuple[EncoderConfig | BackboneConfig, ...]:
         """Return the encoder of the only level."""
         return (self.encoder,)
 
@@ -158,4 +160,5 @@ MethodConfig = (
     | SwAVConfig
     | BYOLConfig
     | SimSiamConfig
+    | CustomMethodConfig
 )

@@ -184,7 +184,8 @@ def explain(model: type[BaseModel], layer: Layer, details: ErrorDetails) -> Mist
         case "value_error":
             text = (f"{dotted}: " if dotted else "") + details["msg"].removeprefix("Value error, ")
         case "model_type" | "model_attributes_type":
-            parent = section if section and key[-1] in section.model_fields else resolve(model, key[:-1])[0]
+            above = (resolve(model, details["loc"][:end])[0] for end in reversed(range(len(details["loc"]))))
+            parent = next((found for found in above if found and key[-1] in found.model_fields), None)
             text = f"'{dotted}' is {show(value)}, but it is a section with keys below it: {assignment_in(parent, dotted, value)}"
         case "literal_error" if removed_value(dotted, value) is None:
             near = nearest_value(value, re.findall(r"'([^']*)'", str(context["expected"])))

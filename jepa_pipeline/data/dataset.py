@@ -194,6 +194,8 @@ def open_media(shards: Shards, sample: Sample) -> Image.Image | Raster | Video:
     Raises:
         DecodeError: it cannot be read.
     """
+    if not isinstance(sample.media, bytes):
+        return sample.media
     if shards.manifest.kind == "videos":
         return open_video(sample.media, shards.max_pixels)
     return decode_image(sample.media, shards.max_pixels, shards.form)

@@ -6,6 +6,7 @@ from jepa_pipeline.config.data import WINDOW_SHARDS, DataConfig
 from jepa_pipeline.config.method import BaseMethodConfig
 from jepa_pipeline.config.optim import ScheduleConfig
 from jepa_pipeline.config.views import ViewsConfig
+from jepa_pipeline.data.custom import open_source
 from jepa_pipeline.data.dataset import MaskSampler, TrainDataset
 from jepa_pipeline.data.media import check_kind, check_stored
 from jepa_pipeline.data.mixture import Mixture
@@ -41,8 +42,7 @@ def train_loader(
         UserError: a data set is incomplete, or holds videos for an image encoder; a sample is unusable, as SampleError,
             while iterating.
     """
-    limit = data.damage.max_megapixels * 1e6
-    sources = [Shards(source.path, 2 * WINDOW_SHARDS, data.cache, limit, data.pixel_format) for source in data.train]
+    sources = [open_source(source, data) for source in data.train]
     for shards in sources:
         check_kind(shards.location, shards.manifest.kind, method)
         check_stored(shards.location, shards.manifest, shards.form)

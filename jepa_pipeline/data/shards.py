@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
+from PIL import Image
 
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
@@ -21,6 +22,7 @@ from jepa_pipeline.data.indexing import index_shard
 from jepa_pipeline.data.manifest import Manifest, Shard, locate_tars, read_manifest
 from jepa_pipeline.data.open_shard import NO_LABEL, OpenShard, open_indexed, open_local
 from jepa_pipeline.data.prefetch import Prefetcher
+from jepa_pipeline.data.raster import Raster
 from jepa_pipeline.data.remote import is_remote, join_url
 from jepa_pipeline.data.sample import MAX_PIXELS, MEDIA_EXTENSIONS
 from jepa_pipeline.data.tar_reader import ShardError
@@ -28,10 +30,10 @@ from jepa_pipeline.redaction import redact
 
 
 class Sample(NamedTuple):
-    """A sample as stored: the image or video is still compressed."""
+    """A sample as stored: the image or video is still compressed, but for those of a user's own data set."""
 
     key: str
-    media: bytes
+    media: bytes | Image.Image | Raster
     label: int | None
 
 
@@ -150,6 +152,10 @@ class Shards:
         except ValueError:
             return f"number {member} of {self.manifest.shards[shard].file}", None
         return opened.key(member), opened.label(member)
+
+    def shard_labels(self, shard: int) -> Int64[np.ndarray, " samples"]:
+        """Return the labels of a shard; NO_LABEL for a sample without one."""
+        return self.open(shard).labels
 
     def fingerprint(self) -> str:
         """Return a hash that differs where a sample has changed."""

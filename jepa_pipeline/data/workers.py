@@ -9,6 +9,7 @@ from functools import partial
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
+from traceback import extract_tb
 from types import TracebackType
 from typing import Any
 
@@ -169,3 +170,19 @@ class WorkerContext(ForkContext):
     def Queue(self, maxsize: int = 0) -> BatchQueue:
         """Return the queue of a worker's batches, and of the numbers that it is sent."""
         return BatchQueue(maxsize, ctx=self)
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that were being handled when it was raised: Lightning's teardown may fail after a first error."""
+    yield error
+    while error.__context__ is not None:
+        error = error.__context__
+        yield error
+
+
+def worker_died(error: BaseException) -> bool:
+    """Return whether an error of torch's DataLoader means that a worker process died, for which it has no class of its own."""
+    text = str(error)
+    if text.startswith("Caught "):  # an exception that a worker or the pinning thread raised and survived
+        return "in pin memory thread" in text
+    return "DataLoader worker" in text or any(frame.name == "_try_get_data" for frame in extract_tb(error.__traceback__))

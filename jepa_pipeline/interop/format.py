@@ -57,6 +57,7 @@ class ExportFormat(NamedTuple):
         usage: returns the section "Load" of the card in Markdown, for a measured difference. Its Python blocks are run in the
             folder by tests, one after the other, where photo.jpg is an image.
         dtypes: types of weights that it is written with; the first is the default.
+        runs_class: whether `load` creates the network by its class, which the process that loads it must be able to import.
         predicted: returns what is stored of the request's predictor beside `outputs`; None: the format holds no predictor.
     """
 
@@ -69,6 +70,7 @@ class ExportFormat(NamedTuple):
     usage: Callable[[ExportRequest, float], str]
     dtypes: tuple[str, ...] = ("fp32",)
     predicted: Callable[[ExportRequest, Tensor], dict[str, Tensor]] | None = None
+    runs_class: bool = True
 
 
 def encoder_outputs(encoder: "BaseEncoder", pixels: Tensor) -> dict[str, Tensor]:

@@ -129,4 +129,14 @@ tokens, pooled = session.run(["tokens", "pooled"], {{"pixels": pixels}})  # "B N
     )
 
 
-ONNX = ExportFormat("a graph for onnxruntime", "onnxruntime", check, write, encoder_outputs, load, usage, dtypes=("fp32", "fp16"))
+ONNX = ExportFormat(
+    "a graph for onnxruntime",
+    "onnxruntime",
+    check,
+    write,
+    encoder_outputs,
+    load,
+    usage,
+    dtypes=("fp32", "fp16"),
+    runs_class=False,
+)

@@ -3,6 +3,7 @@
 So that nothing of the process that wrote it helps, such as networks that it registered or patches to a library.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jepa_pipeline.config.errors import UserError, first_line
+from jepa_pipeline.custom import module_paths
 from jepa_pipeline.interop.format import PARITY, ExportFormat, Network
 
 ONE = "one "
@@ -42,7 +44,9 @@ def read_back(folder: Path, format: ExportFormat, here: bool = False) -> dict[st
     with TemporaryDirectory() as temporary:
         out = Path(temporary) / "outputs.safetensors"
         command = [sys.executable, "-m", __name__, format.load.__module__, format.load.__name__, str(folder), str(out)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=os.environ | module_paths(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         if done.returncode < 0:
             raise cannot_load(format, f"its process was ended by signal {-done.returncode} (out of memory?)")
         if done.returncode:

@@ -101,4 +101,4 @@ tokens, pooled = outputs["tokens"], outputs["pooled"]  # "B N D" and "B D\""""
     )
 
 
-TORCH = ExportFormat("a torch.export program", "torch", check, write, encoder_outputs, load, usage)
+TORCH = ExportFormat("a torch.export program", "torch", check, write, encoder_outputs, load, usage, runs_class=False)

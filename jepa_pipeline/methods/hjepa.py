@@ -96,7 +96,7 @@ class HJEPA(Method):
     @property
     def encoder_to_export(self) -> Encoder | Stack:
         """Return the stack of all levels' encoders; for a single level its encoder."""
-        return self.stack([level.encoder_to_export for level in self.jepas])
+        return self.stack([level.encoder_to_export for level in self.jepas])  # pyright: ignore[reportArgumentType]
 
     def stack(self, encoders: Sequence[Encoder]) -> Encoder | Stack:
         """Return one encoder per level as a stack; a single encoder itself."""
@@ -129,7 +129,7 @@ class HJEPA(Method):
             encoders[number] = self.jepas[number].encoder
             if self.detached[number]:
                 break
-        return encoders
+        return encoders  # pyright: ignore[reportReturnType]
 
     @property
     def widths(self) -> list[tuple[int, int]]:

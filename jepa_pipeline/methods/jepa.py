@@ -12,7 +12,7 @@ from jepa_pipeline.methods.method import Method
 from jepa_pipeline.methods.regularizer import Regularizer
 from jepa_pipeline.methods.targets import Target
 from jepa_pipeline.models.dynamics import ForwardPredictor
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.interface import TokenEncoder
 from jepa_pipeline.models.predictor import Predictor
 from jepa_pipeline.models.tokens import apply_masks, layer_norm
 
@@ -39,14 +39,14 @@ class JEPA(Method):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: TokenEncoder,
         predictor: Predictor | ForwardPredictor,
         target_encoder: Target,
         regularizer: Regularizer,
         distance: str,
     ) -> None:
         super().__init__()
-        self.encoder: Encoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.encoder: TokenEncoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
         self.predictor, self.regularizer = predictor, regularizer
         self.target_encoder, self.distance = target_encoder, distance
         # an average is a network of its own, to be moved, sharded and saved; None leaves no `target.*` in the state
@@ -97,7 +97,7 @@ class JEPA(Method):
         return Energy((total / count).unflatten(1, grid), targets.unflatten(1, grid))  # 0 / 0 = NaN where nothing is predicted
 
     @property
-    def encoder_to_export(self) -> Encoder:
+    def encoder_to_export(self) -> TokenEncoder:
         return self.target_encoder.encoder
 
     @property

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from jepa_pipeline.batch import Batch, Output
+from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.custom import class_path
 from jepa_pipeline.models.interface import BaseEncoder
 
 ExportKind = Literal["target", "online", "mixed"]
@@ -58,3 +60,23 @@ class Method(nn.Module, ABC):
             step: optimizer steps so far, this one included.
             schedule_steps: length of the momentum schedule in steps.
         """
+
+
+def check_output(method: Method, output: object) -> None:
+    """Raise UserError unless a method returns what the training loop reads."""
+    name = class_path(type(method))
+    if not isinstance(output, Output):
+        raise UserError(f"method: {name}.forward returns {type(output).__name__}: return jepa_pipeline.Output(losses, ...)")
+    wrong = [key for key, loss in output.losses.items() if not isinstance(loss, Tensor) or loss.ndim]
+    if wrong or not output.losses:
+        what = f"losses[{wrong[0]!r}], which is no tensor with one value" if wrong else "no losses"
+        raise UserError(f"method: {name}.forward returns {what}: return the mean of each term by its name")
+    (features, embeddings), *_ = method.widths
+    for part, width in (("features", features), ("targets", embeddings), ("predictions", embeddings)):
+        found = getattr(output, part)
+        if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != width:
+            shape = [*found.shape] if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(
+                f"method: {name}.forward returns {part} of {shape}, but vectors of width {width} are measured for collapse: return "
+                f"[rows, {width}], detached"
+            )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jepa_pipeline.methods.method import ExportKind
 from jepa_pipeline.models.ema import copy_frozen, update_ema
-from jepa_pipeline.models.encoder import Encoder
+from jepa_pipeline.models.interface import TokenEncoder
 
 
 class Target:
@@ -20,7 +20,7 @@ class Target:
     """True if the target is trained too, and so regularized."""
     export_kind: ExportKind = "online"
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: TokenEncoder) -> None:
         self.encoder = encoder
 
     def __call__(self, pixels: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B N D"]:
@@ -57,7 +57,7 @@ class EMATarget(StopGradientTarget):
 
     export_kind = "target"
 
-    def __init__(self, online: Encoder, momentum: tuple[float, float]) -> None:
+    def __init__(self, online: TokenEncoder, momentum: tuple[float, float]) -> None:
         super().__init__(copy_frozen(online))
         self.online, self.momentum = online, momentum
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.networks import Architecture, EncoderConfig
 from jepa_pipeline.config.pixel_format import name_channels
-from jepa_pipeline.models.interface import BaseEncoder
+from jepa_pipeline.models.interface import TokenEncoder
 from jepa_pipeline.models.patch_embed import ImagePatchEmbed, TubeletEmbed
 from jepa_pipeline.models.positions import is_prefix, resize_positions, sincos
 from jepa_pipeline.models.rotary import gather_rope, rope_table
@@ -30,7 +30,7 @@ TIMM_ARCHITECTURES: dict[Architecture | None, str] = {
 }
 
 
-class Encoder(BaseEncoder):
+class Encoder(TokenEncoder):
     """A ViT without a class token (Dosovitskiy et al. 2021) for images or clips; an image is a clip of one time step.
 
     For images with additive position embeddings its state is that of timm's

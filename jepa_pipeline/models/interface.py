@@ -6,8 +6,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepa_pipeline.config.grid import Grid
 from jepa_pipeline.config.level import Level
 from jepa_pipeline.config.networks import BackboneConfig, EncoderConfig
+from jepa_pipeline.config.section import Section
 
 
 class BaseEncoder(nn.Module):
@@ -15,12 +17,14 @@ class BaseEncoder(nn.Module):
 
     Attributes:
         config: its configuration; `config.modality`, `frames`, `image_size` and `levels` describe its input and its levels.
+        card: its EncoderCard, with mean and standard deviation of its pixels, if it was loaded from a folder.
         width: width of the pooled features.
         depth: number of blocks or stages whose tokens `intermediates` returns at most.
         pooling: how the pooled features follow from the tokens, for model cards.
     """
 
     config: EncoderConfig | BackboneConfig
+    card: Section | None = None
     width: int
     depth: int
     pooling: str = "the mean over the patches"
@@ -88,3 +92,14 @@ class BaseEncoder(nn.Module):
     def describe(self) -> str:
         """Return the kind and the sizes of the network as a sentence for a model card, without a full stop."""
         raise NotImplementedError
+
+
+class TokenEncoder(BaseEncoder):
+    """An encoder of patches, which a JEPA can train: `encoder(pixels, masks=[...])` encodes those of each mask without the others.
+
+    Attributes:
+        grid: time steps, rows and columns of its tokens.
+    """
+
+    config: EncoderConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    grid: Grid

@@ -83,6 +83,7 @@ def load_encoder(folder: str | Path) -> BaseEncoder:
         encoder.timm_module().load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise UserError(f"{path} is damaged or not the encoder that {CARD} describes ({first_line(error)}): {REWRITE}") from None
+    encoder.card = card
     return encoder.requires_grad_(False).eval()
 
 

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -38,6 +38,22 @@ class Embedding(NamedTuple):
     name: str
     kind: FeatureKind
     device: torch.device
+
+
+class EmbeddedFeatures(NamedTuple):
+    """The features of every sample of a data set, in order.
+
+    Attributes:
+        names: keys or paths of the samples; of an own data set their numbers.
+        labels: numbers of their classes; -1 where a sample has none.
+        values: a row for each sample; NaN for one that cannot be used.
+        errors: why samples cannot be used, by their row.
+    """
+
+    names: list[str]
+    labels: Int64[np.ndarray, "S"]
+    values: Float32[np.ndarray, "S D"]
+    errors: dict[int, str]
 
 
 class IntactSamples(Dataset[Batch]):

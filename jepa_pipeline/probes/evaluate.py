@@ -4,9 +4,10 @@ import hashlib
 import time
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import Dataset
 
 from jepa_pipeline.config.clip import ClipConfig
 from jepa_pipeline.config.encoder_card import AnyEncoderConfig, EncoderCard, read_card
@@ -31,6 +32,7 @@ from jepa_pipeline.probes.labeled_data import (
     compare_labels,
     explain_damage,
     open_labeled_sets,
+    open_own_sets,
     read_labels,
     set_name,
 )
@@ -43,6 +45,10 @@ from jepa_pipeline.results.run_folders import run_of
 from jepa_pipeline.version import __version__
 
 FRAME_BASELINES: dict[EncoderName, FrameMode] = {"frames_shuffled": "shuffled", "frames_apart": "apart"}
+
+
+OwnSets = tuple[Dataset[Any], Dataset[Any]]
+"""A user's own labeled training and test set."""
 
 
 class FrozenEncoder(NamedTuple):
@@ -85,12 +91,15 @@ def load_frozen(folder: Path, level: Level | None = None) -> FrozenEncoder:
     return FrozenEncoder(folder, card, encoder, hash_weights(encoder), level)
 
 
-def plan_probe(frozen: FrozenEncoder, data: str, test: str | None, config: ProbeConfig, out: Path | None = None) -> ProbeJob:
+def plan_probe(
+    frozen: FrozenEncoder, data: str | OwnSets, test: str | None, config: ProbeConfig, out: Path | None = None
+) -> ProbeJob:
     """Open the data of a probe and check that encoder and data belong together.
 
     Args:
         frozen: the encoder.
-        data: a folder or URL with labeled shards in train/ and test/, or the training shards if `test` is given.
+        data: a folder or URL with labeled shards in train/ and test/, or the training shards if `test` is given; or a user's own
+            training and test set.
         test: the test shards.
         config: of the probe.
         out: folder of the report; default: RUN/probes.
@@ -98,10 +107,11 @@ def plan_probe(frozen: FrozenEncoder, data: str, test: str | None, config: Probe
     Raises:
         UserError: there is no data, it has no labels, or it does not belong to the encoder.
     """
-    card, (train_set, test_set) = frozen.card, open_labeled_sets(data, test)
+    card = frozen.card
+    train_set, test_set = open_labeled_sets(data, test) if isinstance(data, str) else open_own_sets(*data)
     check_media(card, train_set, test_set)
     report = ProbeReport(
-        data=set_name(data),
+        data=set_name(data if isinstance(data, str) else train_set.location),
         data_hash={"train": train_set.manifest.hash(), "test": test_set.manifest.hash()},
         config_hash=card.config_hash,
         weights_hash=frozen.weights_hash,

@@ -3,18 +3,22 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from jepa_pipeline.config.encoder_card import EncoderCard
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.modality import DataKind
 from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.custom import class_path
+from jepa_pipeline.data.custom import CustomSamples, require_shards
 from jepa_pipeline.data.manifest import INDEXED, read_manifest
 from jepa_pipeline.data.media import check_stored
 from jepa_pipeline.data.missing import MANIFEST, command_that_makes, commands_to_build, first_media
@@ -39,7 +43,7 @@ def find_labeled_data(run: Path) -> str:
     """
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} holds no config.yaml that names its training data: name labeled shards with --data")
-    parent = parent_location(load_config(run).data.train[0].path)
+    parent = parent_location(require_shards(load_config(run).data.train[0]))
     if not is_remote(parent) and not Path(parent).is_dir():
         raise UserError(f"{run} was trained on {parent}, which is not here: name the place of the labeled shards with --data")
     for part in PARTS:
@@ -97,6 +101,21 @@ def open_labeled_sets(data: str, test: str | None) -> tuple[Shards, Shards]:
         raise UserError(describe_difference(data, classes, test, test_classes))
     if {shard.sha256 for shard in train_set.manifest.shards} & {shard.sha256 for shard in test_set.manifest.shards}:
         raise UserError(f"{data} and {test} share shards: a test set must not hold training samples")
+    return train_set, test_set
+
+
+def open_own_sets(train: Dataset[Any], test: Dataset[Any]) -> tuple[Shards, Shards]:
+    """Return the labeled items of a user's own training and test set.
+
+    Raises:
+        UserError: they have no labels of two classes or more, or not the same classes.
+    """
+    train_set, test_set = (CustomSamples(data, class_path(type(data))) for data in (train, test))
+    for shards in (train_set, test_set):
+        shards.read_classes()
+    classes, test_classes = train_set.manifest.classes or (), test_set.manifest.classes or ()
+    if shared_classes(classes, test_classes) is None:
+        raise UserError(describe_difference(train_set.location, classes, test_set.location, test_classes))
     return train_set, test_set
 
 
@@ -161,7 +180,7 @@ def read_labels(shards: Shards) -> Int64[Tensor, "S"]:
 
 def read_shard_labels(shards: Shards, number: int) -> np.ndarray:
     shards.read(number, 0)  # reports a damaged shard, which opening it does not
-    return shards.open(number).labels
+    return shards.shard_labels(number)
 
 
 def check_set_size(train_set: Shards, config: ProbeConfig) -> None:

@@ -11,6 +11,7 @@ from random import Random
 
 from jepa_pipeline.config.data import SourceConfig
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.custom import require_shards
 from jepa_pipeline.data.index import index_path
 from jepa_pipeline.data.manifest import Shard, load_manifest, locate_tars, save_manifest
 from jepa_pipeline.data.remote import is_remote
@@ -36,7 +37,7 @@ def link_data(config: RunConfig, folder: Path) -> RunConfig:
 
 def is_local(source: SourceConfig) -> bool:
     """Return whether the shards of a data set are on this machine."""
-    return not is_remote(source.path) and not is_remote(locate_tars(source.path, load_manifest(source.path)))
+    return not is_remote(path := require_shards(source)) and not is_remote(locate_tars(path, load_manifest(path)))
 
 
 def with_sources(config: RunConfig, places: Sequence[Path | str], **data: object) -> RunConfig:

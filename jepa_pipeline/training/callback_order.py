@@ -1,5 +1,7 @@
 """The order of the callbacks of a run."""
 
+from collections.abc import Sequence
+
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.training.callbacks import DataWaitTimer, HealthMonitor, MetricsLogger
 from jepa_pipeline.training.checkpoint_callback import CheckpointCallback, HeartbeatCallback
@@ -18,6 +20,7 @@ def order_callbacks(
     checkpoints: CheckpointCallback,
     stages: HeartbeatCallback,
     timer: DataWaitTimer,
+    others: Sequence[Callback] = (),
 ) -> list[Callback]:
     """Return the callbacks in the order in which Lightning must call each hook."""
     callbacks: list[Callback | None] = [
@@ -25,6 +28,7 @@ def order_callbacks(
         health,
         metrics,
         hashes,  # these three write the rows of a step, which must be on disk before a checkpoint that includes the step
+        *others,  # the user's, before the checkpoint, so that their state in it includes the step
         online_eval,  # before the checkpoint: a run resumed from it will not take this step again and would miss the snapshot
         checkpoints,  # saves what all others have left, and ends a run that was asked to stop, so that none of them runs twice
         stages,  # after checkpoints, which report another stage to the watchdog while they save

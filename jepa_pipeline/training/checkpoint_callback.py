@@ -2,12 +2,13 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import keystr, tree_leaves_with_path
 
 import jepa_pipeline._torchvision  # noqa: F401  # before lightning
 from jepa_pipeline.config.errors import Interrupted, UserError
@@ -40,7 +41,32 @@ def run_state(optimizer: torch.optim.Optimizer, module: Pretraining) -> RunState
     method = {name: value for name, value in everything.items() if name.startswith(METHOD_PREFIX)}
     skipped = sum(all_gather_object(module.skipped))
     state = {"step": module.step, "skipped": skipped, "module": method, "optimizer": optimizer.state_dict()}
+    if callbacks := {c.state_key: check_plain(c, saved) for c in module.trainer.callbacks if (saved := c.state_dict())}:  # pyright: ignore[reportAttributeAccessIssue]
+        state["callbacks"] = callbacks
     return RunState(state, own_meters(everything))
+
+
+def check_plain(callback: Callback, state: State) -> State:
+    """Return the state of a user's callback, if a checkpoint can hold it.
+
+    Raises:
+        UserError: it has other values than tensors and plain ones, which loading would refuse as programs.
+    """
+    for path, value in tree_leaves_with_path(state):
+        if not isinstance(value, Tensor | int | float | str | bool | None):
+            raise UserError(
+                f"the state_dict of the callback {type(callback).__name__} has a value of type {type(value).__name__} at "
+                f"{keystr(path)}: a checkpoint holds tensors, numbers, texts, lists and dictionaries"
+            )
+    return state
+
+
+def restore_callbacks(callbacks: Sequence[Callback], module: Pretraining) -> Sequence[Callback]:
+    """Load the states of the user's callbacks from the checkpoint that the module was restored from; return the callbacks."""
+    for callback in callbacks:
+        if callback.state_key in module.callback_states:
+            callback.load_state_dict(module.callback_states[callback.state_key])
+    return callbacks
 
 
 def own_meters(state_dict: State) -> State:
@@ -77,6 +103,7 @@ def restore(module: Pretraining, loaded: LoadedCheckpoint) -> State:
     if loaded.rank_state is None:
         module.skipped = loaded.state["skipped"] if rank() == 0 else 0
     module.step = loaded.state["step"]
+    module.callback_states = loaded.state.get("callbacks", {})
     return loaded.state["optimizer"]
 
 
@@ -213,6 +240,13 @@ class CheckpointCallback(StepCallback):
     def resume_step(self, module: Pretraining) -> int:
         """Return the step from which a run that ends now resumes."""
         return module.step if self.saved_step is None else self.saved_step
+
+    def save_early_end(self, module: Pretraining) -> None:
+        """Save, and say so, if a callback of the user's has ended training before the last step."""
+        if module.step < module.optim.total_steps:
+            if self.saved_step != module.step:
+                self.save(module, wait=True)
+            self.writer.log(f"a callback ended the run after step {module.step} of {module.optim.total_steps}; it resumes there")
 
     def save(self, module: Pretraining, wait: bool) -> None:
         """Save a checkpoint, and before it gets its name the encoder: a run that ends with a checkpoint has its encoder too."""

@@ -138,10 +138,12 @@ class ProcessGroup:
             time.sleep(0.05)
 
 
-def launch_processes(config: RunConfig, info: RankInfo) -> int:
+def launch_processes(config: RunConfig, info: RankInfo, objects: tuple[int, dict[str, str]] | None = None) -> int:
     """Start `jepa pretrain` for each device of this machine, pass stop signals on, and wait until all have ended.
 
     All are started again, from the last checkpoint, when one has died, up to trainer.restarts times.
+
+    objects: a file with what the recipe cannot hold, and the variables by which it is found.
 
     Returns:
         The exit code: 0 if all succeeded, else that of the first rank that ended by itself with another.
@@ -150,7 +152,9 @@ def launch_processes(config: RunConfig, info: RankInfo) -> int:
     with memory_file(to_yaml(config)) as recipe, group.pass_signals_on():
         count = 0
         while True:
-            start_processes(group, recipe, info, {COUNT: str(count), LIMIT: str(limit), REASON: reason})
+            descriptor, environment = objects or (None, {})
+            variables = {COUNT: str(count), LIMIT: str(limit), REASON: reason, **environment}
+            start_processes(group, (recipe,) if descriptor is None else (recipe, descriptor), info, variables)
             code = group.wait(config.trainer.silent_s, restarted=count < limit)
             if count == limit or group.stop is not None or group.failure is None or group.failure[1] in DELIBERATE:
                 return code
@@ -173,8 +177,8 @@ def memory_file(text: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def start_processes(group: ProcessGroup, recipe: int, info: RankInfo, variables: dict[str, str]) -> None:
-    """Start a process for each device, with the variables of torchrun and others."""
+def start_processes(group: ProcessGroup, files: tuple[int, ...], info: RankInfo, variables: dict[str, str]) -> None:
+    """Start a process for each device, with the variables of torchrun and others, and open files: first the recipe."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // info.local_world_size))
     environment = {
         **os.environ,
@@ -186,9 +190,9 @@ def start_processes(group: ProcessGroup, recipe: int, info: RankInfo, variables:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
         **variables,
     }
-    command = [sys.executable, "-m", "jepa_pipeline", "pretrain", f"/proc/self/fd/{recipe}"]
+    command = [sys.executable, "-m", "jepa_pipeline", "pretrain", f"/proc/self/fd/{files[0]}"]
     ranks = map(str, range(info.world_size))
-    group.start([(command, {**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks], (recipe,))
+    group.start([(command, {**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks], files)
 
 
 def is_abrupt(code: int) -> bool:

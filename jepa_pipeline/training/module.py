@@ -16,7 +16,7 @@ from jepa_pipeline.data.gpu_crop import crop_views
 from jepa_pipeline.data.rng import Stream, keyed_generator
 from jepa_pipeline.data.views import normalize
 from jepa_pipeline.distributed import all_gather_object, full_tensor, rank, world_size
-from jepa_pipeline.methods.method import Method
+from jepa_pipeline.methods.method import Method, check_output
 from jepa_pipeline.training.meters import AverageMeters, RecentVectors
 from jepa_pipeline.training.optim import FiniteGuard, build_optimizer, set_rates
 from jepa_pipeline.training.schedules import learning_rate, weight_decay
@@ -61,6 +61,8 @@ class Pretraining(LightningModule):
         # to all ranks, but these hold what each rank has measured on its own share.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers() if not name.startswith("method.")]
         self.unchecked_keys: list[tuple[int, list[str]]] = []
+        self.callback_states: dict[str, Any] = {}
+        self.is_output_checked = type(method).__module__.startswith("jepa_pipeline.")
 
     @property
     def samples(self) -> int:
@@ -87,6 +89,9 @@ class Pretraining(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed = int(keyed_generator(self.seed, Stream.SHARED, 0, self.step).integers(2**63))
         output = self.method(batch, self.step, seed)
+        if not self.is_output_checked:
+            check_output(self.method, output)
+            self.is_output_checked = True
         loss = torch.stack(list(output.losses.values())).sum()
         self.update_meters(batch, output, loss.detach())
         return loss

@@ -9,8 +9,9 @@ from jepa_pipeline.config.data import DataConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.methods import MethodConfig
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.data.custom import source_manifest
 from jepa_pipeline.data.local_files import describe_unhashed, require_files
-from jepa_pipeline.data.manifest import load_manifest, read_manifest
+from jepa_pipeline.data.manifest import read_manifest
 from jepa_pipeline.data.media import check_kind, check_motion, check_stored
 from jepa_pipeline.data.remote import is_remote
 from jepa_pipeline.data.worker_pool import available_cores, count_workers
@@ -47,11 +48,12 @@ def hash_data(data: DataConfig, method: MethodConfig) -> str:
     Raises:
         UserError: a data set is incomplete or has a shard of another size, or the method cannot be trained on it.
     """
-    manifests = [load_manifest(source.path) for source in data.train]
+    manifests = [source_manifest(source, data) for source in data.train]
     for source, manifest in zip(data.train, manifests, strict=True):
         check_kind(source.path, manifest.kind, method)
         check_stored(source.path, manifest, data.pixel_format)
-        require_files(source.path, manifest)
+        if source.class_path is None:
+            require_files(source.path, manifest)
     check_motion([manifest.kind for manifest in manifests], method)
     hashes = [manifest.hash() for manifest in manifests]
     if len(hashes) == 1:
@@ -71,6 +73,8 @@ def compare_data(data: DataConfig, log: Callable[[str], object], progress: Calla
         UserError: a shard or index is another one.
     """
     for source in data.train:
+        if source.class_path is not None:
+            continue  # it was compared by its hash
         manifest = read_manifest(source.path)
         for sentence in describe_unhashed(source.path, manifest):
             log(sentence)

@@ -355,7 +355,7 @@ def test_a_run_knows_the_command_that_began_it_and_no_secret_of_it(monkeypatch):
     given = []
     monkeypatch.setattr("sys.argv", ["jepa", "pretrain", "recipe.yaml", "data.train=https://me:hunter2secret@host/x"])
     monkeypatch.setattr(ProcessGroup, "start", lambda group, commands, descriptors=(): given.extend(commands))
-    start_processes(ProcessGroup(), 7, RankInfo(0, 2, 0, 2, "127.0.0.1", 0, None), {})
+    start_processes(ProcessGroup(), (7,), RankInfo(0, 2, 0, 2, "127.0.0.1", 0, None), {})
     monkeypatch.setenv(COMMAND, given[0][1][COMMAND])
     monkeypatch.setattr("sys.argv", given[0][0])
     assert describe_environment()["command"] == ["jepa", "pretrain", "recipe.yaml", "data.train=https://host/x"]
