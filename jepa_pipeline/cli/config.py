@@ -8,7 +8,6 @@ import typer
 from jepa_pipeline.cli.arguments import Json, Overrides, Recipe, Time
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.keys import KeyRow
-from jepa_pipeline.console import json_alone
 from jepa_pipeline.redaction import redact, redact_values
 
 config = typer.Typer(help="List, copy, check and explain recipes and their keys.", no_args_is_help=True)
@@ -18,6 +17,7 @@ config = typer.Typer(help="List, copy, check and explain recipes and their keys.
 def config_list(as_json: Json = False) -> None:
     """List the recipes of this package: method, encoder, data, hardware, time, and whether they were measured."""
     from jepa_pipeline.commands.list_recipes import list_recipes
+    from jepa_pipeline.console import json_alone
 
     with json_alone(as_json) as print_json:
         print_json({"recipes": list_recipes()})
@@ -64,6 +64,7 @@ def config_show(
         return config_keys(None, as_json=as_json)
     from jepa_pipeline.config.load import load_config
     from jepa_pipeline.config.render import annotated_yaml
+    from jepa_pipeline.console import json_alone
 
     run = load_config(recipe, overrides or [])
     with json_alone(as_json) as print_json:
@@ -86,6 +87,7 @@ def config_keys(
     """Print keys with their types, units, defaults and meanings: of recipes, of `jepa probe`, of suites and of site files."""
     from jepa_pipeline.config.keys import TREES, all_keys
     from jepa_pipeline.config.schema import file_schema
+    from jepa_pipeline.console import json_alone
 
     if schema:
         tree = section or "recipe"

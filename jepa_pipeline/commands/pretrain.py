@@ -101,15 +101,13 @@ def pretrain(
 ) -> Path:
     """Train a run to its end, from its last checkpoint if there is one.
 
-    This process is one of those that torchrun or Slurm started. If nothing started processes but several are configured, this
-    function starts them on this machine.
+    It runs in every process that torchrun or Slurm started. If nothing did but several are configured, it starts them here.
 
     Args:
         config: the configuration, or what `load_config` reads as one.
         console: where it prints; default: the terminal.
         data: a map-style data set of your own in place of data.train, or its class.
-        encoder: the class of an encoder of your own, a TokenNetwork or FeatureNetwork, or a functools.partial of it with its
-            arguments, in place of method.encoder.
+        encoder: the class of an encoder of your own (TokenNetwork, FeatureNetwork), or a partial of it; replaces method.encoder.
         method: the class of a method of your own, or a functools.partial of it, in place of method.
         callbacks: of Lightning, called between the steps of this run beside its own.
 
