@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from warm_process import run_jepa, run_python
 
+from jepa_pipeline.config.recipes import names_of
 from jepa_pipeline.data.video_writer import encode_video
 from jepa_pipeline.synthetic.moving_shapes import DIRECTIONS, generate_moving_shape
 from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "slurm/dev-cluster/site.yaml"
-PAGES = ("start", "images", "video", "methods", "hierarchy", "evaluation", "runs", "slurm", "shards", "labels", "channels")
+PAGES = ("start", "images", "video", "python", "methods", "hierarchy", "evaluation", "runs", "slurm", "shards", "labels", "channels")
 DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in PAGES))
 """In the order in which a reader follows them: later ones use the data and runs of earlier ones."""
 SHORT = [
@@ -34,6 +35,7 @@ SHRINK = [
     *SHORT,
 ]
 FEW = {"demo": ["--images", "300"], "demo-video": ["--videos", "160"], "demo-scales": ["--videos", "160"]}
+RECIPES = names_of("recipe")
 TESTED_ELSEWHERE = ("jepa quickstart", "jepa selftest resume", "jepa selftest faults", "pytest -n auto", "mkdocs build --strict")
 
 
@@ -48,7 +50,7 @@ def commands(document="README.md"):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder to work in, with photos/CLASS/*.png of mixed sizes and the recipes."""
+    """A folder to work in, with photos/CLASS/*.png of mixed sizes, videos and what else the pages begin with."""
     place, generator = tmp_path_factory.mktemp("readme"), np.random.default_rng(0)
     for number in range(60):
         name = list(SHAPES)[number % 3]
@@ -74,7 +76,6 @@ def place(tmp_path_factory):
         (place / "scans" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 2**16, (32, 32), dtype=np.uint16)
         Image.fromarray(pixels).save(place / "scans" / f"class{number % 2}" / f"{number}.png")
-    (place / "configs").symlink_to(ROOT / "configs")
     return place
 
 
@@ -88,9 +89,9 @@ def shrink(arguments):
     if arguments[0] == "shards":
         return [*arguments, *FEW.get(arguments[1], [])]
     trains = arguments[0] in ("pretrain", "submit", "doctor") or arguments[:2] == ["config", "check"]
-    recipes = [word for word in arguments if word.startswith("configs/")]
+    recipes = [word for word in arguments if word in RECIPES]
     if recipes and "debug" not in recipes[0] and (trains or arguments[:2] == ["masks", "preview"]):
-        first = 1 + max(arguments.index(word) for word in arguments if word.endswith((".yaml", "/train")) and "--" not in word)
+        first = 1 + max(arguments.index(word) for word in arguments if word in RECIPES or word.endswith("/train") and "--" not in word)
         return [*arguments[:first], *(SHRINK if "vits16" in recipes[0] else SHORT), *arguments[first:]]
     return arguments
 
@@ -126,13 +127,14 @@ def test_every_command_runs(place):
     python = {block for document in DOCUMENTS for block in blocks("python", document)}
     (timm_only,) = (block for block in python if "import timm" in block)
     run(timm_only, place)
-    (own,) = (block for block in python if "load_config" in block)
-    shrunk = own.replace('"name=photos", ', '"name=again", ' + "".join(f"{override!r}, " for override in SHORT))
-    assert shrunk != own
-    run(shrunk, place)
+    own = [block for block in python if "load_config" in block]
+    for block in own:
+        shrunk = re.sub(r'\["name=', f'[{", ".join(map(repr, SHORT))}, "name=again_', block)
+        assert shrunk != block
+        run(shrunk, place)
     (world,) = (block for block in python if "load_method" in block)
     run("import torch\nclips = torch.rand(2, 3, 8, 24, 24)\n" + world, place)
-    assert len(python) == 3, "a block of Python that no line above runs"
+    assert len(python) == 2 + len(own), "a block of Python that no line above runs"
 
 
 def test_the_commands_ci_runs_are_the_readmes():
