@@ -3,13 +3,14 @@
 #
 #   pip install uv && bash tools/lock.sh
 #
+# Python 3.11.5 at least, because the documentation's pymdown-extensions asks for it.
 # To take newer versions, change constraints.txt first (uv pip compile pyproject.toml --extra dev --universal --upgrade-package NAME).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p requirements
 
 lock() {
-    uv pip compile pyproject.toml --quiet --universal --python-version 3.11 -c constraints.txt --generate-hashes --no-annotate \
+    uv pip compile pyproject.toml --quiet --universal --python-version 3.11.5 -c constraints.txt --generate-hashes --no-annotate \
         --custom-compile-command "bash tools/lock.sh" -o "$@"
 }
 lock requirements/run.txt --extra video
