@@ -16,7 +16,7 @@ def test_the_whole_path_runs_and_runs_again(tmp_path, capsys):
     rows = quickstart(tmp_path, total_samples=640, images=200)
     assert {*accuracies(rows)} == {(name, protocol) for name in ("online", *BASELINES) for protocol in ("linear", "knn")}
     assert (tmp_path / "runs/quickstart/export/timm/model.safetensors").exists()
-    end = capsys.readouterr().out.partition("\nThe table: on 40 test images")[2]
+    end = capsys.readouterr().out.partition("\nThe table: of 40 test images")[2]
     for picture in ("images", "views.png"):
         assert (tmp_path / picture).exists() and str(tmp_path / picture) in end
     commands = [line.split()[:3] for line in end.splitlines() if line.startswith("  jepa ")]

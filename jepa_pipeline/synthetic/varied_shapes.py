@@ -13,7 +13,7 @@ from PIL import Image
 
 from jepa_pipeline.synthetic.shapes import CLASSES, SHAPES
 
-SIZE, SHIFT = (0.45, 0.8), 0.3
+SIZE, SHIFT = (0.4, 0.7), 0.45
 """Radius of a shape, and the largest distance of its center from the image's in x and y, relative to half the image's side."""
 
 BRIGHTNESS, CONTRAST, TINT = (40, 215), (70, 130), 60
