@@ -45,4 +45,4 @@ def test_the_end_says_success_only_if_both_probes_beat_both_baselines(neighbors,
 def test_the_quickstart_beats_its_untrained_twin_and_pixels(seed, tmp_path):
     found = accuracies(quickstart(tmp_path, seed=seed))
     for protocol in ("linear", "knn"):
-        assert found["online", protocol] > max(found[name, protocol] for name in BASELINES) + 0.05
+        assert found["online", protocol] > max(found[name, protocol] for name in BASELINES) + 0.1
