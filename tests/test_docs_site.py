@@ -62,7 +62,18 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
 
 def test_the_site_names_the_functions_of_the_api_with_their_text(site):
     page = (site / "reference/python.html").read_text()
-    for name in ("load_config", "pretrain", "probe", "embed", "export", "import_weights", "load_encoder", "load_method", "features", "Method"):
+    for name in (
+        "load_config",
+        "pretrain",
+        "probe",
+        "embed",
+        "export",
+        "import_weights",
+        "load_encoder",
+        "load_method",
+        "features",
+        "Method",
+    ):
         assert f'.{name}"' in page, name
 
 

@@ -21,7 +21,20 @@ from jepa_pipeline.synthetic.shapes import SHAPES, generate_shape
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "slurm/dev-cluster/site.yaml"
-PAGES = ("start", "images", "video", "python", "methods", "hierarchy", "evaluation", "runs", "slurm", "shards", "labels", "channels")
+PAGES = (
+    "start",
+    "images",
+    "video",
+    "python",
+    "methods",
+    "hierarchy",
+    "evaluation",
+    "runs",
+    "slurm",
+    "shards",
+    "labels",
+    "channels",
+)
 DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in PAGES))
 """In the order in which a reader follows them: later ones use the data and runs of earlier ones."""
 SHORT = [
@@ -91,7 +104,9 @@ def shrink(arguments):
     trains = arguments[0] in ("pretrain", "submit", "doctor") or arguments[:2] == ["config", "check"]
     recipes = [word for word in arguments if word in RECIPES]
     if recipes and "debug" not in recipes[0] and (trains or arguments[:2] == ["masks", "preview"]):
-        first = 1 + max(arguments.index(word) for word in arguments if word in RECIPES or word.endswith("/train") and "--" not in word)
+        first = 1 + max(
+            arguments.index(word) for word in arguments if word in RECIPES or (word.endswith("/train") and "--" not in word)
+        )
         return [*arguments[:first], *(SHRINK if "vits16" in recipes[0] else SHORT), *arguments[first:]]
     return arguments
 

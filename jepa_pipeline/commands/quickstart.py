@@ -4,40 +4,59 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
 from jepa_pipeline.commands.build_shards import build
 from jepa_pipeline.commands.export import export
 from jepa_pipeline.commands.pretrain import pretrain
+from jepa_pipeline.commands.preview import preview_views
 from jepa_pipeline.commands.probe import probe
 from jepa_pipeline.config.errors import UserError
+from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.output_place import check_place
+from jepa_pipeline.config.probe import ProbeConfig
+from jepa_pipeline.config.recipes import shipped_files
 from jepa_pipeline.config.run import RunConfig
-from jepa_pipeline.console import print_plain
+from jepa_pipeline.console import print_plain, track
 from jepa_pipeline.data.manifest import MANIFEST, load_manifest
 from jepa_pipeline.files import name_errors
 from jepa_pipeline.results.probe_report import ProbeRow
-from jepa_pipeline.synthetic.shapes import CLASSES, generate_shapes
+from jepa_pipeline.synthetic.shapes import CLASSES
+from jepa_pipeline.synthetic.varied_shapes import generate_varied_shapes
 
-IMAGES, SIDE, TEST_SHARE = 10_000, 40, 0.2
-TOTAL_SAMPLES = 76_800
+IMAGES, SIDE, TEST_SHARE = 5_000, 40, 0.2
+PROBE = ProbeConfig.model_validate({"features": ["last"], "weight_decay": [1e-1, 1e-2, 1e-3, 1e-4], "k": [20], "workers": 0})
+"""The same for the trained encoder, the untrained one and the pixels, and fewer settings than the default: 15 heads in all."""
 
 
-def quickstart(out: Path, seed: int = 0, total_samples: int = TOTAL_SAMPLES, images: int = IMAGES) -> list[ProbeRow]:
+def quickstart(out: Path, seed: int = 0, total_samples: int | None = None, images: int = IMAGES) -> list[ProbeRow]:
     """Generate images, build shards, pretrain, probe and export; steps that an earlier call finished are skipped.
+
+    Args:
+        out: folder of everything.
+        seed: of the images and of the run.
+        total_samples: of the run; default: those of the recipe.
+        images: number of images, of which a fifth are the test set.
 
     Returns:
         The rows of the probe report.
+
+    Raises:
+        UserError: `out` holds the quickstart of another seed.
     """
     check_place(out / "images")
     console, start = Console(), time.perf_counter()
     prepare_shards(out, images, seed, console)
-    run = pretrain(build_config(out, seed, total_samples), console)
-    rows = probe(run, out / "shards")
+    config = build_config(out, seed, total_samples)
+    views = out / "views.png"
+    if not views.exists():
+        preview_views(config, views, console)
+    run = pretrain(config, console)
+    rows = probe(run, out / "shards", config=PROBE)
     exported = run / "export" / "timm"
     if not exported.exists():
         export(run, to="timm")
-    print_plain(console, format_summary(out, run, exported, time.perf_counter() - start))
+    minutes = (time.perf_counter() - start) / 60
+    print_plain(console, format_end(out, run, minutes, describe_rows(rows)))
     return rows
 
 
@@ -60,50 +79,46 @@ def write_images(folder: Path, count: int, seed: int, console: Console) -> None:
     """Write synthetic images as PNG files in a folder for each class."""
     for name in CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    images = track(generate_shapes(count, SIDE, seed), "generating images", count, console=console)
+    images = track(generate_varied_shapes(count, SIDE, seed), "generating images", count)
     for index, (image, label) in enumerate(images):
         path = folder / CLASSES[label] / f"{index:05d}.png"
         with name_errors(path):
             image.save(path)
 
 
-def build_config(out: Path, seed: int, total_samples: int) -> RunConfig:
-    """Return a small I-JEPA on 8x8 patches that trains within minutes on a CPU."""
-    return RunConfig.model_validate(
-        {
-            "name": "quickstart",
-            "output": out / "runs",
-            "seed": seed,
-            "data": {"train": out / "shards/train", "workers": 1},
-            "views": {"crops": [{"scale": (0.5, 1.0)}], "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
-            "method": {
-                "name": "ijepa",
-                "encoder": {"image_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3},
-                "predictor": {"embed_dim": 48, "depth": 2, "num_heads": 3},
-                "masks": {"target_scale": (0.14, 0.15), "context_keep": 0.3125},
-                "ema": (0.99, 1.0),
-            },
-            "optim": {
-                "batch_size_global": 64,
-                "total_samples": total_samples,
-                "warmup_samples": total_samples // 10,
-                "lr": 1e-3,
-                "start_lr": 1e-4,
-                "final_weight_decay": 0.1,
-            },
-            "checkpoint": {"every_steps": 500},
-        }
+def build_config(out: Path, seed: int, total_samples: int | None) -> RunConfig:
+    """Return the recipe for the shards in `out`, with fewer samples if they are given."""
+    config = load_config(shipped_files()["quickstart"])  # not by name, which a folder `quickstart` would be
+    values = config.model_dump(mode="json")
+    values |= {"output": out / "runs", "seed": seed}
+    values["data"]["train"] = out / "shards/train"
+    if total_samples is not None:
+        values["optim"] |= {"total_samples": total_samples, "warmup_samples": total_samples // 10}
+    return RunConfig.model_validate(values)
+
+
+def describe_rows(rows: list[ProbeRow]) -> str:
+    """Return the meaning of the rows in a sentence: whether the encoder is above its untrained twin and raw pixels."""
+    (trained,) = {row.encoder for row in rows} - {"random_init", "pixels"}
+    top1 = {(row.encoder, row.protocol): row.top1 for row in rows}
+    linear, knn = ([top1[name, protocol] for name in (trained, "random_init", "pixels")] for protocol in ("linear", "knn"))
+    own, untrained, pixels = (f"{first:.1%} ({second:.1%})" for first, second in zip(linear, knn, strict=True))
+    above = all(first > max(others) for first, *others in (linear, knn))
+    conclusion = "taught it what neither the network nor the pixels give" if above else "was too short to teach it more than both"
+    return (
+        f"The table: of {rows[0].n_test} test images that training never saw, a linear head (nearest neighbors in parentheses) "
+        f"names {own} on the trained encoder, {untrained} on the same network untrained and {pixels} on raw pixels, where guessing "
+        f"gives {1 / len(CLASSES):.0%}: training without labels {conclusion}."
     )
 
 
-def format_summary(out: Path, run: Path, exported: Path, seconds: float) -> str:
+def format_end(out: Path, run: Path, minutes: float, meaning: str) -> str:
     return f"""
-All steps took {seconds / 60:.1f} minutes. Everything is in {out}:
-  {run}           the run: resolved config.yaml, metrics.jsonl, checkpoints, encoder, probes
-  {exported}   the encoder for timm: timm.create_model("local-dir:{exported}", pretrained=True)
+{meaning}
+Pictures: {out / "images"} has the images, {out / "views.png"} the views of them that training compares.
+All steps took {minutes:.1f} minutes; the run is {run}, its encoder for timm {run / "export/timm"}.
 
-For your own images, a folder with one folder per class (or any folder, without labels):
-  jepa shards build YOUR_IMAGES data/mine --size 40 --split 0.1
+Next, for your own images (a folder of them; one folder per class if they have labels):
+  jepa shards build YOUR_IMAGES data/mine --size {SIDE} --split 0.1
   jepa pretrain {run}/config.yaml name=mine output=runs data.train=data/mine/train
-  jepa probe runs/mine --data data/mine
-  jepa export runs/mine --to timm"""
+  jepa probe runs/mine --data data/mine"""

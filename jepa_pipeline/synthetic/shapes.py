@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-Plane = Float[np.ndarray, "H W"]
+Plane = Float[np.ndarray, "*B H W"]
 Shape = Callable[[Plane, Plane], Plane]
 
 
