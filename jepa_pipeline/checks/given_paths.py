@@ -8,6 +8,7 @@ from jepa_pipeline.config.encoder_card import holds_encoder, read_card
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.init_from import find_encoder
 from jepa_pipeline.config.load import load_config
+from jepa_pipeline.config.output_place import check_place
 from jepa_pipeline.config.parse import load_overrides
 from jepa_pipeline.config.probe import ProbeConfig
 from jepa_pipeline.config.run import RunConfig
@@ -82,18 +83,8 @@ def check_source(source: str, out: Path | None) -> None:
     """
     if not source.startswith(("hf:", "timm:")) and not Path(source).exists():
         raise UserError(f"there is no {source}: give a file or folder of weights, or a name on a hub, such as hf:OWNER/NAME")
-    check_place(out or Path("imported"))
-
-
-def check_place(out: Path) -> None:
-    """Check that a folder is there or can be made.
-
-    Raises:
-        UserError: it is below a file, or in a folder where this user may not write.
-    """
-    nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"cannot create {out}, because {nearest} is not a writable folder: choose another place with --out")
+    if out is not None:
+        check_place(out)
 
 
 def check_media(folder: Path) -> None:

@@ -76,10 +76,10 @@ def quickstart(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images and of the run.")] = 0,
 ) -> None:
     """Generate images, pretrain on them, probe and export, in minutes on a CPU and without downloads."""
-    from jepa_pipeline.checks.given_paths import check_place
+    from jepa_pipeline.config.output_place import check_place
 
     place = choose(folder, out, "--out") or Path("quickstart")
-    check_place(place)
+    check_place(place / "images")
 
     from jepa_pipeline.commands.quickstart import quickstart
 

@@ -65,7 +65,9 @@ def find_file(given: Path | str, kind: Kind, folder: Path | None = None) -> Path
     path = (folder or Path()) / Path(given).expanduser()
     shipped = shipped_file(given, kind)
     copy = path.with_name(path.name + SUFFIX)
-    meant = path.is_file() or (path.is_dir() and (kind == "recipe" or not shipped))  # a run folder is a recipe too
+    meant = (path.exists() and not path.is_dir()) or (
+        path.is_dir() and (kind == "recipe" or not shipped)
+    )  # a run folder is a recipe too
     local = path if meant else copy if shipped and copy.is_file() else None
     if local and shipped and not local.samefile(shipped):
         note_local(local, shipped, kind)

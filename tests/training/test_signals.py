@@ -205,7 +205,7 @@ AsyncCheckpointWriter.write = lambda *_: time.sleep(600)
 def test_a_second_ctrl_c_ends_it_at_once(tiny, tmp_path):
     process = launch(tiny(*LONG, "data.workers=1"), tmp_path, SLOW_SAVE)
     process.send_signal(signal.SIGINT)
-    while "SIGINT: stopping" not in (process.printed / "stderr").read_text() and process.poll() is None:
+    while "Ctrl-C again stops at once" not in (process.printed / "stderr").read_text() and process.poll() is None:
         time.sleep(0.05)
     time.sleep(2 * signals.SAME_CTRL_C_S)
     assert process.poll() is None
