@@ -65,9 +65,8 @@ def find_file(given: Path | str, kind: Kind, folder: Path | None = None) -> Path
     path = (folder or Path()) / Path(given).expanduser()
     shipped = shipped_file(given, kind)
     copy = path.with_name(path.name + SUFFIX)
-    meant = (path.exists() and not path.is_dir()) or (
-        path.is_dir() and (kind == "recipe" or not shipped)
-    )  # a run folder is a recipe too
+    folders = kind == "recipe" or not shipped  # a run folder is a recipe too
+    meant = folders if path.is_dir() else path.exists()
     local = path if meant else copy if shipped and copy.is_file() else None
     if local and shipped and not local.samefile(shipped):
         note_local(local, shipped, kind)

@@ -304,6 +304,7 @@ def test_real_runs_end_whole(tiny, tmp_path, size, strategy, act, victim):
             wait_until((tmp_path / "hung").exists, process)
         else:
             wait_until(lambda: list_checkpoints(config.folder / "checkpoints"), process)
+            time.sleep(silent_s)  # by when all have heard of all: a process that nobody has heard of yet has START_S more
         below = descendants(process.pid)
         if not patch:
             os.kill(ranks_of(process.pid)[victim], signal.SIGSTOP if act == "stop" else signal.SIGKILL)
