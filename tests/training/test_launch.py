@@ -319,7 +319,9 @@ def test_real_runs_end_whole(tiny, tmp_path, size, strategy, act, victim):
     assert code == ABORTED, said
     named = "no step was completed for" if act == "wait" else rf"rank {victim} on .*(no heartbeat|is in step 8)"
     assert re.search(named, said), said
-    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()], "left behind"
+    while (left := [pid for pid in below if Path(f"/proc/{pid}").exists()]) and time.monotonic() < begun + 8 * silent_s:
+        time.sleep(0.05)
+    assert not left, "left behind"
 
 
 @pytest.mark.slow
