@@ -2,9 +2,9 @@
 
     python examples/from_published_weights.py work
 
-All is generated, in minutes on a CPU. The published weights are those of a small I-JEPA on colored shapes, in timm's format; in
-their place give a real file to `jepa import`. The other domain are few, dark and noisy images. All runs on it see equally many
-samples, with three seeds each; their probes are one table, which
+All is generated, in minutes on a CPU. The published weights are those of a small ResNet, trained by SimCLR on colored shapes, in
+timm's format; in their place give a real file to `jepa import`. The other domain are few images, gray, dark and noisier. All runs on
+it see equally many samples, with three seeds each; their probes are one table, which
 
     jepa table work/runs/adapted-* work/runs/scratch-* work/imported --over-seeds
 
@@ -12,6 +12,7 @@ prints again. The same command resumes where it was ended, and skips what is fin
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,36 +20,42 @@ from PIL import Image
 
 from jepa_pipeline import export, import_weights, load_config, pretrain, probe
 from jepa_pipeline.commands.build_shards import build
-from jepa_pipeline.commands.demo_shards import demo
 from jepa_pipeline.commands.table import table
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.config.probe import ProbeConfig
-from jepa_pipeline.synthetic.shapes import CLASSES, generate_shapes
+from jepa_pipeline.synthetic.shapes import CLASSES
+from jepa_pipeline.synthetic.varied_shapes import generate_varied_shapes
 
-RECIPE = Path(__file__).parents[1] / "configs/debug/ijepa.yaml"
-NETWORKS = [
-    "method.encoder={image_size: 32, patch_size: 4, embed_dim: 96, depth: 4, num_heads: 3}",
-    "method.predictor={embed_dim: 48, depth: 2, num_heads: 3}",
-    "method.masks={num_targets: 4, target_scale: [0.14, 0.15], context_keep: 0.3125}",
-    "method.ema=[0.99, 1.0]",
-    "views={crops: [{scale: [0.5, 1.0]}], mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}",
-    "optim={batch_size_global: 64, lr: 1e-3, start_lr: 1e-4, final_weight_decay: 0.1}",
-]
-"""A small network, which trains in minutes."""
+RECIPE = Path(__file__).parents[1] / "configs/quickstart.yaml"
+"""SimCLR on a small ResNet, which learns within minutes."""
+NETWORKS = list[str]()
+"""Overrides of the recipe for all runs."""
 SEEDS = (0, 1, 2)
 PROBE = ProbeConfig.model_validate({"workers": 0})
 
 
-def make_domain(folder: Path, images: int, seed: int) -> None:
-    """Write images of the shapes in a folder for each: gray, inverted, dark and noisy, as from another camera."""
+def other_camera(seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what makes images of the other domain: gray, dark and noisier."""
     generator = np.random.default_rng(seed)
-    for number, (image, label) in enumerate(generate_shapes(images, 40, seed)):
-        pixels = np.asarray(image.convert("L"), np.float32)
-        gains = generator.uniform(0.4, 0.6, 3)
-        noisy = (255 - pixels)[..., None] * gains + generator.normal(0, 12, (*pixels.shape, 3))
-        place = folder / CLASSES[label]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place / f"{number:05d}.png")
+
+    def convert(pixels: np.ndarray) -> np.ndarray:
+        gray = pixels.mean(-1, keepdims=True)
+        noisy = gray * generator.uniform(0.4, 0.6, 3) + generator.normal(0, 12, pixels.shape)
+        return noisy.clip(0, 255).astype(np.uint8)
+
+    return convert
+
+
+def make_shards(folder: Path, images: int, seed: int, split: float, camera: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Write images of ten shapes, as a camera sees them, in a folder for each shape, and build shards of them."""
+    if folder.exists():  # it gets its name once it is whole
+        return
+    files = folder.with_name(f"{folder.name}-images")
+    for number, (image, label) in enumerate(generate_varied_shapes(images, 40, seed)):
+        path = files / CLASSES[label] / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(camera(np.asarray(image))).save(path)
+    build(files, folder, split=split)
 
 
 def length(samples: int) -> list[str]:
@@ -57,7 +64,7 @@ def length(samples: int) -> list[str]:
 
 
 def main(
-    work: Path, published_samples: int = 25_600, samples: int = 3_200, images: int = 2_000, domain_images: int = 1_000
+    work: Path, published_samples: int = 38_400, samples: int = 6_400, images: int = 4_000, domain_images: int = 2_000
 ) -> None:
     """Make everything in a folder, and print the table.
 
@@ -68,11 +75,8 @@ def main(
         images: of the published weights' domain.
         domain_images: of the other domain, half of which test the probes.
     """
-    if not (work / "shapes").exists():  # each of these folders gets its name once it is whole
-        demo(work / "shapes", images=images)
-    if not (work / "domain").exists():
-        make_domain(work / "images", domain_images, seed=7)
-        build(work / "images", work / "domain", split=0.5)
+    make_shards(work / "shapes", images, seed=0, split=0.1, camera=lambda pixels: pixels)
+    make_shards(work / "domain", domain_images, seed=7, split=0.5, camera=other_camera(seed=7))
 
     common = [*NETWORKS, f"output={work / 'runs'}"]
     first = [f"data.train={work / 'shapes/train'}", *length(published_samples), "name=published"]

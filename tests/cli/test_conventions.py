@@ -1,6 +1,7 @@
 """What people expect of any command line: short options, quiet, colors, completion, JSON alone, and mistakes answered at once."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -221,9 +222,9 @@ def answers(tmp_path_factory, shards):
         return word
 
     asked = [[fill(word) for word in words.split()] for words in [*MISTAKES, "--show-completion bash"]]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH], input=json.dumps(asked), cwd=folder, capture_output=True, text=True, check=True
-    )
+    environment = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # else typer looks for the shell around
+    command, words = [sys.executable, "-c", WITHOUT_TORCH], json.dumps(asked)
+    done = subprocess.run(command, input=words, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     assert not list(folder.iterdir()), "a mistake leaves nothing behind"
     return dict(zip([*MISTAKES, "completion"], map(json.loads, done.stdout.splitlines()), strict=True))
 
