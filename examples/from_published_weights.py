@@ -3,8 +3,8 @@
     python examples/from_published_weights.py work
 
 All is generated, in minutes on a CPU. The published weights are those of a small ResNet, trained by SimCLR on colored shapes, in
-timm's format; in their place give a real file to `jepa import`. The other domain are few images, gray, dark and noisier. All runs on
-it see equally many samples, with three seeds each; their probes are one table, which
+timm's format; in their place give a real file to `jepa import`. The other domain are few images, gray, dark and noisier. All runs
+on it see equally many samples, with three seeds each; their probes are one table, which
 
     jepa table work/runs/adapted-* work/runs/scratch-* work/imported --over-seeds
 
@@ -75,7 +75,7 @@ def main(
         images: of the published weights' domain.
         domain_images: of the other domain, half of which test the probes.
     """
-    make_shards(work / "shapes", images, seed=0, split=0.1, camera=lambda pixels: pixels)
+    make_shards(work / "shapes", images, seed=0, split=0.2, camera=lambda pixels: pixels)
     make_shards(work / "domain", domain_images, seed=7, split=0.5, camera=other_camera(seed=7))
 
     common = [*NETWORKS, f"output={work / 'runs'}"]
