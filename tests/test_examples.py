@@ -50,7 +50,7 @@ def test_published_weights_beside_runs_that_begin_with_them_and_from_scratch(tmp
     for name in ("adapted", "scratch"):
         (linear,) = [found for found in rows[name]["probes"] if found["column"] == "linear"]
         reports = [load_reports(tmp_path / f"runs/{name}-{seed}/probes")[0] for seed in range(3)]
-        assert linear["values"] == [report.headlines("target")[0].top1 for report in reports]
+        assert linear["values"] == [report.headlines("online")[0].top1 for report in reports]
         assert linear["ci95"] == pytest.approx(mean_interval(linear["values"]))
     text = (tmp_path / "table.md").read_text()
     assert all(f"| {name} | {seeds} |" in text for name, seeds in (("adapted", 3), ("scratch", 3), ("imported", 1)))
