@@ -13,10 +13,13 @@ class StacksFile:
         self.path = path
 
     def open(self) -> IO[str] | None:
-        """Return the file, new and open, in its folder; None if it cannot be written."""
+        """Return the file, open at its end, in its folder; None if it cannot be written.
+
+        What an earlier start of the run has written stays: it says why that one ended.
+        """
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self.path.open("w")
+            return self.path.open("a")
 
     def write(self, header: str) -> bool:
         """Write a header and the stacks, even of a thread that holds Python's lock; return whether they are written."""
