@@ -24,6 +24,7 @@ from jepa_pipeline.data.shards import Shards
 from jepa_pipeline.interop import preprocessing
 from jepa_pipeline.models.interface import BaseEncoder
 from jepa_pipeline.probes.embed import EmbeddedFeatures, Embedding, FeatureKind, embed_batches
+from jepa_pipeline.probes.eval_loader import EvalLoader
 from jepa_pipeline.probes.evaluate import FrozenEncoder, build_eval_loader, load_frozen
 from jepa_pipeline.probes.feature_extractors import FeatureExtractor
 from jepa_pipeline.probes.feature_file import check_file, write_features
@@ -70,10 +71,7 @@ def embed(
     check_file(out)
     chosen = choose_device(device)
     frozen, shards = load_frozen(Path(run), level), open_samples(str(data))
-    check_input(frozen.card, shards)
-    config = ProbeConfig.model_validate({"batch_size": batch_size, "workers": workers, "segments": segments})
-    loader = build_eval_loader(shards, frozen.card, config, segments, 1, 0)
-    level = (frozen.level or "all") if frozen.card.encoder.is_stack else None
+    loader, level = build_loader(frozen, shards, segments, batch_size, workers), level_to_read(frozen)
     embedding = build_embedding(frozen, level, features, chosen)
     about = {"features": features, "level": level, "segments": segments if shards.manifest.kind == "videos" else 1}
     plan = {
@@ -154,10 +152,7 @@ def features(
     kind, chosen, frozen = check_features(features), choose_device(device), freeze(encoder, level)
     own = not isinstance(data, str | Path)
     shards = CustomSamples(data, class_path(type(data))) if own else open_samples(str(data))
-    check_input(frozen.card, shards)
-    config = ProbeConfig.model_validate({"batch_size": batch_size, "workers": workers, "segments": segments})
-    loader = build_eval_loader(shards, frozen.card, config, segments, 1, 0)
-    level = (frozen.level or "all") if frozen.card.encoder.is_stack else None
+    loader, level = build_loader(frozen, shards, segments, batch_size, workers), level_to_read(frozen)
     rows, found = list[Row](), list[np.ndarray]()
     for batch, vectors in embed_batches(build_embedding(frozen, level, kind, chosen), shards, loader, 0):
         found += [] if vectors is None else [vectors]
@@ -203,6 +198,22 @@ def open_samples(data: str) -> Shards:
     for sentence in samples.notes:
         note(sentence)
     return samples
+
+
+def build_loader(frozen: FrozenEncoder, shards: Shards, segments: int, batch_size: int, workers: int) -> EvalLoader:
+    """Return the loader of all samples, in order.
+
+    Raises:
+        UserError: the encoder does not take them.
+    """
+    check_input(frozen.card, shards)
+    config = ProbeConfig.model_validate({"batch_size": batch_size, "workers": workers, "segments": segments})
+    return build_eval_loader(shards, frozen.card, config, segments, 1, 0)
+
+
+def level_to_read(frozen: FrozenEncoder) -> Level | None:
+    """Return the level of a stack whose features are computed; None: it is not a stack."""
+    return (frozen.level or "all") if frozen.card.encoder.is_stack else None
 
 
 def build_embedding(frozen: FrozenEncoder, level: Level | None, features: FeatureKind, device: torch.device) -> Embedding:
