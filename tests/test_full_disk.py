@@ -85,7 +85,7 @@ def test_a_run_names_the_log_and_where_it_resumes(tiny, monkeypatch, tmp_path):
 
     monkeypatch.setattr(MetricsWriter, "write", write)
     with pytest.raises(UserError) as refused:
-        pretrain(tiny("checkpoint.every_steps=2", "health.every_steps=6"), QUIET)
+        pretrain(tiny("checkpoint.every_steps=2", "checkpoint.background=false", "health.every_steps=6"), QUIET)
     path = tmp_path / "runs/tiny/metrics.jsonl"
     assert str(refused.value) == (
         f"{path} could not be written (File too large); the same command resumes from {tmp_path}/runs/tiny/checkpoints/step-00000002: "
