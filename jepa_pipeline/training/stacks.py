@@ -34,8 +34,20 @@ class StacksFile:
         return False
 
     def remove_empty(self) -> None:
-        """Delete the file and its folder if nothing was written."""
-        with suppress(OSError):
-            if not self.path.stat().st_size:
-                self.path.unlink()
-            self.path.parent.rmdir()
+        """Delete the file, and its folder, if nothing was written."""
+        remove_if_empty(self.path)
+
+
+def remove_empty_files(folder: Path) -> None:
+    """Delete the files that earlier starts, which were killed, have left without a line, and their folder if none is left."""
+    for path in list(folder.glob("rank-*.txt")):
+        remove_if_empty(path)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def remove_if_empty(path: Path) -> None:
+    with suppress(OSError):
+        if not path.stat().st_size:
+            path.unlink()
+        path.parent.rmdir()

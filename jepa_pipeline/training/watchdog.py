@@ -20,7 +20,7 @@ from jepa_pipeline.distributed import Store
 from jepa_pipeline.redaction import redact
 from jepa_pipeline.training.heartbeat import GONE, HASHING, Heartbeat, HeartbeatTable
 from jepa_pipeline.training.signals import write_stderr
-from jepa_pipeline.training.stacks import StacksFile
+from jepa_pipeline.training.stacks import StacksFile, remove_empty_files
 
 ABORTED = 71
 """Exit code of every process of a run that the watchdog ended."""
@@ -92,6 +92,7 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         if self.rank == 0:
             (self.folder / VERDICT).unlink(missing_ok=True)
+            remove_empty_files(self.folder)  # before any process of this start opens its own
         for thread in self.threads:
             thread.start()
         return self

@@ -1,6 +1,6 @@
 """The stacks that say why a run ended outlast the next start of that run."""
 
-from jepa_pipeline.training.stacks import StacksFile
+from jepa_pipeline.training.stacks import StacksFile, remove_empty_files
 
 
 def test_the_next_start_keeps_the_stacks_of_the_one_before(tmp_path):
@@ -23,3 +23,17 @@ def test_a_file_in_which_nothing_was_written_is_deleted(tmp_path):
     opened.close()
     file.remove_empty()
     assert not file.path.parent.exists()
+
+
+def test_a_start_deletes_what_killed_ones_left_without_a_line(tmp_path):
+    """Of any rank: the next start may have fewer, and a finished run opens no file of its own."""
+    folder = tmp_path / "stacks"
+    for rank in range(2):
+        StacksFile(folder / f"rank-{rank:04d}.txt").open().close()
+    remove_empty_files(folder)
+    assert not folder.exists()
+    StacksFile(folder / "rank-0000.txt").open().close()
+    StacksFile(folder / "rank-0001.txt").write("why this one ended\n")
+    remove_empty_files(folder)
+    assert [path.name for path in folder.iterdir()] == ["rank-0001.txt"]
+    remove_empty_files(tmp_path / "nowhere")
