@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "probes": FOUNDATION | {"losses", "models", "interop", "data", "results"},
     "checks": FOUNDATION | {"models", "data", "methods", "cluster", "training"},
     "selftest": FOUNDATION | {"data", "synthetic", "training"},
+    "tuning": FOUNDATION | {"data", "training"},
     "training": FOUNDATION | {"losses", "models", "masks", "data", "methods", "probes", "results", "cluster"},
 }
 ROOMS = set(MAY_IMPORT)

@@ -31,6 +31,7 @@ from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.networks import Architecture
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.methods.build import build_method
+from jepa_pipeline.training.device_peak import known_peak
 from jepa_pipeline.training.environment import git_state
 from jepa_pipeline.training.parallel import parallelize
 from jepa_pipeline.training.processes import RankInfo, process_group, read_rank_info
@@ -46,17 +47,6 @@ MODES = {
     "compiled, fsdp2": {"compile": True, "strategy": "fsdp2"},
     "compiled, checkpointed, fsdp2": {"compile": True, "checkpoint_activations": True, "strategy": "fsdp2"},
 }
-PEAKS = {
-    "H100 PCIe": 756,
-    "H100 NVL": 835,
-    "H100": 989,
-    "H200": 989,
-    "B200": 2250,
-    "A100": 312,
-    "L40S": 362,
-    "RTX 4090": 165,
-}
-"""TFLOP/s of dense bf16 matrix products, from NVIDIA's data sheets, by a part of the GPU's name; the first match counts."""
 
 
 class Measurement(NamedTuple):
@@ -160,10 +150,7 @@ def peak_flops(device: str, precision: str, tflops: float | None) -> float | Non
     """Return the FLOP/s of the device, given in TFLOP/s or known from its name, or None if unknown."""
     if tflops is not None:
         return 1e12 * tflops
-    if device == "cpu" or precision != "bf16":
-        return None
-    name = torch.cuda.get_device_name()
-    return next((1e12 * peak for part, peak in PEAKS.items() if part in name), None)
+    return None if device == "cpu" else known_peak(torch.cuda.get_device_name(), precision)
 
 
 def table_rows(title: str, modes: Rounds, flops: float, peak: float | None) -> list[str]:

@@ -27,6 +27,7 @@ from jepa_pipeline.cli.import_weights import import_weights
 from jepa_pipeline.cli.probe import probe
 from jepa_pipeline.cli.selftest import selftest
 from jepa_pipeline.cli.shards import shards
+from jepa_pipeline.cli.tune import tune
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.redaction import PRIVATE_ARGUMENTS, redacted_streams, remember_environment, remember_secrets
 from jepa_pipeline.version import __version__
@@ -158,6 +159,7 @@ app.command()(doctor)
 app.command()(energy)
 app.command("import")(import_weights)
 app.command()(embed)
+app.command()(tune)
 add_epilogs(app)
 
 

@@ -54,6 +54,7 @@ def jepa(*arguments, cwd=None):
         "views preview",
         "energy",
         "embed",
+        "tune",
         "shards demo",
         "shards demo-video",
         "shards demo-scales",

@@ -179,6 +179,8 @@ MISTAKES = [
     "energy nowhere",
     "embed nowhere DATA --out x.npy",
     "embed ENCODER nowhere --out x.npy",
+    "tune nowhere.yaml",
+    "tune RECIPE data.train=nowhere",
     "import nowhere",
     "import nowhere foo=1",
     "benchmark nowhere.yaml runs/x",
