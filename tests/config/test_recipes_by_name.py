@@ -15,7 +15,7 @@ from jepa_pipeline.commands.list_recipes import describe, list_recipes
 from jepa_pipeline.config.errors import ConfigError, UserError
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.parse import build, read_yaml
-from jepa_pipeline.config.recipes import find_file, kind_of, names_of, shipped_files
+from jepa_pipeline.config.recipes import find_file, kind_of, names_of, note_local, shipped_files
 from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.config.site import load_site, site_reference
@@ -29,6 +29,7 @@ RECIPES = names_of("recipe")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
+    note_local.cache_clear()  # else only the first test of a process that uses a local file would see what is said of it
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
