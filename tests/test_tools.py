@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jepa_pipeline.commands.demo_shards import demo
+from jepa_pipeline.losses.sigreg import random_slices, sigreg
 
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "configs/ijepa_fashion_mnist.yaml")
@@ -236,3 +237,10 @@ def test_two_hundred_kills_of_eight_recipes(tmp_path):
     done = subprocess.run([sys.executable, ROOT / "tools/kill_campaign.py", tmp_path / "campaign"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "200 kills of 8 recipes" in done.stdout and "0 runs differ or left something behind" in done.stdout
+
+
+def test_the_definition_that_sigreg_is_timed_beside_has_its_value():
+    tool = load_tool("bench_sigreg")
+    slices = random_slices(8, 4, 0, torch.device("cpu"))
+    sample = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    assert tool.by_definition(sample, slices).item() == pytest.approx(sigreg(sample, slices).item(), rel=1e-5)

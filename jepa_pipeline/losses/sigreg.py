@@ -1,12 +1,13 @@
 """LeJEPA: embeddings with a standard normal distribution (Balestriero and LeCun 2025, arXiv:2511.08544)."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from jepa_pipeline.losses.arithmetic import full, product
 
@@ -30,22 +31,42 @@ def sigreg(sample: Float[Tensor, "S E"], slices: Float[Tensor, "E K"]) -> Float[
     vectors, and 0.4 S for S zeros.
     """
     sample = full(sample)
-    projected = product(sample, slices.to(sample.dtype))
-    step = LAST_KNOT / (KNOTS - 1)
-    integral = projected.new_zeros(slices.shape[1])
-    for knot in range(1, KNOTS):  # at t = 0 the error is 0: both functions are 1
-        t = knot * step
-        width = step if knot < KNOTS - 1 else step / 2
-        # recomputed in the backward pass: sines and cosines of all knots would take 32 times the memory of the projections
-        error = checkpoint(squared_error, projected, t, use_reentrant=False, preserve_rng_state=False)
-        integral = integral + 2 * width * math.exp(-t * t / 2) * error
-    return len(sample) * integral.mean()
+    return EppsPulley.apply(product(sample, slices.to(sample.dtype)))
 
 
-def squared_error(projected: Float[Tensor, "S K"], t: float) -> Float[Tensor, " K"]:
-    """Return |phi(t) - exp(-t²/2)|² for each direction."""
-    angles = t * projected
-    return (angles.cos().mean(dim=0) - math.exp(-t * t / 2)).square() + angles.sin().mean(dim=0).square()
+class EppsPulley(torch.autograd.Function):
+    """The statistic of each direction of a projected sample "S K", averaged, with its gradient.
+
+    The knots are multiples of the first, so one cosine and one sine of each projection suffice: those of its multiples follow by
+    the addition theorems. The gradient is summed on the way, and is all that the backward pass needs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, projected: Float[Tensor, "S K"]) -> Float[Tensor, ""]:
+        samples, directions = projected.shape
+        knot = LAST_KNOT / (KNOTS - 1)
+        first_cos, first_sin = (knot * projected).cos(), (knot * projected).sin()
+        cos, sin, spare = first_cos.clone(), first_sin.clone(), torch.empty_like(first_cos)
+        gradient = torch.zeros_like(projected) if ctx.needs_input_grad[0] else None
+        integral = projected.new_zeros(directions)
+        for n in range(1, KNOTS):  # at t = 0 the error is 0: both functions are 1
+            t = n * knot
+            normal = math.exp(-t * t / 2)
+            weight = 2 * normal * (knot if n < KNOTS - 1 else knot / 2)
+            real, imaginary = cos.mean(dim=0) - normal, sin.mean(dim=0)  # of phi(t) - exp(-t²/2)
+            integral += weight * (real.square() + imaginary.square())
+            if gradient is not None:
+                scale = 2 * weight * t / directions
+                gradient.addcmul_(sin, real, value=-scale).addcmul_(cos, imaginary, value=scale)
+            cos, spare = torch.mul(cos, first_cos, out=spare).addcmul_(sin, first_sin, value=-1), cos
+            sin.mul_(first_cos).addcmul_(spare, first_sin)
+        ctx.save_for_backward(gradient)
+        return samples * integral.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: Float[Tensor, ""]) -> Float[Tensor, "S K"]:
+        return ctx.saved_tensors[0] * outputs[0]
 
 
 def lejepa(

@@ -29,6 +29,34 @@ def test_slices_are_a_function_of_the_seed():
     torch.testing.assert_close(slices @ slices.T * 16 / 64, torch.eye(16), rtol=0, atol=0.6)  # spread over all directions
 
 
+def by_definition(sample, slices):
+    """A sine and a cosine at every knot."""
+    projected, knots = sample @ slices, torch.linspace(0, 3, 17).tolist()
+    error = [
+        ((t * projected).cos().mean(dim=0) - math.exp(-t * t / 2)).square() + (t * projected).sin().mean(dim=0).square()
+        for t in knots
+    ]
+    integrand = torch.stack([math.exp(-t * t / 2) * e for t, e in zip(knots, error, strict=True)])
+    return len(sample) * 2 * torch.trapezoid(integrand, torch.tensor(knots, dtype=sample.dtype), dim=0).mean()
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 4.0], ids=["nearly collapsed", "normal", "too wide"])
+@pytest.mark.parametrize(("samples", "width", "count"), [(256, 128, 1024), (128, 64, 256), (16, 3, 5)])
+def test_value_and_gradient_are_those_of_the_definition(samples, width, count, scale):
+    x, slices = scale * normal(samples, width), random_slices(width, count, 0, CPU)
+    fast, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    value, wanted = sigreg(fast, slices), by_definition(exact, slices.double())
+    value.backward()
+    wanted.backward()
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert (fast.grad - exact.grad).abs().max() <= 1e-5 * exact.grad.abs().max()
+
+
+def test_the_gradient_is_that_of_the_value():
+    slices = random_slices(4, 6, 0, CPU).double()
+    assert torch.autograd.gradcheck(lambda x: sigreg(x, slices), normal(5, 4).double().requires_grad_())
+
+
 @pytest.mark.parametrize("samples", [64, 1024])
 def test_a_normal_sample_of_any_size_has_the_expected_value(samples):
     values = [sigreg(normal(samples, 16, seed=n), random_slices(16, 32, n, CPU)) for n in range(20)]
