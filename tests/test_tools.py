@@ -239,7 +239,8 @@ def test_two_hundred_kills_of_eight_recipes(tmp_path):
     assert "200 kills of 8 recipes" in done.stdout and "0 runs differ or left something behind" in done.stdout
 
 
-def test_the_definition_that_sigreg_is_timed_beside_has_its_value():
+def test_the_definition_that_sigreg_is_timed_beside_has_its_value(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
     tool = load_tool("bench_sigreg")
     slices = random_slices(8, 4, 0, torch.device("cpu"))
     sample = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
