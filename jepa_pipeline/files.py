@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import iglob
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -107,6 +108,11 @@ def sweep(folder: Path) -> None:
                     path.unlink()
                 else:
                     delete_unlocked(path)
+
+
+def glob_living(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield what Path.glob does, in a folder where other processes work: it fails where a folder goes away under it."""
+    return (folder / name for name in iglob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207
 
 
 def sweep_beside(path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from itertools import chain
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from jepa_pipeline.config.data import CacheConfig
 from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data import cache as cache_module
+from jepa_pipeline.data.cache import Cache
 from jepa_pipeline.data.manifest import Shard, read_manifest
 from jepa_pipeline.data.shards import SampleError, Shards
-from jepa_pipeline.files import partial_folder
+from jepa_pipeline.files import PARTIAL, atomic_path, partial_folder
 
 TARS = [f"shard-00000{n}.tar" for n in range(3)]
 KEYS = [f"k{n:02d}" for n in range(20)]
@@ -240,6 +242,29 @@ def test_shards_of_one_content_are_kept_once(server, url, config, folder):
     twice = Shards(url, cache=config)
     assert twice.read(0, 1) == twice.read(1, 1)
     assert (server.gets[TARS[0]], server.gets[TARS[1]]) == (1, 0)
+
+
+def test_room_is_made_while_other_processes_begin_and_finish_files(tmp_path):
+    """Their folders go away at any moment."""
+    cache, ended = Cache(CacheConfig(folder=tmp_path)), threading.Event()
+    (tmp_path / "aa").mkdir()
+
+    def begin_and_finish():
+        while not ended.is_set():
+            with atomic_path(tmp_path / "aa" / "shard.tar") as partial:
+                partial.write_text("bytes")
+
+    writers = [threading.Thread(target=begin_and_finish) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(200):
+            cache._evict(tmp_path / "none", 0)
+            assert all(size <= 5 for _, size, _ in cache._list_files(f"??/*{PARTIAL}/*"))
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join()
 
 
 def test_a_full_disk_is_one_sentence_at_once(server, url, config, monkeypatch):
