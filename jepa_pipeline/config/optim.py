@@ -76,7 +76,10 @@ class ScheduleConfig(Section):
                 f"total_samples {self.total_samples} is less than one batch of batch_size_global {self.batch_size_global}"
             )
         if self.warmup_samples >= self.total_samples * self.schedule_stretch:
-            raise ValueError(f"warmup_samples {self.warmup_samples} leaves nothing of total_samples {self.total_samples}")
+            raise ValueError(
+                f"warmup_samples {self.warmup_samples} leaves nothing of total_samples {self.total_samples}: lower the first or "
+                "raise the second"
+            )
         if self.warmup_samples + self.constant_samples > self.total_samples * self.schedule_stretch:
             raise ValueError(
                 f"warmup_samples {self.warmup_samples} and constant_samples {self.constant_samples} are more than total_samples "
