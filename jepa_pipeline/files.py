@@ -110,9 +110,9 @@ def sweep(folder: Path) -> None:
                     delete_unlocked(path)
 
 
-def glob_living(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yield what Path.glob does, in a folder where other processes work: it fails where a folder goes away under it."""
-    return (folder / name for name in iglob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207
+def glob_tolerant(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield what Path.glob does, and pass over folders that other processes delete meanwhile, at which it fails."""
+    return (folder / name for name in iglob(pattern, root_dir=folder, recursive=True, include_hidden=True))  # noqa: PTH207
 
 
 def sweep_beside(path: Path) -> None:

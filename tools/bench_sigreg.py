@@ -12,7 +12,7 @@ from typing import Annotated
 
 import torch
 import typer
-from timed_steps import TimedPretraining, extend_run, millisecond_timeline, repeated_batches, train_steps
+from timed_steps import TimedPretraining, Timeline, extend_run, repeated_batches, train_steps
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jepa_pipeline.checks.result import CheckResult, format_bytes
 from jepa_pipeline.config.trainer import STOP_WITHIN_S, CheckpointConfig
-from jepa_pipeline.files import glob_living
+from jepa_pipeline.files import glob_tolerant
 
 BLOCK_BYTES, BLOCKS, FEW_BLOCKS = 4 << 20, 16, 2
 MAX_SKEW_S = 2.0
@@ -125,7 +125,7 @@ def check_clock(folder: Path, skew_s: float) -> CheckResult:
 def check_space(folder: Path, checkpoint: CheckpointConfig, checkpoint_bytes: int) -> CheckResult:
     """Check that the checkpoints that are kept, and the one being written, fit on the disk; quotas are not considered."""
     free = free_bytes(folder)
-    for path in glob_living(folder, "checkpoints/step-*/**/*"):
+    for path in glob_tolerant(folder, "checkpoints/step-*/**/*"):
         with suppress(FileNotFoundError):  # a run has just replaced it
             free += path.stat().st_size if path.is_file() else 0
     count = max_checkpoints(checkpoint)

@@ -10,7 +10,7 @@ from jepa_pipeline.cli.arguments import Json, Overrides, Recipe
 def tune(
     recipe: Recipe,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=5, help="Most optimizer steps of a trial, whose losses are compared.")] = 50,
+    steps: Annotated[int, typer.Option(min=3, help="Most optimizer steps of a trial, whose losses are compared.")] = 50,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds after which a trial ends; its first steps do not count.")] = 15.0,
     only: Annotated[
         list[str] | None,
@@ -33,8 +33,7 @@ def tune(
 
     check_run(run)
 
-    from jepa_pipeline.commands.pretrain import pretrain
     from jepa_pipeline.commands.tune import tune
 
     with json_alone(as_json) as print_json:
-        print_json(tune(pretrain, recipe, overrides or [], steps=steps, seconds=seconds, only=only or ()))
+        print_json(tune(recipe, overrides or [], steps=steps, seconds=seconds, only=only or ()))

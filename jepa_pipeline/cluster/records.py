@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jepa_pipeline.config.section import Section
-from jepa_pipeline.files import atomic_write, glob_living, sweep
+from jepa_pipeline.files import atomic_write, glob_tolerant, sweep
 
 
 class JobRecord(Section):
@@ -58,7 +58,7 @@ def save_record(record: JobRecord) -> None:
 
 def read_records(folder: Path) -> list[JobRecord]:
     """Return the records of all runs in a folder, or of a run folder itself, oldest first."""
-    found = [*glob_living(folder, "jobs/*.json"), *glob_living(folder, "*/jobs/*.json")]
+    found = [*glob_tolerant(folder, "jobs/*.json"), *glob_tolerant(folder, "*/jobs/*.json")]
     paths = [path for path in found if not path.name.startswith(".")]  # as file browsers and killed processes leave them
     return sorted(load_records(paths), key=lambda record: (record.submitted, record.id))
 

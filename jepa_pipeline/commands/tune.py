@@ -1,8 +1,10 @@
 """`jepa tune`: which settings train a recipe fastest on this machine, and what the run then costs."""
 
 import shlex
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,6 @@ CALM = 1.1
 
 
 def tune(
-    pretrain: Callable[..., Any],
     recipe: Path,
     overrides: Sequence[str] = (),
     *,
@@ -41,7 +42,6 @@ def tune(
     """Train the first steps of a recipe with other settings, one after the other, and print how fast they are and which to use.
 
     Args:
-        pretrain: the command that trains a run.
         recipe: a recipe.
         overrides: of the recipe.
         steps: most steps of a trial, whose losses are compared.
@@ -59,11 +59,11 @@ def tune(
     if info.launcher and info.world_size > 1:
         raise UserError("jepa tune starts its own processes, but was started in several: start it once, without torchrun or srun")
     machine = Machine(choose_accelerator(config.trainer.accelerator), torch.cuda.device_count(), available_cores())
-    with tempfile.TemporaryDirectory(prefix="jepa-tune-") as folder:
-        processes = TrialProcesses(pretrain, Path(folder), steps, seconds)
+    with sigterm_as_ctrl_c(), tempfile.TemporaryDirectory(prefix="jepa-tune-") as folder:
+        processes = TrialProcesses(Path(folder), steps, seconds)
         found = Search(recipe, overrides, processes, machine, say).run(only, show_progress)
-    peak = known_peak(torch.cuda.get_device_name(), config.trainer.precision) if machine.accelerator == "cuda" else None
-    rows = [describe(one, config, found, peak) for one in found.compared]
+    gpu = torch.cuda.get_device_name() if machine.accelerator == "cuda" else None
+    rows = [describe(one, load_config(recipe, [*overrides, *one.trial.overrides]), found, gpu) for one in found.compared]
     print_table(make_table(rows), f"{config.name}: the first steps on {machine.accelerator}")
     costs = {
         name: estimate_costs(load_config(recipe, [*overrides, *one.trial.overrides]), one.trial.measured)
@@ -73,14 +73,24 @@ def tune(
     return {"recipe": str(recipe), "noise": found.noise, "trials": rows, "use": list(found.chosen.trial.overrides), "costs": costs}
 
 
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, so that the folder of the trials is deleted."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def say(trial: Trial) -> None:
     """Print a trial as soon as it is done."""
     measured = trial.measured
     note(f"{trial.name}: {trial.problem if measured is None else f'{format_duration(measured.step_s)} per step'}")
 
 
-def describe(one: Comparison, config: RunConfig, found: SearchResult, peak: float | None) -> dict[str, Any]:
-    """Return the row of a trial; peak: FLOP/s of a device, if known."""
+def describe(one: Comparison, config: RunConfig, found: SearchResult, gpu: str | None) -> dict[str, Any]:
+    """Return the row of a trial, of which this is the configuration; gpu: the name of the GPU, if there is one."""
     measured, plain = one.trial.measured, found.plain.trial.measured
     row: dict[str, Any] = {"trial": one.trial.name, "verdict": judge(one, found)}
     if measured is None:
@@ -88,6 +98,7 @@ def describe(one: Comparison, config: RunConfig, found: SearchResult, peak: floa
     row |= {"samples_per_s": config.optim.batch_size_global / measured.step_s, "speed": one.speed}
     row |= {"waiting": measured.waiting, "memory_bytes": measured.memory_bytes, "first_step_s": measured.start_s}
     row |= {"loss_difference": one.difference, "steps": len(measured.losses)}
+    peak = known_peak(gpu, config.trainer.precision) if gpu else None
     if peak and plain and plain.step_flops:
         row["mfu"] = plain.step_flops / measured.step_s / (peak * config.trainer.processes)
     return row

@@ -13,7 +13,7 @@ from jepa_pipeline.config.errors import UserError
 from jepa_pipeline.data.index import ShardIndex, load_index, save_index
 from jepa_pipeline.data.manifest import Shard
 from jepa_pipeline.data.remote import download
-from jepa_pipeline.files import PARTIAL, atomic_path, glob_living, sweep
+from jepa_pipeline.files import PARTIAL, atomic_path, glob_tolerant, sweep
 from jepa_pipeline.redaction import redact
 
 EVICTION_SHARE = 0.02
@@ -138,7 +138,7 @@ class Cache:
 
     def _list_files(self, pattern: str) -> Iterator[tuple[int, int, Path]]:
         """Yield the time of last use, the size and the path of every shard, or unfinished one."""
-        for path in glob_living(self.folder, pattern):
+        for path in glob_tolerant(self.folder, pattern):
             with suppress(FileNotFoundError):  # a user may clear the folder while it is in use
                 stat = path.stat()
                 yield stat.st_mtime_ns, stat.st_size, path

@@ -171,7 +171,8 @@ def memory_file(text: str) -> Iterator[int]:
     """Yield the descriptor of a file that is nowhere on a disk: a killed process leaves none behind, nor the secrets in it."""
     descriptor = os.memfd_create("recipe")
     try:
-        os.write(descriptor, text.encode())
+        with open(descriptor, "wb", closefd=False) as file:  # os.write may write only a part, as at a limit on the size of files
+            file.write(text.encode())
         yield descriptor
     finally:
         os.close(descriptor)

@@ -158,7 +158,8 @@ def objects_file(config: RunConfig, callbacks: Sequence[Callback], processes: in
     given = {source.path: HERE[source.path] for source in config.data.train if is_object(source)}
     descriptor = os.memfd_create("objects")  # on no disk, as the recipe beside it
     try:
-        os.write(descriptor, pickle_objects(given, callbacks, processes))
+        with open(descriptor, "wb", closefd=False) as file:  # os.write may write only a part
+            file.write(pickle_objects(given, callbacks, processes))
         yield descriptor, {**module_paths(), OBJECTS: f"/proc/self/fd/{descriptor}"}
     finally:
         os.close(descriptor)

@@ -66,7 +66,7 @@ class TrialRecorder(StepCallback):
         self.batch_end = time.perf_counter()
 
     def on_step(self, trainer: Trainer, module: Pretraining) -> None:
-        if torch.cuda.is_available():
+        if module.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
         self.times.append(now - self.mark)
@@ -85,7 +85,7 @@ class TrialRecorder(StepCallback):
             TrialEnded: always, where Lightning's `should_stop` would end the run with a checkpoint.
         """
         losses = all_reduce(torch.stack(self.losses)) / world_size()
-        memory = max(all_gather_object(peak_memory()))
+        memory = max(all_gather_object(peak_memory(module.device)))
         timed = self.times[WARM_UP:]
         micro_batches = module.optim.accumulate_steps * world_size()
         if rank() == 0:
@@ -101,8 +101,8 @@ class TrialRecorder(StepCallback):
         raise TrialEnded
 
 
-def peak_memory() -> int:
-    """Return the largest size in bytes of all tensors on this GPU, or of this process."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+def peak_memory(device: torch.device) -> int:
+    """Return the largest size in bytes of all tensors on a GPU; on a CPU, of this process."""
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,38 +1,34 @@
 """A trial in a process of its own, so that neither its memory nor its threads, kernels or failures meet the next one."""
 
 import json
-import multiprocessing
 import os
-from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
-from jepa_pipeline.config.errors import UserError, is_out_of_memory
+from jepa_pipeline.config.render import to_yaml
 from jepa_pipeline.config.run import RunConfig
 from jepa_pipeline.data.worker_pool import die_with_parent
-from jepa_pipeline.training.trial import TrialEnded, TrialRecorder
+from jepa_pipeline.training.launch import memory_file
+from jepa_pipeline.training.parts import objects_file
+from jepa_pipeline.training.trial import TrialRecorder
 from jepa_pipeline.tuning.comparison import Measured
 
 OUT_OF_MEMORY = "out of memory"
 
 
 class TrialProcesses:
-    """Starts trials, one after the other.
+    """Starts trials, one after the other: `jepa pretrain` with a callback, which ends together with this process.
 
     Args:
-        pretrain: trains a run, given its configuration, a console and callbacks.
         folder: for what the runs write, which no one needs.
         steps: most steps of a trial.
         seconds: after which a trial ends, its first steps not counted.
     """
 
-    def __init__(self, pretrain: Callable[..., Any], folder: Path, steps: int, seconds: float) -> None:
-        self.pretrain, self.folder, self.steps, self.seconds, self.count = pretrain, folder, steps, seconds, 0
-        self.context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([pretrain.__module__])  # each trial is a fork of a process that has imported it
+    def __init__(self, folder: Path, steps: int, seconds: float) -> None:
+        self.folder, self.steps, self.seconds, self.count = folder, steps, seconds, 0
 
     def run(self, config: RunConfig, count_flops: bool = False) -> Measured | str:
         """Run the first steps of a run; return what they measured, or why they could not."""
@@ -40,18 +36,12 @@ class TrialProcesses:
         result, log = self.folder / f"{self.count}.json", self.folder / f"{self.count}.log"
         recorder = TrialRecorder(result, min(self.steps, config.optim.total_steps), self.seconds, count_flops)
         config = without_output(config, self.folder / f"{self.count}")
-        process = self.context.Process(target=train, args=(self.pretrain, config, recorder, log))
-        process.start()
-        try:
-            process.join()
-        finally:
-            process.kill()  # where this one is interrupted
-            process.join()
+        code = train(config, recorder, log)
         if result.is_file():
             return Measured(**json.loads(result.read_text()))
-        if process.exitcode is not None and process.exitcode < 0:
-            return f"killed by signal {-process.exitcode}, perhaps for lack of memory"
-        return last_words(log.read_text(errors="replace") if log.is_file() else "")
+        if code < 0:
+            return f"killed by signal {-code}, perhaps for lack of memory"
+        return last_words(log.read_text(errors="replace"))
 
 
 def without_output(config: RunConfig, folder: Path) -> RunConfig:
@@ -66,20 +56,30 @@ def without_output(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"output": folder, **updates})
 
 
-def train(pretrain: Callable[..., Any], config: RunConfig, recorder: TrialRecorder, log: Path) -> None:
-    """Train until the recorder ends it. All that is printed, also by processes that this one starts, goes to a file."""
-    die_with_parent(os.getppid())
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    try:
-        pretrain(config, Console(quiet=True), callbacks=[recorder])
-    except TrialEnded:
-        return
-    except (UserError, RuntimeError, MemoryError, OSError) as error:
-        text = OUT_OF_MEMORY if any(map(is_out_of_memory, filter(None, (error, error.__cause__)))) else error
-        os.write(1, f"\n{text}\n".encode())
-        os._exit(1)
+def train(config: RunConfig, recorder: TrialRecorder, log: Path) -> int:
+    """Train until the recorder ends it, print all to a file, and return the exit code, as of subprocess."""
+    with (
+        memory_file(to_yaml(config)) as recipe,
+        objects_file(config, [recorder], config.trainer.processes) as objects,
+        log.open("wb") as output,
+    ):
+        assert objects is not None
+        descriptor, environment = objects
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jepa_pipeline", "pretrain", f"/proc/self/fd/{recipe}"],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for this process, which kills that one
+            preexec_fn=partial(die_with_parent, os.getpid()),
+            pass_fds=(recipe, descriptor),
+        )
+        try:
+            return process.wait()
+        finally:
+            process.kill()
+            process.wait()
 
 
 def last_words(log: str) -> str:

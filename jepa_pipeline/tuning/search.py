@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jepa_pipeline.config.errors import UserError, first_line
 from jepa_pipeline.config.load import load_config
 from jepa_pipeline.config.run import RunConfig
+from jepa_pipeline.training.trial import WARM_UP
 from jepa_pipeline.tuning.comparison import Comparison, Measured, Trial, compare, loss_difference, winners
 from jepa_pipeline.tuning.process import OUT_OF_MEMORY, TrialProcesses
 from jepa_pipeline.tuning.trials import Machine, list_trials
@@ -68,15 +69,12 @@ class Search:
             show_progress: of `console`.
 
         Raises:
-            UserError: the recipe as it is cannot be trained here, or a key is not tried.
+            UserError: the recipe as it is cannot be trained here or is too short, or a key is not tried.
         """
+        self.plan(only, [])  # before a trial takes its time
         plain = self.try_plain()
         base = plain.overrides
-        planned = list_trials(self.load(base), self.machine)
-        keys = {trial[0].partition("=")[0] for trial in planned}
-        if unknown := set(only) - keys:
-            raise UserError(f"--only {min(unknown)}: here only {', '.join(sorted(keys))} can be tried")
-        planned = [trial for trial in planned if not only or trial[0].partition("=")[0] in only]
+        planned = self.plan(only, base)
         with show_progress("trials", len(planned) + 2) as advance:
             measured = self.processes.run(self.load([*base, f"seed={self.load([]).seed + 1}"]))
             self.other_seed = measured if isinstance(measured, Measured) else None
@@ -97,6 +95,18 @@ class Search:
         chosen = best[0] if best else next(one for one in compared if one.trial == plain)
         return SearchResult(compared, next(one for one in compared if one.trial == plain), chosen, noise, spread)
 
+    def plan(self, only: Sequence[str], base: Sequence[str]) -> list[list[str]]:
+        """Return the overrides of each trial, beside those of `base`; of `only` these keys, if there are any."""
+        if self.total_steps <= WARM_UP:
+            raise UserError(
+                f"{self.recipe} has {self.total_steps} step, of which none can be timed after the first: raise optim.total_samples"
+            )
+        trials = list_trials(self.load(base), self.machine)
+        keys = {trial[0].partition("=")[0] for trial in trials}
+        if unknown := set(only) - keys:
+            raise UserError(f"--only {min(unknown)}: here only {', '.join(sorted(keys))} can be tried")
+        return [trial for trial in trials if not only or trial[0].partition("=")[0] in only]
+
     def compare_all(self) -> list[Comparison]:
         """Return all trials beside those of the recipe as it is."""
         return [compare(trial, self.plain, self.other_seed, self.total_steps) for trial in self.trials]
@@ -113,14 +123,14 @@ class Search:
                 self.plain = [measured]
                 return self.add(Trial(base, measured))
             steps = 2 * self.load(base).optim.accumulate_steps
-            can_be_split = not config.method.compares_samples and steps <= MOST_MICRO_BATCHES
+            can_be_split = (
+                not config.method.compares_samples
+                and steps <= MOST_MICRO_BATCHES
+                and config.optim.batch_size_global % (steps * config.trainer.processes) == 0
+            )
             if measured != OUT_OF_MEMORY or not can_be_split:
-                cure = (
-                    "lower optim.batch_size_global or the sizes of the encoder"
-                    if measured == OUT_OF_MEMORY
-                    else "remove that cause first"
-                )
-                raise UserError(f"{self.recipe} cannot be trained here ({measured}): {cure}")
+                cure = ": lower optim.batch_size_global or the sizes of the encoder" if measured == OUT_OF_MEMORY else ""
+                raise UserError(f"{self.recipe} cannot be trained here: {measured}{cure}")
             self.add(Trial(base, None, measured))
             base = [f"optim.accumulate_steps={steps}"]
 
